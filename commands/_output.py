@@ -1,0 +1,126 @@
+"""The only place that prints. stdout is data, stderr is talk.
+
+Records are JSON objects, one a line, with `schema` and `kind`; on a terminal they become a
+table. People's text goes to stderr, so that `command | next` and `command > file` stay clean.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from imgtool.errors import UsageError
+
+SCHEMA = "imgtool/1"
+Mode = Literal["auto", "table", "json", "paths"]
+
+FormatOption = Annotated[
+    Mode | None,
+    typer.Option("--format", help="Output: table, json, paths; auto is a table on a terminal."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Short for --format paths.")]
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (BrokenPipeError, ValueError):
+        pass  # nobody listens any more; the work goes on
+
+
+def document(text: str) -> None:
+    """An answer that is a text (YAML, a diff), on stdout as it is."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    sys.stdout.flush()
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON has it: paths absolute, numbers plain, no NaN."""
+    if isinstance(value, Path):
+        return str(value.absolute())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [plain(item) for item in value]
+    return value
+
+
+class Output:
+    """Emits records in the way that the user asked for."""
+
+    def __init__(self, mode: Mode | None = None, *, as_json: bool = False, quiet: bool = False) -> None:
+        if as_json and quiet:
+            raise UsageError("--json and --quiet exclude each other")
+        chosen = "json" if as_json else "paths" if quiet else mode or os.environ.get("IMGTOOL_FORMAT")
+        chosen = chosen or "auto"
+        if chosen not in ("auto", "table", "json", "paths"):
+            raise UsageError(
+                f"IMGTOOL_FORMAT is {chosen!r}", hint="use auto, table, json or paths"
+            )
+        if chosen == "auto":
+            chosen = "table" if sys.stdout.isatty() else "json"
+        self.mode = chosen
+
+    def emit(self, kind: str, records: Iterable[Mapping[str, Any]], *, columns: Sequence[str] = ()) -> None:
+        """Write records of one kind.
+
+        Args:
+            kind: experiment, checkpoint, job …
+            records: with `path` among the keys where `--quiet` should print something.
+            columns: the keys that a table shows, in order; all of them when empty.
+        """
+        rows = [plain(record) for record in records]
+        if self.mode == "json":
+            for row in rows:
+                document(json.dumps({"schema": SCHEMA, "kind": kind, **row}, allow_nan=False))
+        elif self.mode == "paths":
+            for row in rows:
+                if row.get("path"):
+                    document(str(row["path"]))
+        elif rows:
+            _table(rows, columns or list(rows[0]))
+
+
+def _table(rows: list[dict[str, Any]], columns: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if len(rows) == 1:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for column in columns:
+            table.add_row(Text(column, style="dim"), Text(_cell(rows[0].get(column)), overflow="fold"))
+    else:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in columns:
+            numbers = all(isinstance(row.get(column), int | float) for row in rows)
+            table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(_cell(row.get(column))) for column in columns))
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(_cell(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_cell(item)}" for key, item in value.items())
+    return str(value)

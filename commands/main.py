@@ -1,0 +1,155 @@
+"""The `imgtool` program: finds the commands, runs one, turns errors into exit codes.
+
+Each module of this package that has no leading underscore is a command: it exposes `run`
+(a function) or `app` (a typer.Typer, for a group). A module may also expose
+`fold_arguments(args)`, which is given its own arguments before Typer sees them.
+"""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import typer
+
+import commands
+from imgtool import __version__
+from imgtool.errors import ExitCode, UserError
+
+HELP = "Train, time, prune and compare image models on an LSF cluster or one workstation."
+
+
+def _dashes(token: str) -> str:
+    """Make `--img_size` and `--img-size` one option."""
+    return token.replace("_", "-")
+
+
+SETTINGS: dict[str, Any] = {
+    "token_normalize_func": _dashes,
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 100,
+}
+
+
+def discover() -> dict[str, ModuleType]:
+    """Command name -> module, in alphabetical order."""
+    names = sorted(info.name for info in pkgutil.iter_modules(commands.__path__))
+    public = [name for name in names if name != "main" and not name.startswith("_")]
+    return {name.replace("_", "-"): import_module(f"commands.{name}") for name in public}
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"imgtool {__version__}")
+        raise typer.Exit()
+
+
+def build_app(modules: dict[str, ModuleType]) -> typer.Typer:
+    """The whole command tree."""
+    app = typer.Typer(
+        help=HELP,
+        context_settings=SETTINGS,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+    )
+
+    def top(
+        version: bool = typer.Option(
+            False, "--version", help="Print the version and exit.", callback=_version, is_eager=True
+        ),
+        debug: bool = typer.Option(False, "--debug", help="Show tracebacks of errors."),
+    ) -> None:
+        if debug:
+            os.environ["IMGTOOL_DEBUG"] = "1"
+
+    app.callback()(top)
+    for name, module in modules.items():
+        if hasattr(module, "app"):
+            group: typer.Typer = module.app
+            for command in group.registered_commands:
+                command.context_settings = {**SETTINGS, **(command.context_settings or {})}
+            app.add_typer(
+                group, name=name, context_settings=SETTINGS, rich_markup_mode=None, no_args_is_help=True
+            )
+        else:
+            extra = getattr(module, "CONTEXT_SETTINGS", {})
+            app.command(name, context_settings={**SETTINGS, **extra})(module.run)
+    return app
+
+
+def _fold(modules: dict[str, ModuleType], args: list[str]) -> list[str]:
+    for position, word in enumerate(args):
+        if word.startswith("-"):
+            continue
+        module = modules.get(_dashes(word))
+        fold = getattr(module, "fold_arguments", None)
+        return args[: position + 1] + fold(args[position + 1 :]) if fold else args
+    return args
+
+
+def _report(message: str, hint: str | None) -> None:
+    from commands._output import say
+
+    say(f"error: {message}")
+    if hint:
+        say(f"hint: {hint}")
+
+
+def _usage_hint(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "imgtool"
+    return f"{path} --help"
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the program and leave with its exit code."""
+    modules = discover()
+    app = build_app(modules)
+    words = _fold(modules, list(sys.argv[1:] if args is None else args))
+    raise SystemExit(_run(app, words))
+
+
+def _run(app: typer.Typer, words: list[str]) -> int:
+    try:
+        code = app(words, prog_name="imgtool", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else ExitCode.OK
+    except UserError as error:
+        if os.environ.get("IMGTOOL_DEBUG"):
+            raise
+        _report(str(error), error.hint)
+        return error.exit_code
+    except typer.TyperException as error:
+        if not hasattr(error, "format_message"):
+            raise
+        text = " ".join(error.format_message().split())
+        if text:  # `imgtool` alone raises with the help already in the message
+            _report_usage(error, text)
+        return int(getattr(error, "exit_code", ExitCode.USAGE))
+    except (typer.Abort, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader has left; that is no error, but flushing at exit would raise again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+
+
+def _report_usage(error: typer.TyperException, text: str) -> None:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        from commands._output import say
+
+        say(error.format_message())
+        return
+    what, _, guess = text.partition(" Did you mean")
+    message = what[:1].lower() + what[1:].rstrip(".")
+    hint = f"did you mean{guess}" if guess else _usage_hint(error)
+    _report(message, hint)
+
+
+if __name__ == "__main__":
+    main()

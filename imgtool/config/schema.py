@@ -1,0 +1,235 @@
+"""The Experiment: one YAML file, less the parts that belong to its family.
+
+Standard dataclasses with documented fields; pydantic validates them, but only when a config
+is loaded (`imgtool.config.load`), so that importing this module costs nothing.
+
+A field is *identity* by default: it is part of the hash that names a trial and guards its
+directory. Fields marked `run=True` (where, how long, how often it is logged) are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+PositiveInt = Annotated[int, Ge(1)]
+NonNegativeInt = Annotated[int, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+NonNegativeFloat = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Ge(0), Lt(1)]
+# A count of iterations (1000), or of epochs (5ep).
+Interval = PositiveInt | Annotated[str, "interval"]
+
+STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+
+
+def option(
+    default: Any,
+    doc: str,
+    *,
+    run: bool = False,
+    flag: str | None = None,
+    aliases: tuple[str, ...] = (),
+) -> Any:
+    """A documented field.
+
+    Args:
+        default: its value when nobody sets it.
+        doc: one line for `--help` and the resolved config.
+        run: True when changing it leaves the experiment the same experiment.
+        flag: its option of `imgtool train`, without dashes; the field's name by default.
+        aliases: further spellings of the flag.
+    """
+    metadata = {"doc": doc, "run": run, "flag": flag, "aliases": aliases}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where images come from and what is done to them before they reach a model."""
+
+    __pydantic_config__ = STRICT
+
+    dataset: Literal["photos", "layouts"] = option("photos", "kind of data set")
+    root: str | None = option(
+        None, "folder of photos, or a packed .safetensors", run=True, flag="data-root"
+    )
+    val_root: str | None = option(
+        None, "photos to validate on; without it a part of root is held out", run=True
+    )
+    manifest: str | None = option(
+        None, "CSV of layouts, or a packed .safetensors", run=True, flag="manifest"
+    )
+    image_size: PositiveInt | None = option(
+        None, "resize first, shorter side in pixels; native size when unset"
+    )
+    crop: PositiveInt | None = option(
+        None, "random square crop in pixels; the whole image when unset"
+    )
+    flip: Literal["auto", "none", "horizontal", "dihedral"] = option(
+        "auto", "random flips: auto is horizontal for photos, none for layouts"
+    )
+    max_images: PositiveInt | None = option(None, "use this many images, a seeded draw, at most")
+    val_fraction: Fraction = option(0.1, "part held out for validation, by scene")
+    test_fraction: Fraction = option(0.1, "part held out for the final test, by scene")
+    split_seed: NonNegativeInt = option(42, "seed of the split")
+    max_unmatched: Annotated[float, Ge(0), Le(1)] = option(
+        0.05, "largest share of layout pixels in no palette colour before it is an error"
+    )
+    skip_bad: bool = option(False, "leave unreadable images out instead of stopping", run=True)
+    num_workers: NonNegativeInt | None = option(
+        None, "loader processes; chosen by device and cache when unset", run=True
+    )
+    cache: Literal["auto", "ram", "none"] = option(
+        "auto", "keep decoded images in memory; auto does so up to 1 GB", run=True
+    )
+    cache_dir: str = option(
+        "outputs/_mask_cache", "folder for segmentation targets computed once", run=True
+    )
+
+    def __post_init__(self) -> None:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("val_fraction and test_fraction leave nothing to train on")
+        if self.image_size and self.crop and self.crop > self.image_size:
+            raise ValueError(f"crop {self.crop} is larger than image_size {self.image_size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Optimisation, limits, intervals and the machine."""
+
+    __pydantic_config__ = STRICT
+
+    batch_size: PositiveInt = option(16, "images an update, on each process")
+    accumulate: PositiveInt = option(1, "batches summed into one update")
+    lr: PositiveFloat = option(1e-4, "learning rate at its highest", aliases=("learning-rate",))
+    optimizer: Literal["adamw", "adam", "sgd", "rmsprop"] = option("adamw", "optimizer")
+    weight_decay: NonNegativeFloat = option(0.01, "weight decay")
+    betas: tuple[Fraction, Fraction] = option((0.9, 0.999), "Adam's averaging constants")
+    momentum: Fraction = option(0.0, "momentum of sgd and rmsprop")
+    rmsprop_alpha: Fraction = option(0.99, "RMSprop's averaging constant")
+    schedule: Literal["constant", "cosine", "step"] = option("constant", "learning-rate schedule")
+    warmup_iterations: NonNegativeInt = option(0, "iterations of linear warm-up")
+    decay_iterations: PositiveInt | None = option(
+        None, "where the cosine ends; the run's own limit when unset"
+    )
+    min_lr_ratio: Annotated[float, Ge(0), Le(1)] = option(
+        0.0, "lowest learning rate of the cosine, as a part of lr"
+    )
+    step_iterations: PositiveInt = option(10_000, "iterations between steps of the step schedule")
+    step_gamma: PositiveFloat = option(0.1, "factor at each step of the step schedule")
+    clip_norm: NonNegativeFloat = option(0.0, "largest gradient norm; 0 is off")
+    ema_decay: Fraction = option(0.0, "average of weights used to validate; 0 is off")
+    seed: NonNegativeInt = option(42, "seed of weights, data order, augmentation and noise")
+
+    epochs: PositiveInt | None = option(None, "stop after this many epochs", run=True)
+    max_iter: PositiveInt | None = option(
+        None, "stop after this many iterations", run=True, aliases=("max-iterations",)
+    )
+    max_time: str | None = option(None, "stop after this time, such as 3h or 90m", run=True)
+    patience: PositiveInt | None = option(
+        None, "stop after this many validations without a gain; off when unset", run=True
+    )
+    min_delta: NonNegativeFloat = option(1e-4, "gain that patience counts as one", run=True)
+    monitor: str | None = option(
+        None, "metric that decides what is best, such as val_mse; the family's own when unset", run=True
+    )
+    restore_best: bool = option(True, "end early stopping with the best weights", run=True)
+    max_bad_steps: PositiveInt = option(
+        5, "steps in a row with non-finite values before the run ends as diverged", run=True
+    )
+    save_every: Interval = option(1000, "iterations between checkpoints (5ep: epochs)", run=True)
+    sample_every: Interval = option(1000, "iterations between sample images (5ep: epochs)", run=True)
+    val_every: Interval = option(1000, "iterations between validations (1ep: epochs)", run=True)
+    log_every: PositiveInt = option(50, "iterations between logged values", run=True)
+    keep: NonNegativeInt = option(3, "newest checkpoints to keep; 0 keeps all", run=True)
+    device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps", run=True)
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = option("32", "arithmetic", run=True)
+    channels_last: bool = option(True, "keep tensors in NHWC order", run=True)
+    compile: bool = option(False, "compile the networks with torch.compile", run=True)
+    deterministic: bool = option(False, "refuse algorithms that are not repeatable", run=True)
+    threads: PositiveInt | None = option(
+        None, "CPU threads; cores / slots - workers when unset", run=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What is written where."""
+
+    __pydantic_config__ = STRICT
+
+    exp_dir: str | None = option(None, "the experiment's directory", run=True)
+    shared_dir: str | None = option(
+        None, "the phase's folder for copies of metrics and samples", run=True
+    )
+    num_samples: PositiveInt = option(8, "images in a sample grid", run=True)
+    tensorboard: bool = option(False, "write TensorBoard events", run=True)
+    wandb: Literal["off", "online", "offline"] = option("off", "write to Weights & Biases", run=True)
+    wandb_project: str = option("imgtool", "project of Weights & Biases", run=True)
+    log_dir: str | None = option(
+        None, "folder of the loggers; the experiment's directory when unset", run=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lsf:
+    """Resources that a cluster job of this experiment asks for."""
+
+    __pydantic_config__ = STRICT
+
+    queue: str | None = option(None, "queue, such as gpuv100", run=True)
+    num_cores: PositiveInt = option(8, "cores", run=True)
+    num_gpus: NonNegativeInt = option(1, "GPUs", run=True)
+    memory: str = option("4GB", "memory for each core, with its unit", run=True)
+    walltime: str = option("6h", "run limit", run=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One experiment, complete. `model` and `loss` are the family's own dataclasses.
+
+    A family may also put its own subclasses in place of Data and Train.
+    """
+
+    name: str
+    phase: str | None
+    family: str
+    model: Any
+    data: Data
+    train: Train
+    loss: Any
+    output: Output
+    lsf: Lsf
+
+
+def _accept(experiment: Experiment) -> None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilySchema:
+    """The torch-free half of a family: `imgtool/models/FAMILY/schema.py` exposes one as SCHEMA.
+
+    Attributes:
+        name: the family's name on the command line.
+        sections: the dataclass of each section that the family owns or changes
+            (`model` and `loss` always).
+        tiny: dotted keys and values that `--tiny` sets.
+        check: raises ValueError where sections contradict each other.
+        sections may define `rewrite(raw: dict) -> dict`, a static method that turns an older
+            spelling in a file into today's (`variational: true` into `bottleneck: kl`).
+    """
+
+    name: str
+    sections: Mapping[str, type]
+    tiny: Mapping[str, Any]
+    check: Callable[[Experiment], None] = _accept
+
+    def section_types(self) -> dict[str, type]:
+        """Every section of the file, in the order in which it is written."""
+        shared: dict[str, type] = {"model": object, "data": Data, "train": Train, "loss": object}
+        return {**shared, "output": Output, "lsf": Lsf, **self.sections}

@@ -1,0 +1,1 @@
+"""Images, manifests and packed files, and how batches are made from them."""

@@ -1,0 +1,1 @@
+"""The model families, and the seam between them and the engine (`base`)."""

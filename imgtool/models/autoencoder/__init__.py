@@ -1,0 +1,1 @@
+"""Latent autoencoders: deterministic, variational and vector-quantised."""

@@ -1,0 +1,120 @@
+"""The autoencoder family's part of an experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from imgtool.config.schema import (
+    STRICT,
+    Experiment,
+    FamilySchema,
+    NonNegativeFloat,
+    PositiveInt,
+    option,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Encoder, bottleneck, decoder and heads. The decoder follows the encoder."""
+
+    __pydantic_config__ = STRICT
+
+    latent_channels: PositiveInt = option(16, "channels of the latent")
+    downsampling_steps: Annotated[int, Ge(2), Le(6)] = option(4, "halvings of the resolution")
+    base_channels: PositiveInt = option(32, "channels of the first step; doubles at every step")
+    max_channels: PositiveInt | None = option(None, "upper limit of the width; off when unset")
+    norm_groups: PositiveInt = option(8, "groups of every GroupNorm")
+    activation: Literal["silu", "relu", "gelu", "leaky_relu"] = option("silu", "activation")
+    bottleneck: Literal["none", "kl", "vq"] = option(
+        "none", "plain, variational (kl) or vector-quantised (vq)"
+    )
+    codebook_size: Annotated[int, Ge(2), Le(65536)] = option(512, "vectors in the codebook (vq)")
+    codebook_decay: Annotated[float, Gt(0), Lt(1)] = option(0.99, "averaging of the codebook (vq)")
+    heads: tuple[Literal["rgb", "segmentation", "classification"], ...] = option(
+        ("rgb", "segmentation", "classification"), "what is decoded from the latent"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.heads:
+            raise ValueError("heads is empty: name at least one of rgb, segmentation, classification")
+        if len(set(self.heads)) != len(self.heads):
+            raise ValueError("heads names one head twice")
+        if self.base_channels % (2 * self.norm_groups):
+            raise ValueError(
+                f"base_channels {self.base_channels} is no multiple of 2 * norm_groups = "
+                f"{2 * self.norm_groups} (the decoder ends at base_channels / 2)"
+            )
+        if self.max_channels is not None:
+            if self.max_channels % self.norm_groups:
+                raise ValueError(f"max_channels is no multiple of norm_groups {self.norm_groups}")
+            if self.max_channels < self.base_channels:
+                raise ValueError(f"max_channels is below base_channels {self.base_channels}")
+
+    @staticmethod
+    def rewrite(raw: dict[str, Any]) -> dict[str, Any]:
+        """Read `variational: true|false` as `bottleneck: kl|none`."""
+        if "variational" not in raw:
+            return raw
+        rest = {key: value for key, value in raw.items() if key != "variational"}
+        if not isinstance(raw["variational"], bool):
+            raise ValueError("variational is true or false")
+        meant = "kl" if raw["variational"] else "none"
+        if rest.setdefault("bottleneck", meant) != meant:
+            raise ValueError(f"variational and bottleneck: {rest['bottleneck']} contradict each other")
+        return rest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """Weights of the losses. A weight of 0 costs nothing; a loss without its head is left out."""
+
+    __pydantic_config__ = STRICT
+
+    mse: NonNegativeFloat = option(1.0, "mean squared error, on [-1,1]", flag="loss-mse")
+    l1: NonNegativeFloat = option(0.0, "mean absolute error, on [-1,1]", flag="loss-l1")
+    kld: NonNegativeFloat = option(1e-4, "KL divergence, mean over the latent", flag="loss-kld")
+    seg: NonNegativeFloat = option(0.05, "cross-entropy of the segmentation", flag="loss-seg")
+    cls: NonNegativeFloat = option(0.01, "cross-entropy of the class", flag="loss-cls")
+    commitment: NonNegativeFloat = option(
+        0.25, "pull of the encoder towards its code vectors (vq)", flag="loss-commitment"
+    )
+
+
+def check(experiment: Experiment) -> None:
+    """Refuse combinations that no single section can see."""
+    model, loss = experiment.model, experiment.loss
+    unit = 2**model.downsampling_steps
+    for key in ("crop", "image_size"):
+        size = getattr(experiment.data, key)
+        if size is not None and size % unit:
+            raise ValueError(
+                f"data.{key} {size} is no multiple of {unit} (2^downsampling_steps)"
+            )
+    weight_of = {"rgb": loss.mse + loss.l1, "segmentation": loss.seg, "classification": loss.cls}
+    if not any(weight_of[head] > 0 for head in model.heads):
+        raise ValueError("every head has loss weight 0: there is nothing to train")
+
+
+SCHEMA = FamilySchema(
+    name="autoencoder",
+    sections={"model": Model, "loss": Loss},
+    tiny={
+        "data.image_size": 64,
+        "data.crop": 64,
+        "data.max_images": 256,
+        "model.base_channels": 16,
+        "model.max_channels": 64,
+        "train.batch_size": 8,
+        "train.lr": 1e-3,
+        "train.max_iter": 100,
+        "train.val_every": 100,
+        "train.save_every": 50,
+        "train.sample_every": 100,
+        "train.log_every": 10,
+    },
+    check=check,
+)

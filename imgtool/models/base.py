@@ -1,0 +1,186 @@
+"""The seam between the engine and a family.
+
+A family hands the engine a Task: its modules and, for an iteration, the list of its Updates.
+The engine does everything else, once for every family: batches, devices, autocast, backward,
+accumulation, clipping, finite checks, optimizer steps, EMA, logging, validation, samples,
+checkpoints, stopping and resuming. A family touches no optimizer, no device and no file.
+
+A batch is a dict on the engine's device:
+    image   (B, 3, H, W) uint8, channels_last strides
+    mask    (B, H, W) uint8 class numbers, 255 ignored; where the data set has them
+    label   (B,) int64; where the data set has them
+    index   (B,) int64, position in the data set
+    valid   (B,) bool, False for images that only fill a batch up (evaluation)
+    noise   a Noise (training only)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imgtool.config.schema import Experiment
+
+Batch = Mapping[str, Any]
+
+
+class Noise:
+    """Random numbers that depend on (seed, iteration, purpose) alone.
+
+    One iteration's global batch may be cut into `parts` (ranks x accumulated batches); part k
+    gets the k-th slice of the numbers that one process would draw for the whole.
+    """
+
+    def __init__(self, seed: int, iteration: int, *, part: int = 0, parts: int = 1) -> None:
+        self.seed, self.iteration, self.part, self.parts = seed, iteration, part, parts
+
+    def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+        """A fresh generator for `purpose`, the same on every part."""
+        key = f"{self.seed}/{self.iteration}/{purpose}".encode()
+        digest = hashlib.blake2b(key, digest_size=8).digest()
+        generator = torch.Generator(device=device)
+        generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+        return generator
+
+    def normal(self, like: Tensor, purpose: str) -> Tensor:
+        """Standard normal numbers, shape (B, ...) and device of `like`, float32."""
+        whole = (like.shape[0] * self.parts, *like.shape[1:])
+        generator = self.generator(purpose, like.device)
+        drawn = torch.randn(whole, generator=generator, device=like.device)
+        return drawn[self.part * like.shape[0] : (self.part + 1) * like.shape[0]]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a family may know of the optimizer step that has just been taken.
+
+    Attributes:
+        applied: 0-d bool tensor on the device; False when the step was bad and masked.
+        noise: the iteration's noise.
+        all_reduce: sums a tensor over all processes and returns it.
+    """
+
+    applied: Tensor
+    noise: Noise
+    all_reduce: Callable[[Tensor], Tensor]
+
+
+class Update(nn.Module):
+    """One forward, one backward, one optimizer step (of every parameter set).
+
+    Submodules are exactly what this update trains; modules that it only reads are held in a
+    plain list or behind a function, so that DDP does not wait for their gradients.
+
+    Attributes:
+        name: unique within the task; prefixes the optimizer's state in a checkpoint.
+        fresh_batch: whether it wants a batch of its own (always true of the first).
+    """
+
+    name: str = "net"
+    fresh_batch: bool = True
+
+    def parameter_sets(self) -> dict[str, list[nn.Parameter]]:
+        """Disjoint sets, one optimizer each; together all that this update trains."""
+        return {"main": [p for p in self.parameters() if p.requires_grad]}
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Losses by name, each a 0-d tensor; `loss` is the one that is minimised."""
+
+    def after_step(self, result: StepResult) -> None:
+        """What follows the optimizer step: weight clipping, codebook averages."""
+        return None
+
+
+class Evaluator(ABC):
+    """Sums over a validation set. The engine adds `totals` up over processes.
+
+    Attributes:
+        totals: name -> float64 tensor of sums, on the device.
+    """
+
+    totals: dict[str, Tensor]
+
+    @abstractmethod
+    def update(self, batch: Batch) -> None:
+        """Add one batch to the totals. Rows with `valid` False do not count."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, float | None]:
+        """Metrics by name, without the `val_` prefix; None where one has no value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataInfo:
+    """What a family may know of its data.
+
+    Attributes:
+        targets: which of `mask` and `label` the batches carry.
+        image_size: (H, W) of a training image; None where images keep their own sizes.
+        mask_names, label_names: the classes, by number.
+        palette: RGB of each mask class, 0..255.
+        num_train_images: images in the training part.
+    """
+
+    targets: frozenset[str]
+    image_size: tuple[int, int] | None
+    num_train_images: int
+    mask_names: tuple[str, ...] = ()
+    label_names: tuple[str, ...] = ()
+    palette: tuple[tuple[int, int, int], ...] = ()
+
+
+class Task(ABC):
+    """A model being trained.
+
+    Attributes:
+        modules: every module whose state belongs in a checkpoint, by name.
+        monitor: the metric that decides what is best, such as `val_mse`.
+        monitor_mode: `min` or `max`.
+    """
+
+    modules: nn.ModuleDict
+    monitor: str = "val_loss"
+    monitor_mode: str = "min"
+
+    @abstractmethod
+    def all_updates(self) -> Sequence[Update]:
+        """Every update that ever occurs, each once."""
+
+    def updates(self, iteration: int) -> Sequence[Update]:
+        """The updates of one iteration, in order; all of them by default."""
+        return self.all_updates()
+
+    def compile_targets(self) -> Sequence[nn.Module]:
+        """Modules that do the tensor work and are worth compiling."""
+        return ()
+
+    @abstractmethod
+    def evaluator(self) -> Evaluator:
+        """A fresh evaluator. Called with the modules in eval mode, under no_grad."""
+
+    @abstractmethod
+    def sample(self, batch: Batch) -> dict[str, Tensor]:
+        """Pictures to save, name -> uint8 (3, H, W)."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What is known of the model before training: parameters, latent shape, MACs."""
+
+
+class Family(ABC):
+    """What the registry returns."""
+
+    @abstractmethod
+    def build(self, experiment: Experiment, data: DataInfo) -> Task:
+        """The task with fresh weights; the engine has seeded torch.
+
+        Raises:
+            ConfigError: the data lacks what the experiment's heads need.
+        """

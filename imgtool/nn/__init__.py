@@ -1,0 +1,1 @@
+"""Blocks and measures that at least two families share."""
