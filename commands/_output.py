@@ -11,6 +11,7 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,10 +32,8 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Short for --fo
 
 def say(text: str) -> None:
     """A line for people, on stderr."""
-    try:
+    with suppress(BrokenPipeError, ValueError):  # nobody listens any more; the work goes on
         print(text, file=sys.stderr, flush=True)
-    except (BrokenPipeError, ValueError):
-        pass  # nobody listens any more; the work goes on
 
 
 def document(text: str) -> None:
@@ -59,20 +58,24 @@ def plain(value: Any) -> Any:
 class Output:
     """Emits records in the way that the user asked for."""
 
-    def __init__(self, mode: Mode | None = None, *, as_json: bool = False, quiet: bool = False) -> None:
+    def __init__(
+        self, mode: Mode | None = None, *, as_json: bool = False, quiet: bool = False
+    ) -> None:
         if as_json and quiet:
             raise UsageError("--json and --quiet exclude each other")
-        chosen = "json" if as_json else "paths" if quiet else mode or os.environ.get("IMGTOOL_FORMAT")
+        chosen = (
+            "json" if as_json else "paths" if quiet else mode or os.environ.get("IMGTOOL_FORMAT")
+        )
         chosen = chosen or "auto"
         if chosen not in ("auto", "table", "json", "paths"):
-            raise UsageError(
-                f"IMGTOOL_FORMAT is {chosen!r}", hint="use auto, table, json or paths"
-            )
+            raise UsageError(f"IMGTOOL_FORMAT is {chosen!r}", hint="use auto, table, json or paths")
         if chosen == "auto":
             chosen = "table" if sys.stdout.isatty() else "json"
         self.mode = chosen
 
-    def emit(self, kind: str, records: Iterable[Mapping[str, Any]], *, columns: Sequence[str] = ()) -> None:
+    def emit(
+        self, kind: str, records: Iterable[Mapping[str, Any]], *, columns: Sequence[str] = ()
+    ) -> None:
         """Write records of one kind.
 
         Args:
@@ -101,7 +104,9 @@ def _table(rows: list[dict[str, Any]], columns: Sequence[str]) -> None:
     if len(rows) == 1:
         table = Table(box=None, show_header=False, pad_edge=False)
         for column in columns:
-            table.add_row(Text(column, style="dim"), Text(_cell(rows[0].get(column)), overflow="fold"))
+            table.add_row(
+                Text(column, style="dim"), Text(_cell(rows[0].get(column)), overflow="fold")
+            )
     else:
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column in columns:

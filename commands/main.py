@@ -2,7 +2,9 @@
 
 Each module of this package that has no leading underscore is a command: it exposes `run`
 (a function) or `app` (a typer.Typer, for a group). A module may also expose
-`fold_arguments(args)`, which is given its own arguments before Typer sees them.
+`fill()`, which adds a group's commands when the group is named (so that `imgtool --help`
+does not wait for them), and `fold_arguments(args)`, which is given its own arguments before
+Typer sees them.
 """
 
 from __future__ import annotations
@@ -48,8 +50,15 @@ def _version(wanted: bool) -> None:
         raise typer.Exit()
 
 
-def build_app(modules: dict[str, ModuleType]) -> typer.Typer:
-    """The whole command tree."""
+def named_words(args: list[str]) -> list[str]:
+    """The words of the command line, or of the line that a shell wants completed."""
+    line = " ".join(os.environ.get(name, "") for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"))
+    return [*args, *line.split()]
+
+
+def build_app(modules: dict[str, ModuleType], words: list[str]) -> typer.Typer:
+    """The command tree, complete for every command that `words` names."""
+    named = {_dashes(word) for word in words}
     app = typer.Typer(
         help=HELP,
         context_settings=SETTINGS,
@@ -69,13 +78,13 @@ def build_app(modules: dict[str, ModuleType]) -> typer.Typer:
 
     app.callback()(top)
     for name, module in modules.items():
+        if hasattr(module, "fill") and name in named:
+            module.fill()
         if hasattr(module, "app"):
             group: typer.Typer = module.app
             for command in group.registered_commands:
                 command.context_settings = {**SETTINGS, **(command.context_settings or {})}
-            app.add_typer(
-                group, name=name, context_settings=SETTINGS, rich_markup_mode=None, no_args_is_help=True
-            )
+            app.add_typer(group, name=name, context_settings=SETTINGS, no_args_is_help=True)
         else:
             extra = getattr(module, "CONTEXT_SETTINGS", {})
             app.command(name, context_settings={**SETTINGS, **extra})(module.run)
@@ -109,9 +118,9 @@ def _usage_hint(error: typer.TyperException) -> str:
 def main(args: list[str] | None = None) -> None:
     """Run the program and leave with its exit code."""
     modules = discover()
-    app = build_app(modules)
-    words = _fold(modules, list(sys.argv[1:] if args is None else args))
-    raise SystemExit(_run(app, words))
+    words = list(sys.argv[1:] if args is None else args)
+    app = build_app(modules, named_words(words))
+    raise SystemExit(_run(app, _fold(modules, words)))
 
 
 def _run(app: typer.Typer, words: list[str]) -> int:

@@ -9,11 +9,15 @@ directory. Fields marked `run=True` (where, how long, how often it is logged) ar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
+
+from imgtool.errors import UsageError
+from imgtool.units import parse_duration
 
 PositiveInt = Annotated[int, Ge(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
@@ -135,14 +139,18 @@ class Train:
     )
     min_delta: NonNegativeFloat = option(1e-4, "gain that patience counts as one", run=True)
     monitor: str | None = option(
-        None, "metric that decides what is best, such as val_mse; the family's own when unset", run=True
+        None,
+        "metric that decides what is best, such as val_mse; the family's own when unset",
+        run=True,
     )
     restore_best: bool = option(True, "end early stopping with the best weights", run=True)
     max_bad_steps: PositiveInt = option(
         5, "steps in a row with non-finite values before the run ends as diverged", run=True
     )
     save_every: Interval = option(1000, "iterations between checkpoints (5ep: epochs)", run=True)
-    sample_every: Interval = option(1000, "iterations between sample images (5ep: epochs)", run=True)
+    sample_every: Interval = option(
+        1000, "iterations between sample images (5ep: epochs)", run=True
+    )
     val_every: Interval = option(1000, "iterations between validations (1ep: epochs)", run=True)
     log_every: PositiveInt = option(50, "iterations between logged values", run=True)
     keep: NonNegativeInt = option(3, "newest checkpoints to keep; 0 keeps all", run=True)
@@ -154,6 +162,21 @@ class Train:
     threads: PositiveInt | None = option(
         None, "CPU threads; cores / slots - workers when unset", run=True
     )
+
+    def __post_init__(self) -> None:
+        for key in ("save_every", "sample_every", "val_every"):
+            value = getattr(self, key)
+            if isinstance(value, str) and not re.fullmatch(r"0*[1-9]\d*ep", value, re.ASCII):
+                raise ValueError(
+                    f"{key} {value!r} is neither iterations, such as 1000, nor epochs, such as 5ep"
+                )
+        if not re.fullmatch(r"auto|cpu|cuda|cuda:\d+|mps", self.device, re.ASCII):
+            raise ValueError(f"device {self.device!r} is not auto, cpu, cuda, cuda:1 or mps")
+        if self.max_time is not None:
+            try:
+                parse_duration(self.max_time)
+            except UsageError as error:
+                raise ValueError(f"max_time: {error} ({error.hint})") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +191,9 @@ class Output:
     )
     num_samples: PositiveInt = option(8, "images in a sample grid", run=True)
     tensorboard: bool = option(False, "write TensorBoard events", run=True)
-    wandb: Literal["off", "online", "offline"] = option("off", "write to Weights & Biases", run=True)
+    wandb: Literal["off", "online", "offline"] = option(
+        "off", "write to Weights & Biases", run=True
+    )
     wandb_project: str = option("imgtool", "project of Weights & Biases", run=True)
     log_dir: str | None = option(
         None, "folder of the loggers; the experiment's directory when unset", run=True

@@ -26,6 +26,18 @@ import torch
 from torch import Tensor, nn
 
 from imgtool.config.schema import Experiment
+from imgtool.data.base import DataInfo
+
+__all__ = [
+    "Batch",
+    "DataInfo",
+    "Evaluator",
+    "Family",
+    "Noise",
+    "StepResult",
+    "Task",
+    "Update",
+]
 
 Batch = Mapping[str, Any]
 
@@ -50,6 +62,8 @@ class Noise:
 
     def normal(self, like: Tensor, purpose: str) -> Tensor:
         """Standard normal numbers, shape (B, ...) and device of `like`, float32."""
+        if like.device.type == "meta":  # a dry run
+            return torch.empty_like(like, dtype=torch.float32)
         whole = (like.shape[0] * self.parts, *like.shape[1:])
         generator = self.generator(purpose, like.device)
         drawn = torch.randn(whole, generator=generator, device=like.device)
@@ -114,26 +128,6 @@ class Evaluator(ABC):
     @abstractmethod
     def compute(self) -> dict[str, float | None]:
         """Metrics by name, without the `val_` prefix; None where one has no value."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataInfo:
-    """What a family may know of its data.
-
-    Attributes:
-        targets: which of `mask` and `label` the batches carry.
-        image_size: (H, W) of a training image; None where images keep their own sizes.
-        mask_names, label_names: the classes, by number.
-        palette: RGB of each mask class, 0..255.
-        num_train_images: images in the training part.
-    """
-
-    targets: frozenset[str]
-    image_size: tuple[int, int] | None
-    num_train_images: int
-    mask_names: tuple[str, ...] = ()
-    label_names: tuple[str, ...] = ()
-    palette: tuple[tuple[int, int, int], ...] = ()
 
 
 class Task(ABC):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from imgtool.config.schema import FamilySchema
 from imgtool.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
+    from imgtool.config.schema import FamilySchema
     from imgtool.models.base import Family
 
 FAMILIES = {

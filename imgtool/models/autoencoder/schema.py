@@ -40,7 +40,9 @@ class Model:
 
     def __post_init__(self) -> None:
         if not self.heads:
-            raise ValueError("heads is empty: name at least one of rgb, segmentation, classification")
+            raise ValueError(
+                "heads is empty: name at least one of rgb, segmentation, classification"
+            )
         if len(set(self.heads)) != len(self.heads):
             raise ValueError("heads names one head twice")
         if self.base_channels % (2 * self.norm_groups):
@@ -64,7 +66,9 @@ class Model:
             raise ValueError("variational is true or false")
         meant = "kl" if raw["variational"] else "none"
         if rest.setdefault("bottleneck", meant) != meant:
-            raise ValueError(f"variational and bottleneck: {rest['bottleneck']} contradict each other")
+            raise ValueError(
+                f"variational and bottleneck: {rest['bottleneck']} contradict each other"
+            )
         return rest
 
 
@@ -91,9 +95,7 @@ def check(experiment: Experiment) -> None:
     for key in ("crop", "image_size"):
         size = getattr(experiment.data, key)
         if size is not None and size % unit:
-            raise ValueError(
-                f"data.{key} {size} is no multiple of {unit} (2^downsampling_steps)"
-            )
+            raise ValueError(f"data.{key} {size} is no multiple of {unit} (2^downsampling_steps)")
     weight_of = {"rgb": loss.mse + loss.l1, "segmentation": loss.seg, "classification": loss.cls}
     if not any(weight_of[head] > 0 for head in model.heads):
         raise ValueError("every head has loss weight 0: there is nothing to train")

@@ -1,0 +1,166 @@
+"""The body of `imgtool train FAMILY`, imported only when it is called for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from commands._options import ConfigOption, SetOption, TinyOption, with_schema_flags
+from commands._output import FormatOption, JsonOption, Output, QuietOption, document
+from imgtool.models.registry import schema
+from imgtool.training.environment import read_launch
+
+if TYPE_CHECKING:
+    from imgtool.config.load import Loaded
+    from imgtool.experiment.layout import ExperimentDir
+    from imgtool.training.report import Outcome
+    from imgtool.training.stopping import StopRequest
+
+COLUMNS = (
+    "name",
+    "state",
+    "reason",
+    "iteration",
+    "epoch",
+    "elapsed_sec",
+    "best",
+    "checkpoint",
+    "path",
+)
+
+
+def train_command(family: str) -> Callable[..., Any]:
+    """The Typer command that trains `family`; its options come from the schema."""
+
+    def train(
+        explicit_flags: dict[str, Any],
+        config: ConfigOption = None,
+        sets: SetOption = None,
+        tiny: TinyOption = False,
+        resume: Annotated[
+            str,
+            typer.Option(
+                metavar="auto|never|PATH",
+                help="Go on from the newest checkpoint, refuse one, or go on from PATH.",
+            ),
+        ] = "auto",
+        dry_run: Annotated[
+            bool,
+            typer.Option("--dry-run", help="Print the resolved config and sizes; train nothing."),
+        ] = False,
+        format: FormatOption = None,
+        json: JsonOption = False,
+        quiet: QuietOption = False,
+    ) -> None:
+        from imgtool.config.load import load
+
+        output = Output(format, as_json=json, quiet=quiet)
+        loaded = load(
+            config,
+            family=family,
+            schema_of=schema,
+            sets=sets or [],
+            flags=explicit_flags,
+            tiny=tiny,
+        )
+        loaded = _with_exp_dir(loaded)
+        if dry_run:
+            _describe(loaded)
+            return
+        outcome = _train(loaded, resume)
+        experiment = loaded.experiment
+        if read_launch().is_first:
+            output.emit("experiment", [_record(experiment, outcome)], columns=COLUMNS)
+
+    train.__doc__ = f"""Train one {family} experiment.
+
+    To go on after a stop, a crash or a kill, run the same command again.
+
+    \b
+    Example:
+      imgtool train {family} --data-root photos --heads rgb --crop 128 --exp-dir out/a
+      imgtool train {family} --config phase1_1/S5 --set train.lr=1e-4 --exp-dir out/S5
+    """
+    return with_schema_flags(train, schema(family))
+
+
+def _with_exp_dir(loaded: Loaded) -> Loaded:
+    experiment = loaded.experiment
+    if experiment.output.exp_dir:
+        return loaded
+    place = Path("experiments") / (experiment.phase or experiment.family) / experiment.name
+    output = replace(experiment.output, exp_dir=str(place))
+    origins = {**loaded.origins, "output.exp_dir": "name and phase"}
+    return replace(loaded, experiment=replace(experiment, output=output), origins=origins)
+
+
+def _describe(loaded: Loaded) -> None:
+    from imgtool.config.load import to_yaml
+    from imgtool.training.environment import prepare
+    from imgtool.units import format_bytes
+
+    prepare(deterministic=False)
+    from imgtool.training.estimate import describe
+
+    document(to_yaml(loaded))
+    document("\n# What it would be")
+    for key, value in describe(loaded).items():
+        shown = format_bytes(value) if key.endswith("_bytes") and value is not None else value
+        document(f"# {key}: {shown}")
+
+
+def _train(loaded: Loaded, resume: str) -> Outcome:
+    from imgtool.experiment.layout import ExperimentDir
+    from imgtool.training.environment import prepare
+    from imgtool.training.stopping import StopRequest
+
+    stop = StopRequest()
+    stop.install()
+    directory = ExperimentDir(loaded.experiment.output.exp_dir or ".")
+    if not read_launch().is_first:
+        prepare(deterministic=loaded.experiment.train.deterministic)
+        return _run(loaded, directory, stop, resume, loud=False)
+    from imgtool.experiment.lock import exclusive
+
+    directory.create()
+    with exclusive(directory):
+        prepare(deterministic=loaded.experiment.train.deterministic)
+        return _run(loaded, directory, stop, resume, loud=True)
+
+
+def _run(
+    loaded: Loaded, directory: ExperimentDir, stop: StopRequest, resume: str, *, loud: bool
+) -> Outcome:
+    from commands._progress import Bar, make_reporter
+    from imgtool.training.report import Silence
+    from imgtool.training.run import train
+
+    reporter = make_reporter() if loud else Silence()
+    try:
+        return train(loaded, directory, stop=stop, reporter=reporter, resume=resume, argv=sys.argv)
+    finally:
+        if isinstance(reporter, Bar):
+            reporter.close()
+
+
+def _record(experiment: Any, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "path": Path(experiment.output.exp_dir),
+        "name": experiment.name,
+        "phase": experiment.phase,
+        "family": experiment.family,
+        "state": outcome.state,
+        "reason": outcome.reason,
+        "iteration": outcome.iteration,
+        "epoch": outcome.epoch,
+        "elapsed_sec": outcome.elapsed_sec,
+        "best": outcome.best,
+        "checkpoint": outcome.checkpoint,
+        "metrics": outcome.metrics,
+        "facts": outcome.facts,
+    }

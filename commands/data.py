@@ -1,0 +1,202 @@
+"""`imgtool data`: make, check and pack sets of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from commands._counting import counting
+from commands._output import FormatOption, JsonOption, Output, QuietOption, say
+from imgtool.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from imgtool.data.synthetic.make import Made
+
+app = typer.Typer(help="Make, check and pack sets of images.")
+make_app = typer.Typer(help="Make procedural images, for tests and demos without real ones.")
+app.add_typer(make_app, name="make", no_args_is_help=True)
+
+
+# --- make ---------------------------------------------------------------------------------
+
+OutArgument = Annotated[
+    Path, typer.Argument(metavar="OUT", help="A new or empty folder, or one this command made.")
+]
+NumberOption = Annotated[int, typer.Option("--n", help="Number of images.")]
+SizeOption = Annotated[int, typer.Option(help="Width and height in pixels, 64 or more.")]
+SeedOption = Annotated[int, typer.Option(help="The same seed gives the same bytes.")]
+WorkersOption = Annotated[int, typer.Option(help="Processes that make images.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")]
+
+
+@make_app.command("layouts")
+def make_layouts(
+    out: OutArgument,
+    n: NumberOption = 2000,
+    size: SizeOption = 512,
+    seed: SeedOption = 0,
+    workers: WorkersOption = 1,
+    dry_run: DryRunOption = False,
+    format: FormatOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Make floor plans: PNG files and the manifest layouts.csv.
+
+    \b
+    Example:
+      imgtool data make layouts out/layouts --n 200 --seed 1
+    """
+    output = Output(format, as_json=json, quiet=quiet)
+    from imgtool.data.synthetic import make
+
+    with counting("making") as progress:
+        made = make.make_layouts(
+            out, n, size=size, seed=seed, workers=workers, progress=progress, dry_run=dry_run
+        )
+    _emit_made(output, made, seed, size)
+
+
+@make_app.command("photos")
+def make_photos(
+    out: OutArgument,
+    n: NumberOption = 2000,
+    size: SizeOption = 512,
+    seed: SeedOption = 0,
+    image_format: Annotated[Literal["png", "jpg"], typer.Option(help="Kind of the files.")] = "png",
+    workers: WorkersOption = 1,
+    dry_run: DryRunOption = False,
+    format: FormatOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Make pictures with the statistics of photographs: textures, shading, soft and sharp edges.
+
+    \b
+    Example:
+      imgtool data make photos out/photos --n 500 --size 256 --image-format jpg
+    """
+    output = Output(format, as_json=json, quiet=quiet)
+    from imgtool.data.synthetic import make
+
+    with counting("making") as progress:
+        made = make.make_photos(
+            out,
+            n,
+            size=size,
+            seed=seed,
+            image_format=image_format,
+            workers=workers,
+            progress=progress,
+            dry_run=dry_run,
+        )
+    _emit_made(output, made, seed, size)
+
+
+def _emit_made(output: Output, made: Made, seed: int, size: int) -> None:
+    record = {
+        "path": made.path,
+        "num_images": made.num_images,
+        "num_bytes": made.num_bytes,
+        "seed": seed,
+        "size_px": size,
+        "elapsed_sec": round(made.elapsed_sec, 3),
+    }
+    output.emit("data", [record])
+
+
+# --- check and pack -----------------------------------------------------------------------
+
+KindOption = Annotated[
+    Literal["photos", "layouts"] | None,
+    typer.Option("--dataset", help="Kind of data; found out from the path when left out."),
+]
+
+
+@app.command("check")
+def check(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A folder, a manifest or a packed file.")
+    ],
+    dataset: KindOption = None,
+    format: FormatOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Decode every image; report counts, sizes, bad files, duplicates and class balance.
+
+    A folder that holds layouts.csv is checked as layouts. Exit code 4 when a file is bad.
+
+    \b
+    Example:
+      imgtool data check out/layouts/layouts.csv --json
+    """
+    output = Output(format, as_json=json, quiet=quiet)
+    from imgtool.data import check as checking
+
+    with counting("checking") as progress:
+        record = checking.check(path, dataset, progress)
+    for bad in record["bad_files"]:
+        line = f" (line {bad['line']})" if bad["line"] else ""
+        say(f"bad: {bad['name']}{line}: {bad['reason']}")
+    # A table is for people, who have just read the names.
+    columns = [key for key in record if key not in ("bad_files", "duplicates")]
+    output.emit("data", [record], columns=columns)
+    if record["num_bad_files"]:
+        raise typer.Exit(ExitCode.UNREADABLE)
+
+
+@app.command("pack")
+def pack(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A folder or a manifest.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="The file to write.")],
+    dataset: KindOption = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Resize first: pixels of the shorter side.")
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad files out.")] = False,
+    max_unmatched: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Largest part of a layout without a palette colour."),
+    ] = 0.05,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT.safetensors.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read headers, write nothing.")
+    ] = False,
+    format: FormatOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Decode all images into one file, from which training reads without decoding.
+
+    \b
+    Example:
+      imgtool data pack out/layouts/layouts.csv out/layouts.safetensors --image-size 256
+    """
+    output = Output(format, as_json=json, quiet=quiet)
+    if out.suffix != ".safetensors":
+        raise UsageError(f"{out}: a packed file is named .safetensors")
+    if out.exists() and not force and not dry_run:
+        raise UsageError(f"{out} exists", hint="--force replaces it")
+    from imgtool.data.check import open_source
+    from imgtool.data.packing import pack as write_packed
+    from imgtool.data.packing import packed_bytes
+
+    images = open_source(source, dataset, skip_bad=skip_bad, max_unmatched=max_unmatched)
+    for name in images.bad_files:
+        say(f"left out: {name}")
+    if dry_run:
+        num_bytes = packed_bytes(images, image_size)
+    else:
+        with counting("packing") as progress:
+            num_bytes = write_packed(images, out, image_size, progress)
+    record = {
+        "path": out,
+        "num_images": len(images),
+        "num_bad_files": len(images.bad_files),
+        "num_bytes": num_bytes,
+        "dry_run": dry_run,
+    }
+    output.emit("data", [record])

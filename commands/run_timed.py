@@ -1,0 +1,242 @@
+"""imgtool run-timed: run a command for a limited time and stop it so that it saves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from commands._output import FormatOption, JsonOption, QuietOption
+
+if TYPE_CHECKING:
+    from commands._output import Output
+    from imgtool.training.timed import Job
+
+# What follows the command's name is the command's own, options too.
+CONTEXT_SETTINGS = {"allow_interspersed_args": False}
+COLUMNS = (
+    "path",
+    "reason",
+    "exit_code",
+    "child_code",
+    "elapsed_sec",
+    "budget_sec",
+    "checkpoint_before",
+    "checkpoint_after",
+    "pruned",
+)
+
+
+def run(
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="CMD", show_default=False, help="The command; put -- before it."),
+    ] = None,
+    exp_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The experiment's directory; read from the command's own --exp-dir or --exp_dir "
+            "when not given. Without one there are no logs and nothing is pruned.",
+        ),
+    ] = None,
+    duration: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="When to stop the command: 3h, 90m, 1h30m. May be left out in an LSF job "
+            "with a run limit.",
+        ),
+    ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Prune to the newest N checkpoints afterwards; nothing is pruned without it.",
+        ),
+    ] = None,
+    grace: Annotated[
+        str, typer.Option(metavar="TIME", help="Time to stop and save, before TERM.")
+    ] = "5m",
+    kill_after: Annotated[str, typer.Option(metavar="TIME", help="From TERM to KILL.")] = "30s",
+    detach: Annotated[
+        bool,
+        typer.Option(
+            "--detach", help="Go on without the terminal; print the pid that stops it by kill -INT."
+        ),
+    ] = False,
+    strict_status: Annotated[
+        bool,
+        typer.Option("--strict-status", help="End with the command's own code in every case."),
+    ] = False,
+    format: FormatOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Run a command for a limited time, stop it so that it saves, then prune.
+
+    When the time is up the command gets INT; if it still runs after --grace, its process group
+    gets TERM; after --kill-after it and everything below it gets KILL. INT goes to the command
+    alone, so begin a wrapper script's last line with exec. INT, TERM and USR2 sent to run-timed
+    are passed on once and start the same steps; a second Ctrl-C goes on to the next step.
+    Nothing of the command is left running.
+
+    Its output goes to child.log and to stderr, the words of run-timed to watch.log and stderr,
+    and one record to stdout. In an LSF job the time is also capped by the run limit, less grace,
+    kill-after and a minute: IMGTOOL_RUN_LIMIT_SEC (seconds from now), else bjobs is asked once.
+
+    Exit code: the command's own if it ended by itself; 0 if it stopped as asked and saved (or
+    ended with 0); 124 if it had to be killed; 126 or 127 if it could not be started.
+
+    \b
+    imgtool run-timed --duration 3h --keep 2 -- imgtool train genegan --exp-dir outputs/EXP00
+    imgtool run-timed --exp-dir out/x --duration 90m --detach -- python train.py
+    """
+    from commands._output import Output, say
+    from imgtool.errors import UsageError
+    from imgtool.experiment.layout import ExperimentDir
+    from imgtool.training import budget, timed
+    from imgtool.units import parse_duration
+
+    output = Output(format, as_json=json, quiet=quiet)
+    if not command:
+        raise UsageError(
+            "no command to run", hint="imgtool run-timed --duration 3h -- imgtool train ..."
+        )
+    if keep is not None and keep < 1:
+        raise UsageError(f"--keep is {keep}", hint="give 1 or more, or leave it out")
+    grace_sec, kill_after_sec = parse_duration(grace), parse_duration(kill_after)
+    known = str(exp_dir) if exp_dir else timed.exp_dir_of(command)
+    experiment = ExperimentDir(known) if known else None
+    if experiment is None:
+        _explain_no_exp_dir(keep, detach, say)
+    job = timed.Job(
+        command=command,
+        experiment=experiment,
+        budget=budget.choose(
+            parse_duration(duration) if duration is not None else None,
+            margin_sec=grace_sec + kill_after_sec + budget.SAFETY_SEC,
+        ),
+        grace_sec=grace_sec,
+        kill_after_sec=kill_after_sec,
+        keep=keep,
+        strict=strict_status,
+    )
+    if detach:
+        _detach(job, output)
+        return
+    record, code = timed.run(job, say=lambda text: say(f"run-timed: {text}"), on_output=_echo)
+    output.emit("job", [record], columns=COLUMNS)
+    raise typer.Exit(code)
+
+
+def _explain_no_exp_dir(keep: int | None, detach: bool, say: Any) -> None:
+    from imgtool.errors import UsageError
+
+    hint = "add --exp-dir DIR before --"
+    if detach:
+        raise UsageError("--detach needs an experiment's directory for its logs", hint=hint)
+    if keep is not None:
+        say("run-timed: warning: no --exp-dir is known, so there are no logs and no pruning")
+
+
+def _echo(data: bytes) -> None:
+    """The command's output, to stderr as it is: stdout is for the record."""
+    import os
+
+    while data:
+        data = data[os.write(2, data) :]
+
+
+def _detach(job: Job, output: Output) -> None:
+    """Start the job in a process of its own and report its pid, once the command runs."""
+    import json
+    import os
+
+    from imgtool.errors import ExperimentError
+
+    read_end, write_end = os.pipe()
+    if os.fork() == 0:
+        os.close(read_end)
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        _watch_alone(job, write_end)
+    os.close(write_end)
+    os.wait()
+    with open(read_end, encoding="utf-8") as answers:
+        answer = json.loads(answers.readline() or "{}")
+    if "error" in answer:
+        raise _again(answer)
+    if "pid" not in answer:
+        raise ExperimentError("the detached process ended at once", hint="see watch.log")
+    if output.mode == "paths":
+        from commands._output import document
+
+        document(str(answer["pid"]))
+        return
+    assert job.experiment is not None
+    record = {
+        "path": job.experiment.path,
+        "pid": answer["pid"],
+        "child_pid": answer["child_pid"],
+        "budget_sec": job.budget.seconds,
+        "budget_source": job.budget.source,
+        "child_log": job.experiment.child_log_path,
+        "watch_log": job.experiment.watch_log_path,
+        "command": list(job.command),
+    }
+    output.emit("job", [{**record, "reason": None}], columns=list(record))
+
+
+def _again(answer: dict[str, Any]) -> Exception:
+    """The error that the detached process met, raised here as if it were ours."""
+    from imgtool.errors import ExitCode, UserError
+
+    error = UserError(answer["error"], hint=answer["hint"])
+    error.exit_code = ExitCode(answer["code"])  # type: ignore[misc]
+    return error
+
+
+def _watch_alone(job: Job, write_end: int) -> None:
+    """The detached process: no terminal, no streams; never returns."""
+    import json
+    import os
+    import signal
+
+    from imgtool.errors import UserError
+    from imgtool.training import timed
+
+    code = 1
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(null, stream)
+
+        def answer(**words: object) -> None:
+            os.write(write_end, (json.dumps(words) + "\n").encode())
+            os.close(write_end)
+
+        def started(child_pid: int) -> None:
+            answer(pid=os.getpid(), child_pid=child_pid)
+
+        try:
+            record, code = timed.run(job, say=lambda text: None, on_start=started)
+            _record_in_watch_log(job, record)
+        except UserError as error:
+            code = int(error.exit_code)
+            answer(error=str(error), hint=error.hint, code=code)
+    finally:
+        os._exit(code)
+
+
+def _record_in_watch_log(job: Job, record: dict[str, Any]) -> None:
+    import json
+
+    from commands._output import SCHEMA, plain
+
+    assert job.experiment is not None
+    with open(job.experiment.watch_log_path, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"schema": SCHEMA, "kind": "job", **plain(record)}) + "\n")

@@ -1,0 +1,1 @@
+complete --command imgtool --no-files --arguments "(env _IMGTOOL_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) imgtool)" --condition "env _IMGTOOL_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) imgtool"

@@ -1,0 +1,139 @@
+"""A config file or preset with everything that it is based on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources.abc import Traversable
+from pathlib import Path, PurePosixPath
+
+from imgtool.config import presets
+from imgtool.config.yaml_io import MAX_BYTES, Entry, parse_document
+from imgtool.errors import ConfigError
+
+MAX_FILES = 100
+
+
+@dataclass(frozen=True)
+class Source:
+    """A config to read.
+
+    Attributes:
+        label: how messages and origins name it, `experiments/x.yaml` or `preset phase1_1/S4`.
+        stem: its name without folder and suffix.
+        file: the file itself.
+        preset: its name, when it is one.
+    """
+
+    label: str
+    stem: str
+    file: Traversable
+    preset: str | None = None
+
+    def read(self) -> str:
+        """Its text.
+
+        Raises:
+            ConfigError: unreadable, too large or not UTF-8.
+        """
+        try:
+            with self.file.open("rb") as handle:
+                data = handle.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise ConfigError(f"{self.label}: {(error.strerror or str(error)).lower()}") from error
+        if len(data) > MAX_BYTES:
+            raise ConfigError(f"{self.label}: larger than {MAX_BYTES} bytes, which no config is")
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise ConfigError(f"{self.label}:{line}: not UTF-8 text") from error
+
+
+def find(word: str) -> Source:
+    """The config that a word names: a path that exists, else a preset.
+
+    Raises:
+        ConfigError: neither.
+    """
+    if os.path.isdir(word):
+        raise ConfigError(
+            f"{word} is a folder, not a config",
+            hint=f"name a file, such as {Path(word) / 'config.yaml'}",
+        )
+    if os.path.exists(word):
+        return _file(Path(word))
+    preset = _preset(word)
+    if preset is None:
+        raise ConfigError(
+            f"no config file or preset {word!r}", hint=presets.suggest(word, presets.names())
+        )
+    return preset
+
+
+def _file(path: Path) -> Source:
+    return Source(os.path.normpath(path), path.stem, path)
+
+
+def _preset(name: str) -> Source | None:
+    found = presets.path(name)
+    if found is None:
+        return None
+    name = str(PurePosixPath(name.removesuffix(presets.SUFFIX)))
+    return Source(f"preset {name}", PurePosixPath(name).name, found, name)
+
+
+def read_chain(source: Source) -> list[Mapping[str, Entry]]:
+    """The files of `base:` chains, depth first, the furthest first and `source` last.
+
+    Raises:
+        ConfigError: a file that cannot be read, or that is based on itself.
+    """
+    documents: list[Mapping[str, Entry]] = []
+    _read_into(documents, source, [])
+    return documents
+
+
+def _read_into(documents: list[Mapping[str, Entry]], source: Source, open_files: list[str]) -> None:
+    document = parse_document(source.read(), source.label)
+    here = [*open_files, _identity(source)]
+    for word, origin in _bases(document):
+        base = _find_base(source, word, origin)
+        if _identity(base) in here:
+            raise ConfigError(f"{origin}: base {word!r} leads back to a file that is based on it")
+        _read_into(documents, base, here)
+    if len(documents) >= MAX_FILES:
+        raise ConfigError(f"{source.label}: based on more than {MAX_FILES} files")
+    documents.append(document)
+
+
+def _identity(source: Source) -> str:
+    return source.label if source.preset else os.path.realpath(str(source.file))
+
+
+def _bases(document: Mapping[str, Entry]) -> list[tuple[str, str]]:
+    entry = document.get("base", Entry(None, ""))
+    words = entry.value if isinstance(entry.value, list) else [entry.value]
+    if entry.value is None:
+        return []
+    for word in words:
+        if not isinstance(word, str) or not word:
+            raise ConfigError(
+                f"{entry.origin}: base is {word!r}, expected a path or a preset's name"
+            )
+    return [(word, entry.origin) for word in words]
+
+
+def _find_base(source: Source, word: str, origin: str) -> Source:
+    """`word` seen from `source`: a path relative to the file, else a preset."""
+    if source.preset is not None:
+        name = presets.base_of(source.preset, word)
+        found = _preset(name) if name else None
+    else:
+        path = Path(str(source.file)).parent / word
+        found = _file(path) if path.is_file() else _preset(word)
+    if found is None:
+        hint = presets.suggest(word, presets.names())
+        raise ConfigError(f"{origin}: no file or preset {word!r} to be based on", hint=hint)
+    return found

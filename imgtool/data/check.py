@@ -1,0 +1,185 @@
+"""What a set of images holds, and what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from imgtool.data.base import IGNORE, BadFile, ImageDataset
+from imgtool.data.layouts import LayoutManifest
+from imgtool.data.packed import PackedDataset
+from imgtool.data.photos import PhotoFolder
+from imgtool.data.split import without_duplicates
+from imgtool.errors import DataError
+
+Kind = Literal["photos", "layouts"]
+Source = PhotoFolder | LayoutManifest | PackedDataset
+MANIFEST_NAME = "layouts.csv"
+_MOST_SIZES = 20
+_CHUNK = 16  # images a task of the thread pool
+
+
+def open_source(
+    path: str | Path,
+    kind: Kind | None = None,
+    *,
+    skip_bad: bool = False,
+    verify: bool | None = None,
+    max_unmatched: float = 1.0,
+) -> Source:
+    """Open a folder, a manifest or a packed file.
+
+    Args:
+        kind: of the data; by default a folder that holds layouts.csv, and any other file than
+            a .safetensors, are layouts.
+        skip_bad, verify: as in ImageFiles.
+        max_unmatched: as in LayoutManifest.
+
+    Raises:
+        DataError: it cannot be used.
+    """
+    path = Path(path)
+    if path.is_dir() and kind != "photos":
+        inside = path / MANIFEST_NAME
+        path = inside if kind == "layouts" or inside.is_file() else path
+    if path.suffix == ".safetensors":
+        packed = PackedDataset(path, max_unmatched=max_unmatched)
+        if kind not in (None, packed.kind):
+            raise DataError(f"{path} holds {packed.kind}, not {kind}")
+        return packed
+    if path.is_dir() or kind == "photos" or not path.exists():
+        return PhotoFolder(path, skip_bad=skip_bad, verify=verify)
+    return LayoutManifest(path, skip_bad=skip_bad, verify=verify, max_unmatched=max_unmatched)
+
+
+@dataclass
+class _Totals:
+    classes: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    labels: Counter[int] = field(default_factory=Counter)
+    worst: tuple[float, str | None] = (0.0, None)
+    bad: list[BadFile] = field(default_factory=list)
+    num_pixels: int = 0
+
+
+def check(
+    path: str | Path,
+    kind: Kind | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Decode every image and count.
+
+    Args:
+        progress: called with images done and in all.
+
+    Returns:
+        A record: counts, sizes (as WxH), bad files (name, line, reason), duplicates, and for
+        layouts the share of pixels of each class (of those that have one) and of none.
+
+    Raises:
+        DataError: there is nothing to check: no such path, no images, a broken manifest.
+    """
+    dataset = open_source(path, kind, skip_bad=True, verify=False)
+    totals = _Totals(bad=list(getattr(dataset, "bad", [])))
+    good = []
+    for index, found in enumerate(_read_all(dataset)):
+        if isinstance(found, BadFile):
+            totals.bad.append(found)
+        else:
+            good.append(index)
+            _add(totals, dataset, index, *found)
+        if progress:
+            progress(index + 1, len(dataset))
+    _, duplicates = without_duplicates(dataset)
+    sizes = Counter(dataset.size(i) for i in good)
+    record: dict[str, Any] = {
+        "path": Path(path),
+        "dataset": "layouts" if "mask" in dataset.targets else "photos",
+        "is_packed": isinstance(dataset, PackedDataset),
+        "num_images": len(good),
+        "num_bad_files": len(totals.bad),
+        "num_duplicates": len(duplicates),
+        "num_groups": len({dataset.group(i) for i in good}),
+        "num_sizes": len(sizes),
+        "sizes": {f"{w}x{h}": count for (h, w), count in sizes.most_common(_MOST_SIZES)},
+        "files_bytes": sum(dataset.num_bytes(i) for i in good),
+        "decoded_bytes": 3 * totals.num_pixels,
+        "fingerprint": dataset.fingerprint,
+        "bad_files": [
+            {"name": bad.name, "line": bad.line, "reason": bad.reason} for bad in totals.bad
+        ],
+        "duplicates": [dataset.name(i) for i in duplicates],
+    }
+    if isinstance(dataset, LayoutManifest):
+        record["num_empty_rows"] = dataset.num_empty
+        record["num_repeated_rows"] = dataset.num_repeated
+    return {**record, **_balance(dataset, totals)}
+
+
+def _balance(dataset: ImageDataset, totals: _Totals) -> dict[str, Any]:
+    record: dict[str, Any] = {}
+    if "label" in dataset.targets:
+        record["label_counts"] = {
+            name: totals.labels[number] for number, name in enumerate(dataset.label_names)
+        }
+    if "mask" in dataset.targets and totals.num_pixels:
+        matched = max(1, totals.num_pixels - int(totals.classes[IGNORE]))
+        record["class_share"] = {
+            name: float(totals.classes[number]) / matched
+            for number, name in enumerate(dataset.mask_names)
+        }
+        record["unmatched_share"] = float(totals.classes[IGNORE]) / totals.num_pixels
+        record["worst_unmatched_share"], record["worst_unmatched_name"] = totals.worst
+    return record
+
+
+def _add(
+    totals: _Totals,
+    dataset: ImageDataset,
+    index: int,
+    classes: np.ndarray | None,
+    label: int | None,
+) -> None:
+    height, width = dataset.size(index)
+    totals.num_pixels += height * width
+    if label is not None:
+        totals.labels[label] += 1
+    if classes is not None:
+        totals.classes += classes
+        share = float(classes[IGNORE]) / (height * width)
+        if share > totals.worst[0]:
+            totals.worst = share, dataset.name(index)
+
+
+def _read_all(dataset: Source) -> Iterator[tuple[np.ndarray | None, int | None] | BadFile]:
+    """Pixels of each class and the label of every image, or what is wrong with it, in order."""
+
+    def one(index: int) -> tuple[np.ndarray | None, int | None] | BadFile:
+        try:
+            sample = dataset.read(index)
+        except DataError as error:
+            return _bad(dataset, index, error)
+        if sample.mask is None:
+            return None, sample.label
+        classes = np.bincount(sample.mask.ravel(), minlength=256)
+        if classes[len(dataset.mask_names) : IGNORE].any():
+            return BadFile(dataset.name(index), "its mask has a class that the palette lacks")
+        return classes, sample.label
+
+    chunks = [range(i, min(i + _CHUNK, len(dataset))) for i in range(0, len(dataset), _CHUNK)]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for results in pool.map(lambda chunk: [one(i) for i in chunk], chunks):
+            yield from results
+
+
+def _bad(dataset: Source, index: int, error: DataError) -> BadFile:
+    cause = error.__cause__
+    reason = getattr(cause, "reason", None) or str(error)
+    line = dataset.line(index) if isinstance(dataset, LayoutManifest) else None
+    return BadFile(dataset.name(index), reason, line)

@@ -1,0 +1,137 @@
+"""Opening what a config's data section names: three parts of images, ready to be read."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgtool.config.schema import Data
+from imgtool.data.augment import training_size
+from imgtool.data.base import DataInfo, ImageDataset
+from imgtool.data.layouts import LayoutManifest
+from imgtool.data.packed import PackedDataset
+from imgtool.data.photos import PhotoFolder
+from imgtool.data.split import Split, given_split, make_split, positions
+from imgtool.data.views import View
+from imgtool.errors import ConfigError
+
+AUTO_CACHE_BYTES = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """The data of an experiment.
+
+    Attributes:
+        train, val, test: the parts; val and test may be empty.
+        split: the names of the images in each part.
+        fingerprint: hash of what is in the data, wherever it lies.
+        info: what a family may know.
+        bad_files: names of files left out because they cannot be read.
+    """
+
+    train: View
+    val: View
+    test: View
+    split: Split
+    fingerprint: str
+    info: DataInfo
+    bad_files: list[str]
+
+
+def open_datasets(data: Data, *, split: Split | None = None, training: bool = True) -> Datasets:
+    """Read headers, draw the split, and set up resizing and the cache.
+
+    Args:
+        data: the config's section.
+        split: use this one as it is, instead of drawing one.
+        training: refuse training images that cannot share a batch.
+
+    Raises:
+        ConfigError: the section names no data, or data of another kind.
+        DataError: the data cannot be used.
+    """
+    main = _open(data, _main_path(data))
+    held = _open_val(data)
+    if split is None:
+        split = _draw(data, main, held)
+    val_source = main if held is None else held
+    train = View(main, positions(main, split.train, "train"), image_size=data.image_size)
+    val = View(val_source, positions(val_source, split.val, "val"), image_size=data.image_size)
+    test = View(main, positions(main, split.test, "test"), image_size=data.image_size)
+    _keep_in_memory([train, val, test], data)
+    info = DataInfo(
+        targets=main.targets,
+        image_size=training_size(train, data.crop) if training else None,
+        num_train_images=len(train),
+        mask_names=main.mask_names,
+        label_names=main.label_names,
+        palette=main.palette,
+    )
+    bad_files = [*main.bad_files, *(held.bad_files if held else [])]
+    return Datasets(train, val, test, split, _fingerprint(main, held), info, bad_files)
+
+
+Source = PhotoFolder | LayoutManifest | PackedDataset
+
+
+def _main_path(data: Data) -> Path:
+    if data.dataset == "layouts":
+        if data.val_root is not None:
+            raise ConfigError(
+                "data.val_root is for photos", hint="layouts are split by scene: data.val_fraction"
+            )
+        if data.manifest is None:
+            raise ConfigError("data.manifest is not set", hint="--manifest names a CSV of layouts")
+        return Path(data.manifest)
+    if data.root is None:
+        raise ConfigError("data.root is not set", hint="--data-root names a folder of photos")
+    return Path(data.root)
+
+
+def _open(data: Data, path: Path) -> Source:
+    if path.suffix == ".safetensors":
+        packed = PackedDataset(path, max_unmatched=data.max_unmatched)
+        if packed.kind != data.dataset:
+            raise ConfigError(
+                f"{path} holds {packed.kind}, and data.dataset is {data.dataset}",
+                hint=f"--dataset {packed.kind}",
+            )
+        return packed
+    if data.dataset == "photos":
+        return PhotoFolder(path, skip_bad=data.skip_bad)
+    return LayoutManifest(
+        path,
+        skip_bad=data.skip_bad,
+        cache_dir=data.cache_dir,
+        max_unmatched=data.max_unmatched,
+    )
+
+
+def _open_val(data: Data) -> Source | None:
+    return None if data.val_root is None else _open(data, Path(data.val_root))
+
+
+def _draw(data: Data, main: Source, held: Source | None) -> Split:
+    if held is not None:
+        return given_split(main, held, data.split_seed, max_images=data.max_images)
+    return make_split(
+        main, data.val_fraction, data.test_fraction, data.split_seed, max_images=data.max_images
+    )
+
+
+def _keep_in_memory(parts: list[View], data: Data) -> None:
+    if data.cache == "none" or all(part.decoded for part in parts):
+        return
+    total = sum(part.decoded_bytes for part in parts)
+    if data.cache == "ram" or total <= AUTO_CACHE_BYTES:
+        for part in parts:
+            part.keep_in_memory()
+
+
+def _fingerprint(main: ImageDataset, held: ImageDataset | None) -> str:
+    if held is None:
+        return main.fingerprint
+    both = f"{main.fingerprint}/{held.fingerprint}".encode()
+    return hashlib.blake2b(both, digest_size=16).hexdigest()

@@ -1,0 +1,214 @@
+"""Floor-plan layouts that a CSV manifest lists, with segmentation targets from their colours."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imgtool.data.base import Image8, Sample, Size
+from imgtool.data.imagefiles import Entry, ImageFiles
+from imgtool.data.palette import LABEL_NAMES, MASK_NAMES, PALETTE, class_map, unmatched_share
+from imgtool.errors import DataError
+from imgtool.files import temporary_beside
+
+COLUMNS = ("scene_id", "type", "room_id", "layout_path", "is_empty")
+_TRUTH = {"true": True, "1": True, "false": False, "0": False, "": False}
+
+
+class LayoutManifest(ImageFiles):
+    """The rows of a manifest that are not empty, in its order; groups are scenes.
+
+    Columns: scene_id, type (room or scene), room_id, layout_path (relative to the manifest, or
+    absolute) and is_empty (true or false). A path on several rows counts once.
+
+    Args:
+        manifest: the CSV file.
+        cache_dir: folder for masks computed once; None computes them each time.
+        max_unmatched: largest part of a layout's pixels without a palette colour, 0..1.
+        skip_bad, verify: as in ImageFiles.
+
+    Attributes:
+        num_empty: rows left out because is_empty is true.
+        num_repeated: rows left out because an earlier row has the same path.
+
+    Raises:
+        DataError: the manifest cannot be read, or one of its images.
+    """
+
+    targets = frozenset({"mask", "label"})
+    mask_names = MASK_NAMES
+    label_names = LABEL_NAMES
+    palette = PALETTE
+
+    def __init__(
+        self,
+        manifest: str | Path,
+        *,
+        skip_bad: bool = False,
+        verify: bool | None = None,
+        cache_dir: str | Path | None = None,
+        max_unmatched: float = 1.0,
+    ) -> None:
+        manifest = Path(manifest)
+        content = _content(manifest)
+        self.num_empty = self.num_repeated = 0
+        entries = self._unique(manifest, _rows(manifest, content))
+        if not entries:
+            raise DataError(f"{manifest}: no rows but empty ones ({self.num_empty})")
+        self.max_unmatched = max_unmatched
+        super().__init__(
+            manifest.parent,
+            entries,
+            manifest=manifest,
+            salt=content,
+            skip_bad=skip_bad,
+            verify=verify,
+        )
+        self._masks = MaskCache(Path(cache_dir) / self.fingerprint) if cache_dir else None
+
+    def _unique(self, manifest: Path, rows: Iterator[tuple[Entry, bool]]) -> list[Entry]:
+        first: dict[str, Entry] = {}
+        for entry, is_empty in rows:
+            if is_empty:
+                self.num_empty += 1
+                continue
+            known = first.setdefault(entry.name, entry)
+            if known is entry:
+                continue
+            if (known.group, known.label) != (entry.group, entry.label):
+                raise DataError(
+                    f"{manifest} line {entry.line}: {entry.name} is already on line {known.line}, "
+                    f"with another scene_id or type"
+                )
+            self.num_repeated += 1
+        return list(first.values())
+
+    def read(self, index: int) -> Sample:
+        """Decode one layout and its mask.
+
+        Raises:
+            DataError: its file is bad, or too many of its pixels have no palette colour.
+        """
+        image, data = self.decode(index)
+        mask = self._mask(image, data)
+        share = unmatched_share(mask)
+        if share > self.max_unmatched:
+            raise DataError(
+                f"{self.where(index)}: {share:.1%} of its pixels have no palette colour "
+                f"(data.max_unmatched is {self.max_unmatched:.1%})",
+                hint="layouts are flat colours without antialiasing, saved losslessly; "
+                "raise data.max_unmatched if this is meant",
+            )
+        return Sample(image, mask, self.label(index), self.name(index))
+
+    def _mask(self, image: Image8, data: Image8) -> Image8:
+        if self._masks is None:
+            return class_map(image)
+        key = blake2b(data.tobytes(), digest_size=16).hexdigest()
+        height, width, _ = image.shape
+        mask = self._masks.load(key, (height, width))
+        if mask is None:
+            mask = class_map(image)
+            self._masks.store(key, mask)
+        return mask
+
+
+class MaskCache:
+    """Masks by the hash of their image file. Losing it costs time, never a run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.writable = True
+
+    def load(self, key: str, size: Size) -> Image8 | None:
+        """The mask (H, W), or None when it is not there or not whole."""
+        try:
+            packed = self._path(key).read_bytes()
+            inflater = zlib.decompressobj()
+            raw = inflater.decompress(packed, size[0] * size[1] + 1)
+        except (OSError, zlib.error):
+            return None
+        if len(raw) != size[0] * size[1] or not inflater.eof:
+            return None
+        return np.frombuffer(bytearray(raw), np.uint8).reshape(size)
+
+    def store(self, key: str, mask: Image8) -> None:
+        """Write one mask; a folder that cannot be written is not tried again."""
+        if not self.writable:
+            return
+        path = self._path(key)
+        temporary = temporary_beside(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # No fsync: a mask torn by a power cut fails its checksum and is computed again.
+            temporary.write_bytes(zlib.compress(mask.tobytes(), 1))
+            os.replace(temporary, path)
+        except OSError:
+            self.writable = False
+            with suppress(OSError):
+                temporary.unlink()
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.mask"
+
+
+def _content(manifest: Path) -> bytes:
+    try:
+        return manifest.read_bytes()
+    except FileNotFoundError:
+        raise DataError(
+            f"{manifest}: no such manifest",
+            hint="--manifest names a CSV of layouts or a packed file",
+        ) from None
+    except OSError as error:
+        raise DataError(f"{manifest}: {(error.strerror or str(error)).lower()}") from error
+
+
+def _rows(manifest: Path, content: bytes) -> Iterator[tuple[Entry, bool]]:
+    """Entry and is_empty of each row.
+
+    Raises:
+        DataError: not a CSV, a column is missing, or a value is wrong; names the line.
+    """
+    try:
+        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+        missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+        if missing:
+            raise DataError(
+                f"{manifest}: column {', '.join(missing)} is missing",
+                hint=f"the first line names the columns: {','.join(COLUMNS)}",
+            )
+        for row in reader:
+            yield _entry(manifest, reader.line_num, row)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{manifest}: not a CSV manifest: {error}") from error
+
+
+def _entry(manifest: Path, line: int, row: dict[str | Any, str | Any]) -> tuple[Entry, bool]:
+    def wrong(what: str) -> DataError:
+        return DataError(f"{manifest} line {line}: {what}")
+
+    if None in row or None in row.values():
+        raise wrong(f"{'too many' if None in row else 'too few'} values for its columns")
+    values = {column: row[column].strip() for column in COLUMNS}
+    is_empty = _TRUTH.get(values["is_empty"].lower())
+    if is_empty is None:
+        raise wrong(f"is_empty is {values['is_empty']!r}, not true or false")
+    for column in ("scene_id", "layout_path"):
+        if not values[column] and not is_empty:
+            raise wrong(f"{column} is empty")
+    if "\0" in values["layout_path"]:
+        raise wrong("layout_path is no path")
+    if values["type"] not in LABEL_NAMES:
+        raise wrong(f"type is {values['type']!r}, not room or scene")
+    label = LABEL_NAMES.index(values["type"])
+    return Entry(values["layout_path"], values["scene_id"], label, line), is_empty

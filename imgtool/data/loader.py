@@ -1,0 +1,256 @@
+"""From a config's data section to batches.
+
+A worker process assembles whole batches: it decodes, and copies each crop once, straight into
+the batch's memory, which is shared with the main process. Batches stay uint8.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, get_worker_info
+
+from imgtool.config.schema import Data
+from imgtool.data.augment import Augmentation, place, training_size
+from imgtool.data.base import ImageDataset, Sample, Size
+from imgtool.data.datasets import Datasets, open_datasets
+from imgtool.data.images import use_torchvision
+from imgtool.data.sampler import Draw, EpochSampler
+from imgtool.errors import DataError
+
+__all__ = ["Datasets", "default_workers", "eval_loader", "open_datasets", "train_loader"]
+
+Batch = dict[str, Any]
+
+
+def train_loader(
+    dataset: ImageDataset,
+    data: Data,
+    *,
+    seed: int,
+    batch_size: int,
+    start_batch: int,
+    rank: int,
+    world_size: int,
+    num_workers: int,
+    pin_memory: bool,
+) -> Iterator[Batch]:
+    """Endless training batches; close() the iterator to end its workers.
+
+    A batch has image (B, 3, H, W) uint8 of channels_last strides, index (B,) int64, and, where
+    the data has them, mask (B, H, W) uint8 and label (B,) int64. What is in batch b depends on
+    the data, `data`, seed, rank and b alone.
+
+    Args:
+        start_batch: batches since the start of training that are passed over.
+
+    Raises:
+        DataError: at once where images differ in size or are smaller than the crop; with a
+            batch where one cannot be decoded.
+    """
+    size = training_size(dataset, data.crop)
+    sampler = EpochSampler(len(dataset), batch_size, seed, rank, world_size, start_batch)
+    augmentation = Augmentation.of(data, dataset, seed)
+    batches = _Batches(dataset, _TrainRow(size, augmentation))
+    return _deliver(_loader(batches, sampler, num_workers, pin_memory))
+
+
+def eval_loader(
+    dataset: ImageDataset,
+    data: Data,
+    *,
+    batch_size: int,
+    rank: int,
+    world_size: int,
+    num_workers: int,
+    pin_memory: bool,
+) -> EvalBatches:
+    """Batches of whole images, in order; consecutive images of one size share a batch.
+
+    As training batches, with valid (B,) bool besides: a rank that would see fewer batches
+    repeats its last one with valid False. May be iterated any number of times.
+    """
+    plan = _eval_plan(dataset, batch_size, rank, world_size)
+    return EvalBatches(dataset, plan, num_workers, pin_memory)
+
+
+def default_workers(dataset: ImageDataset, data: Data, device_type: str, cores: int) -> int:
+    """Loader processes for one training process that has `cores` to itself.
+
+    On a CPU, training needs the cores and decoding is a small part: none where images are
+    decoded at most once, else one for each four cores. Beside an accelerator, two assemble
+    decoded images, and up to eight decode.
+    """
+    if "fork" not in multiprocessing.get_all_start_methods():
+        return 0
+    if device_type == "cpu":
+        return 0 if dataset.decoded else min(4, cores // 4)
+    return min(2 if dataset.decoded else 8, max(1, cores - 1))
+
+
+class EvalBatches:
+    """The batches of eval_loader()."""
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        plan: Sequence[list[tuple[int, bool]]],
+        num_workers: int,
+        pin_memory: bool,
+    ) -> None:
+        self._batches = _Batches(dataset, _EvalRow())
+        self._plan, self._pin_memory = plan, pin_memory
+        self._num_workers = min(num_workers, len(plan))
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return _deliver(_loader(self._batches, self._plan, self._num_workers, self._pin_memory))
+
+
+def _eval_plan(
+    dataset: ImageDataset, batch_size: int, rank: int, world_size: int
+) -> list[list[tuple[int, bool]]]:
+    """Positions and validity of each batch of one rank; ranks take batches in turn."""
+    batches: list[list[tuple[int, bool]]] = []
+    last: Size | None = None
+    for index in range(len(dataset)):
+        size = dataset.size(index)
+        if size != last or len(batches[-1]) == batch_size:
+            batches.append([])
+        batches[-1].append((index, True))
+        last = size
+    while len(batches) % world_size:
+        batches.append([(index, False) for index, _ in batches[-1]])
+    return batches[rank::world_size]
+
+
+class _TrainRow:
+    def __init__(self, size: Size, augmentation: Augmentation) -> None:
+        self.size, self.augmentation = size, augmentation
+
+    def shape(self, dataset: ImageDataset, draws: Sequence[Draw]) -> Size:
+        return self.size
+
+    def index(self, draw: Draw) -> int:
+        return draw.index
+
+    def fill(self, draw: Draw, sample: Sample, image: Tensor, mask: Tensor | None) -> None:
+        place(sample, self.augmentation.choose(draw, sample, self.size), image, mask)
+
+    def extra(self, draws: Sequence[Draw]) -> Batch:
+        return {}
+
+
+class _EvalRow:
+    def shape(self, dataset: ImageDataset, draws: Sequence[tuple[int, bool]]) -> Size:
+        return dataset.size(draws[0][0])
+
+    def index(self, draw: tuple[int, bool]) -> int:
+        return draw[0]
+
+    def fill(
+        self, draw: tuple[int, bool], sample: Sample, image: Tensor, mask: Tensor | None
+    ) -> None:
+        place(sample, None, image, mask)
+
+    def extra(self, draws: Sequence[tuple[int, bool]]) -> Batch:
+        return {"valid": torch.tensor([valid for _, valid in draws])}
+
+
+class _Batches:
+    """What the worker processes run: draws in, a batch out."""
+
+    def __init__(self, dataset: ImageDataset, row: Any) -> None:
+        self.dataset, self.row = dataset, row
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, draws: Sequence[Any]) -> Batch:
+        try:
+            return self._assemble(draws)
+        except DataError as error:  # as data: an exception would arrive with a worker's traceback
+            return {"failure": (str(error), error.hint)}
+
+    def _assemble(self, draws: Sequence[Any]) -> Batch:
+        dataset, row, count = self.dataset, self.row, len(draws)
+        height, width = row.shape(dataset, draws)
+        image = _allocate(count, height, width, 3)
+        mask = _allocate(count, height, width) if "mask" in dataset.targets else None
+        labels = []
+        for at, draw in enumerate(draws):
+            sample = dataset.read(row.index(draw))
+            row.fill(draw, sample, image[at], None if mask is None else mask[at])
+            labels.append(sample.label)
+        indices = [row.index(draw) for draw in draws]
+        batch: Batch = {"image": image, "index": torch.tensor(indices), **row.extra(draws)}
+        if mask is not None:
+            self._check(mask, indices)
+            batch["mask"] = mask
+        if "label" in dataset.targets:
+            batch["label"] = torch.tensor(labels)
+        return batch
+
+    def _check(self, mask: Tensor, indices: Sequence[int]) -> None:
+        # 255 (no class) wraps round to 0; a class beyond the palette would crash a GPU's kernel.
+        wrong = (mask.numpy() + np.uint8(1)) > len(self.dataset.mask_names)
+        if wrong.any():
+            name = self.dataset.name(indices[int(wrong.any(axis=(1, 2)).argmax())])
+            raise DataError(f"{name}: its mask has a class that the palette lacks")
+
+
+def _allocate(*shape: int) -> Tensor:
+    memory = torch.empty(shape, dtype=torch.uint8)
+    # Shared while still untouched: sharing it when it is full would copy it.
+    return memory if get_worker_info() is None else memory.share_memory_()
+
+
+def _loader(batches: _Batches, sampler: Any, num_workers: int, pin_memory: bool) -> DataLoader[Any]:
+    if not batches.dataset.decoded:
+        use_torchvision()  # before workers are forked, so that they need not import it
+    return DataLoader(
+        batches,  # type: ignore[arg-type]
+        batch_sampler=sampler,
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker if num_workers else None,
+        multiprocessing_context="fork" if num_workers else None,
+        generator=torch.Generator(),  # else every iterator draws from torch's global one
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(number: int) -> None:
+    """Leave the decision to stop to the main process."""
+    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    # A scheduler may terminate the whole group. Dying of a signal would raise an error in the
+    # main process, which has to save; ending by itself does not.
+    signal.signal(signal.SIGTERM, _leave)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os._exit(0)
+
+
+def _deliver(loader: Iterable[Batch]) -> Iterator[Batch]:
+    for batch in loader:
+        if "failure" in batch:
+            message, hint = batch["failure"]
+            raise DataError(message, hint=hint)
+        batch["image"] = batch["image"].permute(0, 3, 1, 2)
+        yield batch

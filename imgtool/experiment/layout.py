@@ -1,0 +1,176 @@
+"""Where things lie in one experiment's directory."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from imgtool.errors import CheckpointError, ExperimentError
+from imgtool.experiment import checkpoints
+from imgtool.files import temporary_beside
+
+CHECKPOINTS_NAME = "checkpoints"
+
+
+class ExperimentDir:
+    """The paths of one experiment; nothing is touched before `create`.
+
+    Attributes:
+        path: the directory, absolute, so that a later change of directory does no harm.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).expanduser().absolute()
+
+    def __repr__(self) -> str:
+        return f"ExperimentDir({str(self.path)!r})"
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def provenance_path(self) -> Path:
+        return self.path / "provenance.json"
+
+    @property
+    def lock_path(self) -> Path:
+        return self.path / "lock"
+
+    @property
+    def status_path(self) -> Path:
+        return self.path / "status.json"
+
+    @property
+    def log_path(self) -> Path:
+        """The engine's own log."""
+        return self.path / "train.log"
+
+    @property
+    def child_log_path(self) -> Path:
+        """What a command said under run-timed."""
+        return self.path / "child.log"
+
+    @property
+    def watch_log_path(self) -> Path:
+        """What run-timed itself did."""
+        return self.path / "watch.log"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def split_path(self) -> Path:
+        return self.path / "split.json"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        return self.path / CHECKPOINTS_NAME
+
+    @property
+    def samples_dir(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def latest_path(self) -> Path:
+        return self.checkpoints_dir / "latest.safetensors"
+
+    @property
+    def best_path(self) -> Path:
+        return self.checkpoints_dir / "best.safetensors"
+
+    def csv_path(self, name: str) -> Path:
+        """`{name}_metrics.csv`, with characters that a file name should not have made `_`."""
+        return self.path / csv_name(name)
+
+    def checkpoint_path(self, iteration: int) -> Path:
+        """Such as checkpoints/iter_020000.safetensors."""
+        return self.checkpoints_dir / f"iter_{iteration:06d}.safetensors"
+
+    def create(self) -> None:
+        """Make the directory and its folders, and see that they can be written to.
+
+        Raises:
+            ExperimentError: a file is in the way, or it cannot be written to.
+        """
+        for folder in (self.path, self.checkpoints_dir, self.samples_dir):
+            make_writable(folder)
+
+
+def csv_name(name: str) -> str:
+    """The file name of an experiment's metrics table."""
+    return re.sub(r"[^\w.+=,@-]", "_", name) + "_metrics.csv"
+
+
+def make_writable(folder: Path) -> None:
+    """Make `folder` and see that files can be written there.
+
+    Raises:
+        ExperimentError: a file is in the way, or it cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = temporary_beside(folder / "probe")
+        probe.write_bytes(b"")
+        probe.unlink()
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ExperimentError(
+            f"{folder} cannot be made: a file is in the way",
+            hint="give another --exp-dir",
+        ) from error
+    except OSError as error:
+        raise ExperimentError(
+            f"cannot write to the experiment's directory {folder}: {error.strerror or error}",
+            hint="check its permissions and the disk, or give another --exp-dir",
+        ) from error
+
+
+def find_checkpoint(source: str | os.PathLike[str]) -> Path:
+    """The checkpoint file that a `--ckpt` means, symlinks followed.
+
+    Args:
+        source: a file; an exp_dir or its checkpoints folder (the newest valid one); a
+            `latest.pt` or `best.pt` where only the .safetensors exists. `best` falls back
+            to `latest`, and a `latest` that points nowhere to the newest valid checkpoint.
+
+    Raises:
+        CheckpointError: there is no such checkpoint. The file's contents are not checked
+            when it was named itself.
+    """
+    path = Path(source).expanduser().absolute()
+    if path.is_dir():
+        inside = path / CHECKPOINTS_NAME
+        return _in_folder(inside if inside.is_dir() else path, asked=path)
+    for candidate in _alternatives(path):
+        if candidate.is_file():
+            return candidate.resolve()
+    if path.stem in ("latest", "best") and path.parent.is_dir():
+        return _in_folder(path.parent, asked=path)
+    raise CheckpointError(f"no checkpoint {path}", hint=_what_exists(path.parent))
+
+
+def _alternatives(path: Path) -> list[Path]:
+    stems = [path.stem, "latest"] if path.stem == "best" else [path.stem]
+    suffixes = {".pt": [".pt", ".safetensors"], ".safetensors": [".safetensors", ".pt"]}
+    known = suffixes.get(path.suffix)
+    if known is None:
+        return [path]
+    return [path.with_name(stem + suffix) for stem in stems for suffix in known]
+
+
+def _in_folder(folder: Path, *, asked: Path) -> Path:
+    newest = checkpoints.newest_valid(folder, foreign=True)
+    if newest is None:
+        raise CheckpointError(
+            f"no valid checkpoint in {asked}", hint="give a file, or an exp_dir that was trained"
+        )
+    return newest.path
+
+
+def _what_exists(folder: Path) -> str:
+    names = [entry.path.name for entry in checkpoints.list_checkpoints(folder)]
+    if names:
+        return f"{folder} has {', '.join(names[-4:])}"
+    return "give a checkpoint file, or an exp_dir that was trained"

@@ -1,0 +1,168 @@
+"""The network: encoder, bottleneck, decoder and its heads.
+
+x (B, 3, H, W) -> encoder -> bottleneck -> z (B, C, H/f, W/f) -> decoder -> features -> heads
+                                                                  rgb             (B, 3, H, W)
+f = 2^downsampling_steps                                          segmentation    (B, K, H, W)
+                                                                  classification  (B, L)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from imgtool.models.autoencoder.bottleneck import Latent, make_bottleneck
+from imgtool.models.autoencoder.schema import Model
+from imgtool.models.base import Noise
+from imgtool.nn.blocks import conv_norm_act
+from imgtool.nn.images import pad_to_multiple, to_pm1
+
+
+def widths(model: Model) -> list[int]:
+    """Channels of each downsampling step: base, 2 base, 4 base, …, at most `max_channels`."""
+    doubling = [model.base_channels * 2**step for step in range(model.downsampling_steps)]
+    return [min(width, model.max_channels or width) for width in doubling]
+
+
+def make_encoder(model: Model) -> nn.Sequential:
+    """(B, 3, H, W) on [-1, 1] to features (B, last width, H/f, W/f)."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for width in widths(model):
+        for conv in (
+            nn.Conv2d(channels, width, 3, padding=1),
+            nn.Conv2d(width, width, 4, stride=2, padding=1),
+        ):
+            layers += conv_norm_act(conv, model.norm_groups, model.activation)
+        channels = width
+    last = nn.Conv2d(channels, channels, 3, padding=1)
+    return nn.Sequential(*layers, *conv_norm_act(last, model.norm_groups, model.activation))
+
+
+class RgbHead(nn.Sequential):
+    """Features (B, F, H, W) to an image (B, 3, H, W) on [-1, 1]."""
+
+    def __init__(self, features: int, model: Model) -> None:
+        first = nn.Conv2d(features, features, 3, padding=1)
+        last = nn.Conv2d(features, 3, 3, padding=1)
+        super().__init__(*conv_norm_act(first, model.norm_groups, model.activation), last)
+
+    def forward(self, features: Tensor) -> Tensor:
+        # tanh in float32: bfloat16 has too few levels near -1 and 1
+        return torch.tanh(super().forward(features).float())
+
+
+class SegmentationHead(nn.Sequential):
+    """Features (B, F, H, W) to logits (B, K, H, W); no softmax, the loss brings its own."""
+
+    def __init__(self, features: int, num_classes: int, model: Model) -> None:
+        first = nn.Conv2d(features, features, 3, padding=1)
+        last = nn.Conv2d(features, num_classes, 3, padding=1)
+        super().__init__(*conv_norm_act(first, model.norm_groups, model.activation), last)
+
+
+class ClassificationHead(nn.Sequential):
+    """Features (B, F, H, W), averaged over the image, to logits (B, L)."""
+
+    def __init__(self, features: int, num_classes: int) -> None:
+        super().__init__(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, num_classes))
+
+
+class Decoder(nn.Module):
+    """z (B, C, h, w) to what the heads say, by head. The widths are the encoder's, backwards."""
+
+    def __init__(self, model: Model, num_mask_classes: int, num_label_classes: int) -> None:
+        super().__init__()
+        *rest, channels = widths(model)
+        first = nn.Conv2d(model.latent_channels, channels, 3, padding=1)
+        layers = conv_norm_act(first, model.norm_groups, model.activation)
+        for width in [*reversed(rest), model.base_channels // 2]:
+            up = nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1)
+            layers += conv_norm_act(up, model.norm_groups, model.activation)
+            channels = width
+        self.trunk = nn.Sequential(*layers)
+        self.heads = nn.ModuleDict()
+        for head in model.heads:
+            match head:
+                case "rgb":
+                    self.heads[head] = RgbHead(channels, model)
+                case "segmentation":
+                    self.heads[head] = SegmentationHead(channels, num_mask_classes, model)
+                case "classification":
+                    self.heads[head] = ClassificationHead(channels, num_label_classes)
+
+    def forward(self, z: Tensor, heads: Collection[str]) -> dict[str, Tensor]:
+        features = self.trunk(z)
+        return {name: head(features) for name, head in self.heads.items() if name in heads}
+
+
+class Autoencoder(nn.Module):
+    """Encoder, bottleneck and decoder.
+
+    Args:
+        model: the experiment's `model` section.
+        num_mask_classes: classes of the segmentation head.
+        num_label_classes: classes of the classification head.
+
+    Attributes:
+        unit: pixels an element of the latent stands for in each direction, 2^downsampling_steps.
+    """
+
+    def __init__(self, model: Model, num_mask_classes: int = 0, num_label_classes: int = 0) -> None:
+        super().__init__()
+        self.unit = 2**model.downsampling_steps
+        self.encoder = make_encoder(model)
+        self.bottleneck = make_bottleneck(widths(model)[-1], model)
+        self.decoder = Decoder(model, num_mask_classes, num_label_classes)
+
+    def encode(self, x: Tensor, noise: Noise | None = None) -> Latent:
+        """The latent of x (B, 3, H, W) on [-1, 1].
+
+        A size that is no multiple of `unit` is padded by repeating the image's edge.
+
+        Args:
+            noise: given in training alone; kl then samples, and vq learns its codebook. Without it
+                the same x always gives the same latent (the mean of kl).
+        """
+        latent: Latent = self.bottleneck(self.encoder(pad_to_multiple(x, self.unit)), noise)
+        return latent
+
+    def decode(
+        self,
+        z: Tensor,
+        heads: Collection[str] | None = None,
+        size: Sequence[int] | None = None,
+    ) -> dict[str, Tensor]:
+        """What each head says of z (B, C, h, w).
+
+        Args:
+            heads: the heads to decode; all of them by default.
+            size: (H, W) to crop pictures to, where `encode` had to pad.
+
+        Returns:
+            rgb (B, 3, H, W) on [-1, 1], float32; segmentation (B, K, H, W) and classification
+            (B, L) as logits.
+        """
+        wanted = tuple(self.decoder.heads.keys()) if heads is None else tuple(heads)
+        outputs: dict[str, Tensor] = self.decoder(z, wanted)
+        if size is None:
+            return outputs
+        height, width = size
+        return {
+            name: said[..., :height, :width] if said.ndim == 4 else said
+            for name, said in outputs.items()
+        }
+
+    def reconstruct(
+        self, image: Tensor, heads: Collection[str] | None = None, noise: Noise | None = None
+    ) -> tuple[Tensor, Latent, dict[str, Tensor]]:
+        """Encode and decode uint8 images (B, 3, H, W) of any size.
+
+        Returns:
+            The images on [-1, 1], their latent (of the padded images), and what the heads say.
+        """
+        x = to_pm1(image)
+        latent = self.encode(x, noise)
+        return x, latent, self.decode(latent.z, heads, x.shape[-2:])

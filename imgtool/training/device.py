@@ -1,0 +1,96 @@
+"""Devices, precision and several processes, through Lightning Fabric."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.strategies import DDPStrategy
+
+from imgtool.config.schema import Train
+from imgtool.errors import UsageError
+from imgtool.training.environment import Launch, cpu_threads
+
+
+def resolve_device(wanted: str) -> torch.device:
+    """The torch device of `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+
+    Raises:
+        UsageError: this machine has no such device.
+    """
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(wanted)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            raise UsageError(
+                f"device {wanted}: this machine has no usable CUDA device",
+                hint="--device auto takes what there is",
+            )
+        if device.index is not None and device.index >= count:
+            raise UsageError(
+                f"device {wanted}: this machine has {count} CUDA device{'s' * (count > 1)}",
+                hint=f"the last one is cuda:{count - 1}",
+            )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("device mps: not available on this machine", hint="--device auto")
+    return device
+
+
+def make_fabric(train: Train, device: torch.device, launch: Launch) -> Fabric:
+    """A launched Fabric: one device, or one process of a torchrun group."""
+    devices: Any = 1
+    if device.type == "cuda" and device.index is not None and not launch.distributed:
+        devices = [device.index]
+    strategy: Any = "auto"
+    if launch.distributed:
+        devices = launch.local_world_size
+        # Families reduce their own buffers; broadcasting rank 0's would undo that.
+        strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+    precision: dict[str, Any] = {"precision": "32-true"}
+    if train.precision == "bf16-mixed":
+        precision = {"precision": "bf16-mixed"}
+    elif train.precision == "16-mixed" and device.type == "cuda":
+        precision = {"plugins": MixedPrecision("16-mixed", "cuda", torch.amp.GradScaler("cuda"))}
+    elif train.precision == "16-mixed":  # no fp16 arithmetic elsewhere
+        precision = {"precision": "bf16-mixed"}
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=devices,
+        num_nodes=launch.num_nodes,
+        strategy=strategy,
+        **precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+def grad_scaler(fabric: Fabric) -> torch.amp.GradScaler | None:
+    """The loss scaler of 16-mixed, or None."""
+    return getattr(fabric.strategy.precision, "scaler", None)
+
+
+def configure_torch(train: Train, device: torch.device, num_workers: int, launch: Launch) -> int:
+    """Threads, determinism, TF32. Returns the number of CPU threads."""
+    threads = train.threads or cpu_threads(launch.local_world_size, num_workers)
+    torch.set_num_threads(threads)
+    if train.deterministic:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    elif device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    return threads
+
+
+def exactness(train: Train, device: torch.device, launch: Launch) -> str:
+    """How far a resumed run repeats one that was never stopped, in words for status.json."""
+    if device.type == "cpu":
+        return "bit for bit with the same number of CPU threads"
+    if device.type == "cuda" and train.deterministic and not launch.distributed:
+        return "bit for bit on the same kind of GPU"
+    return "statistically equal"

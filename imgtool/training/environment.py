@@ -1,0 +1,84 @@
+"""The process before torch is imported: threads, waiting, the allocator, the launcher.
+
+Torch-free. Everything here must be set before OpenMP and the C library are busy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Launch:
+    """This process among its ranks, as torchrun's variables tell it."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    local_world_size: int
+    num_nodes: int
+
+    @property
+    def is_first(self) -> bool:
+        """True for the one process that writes."""
+        return self.rank == 0
+
+    @property
+    def distributed(self) -> bool:
+        """True when there is more than one process."""
+        return self.world_size > 1
+
+
+def read_launch() -> Launch:
+    """The launcher's variables; one process when there are none."""
+
+    def number(name: str, default: int) -> int:
+        try:
+            return int(os.environ.get(name, default))
+        except ValueError:
+            return default
+
+    world, local_world = number("WORLD_SIZE", 1), number("LOCAL_WORLD_SIZE", 1)
+    return Launch(
+        rank=number("RANK", 0),
+        local_rank=number("LOCAL_RANK", 0),
+        world_size=world,
+        local_world_size=local_world,
+        num_nodes=max(1, world // max(1, local_world)),
+    )
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_threads(slots: int, num_workers: int) -> int:
+    """Threads for arithmetic: what is left of the cores beside other slots and the loaders."""
+    return max(1, cores() // max(1, slots) - num_workers)
+
+
+def prepare(*, deterministic: bool) -> None:
+    """Set what torch reads when it is imported. The user's own settings win."""
+    # Spinning threads made a shared 2-core machine 16 times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Stop glibc from giving activations back to the kernel and faulting them in every step."""
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    trim_threshold, mmap_max = -1, -4
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)

@@ -1,0 +1,101 @@
+"""`--dry-run`: what a run would be, without training a step or writing a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from imgtool.config.load import Loaded
+from imgtool.config.schema import Train
+from imgtool.data.loader import open_datasets
+from imgtool.data.sampler import batches_per_epoch
+from imgtool.models.base import DataInfo, Noise, Task
+from imgtool.models.registry import family as find_family
+from imgtool.training.resume import identify
+
+# Tensors of the parameter's size that each optimizer keeps.
+_STATES = {"adamw": 2, "adam": 2, "rmsprop": 1, "sgd": 0}
+
+
+def describe(loaded: Loaded) -> dict[str, Any]:
+    """Identity, data counts, model facts and an estimate of the training's memory.
+
+    The model is built and run on the meta device, where tensors have shapes but no storage.
+    """
+    experiment = loaded.experiment
+    datasets = open_datasets(experiment.data, split=None)
+    with torch.device("meta"):
+        task = find_family(experiment.family).build(experiment, datasets.info)
+    facts = task.facts()
+    memory = estimate_memory(task, experiment.train, datasets.info)
+    return {
+        "name": experiment.name,
+        "family": experiment.family,
+        "identity": identify(experiment, datasets.fingerprint),
+        "num_train_images": len(datasets.train),
+        "num_val_images": len(datasets.val),
+        "num_test_images": len(datasets.test),
+        "batches_per_epoch": batches_per_epoch(len(datasets.train), experiment.train.batch_size),
+        **facts,
+        **memory,
+    }
+
+
+def estimate_memory(task: Task, train: Train, data: DataInfo) -> dict[str, int | None]:
+    """Bytes for weights, gradients, optimizer state and what backward keeps of one batch.
+
+    In 32-bit arithmetic; mixed precision keeps up to half of the activations' bytes.
+    """
+    parameters = [p for p in task.modules.parameters() if p.requires_grad]
+    weights = sum(t.numel() * t.element_size() for t in task.modules.state_dict().values())
+    trained = sum(p.numel() * p.element_size() for p in parameters)
+    momentum = train.momentum > 0 and train.optimizer in ("sgd", "rmsprop")
+    states = trained * (_STATES[train.optimizer] + momentum + (train.ema_decay > 0))
+    kept = _kept_for_backward(task, train, data)
+    fixed = weights + trained + states
+    return {
+        "weights_bytes": weights,
+        "optimizer_bytes": states,
+        "activations_bytes": kept,
+        "memory_bytes": None if kept is None else fixed + kept,
+    }
+
+
+def _kept_for_backward(task: Task, train: Train, data: DataInfo) -> int | None:
+    if data.image_size is None:
+        return None
+    batch = _meta_batch(train.batch_size, data)
+    own = {id(p) for p in task.modules.parameters()}
+    largest = 0
+    for update in task.all_updates():
+        seen: dict[int, tuple[Tensor, int]] = {}
+
+        def pack(tensor: Tensor, seen: dict[int, tuple[Tensor, int]] = seen) -> Tensor:
+            if id(tensor) not in own:
+                storage = tensor.untyped_storage()
+                seen[storage._cdata] = (tensor, storage.nbytes())
+            return tensor
+
+        with saved_tensors_hooks(pack, lambda tensor: tensor):
+            losses = update(batch)
+        largest = max(largest, sum(size for _, size in seen.values()))
+        del losses
+    return largest
+
+
+def _meta_batch(batch_size: int, data: DataInfo) -> dict[str, Any]:
+    assert data.image_size is not None
+    height, width = data.image_size
+    batch: dict[str, Any] = {
+        "image": torch.empty((batch_size, 3, height, width), dtype=torch.uint8, device="meta"),
+        "index": torch.empty((batch_size,), dtype=torch.int64, device="meta"),
+        "noise": Noise(0, 0),
+    }
+    if "mask" in data.targets:
+        batch["mask"] = torch.empty((batch_size, height, width), dtype=torch.uint8, device="meta")
+    if "label" in data.targets:
+        batch["label"] = torch.empty((batch_size,), dtype=torch.int64, device="meta")
+    return batch

@@ -1,0 +1,57 @@
+"""Means of losses, kept on the device until somebody asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+Names = tuple[str, ...]
+
+
+class Meter:
+    """Sums and counts of named 0-d values. Non-finite values are left out of the mean."""
+
+    def __init__(self, device: torch.device) -> None:
+        # mps has no float64; elsewhere sums must not drift.
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._device = device
+        self._totals: dict[Names, Tensor] = {}
+
+    def add(self, names: Names, values: Tensor) -> None:
+        """Add one vector of values; `names` says what they are. Nothing is synchronised."""
+        values = values.to(self._dtype)
+        finite = torch.isfinite(values)
+        pair = torch.stack([values.where(finite, 0.0), finite.to(self._dtype)])
+        if names in self._totals:
+            self._totals[names] += pair
+        else:
+            self._totals[names] = pair
+
+    def means(self, all_reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Mean of every name over all processes, in one transfer; NaN where nothing was finite."""
+        if not self._totals:
+            return {}
+        names = [name for group in self._totals for name in group]
+        joined = all_reduce(torch.cat(list(self._totals.values()), dim=1))
+        sums, counts = joined.tolist()
+        return {
+            name: total / count if count else float("nan")
+            for name, total, count in zip(names, sums, counts, strict=True)
+        }
+
+    def clear(self) -> None:
+        """Start a new window."""
+        self._totals.clear()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The totals, for a checkpoint; keys join the names with commas."""
+        return {",".join(names): totals for names, totals in self._totals.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on with a window that a checkpoint interrupted."""
+        self._totals = {
+            tuple(key.split(",")): totals.to(self._device, copy=True)
+            for key, totals in tensors.items()
+        }

@@ -1,0 +1,126 @@
+"""Optimizers, schedules, and a step that a non-finite gradient cannot spoil."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+
+from imgtool.config.schema import Train
+
+
+def build_optimizer(train: Train, parameters: Sequence[nn.Parameter]) -> Optimizer:
+    """The optimizer of one parameter set; fused where torch has a fused kernel."""
+    fused = bool(parameters) and parameters[0].device.type in ("cuda", "cpu", "mps")
+    shared: dict[str, Any] = {"lr": train.lr, "weight_decay": train.weight_decay}
+    if train.optimizer == "adamw":
+        return AdamW(parameters, betas=train.betas, fused=fused, **shared)
+    if train.optimizer == "adam":
+        return Adam(parameters, betas=train.betas, fused=fused, **shared)
+    if train.optimizer == "sgd":
+        return SGD(parameters, momentum=train.momentum, fused=fused, **shared)
+    return RMSprop(
+        parameters, momentum=train.momentum, alpha=train.rmsprop_alpha, foreach=True, **shared
+    )
+
+
+def lr_factor(train: Train, iteration: int, horizon: int | None) -> float:
+    """Learning rate at `iteration` (1 is the first), as a part of `lr`.
+
+    Args:
+        horizon: where the cosine reaches its end, in iterations.
+    """
+    if iteration <= train.warmup_iterations:
+        return iteration / train.warmup_iterations
+    if train.schedule == "step":
+        return train.step_gamma ** ((iteration - 1) // train.step_iterations)
+    if train.schedule == "cosine" and horizon is not None:
+        span = max(1, horizon - train.warmup_iterations)
+        progress = min(1.0, (iteration - train.warmup_iterations) / span)
+        return (
+            train.min_lr_ratio + (1 - train.min_lr_ratio) * (1 + math.cos(math.pi * progress)) / 2
+        )
+    return 1.0
+
+
+def set_lr(optimizer: Optimizer, lr: float) -> None:
+    """Give every group of `optimizer` this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Euclidean norm of all gradients together, 0-d; not read back to the host."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return torch.zeros((), device=parameters[0].device if parameters else "cpu")
+    return torch.nn.utils.get_total_norm(gradients, foreach=True)
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], norm: Tensor, max_norm: float) -> None:
+    """Scale gradients so that their norm is at most `max_norm`."""
+    torch.nn.utils.clip_grads_with_norm_(list(parameters), max_norm, norm, foreach=True)
+
+
+def masked_step(optimizer: Optimizer, bad: Tensor) -> None:
+    """Take a step, or leave parameters and state as they are where `bad` is True.
+
+    `bad` stays on the device. Fused optimizers take it as their `found_inf`; for the others
+    the step is taken and undone, because a zeroed gradient would still decay and average.
+    """
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer.grad_scale = None  # type: ignore[attr-defined]
+        optimizer.found_inf = bad.to(torch.float32)  # type: ignore[attr-defined]
+        try:
+            optimizer.step()
+        finally:
+            del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+        return
+    tensors = _tensors(optimizer)
+    before = {key: tensor.detach().clone() for key, tensor in tensors.items()}
+    optimizer.step()
+    for key, tensor in _tensors(optimizer).items():
+        # State that this step created was zero before it.
+        old = before.get(key, torch.zeros_like(tensor))
+        tensor.detach().copy_(torch.where(bad.to(tensor.device), old, tensor.detach()))
+
+
+def _tensors(optimizer: Optimizer) -> dict[tuple[int, str], Tensor]:
+    found: dict[tuple[int, str], Tensor] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            found[id(parameter), ""] = parameter
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    found[id(parameter), key] = value
+    return found
+
+
+class AveragedWeights:
+    """Exponential moving average of trained parameters (EMA)."""
+
+    def __init__(self, modules: nn.Module, decay: float) -> None:
+        self.decay = decay
+        named = [(name, p) for name, p in modules.named_parameters() if p.requires_grad]
+        self.names = [name for name, _ in named]
+        self.parameters = [p for _, p in named]
+        self.averages = [p.detach().clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the averages towards the parameters; one fused call."""
+        torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 1 - self.decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange averages and parameters; the second call restores both exactly."""
+        for parameter, average in zip(self.parameters, self.averages, strict=True):
+            held = parameter.detach().clone()
+            parameter.copy_(average)
+            average.copy_(held)

@@ -1,0 +1,387 @@
+"""From a loaded config to a running experiment: data, model, resume, loop, last status."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from imgtool.config.load import Loaded, to_dict, to_yaml
+from imgtool.data.loader import (
+    Datasets,
+    default_workers,
+    eval_loader,
+    open_datasets,
+    train_loader,
+)
+from imgtool.data.sampler import batches_per_epoch
+from imgtool.data.split import Split
+from imgtool.errors import DivergedError, ExperimentError, UserError
+from imgtool.experiment import provenance
+from imgtool.experiment.checkpoints import list_checkpoints, remove_temporaries
+from imgtool.experiment.layout import ExperimentDir
+from imgtool.experiment.status import StatusFile
+from imgtool.files import write_text
+from imgtool.models.base import Task
+from imgtool.models.registry import family as find_family
+from imgtool.training.agreement import Agreement
+from imgtool.training.device import (
+    configure_torch,
+    exactness,
+    make_fabric,
+    resolve_device,
+)
+from imgtool.training.environment import Launch, cores, read_launch
+from imgtool.training.loggers import Logs, open_logs
+from imgtool.training.loop import Loop, Run, Schedule
+from imgtool.training.report import Outcome, Progress, Reporter
+from imgtool.training.resume import Start, choose_start, identify
+from imgtool.training.state import Position, restore
+from imgtool.training.step import Stepper
+from imgtool.training.stopping import BestValue, StopRequest, TimeBudget
+from imgtool.training.validation import Validator
+from imgtool.units import parse_duration
+
+
+class LoggedReporter:
+    """Passes news on and keeps what matters of them in train.log."""
+
+    def __init__(self, inner: Reporter) -> None:
+        self._inner = inner
+        self._log = logging.getLogger("imgtool.train")
+
+    def message(self, text: str) -> None:
+        """Log and pass on."""
+        self._log.info(text)
+        self._inner.message(text)
+
+    def progress(self, progress: Progress) -> None:
+        """Log the iterations whose losses were read."""
+        if progress.logged:
+            losses = " ".join(f"{k}={v:.5g}" for k, v in progress.losses.items())
+            self._log.info(
+                "iteration %d epoch %.2f %s %.1f images/s",
+                progress.iteration,
+                progress.epoch,
+                losses,
+                progress.images_per_sec,
+            )
+        self._inner.progress(progress)
+
+
+@contextmanager
+def _train_log(directory: ExperimentDir, *, first: bool) -> Iterator[None]:
+    """Send messages and Python's warnings to train.log, and keep them off the terminal."""
+    handler: logging.Handler = logging.NullHandler()
+    if first:
+        handler = logging.FileHandler(directory.log_path, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    loggers = [logging.getLogger(n) for n in ("imgtool.train", "py.warnings", "lightning_fabric")]
+    logging.captureWarnings(True)
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
+    loggers[0].setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        logging.captureWarnings(False)
+        handler.close()
+
+
+def train(
+    loaded: Loaded,
+    directory: ExperimentDir,
+    *,
+    stop: StopRequest,
+    reporter: Reporter,
+    resume: str = "auto",
+    argv: Sequence[str] = (),
+) -> Outcome:
+    """Train an experiment in its directory, which the caller has created and locked.
+
+    Args:
+        loaded: the checked config with the origin of each value.
+        stop: asked by signals; looked at between updates.
+        resume: `auto` goes on from the newest valid checkpoint, `never` refuses a directory
+            that has one, a path names one.
+        argv: the command line, for provenance.json.
+
+    Raises:
+        UserError: of the kind that says what is wrong; status.json says so too.
+    """
+    launch = read_launch()
+    status = StatusFile(directory) if launch.is_first else None
+    with _train_log(directory, first=launch.is_first):
+        news = LoggedReporter(reporter)
+        try:
+            outcome = _train(loaded, directory, stop, news, resume, argv, launch, status)
+        except BaseException as error:
+            _note_failure(status, error)
+            raise
+        finally:
+            if status is not None:
+                status.stop_heartbeat()
+        if status is not None:
+            status.write(
+                outcome.state,  # type: ignore[arg-type]
+                outcome.reason,
+                iteration=outcome.iteration,
+                epoch=round(outcome.epoch, 4),
+                elapsed_sec=outcome.elapsed_sec,
+                eta_sec=None,
+                best=outcome.best,
+                checkpoint=str(outcome.checkpoint) if outcome.checkpoint else None,
+            )
+        news.message(f"{outcome.state} at iteration {outcome.iteration} ({outcome.reason})")
+        return outcome
+
+
+def _note_failure(status: StatusFile | None, error: BaseException) -> None:
+    logging.getLogger("imgtool.train").error("%s: %s", type(error).__name__, error)
+    if status is None:
+        return
+    state = "diverged" if isinstance(error, DivergedError) else "failed"
+    with suppress(UserError):  # the disk that refused the checkpoint refuses this too
+        status.write(state, f"{type(error).__name__}: {error}"[:500])  # type: ignore[arg-type]
+
+
+def _train(
+    loaded: Loaded,
+    directory: ExperimentDir,
+    stop: StopRequest,
+    reporter: Reporter,
+    resume: str,
+    argv: Sequence[str],
+    launch: Launch,
+    status: StatusFile | None,
+) -> Outcome:
+    experiment = loaded.experiment
+    device = resolve_device(experiment.train.device)
+    datasets = _open_data(loaded, directory)
+    identity = identify(experiment, datasets.fingerprint)
+    start = choose_start(resume, directory, loaded, identity, datasets.fingerprint, reporter)
+    workers = experiment.data.num_workers
+    if workers is None:
+        workers = default_workers(
+            datasets.train, experiment.data, device.type, max(1, cores() // launch.local_world_size)
+        )
+    threads = configure_torch(experiment.train, device, workers, launch)
+    fabric = make_fabric(experiment.train, device, launch)
+    if status is not None:
+        _write_start(loaded, directory, datasets, identity, argv)
+        status.write(
+            "running",
+            exact_resume=exactness(experiment.train, device, launch),
+            num_threads=threads,
+            num_workers=workers,
+            device=str(fabric.device),
+            identity=identity,
+        )
+        status.start_heartbeat()
+    torch.manual_seed(experiment.train.seed)
+    task = find_family(experiment.family).build(experiment, datasets.info)
+    facts = task.facts()
+    if experiment.train.channels_last:
+        task.modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if experiment.train.compile:
+        for module in task.compile_targets():
+            module.compile()
+    open_loader = partial(_open_train_loader, experiment, datasets, launch, workers, device)
+    stepper = Stepper(fabric, task, experiment.train, launch, open_loader)
+    run = _assemble(
+        loaded, directory, datasets, identity, start, stepper, stop, reporter, workers, status
+    )
+    run.facts.update(facts)
+    reporter.message(_headline(run, datasets, threads, workers))
+    try:
+        return Loop(run)()
+    finally:
+        stepper.close()
+        if run.logs is not None:
+            run.logs.close()
+
+
+def _open_data(loaded: Loaded, directory: ExperimentDir) -> Datasets:
+    kept = directory.split_path  # without a checkpoint nothing has been trained on it
+    started = bool(list_checkpoints(directory.checkpoints_dir))
+    split = Split.read(kept) if started and kept.exists() else None
+    return open_datasets(loaded.experiment.data, split=split)
+
+
+def _write_start(
+    loaded: Loaded, directory: ExperimentDir, datasets: Datasets, identity: str, argv: Sequence[str]
+) -> None:
+    """What must be on disk before iteration 0."""
+    remove_temporaries(directory.checkpoints_dir)
+    try:
+        write_text(directory.config_path, to_yaml(loaded))
+        if datasets.split is not None:
+            datasets.split.write(directory.split_path)
+    except OSError as error:
+        raise ExperimentError(
+            f"cannot write to {directory.path}: {error.strerror or error}",
+            hint="check the disk and the permissions",
+        ) from error
+    seed = loaded.experiment.train.seed
+    provenance.write(
+        directory, provenance.collect(list(argv) or sys.argv, seed, datasets.fingerprint, identity)
+    )
+
+
+def _open_train_loader(
+    experiment: Any,
+    datasets: Datasets,
+    launch: Launch,
+    workers: int,
+    device: torch.device,
+    start: int,
+) -> Iterator[dict[str, Any]]:
+    return train_loader(
+        datasets.train,
+        experiment.data,
+        seed=experiment.train.seed,
+        batch_size=experiment.train.batch_size,
+        start_batch=start,
+        rank=launch.rank,
+        world_size=launch.world_size,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def _validator(
+    experiment: Any, datasets: Datasets, stepper: Stepper, workers: int
+) -> Validator | None:
+    if len(datasets.val) == 0:
+        return None
+    launch, device = stepper.launch, stepper.device
+    batches = eval_loader(
+        datasets.val,
+        experiment.data,
+        batch_size=experiment.train.batch_size,
+        rank=launch.rank,
+        world_size=launch.world_size,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+    )
+    return Validator(stepper.task, stepper.ema, stepper.fabric.autocast, lambda: batches, device)
+
+
+def make_schedule(experiment: Any, task: Task, num_batches: int, horizon: int | None) -> Schedule:
+    """Limits and intervals in iterations.
+
+    Args:
+        num_batches: batches an epoch.
+        horizon: the cosine's end in an earlier start of this experiment; it stays.
+    """
+    train = experiment.train
+    fresh = sum(1 for i, update in enumerate(task.updates(1)) if i == 0 or update.fresh_batch)
+    per_iteration = train.accumulate * fresh
+
+    def iterations(interval: int | str) -> int:
+        if isinstance(interval, int):
+            return interval
+        return max(1, math.ceil(int(interval.removesuffix("ep")) * num_batches / per_iteration))
+
+    limits = []
+    if train.max_iter is not None:
+        limits.append((train.max_iter, "max_iter"))
+    if train.epochs is not None:
+        limits.append((iterations(f"{train.epochs}ep"), "epochs"))
+    last, reason = min(limits) if limits else (None, "")
+    wanted = train.decay_iterations or horizon or last
+    if train.schedule == "cosine" and wanted is None:
+        raise UserError(
+            "a cosine schedule must know its end",
+            hint="give --decay-iterations, --max-iter or --epochs",
+        )
+    return Schedule(
+        last=last,
+        last_reason=reason,
+        save=iterations(train.save_every),
+        sample=iterations(train.sample_every),
+        validate=iterations(train.val_every),
+        log=train.log_every,
+        horizon=wanted,
+        per_epoch=num_batches,
+    )
+
+
+def _assemble(
+    loaded: Loaded,
+    directory: ExperimentDir,
+    datasets: Datasets,
+    identity: str,
+    start: Start,
+    stepper: Stepper,
+    stop: StopRequest,
+    reporter: Reporter,
+    workers: int,
+    status: StatusFile | None,
+) -> Run:
+    experiment, train = loaded.experiment, loaded.experiment.train
+    task = stepper.task
+    best = BestValue(
+        train.monitor or task.monitor, task.monitor_mode, train.patience, train.min_delta
+    )
+    position, spent, horizon = Position(), 0.0, None
+    metrics: dict[str, float | None] = {}
+    if start.loaded is not None and start.path is not None:
+        position = restore(stepper, best, start.loaded, start.path)
+        header = start.loaded.header
+        spent, horizon = float(header.get("elapsed_sec", 0.0)), header.get("horizon")
+        metrics = {k: v for k, v in header["metrics"].items() if k.startswith("val_")}
+        start = replace(start, loaded=None)  # its tensors are copied; let go of them
+    world = stepper.launch.world_size
+    num_batches = batches_per_epoch(len(datasets.train), train.batch_size * world)
+    config = to_dict(experiment)
+    logs: Logs | None = None
+    if stepper.launch.is_first:
+        place = hashlib.blake2b(str(directory.path.absolute()).encode(), digest_size=4)
+        run_id = f"{identity}-{place.hexdigest()}"
+        logs = open_logs(experiment, config, directory, run_id, position.iteration)
+    return Run(
+        experiment=experiment,
+        config=config,
+        identity=identity,
+        data_fingerprint=datasets.fingerprint,
+        facts={},
+        directory=directory,
+        stepper=stepper,
+        validator=_validator(experiment, datasets, stepper, workers),
+        schedule=make_schedule(experiment, task, num_batches, horizon),
+        position=position,
+        metrics=metrics,
+        best=best,
+        budget=TimeBudget(
+            None if train.max_time is None else parse_duration(train.max_time), spent
+        ),
+        stop=stop,
+        agreement=Agreement(stepper.launch),
+        reporter=reporter,
+        logs=logs,
+        status=status,
+    )
+
+
+def _headline(run: Run, datasets: Datasets, threads: int, workers: int) -> str:
+    begin = run.position.iteration
+    where = f"resuming at iteration {begin}" if begin else "starting"
+    parameters = run.facts.get("num_parameters")
+    size = f"{parameters / 1e6:.2f} M parameters, " if isinstance(parameters, int) else ""
+    return (
+        f"{where}: {run.experiment.name} on {run.stepper.device} ({threads} threads, "
+        f"{workers} workers), {size}{len(datasets.train)} training and "
+        f"{len(datasets.val)} validation images"
+    )

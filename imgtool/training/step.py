@@ -1,0 +1,199 @@
+"""One optimizer step of one Update: batches, backward, finite check, masked step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from imgtool.config.schema import Train
+from imgtool.models.base import Noise, StepResult, Task, Update
+from imgtool.training.device import grad_scaler
+from imgtool.training.environment import Launch
+from imgtool.training.meters import Meter
+from imgtool.training.optim import (
+    AveragedWeights,
+    build_optimizer,
+    clip_gradients,
+    gradient_norm,
+    masked_step,
+    set_lr,
+)
+
+
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A batch's tensors on the device; pinned ones without waiting."""
+    if device.type == "cpu":
+        return batch
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for key, value in batch.items()
+    }
+
+
+class Stepper:
+    """Holds the optimizers and takes steps.
+
+    Attributes:
+        batches: global batches drawn since the start of training, resumed ones included.
+        steps: optimizer steps since the start of training.
+        wait_sec, images: waiting for data and images drawn since `start_window`.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        task: Task,
+        train: Train,
+        launch: Launch,
+        open_loader: Callable[[int], Iterator[dict[str, Any]]],
+    ) -> None:
+        self.fabric, self.task, self.train, self.launch = fabric, task, train, launch
+        self.device = fabric.device
+        self.scaler = grad_scaler(fabric)
+        self._open_loader = open_loader
+        self._loader: Iterator[dict[str, Any]] | None = None
+        self._batch: dict[str, Any] | None = None
+        self._wrapped: dict[str, Any] = {}
+        self.optimizers: dict[str, dict[str, Optimizer]] = {}
+        self._parameters: dict[str, list[nn.Parameter]] = {}
+        for update in task.all_updates():
+            self._wrapped[update.name] = fabric.setup_module(update)
+            sets = update.parameter_sets()
+            self._parameters[update.name] = disjoint(update, sets)
+            self.optimizers[update.name] = {
+                name: build_optimizer(train, parameters) for name, parameters in sets.items()
+            }
+        decay = train.ema_decay
+        self.ema = AveragedWeights(task.modules, decay) if decay else None
+        self.batches = 0
+        self.steps = 0
+        self.log_meter, self.row_meter = Meter(self.device), Meter(self.device)
+        self._bad_run = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._bad_peak = torch.zeros_like(self._bad_run)
+        self._bad_total = torch.zeros_like(self._bad_run)
+        self.start_window()
+
+    def start_window(self) -> None:
+        """Start measuring throughput anew."""
+        self.wait_sec, self.images = 0.0, 0
+        self.window_start = time.monotonic()
+
+    def _next_batch(self) -> dict[str, Any]:
+        begin = time.monotonic()
+        if self._loader is None:
+            self._loader = self._open_loader(self.batches)
+        batch = next(self._loader)
+        self.wait_sec += time.monotonic() - begin
+        self.batches += 1
+        self.images += len(batch["image"]) * self.launch.world_size
+        return to_device(batch, self.device)
+
+    def step(self, update: Update, lr_factor: float) -> None:
+        """Take one step of `update`; nothing is read back to the host."""
+        optimizers = self.optimizers[update.name].values()
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            set_lr(optimizer, self.train.lr * lr_factor)
+        finite = torch.ones((), dtype=torch.bool, device=self.device)
+        for micro in range(self.train.accumulate):
+            finite &= self._backward(update, micro)
+        bad, norm = self._judge(update, optimizers, finite)
+        for optimizer in optimizers:
+            self._apply(optimizer, bad)
+        if self.scaler is not None:
+            self.scaler.update()
+        self.steps += 1
+        with torch.no_grad():
+            update.after_step(StepResult(~bad, self._noise(0), self.fabric_sum))
+        if self.ema is not None:
+            self.ema.update()
+        self.log_meter.add(("grad_norm",), norm.reshape(1))
+
+    def _noise(self, micro: int) -> Noise:
+        world = self.launch.world_size
+        part = micro * world + self.launch.rank
+        return Noise(self.train.seed, self.steps, part=part, parts=world * self.train.accumulate)
+
+    def _backward(self, update: Update, micro: int) -> Tensor:
+        if update.fresh_batch or self._batch is None:
+            self._batch = self._next_batch()
+        wrapped = self._wrapped[update.name]
+        last = micro == self.train.accumulate - 1
+        with self.fabric.no_backward_sync(wrapped, enabled=not last):
+            losses = wrapped({**self._batch, "noise": self._noise(micro)})
+            self.fabric.backward(losses["loss"] / self.train.accumulate)
+        names = tuple(sorted(losses))
+        values = torch.stack([losses[name].detach().to(torch.float32) for name in names])
+        self.log_meter.add(names, values)
+        self.row_meter.add(names, values)
+        return torch.isfinite(losses["loss"].detach())
+
+    def _judge(self, update: Update, optimizers: Any, finite: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether this step is bad, on the device, and the gradient norm before clipping."""
+        if self.scaler is not None:
+            for optimizer in optimizers:
+                self.scaler.unscale_(optimizer)
+        parameters = self._parameters[update.name]
+        norm = gradient_norm(parameters)
+        if self.train.clip_norm:
+            clip_gradients(parameters, norm, self.train.clip_norm)
+        overflow = ~torch.isfinite(norm)
+        bad = ~finite | overflow
+        if self.launch.distributed:  # every rank masks, or none
+            bad = self.fabric_sum(bad.to(torch.float32)) > 0
+        counted = bad
+        if self.scaler is not None:
+            # While the scale comes down, overflow is the scaler's daily work.
+            counted = ~finite | (overflow & (self.scaler._get_scale_async() <= 1))
+        self._bad_run = (self._bad_run + 1) * counted
+        self._bad_peak = torch.maximum(self._bad_peak, self._bad_run)
+        self._bad_total = self._bad_total + counted
+        return bad, norm
+
+    def _apply(self, optimizer: Optimizer, bad: Tensor) -> None:
+        if self.scaler is not None:
+            self.scaler.step(optimizer)
+        else:
+            masked_step(optimizer, bad)
+
+    def fabric_sum(self, tensor: Tensor) -> Tensor:
+        """Sum over all processes."""
+        if not self.launch.distributed:
+            return tensor
+        summed = self.fabric.all_reduce(tensor, reduce_op="sum")
+        assert isinstance(summed, Tensor)
+        return summed
+
+    def bad_steps(self) -> tuple[int, int, int]:
+        """(bad steps in a row now, longest such run since the last call, all); synchronises."""
+        run, peak, total = torch.stack([self._bad_run, self._bad_peak, self._bad_total]).tolist()
+        self._bad_peak = self._bad_run
+        return int(run), int(peak), int(total)
+
+    def restore_bad_total(self, total: int) -> None:
+        """Go on counting from a checkpoint's number."""
+        self._bad_total.fill_(total)
+
+    def close(self) -> None:
+        """End the loader's workers."""
+        loader, self._loader = self._loader, None
+        shutdown = getattr(loader, "close", None)
+        if shutdown is not None:
+            shutdown()
+
+
+def disjoint(update: Update, sets: dict[str, list[nn.Parameter]]) -> list[nn.Parameter]:
+    """All parameters of an update, after a proof that its sets share none."""
+    together = [parameter for parameters in sets.values() for parameter in parameters]
+    if len({id(parameter) for parameter in together}) != len(together):
+        raise AssertionError(f"update {update.name}: parameter sets overlap")
+    trained = {id(p) for p in update.parameters() if p.requires_grad}
+    if trained != {id(parameter) for parameter in together}:
+        raise AssertionError(f"update {update.name}: parameter sets do not cover what it trains")
+    return together

@@ -1,0 +1,145 @@
+"""Ending a run well: signals set a flag, the engine looks at it between updates.
+
+Torch-free: handlers are in place before torch is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from types import FrameType
+
+from imgtool.errors import ExitCode
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+REPEAT_SEC = 2.0  # LSF and `timeout` deliver one request twice
+
+
+class StopRequest:
+    """Whether, and why, this process has been asked to stop.
+
+    Attributes:
+        reason: the signal's name, or None while nobody has asked.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._first: float | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """True once a stop has been asked for."""
+        return self.reason is not None
+
+    def ask(self, reason: str) -> None:
+        """Ask for a stop; the first reason stays."""
+        if self.reason is None:
+            self.reason = reason
+            self._first = time.monotonic()
+
+    def install(self) -> None:
+        """Handle SIGINT, SIGTERM and SIGUSR2 from now on (main thread only)."""
+        for number in SIGNALS:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._first is None:
+            self.ask(signal.Signals(number).name)
+            return
+        insists = time.monotonic() - self._first > REPEAT_SEC
+        if number == signal.SIGINT and insists and sys.stdin is not None and sys.stdin.isatty():
+            os.write(2, b"\nimgtool: interrupted again; leaving without saving\n")
+            os._exit(ExitCode.INTERRUPTED)
+
+
+class TimeBudget:
+    """Training time over all starts of an experiment, against an optional limit.
+
+    Args:
+        limit_sec: the whole budget, or None.
+        spent_sec: what earlier starts used, from the checkpoint.
+    """
+
+    def __init__(self, limit_sec: float | None, spent_sec: float = 0.0) -> None:
+        self.limit_sec = limit_sec
+        self._spent = spent_sec
+        self._start = time.monotonic()
+
+    @property
+    def elapsed_sec(self) -> float:
+        """Seconds trained so far, all starts together."""
+        return self._spent + time.monotonic() - self._start
+
+    @property
+    def over(self) -> bool:
+        """True when the limit has been reached."""
+        return self.limit_sec is not None and self.elapsed_sec >= self.limit_sec
+
+    @property
+    def left_sec(self) -> float | None:
+        """Seconds left, or None without a limit."""
+        return None if self.limit_sec is None else max(0.0, self.limit_sec - self.elapsed_sec)
+
+
+class BestValue:
+    """The best value of the monitored metric, and patience with its absence.
+
+    Any improvement is best; only one of more than `min_delta` renews patience.
+
+    Args:
+        metric: such as `val_mse`.
+        mode: `min` or `max`.
+        patience: validations without a gain before `exhausted`, or None.
+    """
+
+    def __init__(self, metric: str, mode: str, patience: int | None, min_delta: float) -> None:
+        self.metric, self.mode = metric, mode
+        self.patience, self.min_delta = patience, min_delta
+        self.value: float | None = None
+        self.iteration: int | None = None
+        self._mark: float | None = None
+        self._without_gain = 0
+
+    def _beats(self, value: float, other: float | None, margin: float) -> bool:
+        if other is None:
+            return True
+        return value < other - margin if self.mode == "min" else value > other + margin
+
+    def see(self, value: float | None, iteration: int) -> bool:
+        """Note a validation; True when it is the best so far. None and NaN are no gain."""
+        known = value is not None and value == value
+        if known and self._beats(value, self._mark, self.min_delta):  # type: ignore[arg-type]
+            self._mark, self._without_gain = value, 0
+        else:
+            self._without_gain += 1
+        if known and self._beats(value, self.value, 0.0):  # type: ignore[arg-type]
+            self.value, self.iteration = value, iteration
+            return True
+        return False
+
+    @property
+    def exhausted(self) -> bool:
+        """True when patience has run out."""
+        return self.patience is not None and self._without_gain >= self.patience
+
+    def state(self) -> dict[str, float | int | str | None]:
+        """For a checkpoint's header."""
+        return {
+            "metric": self.metric,
+            "value": self.value,
+            "iteration": self.iteration,
+            "mark": self._mark,
+            "without_gain": self._without_gain,
+        }
+
+    def restore(self, state: dict[str, float | int | str | None]) -> None:
+        """Go on from a checkpoint; another metric starts afresh."""
+        if state.get("metric") != self.metric:
+            return
+        value, mark, iteration = state["value"], state["mark"], state["iteration"]
+        self.value = None if value is None else float(value)
+        self._mark = None if mark is None else float(mark)
+        self.iteration = None if iteration is None else int(iteration)
+        self._without_gain = int(state["without_gain"] or 0)

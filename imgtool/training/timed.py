@@ -1,0 +1,222 @@
+"""One timed run of a command that trains: its logs, what it saved, and pruning afterwards."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imgtool.errors import ExperimentError, UserError
+from imgtool.experiment import checkpoints, retention
+from imgtool.experiment.layout import ExperimentDir, make_writable
+from imgtool.experiment.status import now_iso, read_status
+from imgtool.training import supervise
+from imgtool.training.budget import Budget
+from imgtool.units import format_bytes, format_duration
+
+EXP_DIR_OPTIONS = ("--exp-dir", "--exp_dir")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be run, and how long.
+
+    Attributes:
+        command: program and arguments.
+        experiment: where it trains; None when unknown, and then there are no logs, nothing is
+            pruned and nobody can tell whether it saved.
+        budget: its time.
+        grace_sec, kill_after_sec: from asking it to stop to TERM, and from there to KILL.
+        keep: newest checkpoints to keep afterwards; None to prune nothing.
+        strict: end with the command's own code in every case.
+    """
+
+    command: Sequence[str]
+    experiment: ExperimentDir | None
+    budget: Budget
+    grace_sec: float
+    kill_after_sec: float
+    keep: int | None
+    strict: bool = False
+
+
+def exp_dir_of(command: Sequence[str]) -> str | None:
+    """The directory that a command is told by --exp-dir or --exp_dir; the last one counts."""
+    found = None
+    for word, following in zip(command, [*command[1:], None], strict=True):
+        option, equals, value = word.partition("=")
+        if option in EXP_DIR_OPTIONS:
+            found = value if equals else following
+    return found or None
+
+
+def run(
+    job: Job,
+    *,
+    say: Callable[[str], None],
+    on_output: Callable[[bytes], None] | None = None,
+    on_start: Callable[[int], None] | None = None,
+) -> tuple[dict[str, Any], int]:
+    """Run the job to its end.
+
+    Args:
+        job: what to run.
+        say: takes a line for people; watch.log gets it too.
+        on_output: is given the command's output as it comes; child.log has it in any case.
+        on_start: is given the command's pid.
+
+    Returns:
+        the record of the job, and the code to end with.
+
+    Raises:
+        ExperimentError: the experiment's directory cannot be written to.
+        supervise.NotFound, supervise.NotRunnable: the command cannot be run.
+    """
+    watch = _Watch(job.experiment, say)
+    for note in job.budget.notes:
+        watch.log(note)
+    watch.log(f"running for {format_duration(job.budget.seconds)}: {shlex.join(job.command)}")
+    progress = _Progress(job.experiment)
+    try:
+        outcome = supervise.run(
+            job.command,
+            duration_sec=job.budget.seconds,
+            grace_sec=job.grace_sec,
+            kill_after_sec=job.kill_after_sec,
+            log=watch.log,
+            output=job.experiment.child_log_path if job.experiment else None,
+            on_output=on_output,
+            on_start=on_start,
+            on_stop=progress.mark_stop,
+        )
+    except UserError as error:
+        watch.log(f"error: {error}")
+        raise
+    saved = progress.has_saved(outcome)
+    code = supervise.exit_code(outcome, saved=saved, strict=job.strict)
+    killed = outcome.forced and not (saved and code == 0)
+    watch.log(
+        f"it ended after {format_duration(outcome.elapsed_sec)} with code {outcome.child_code}"
+        f" ({'killed' if killed else outcome.reason})"
+    )
+    record = {
+        "path": job.experiment.path if job.experiment else None,
+        "reason": "killed" if killed else outcome.reason,
+        "exit_code": int(code),
+        "child_code": outcome.child_code,
+        "saved": saved,
+        "signals": [{"signal": sent.signal, "at_sec": sent.at_sec} for sent in outcome.signals],
+        "elapsed_sec": round(outcome.elapsed_sec, 3),
+        "budget_sec": job.budget.seconds,
+        "budget_source": job.budget.source,
+        "num_leftover_processes": outcome.num_leftover,
+        "checkpoint_before": progress.before,
+        "checkpoint_after": progress.after(),
+        "pruned": _prune(job, watch.log),
+        "child_log": job.experiment.child_log_path if job.experiment else None,
+        "watch_log": job.experiment.watch_log_path if job.experiment else None,
+        "command": list(job.command),
+    }
+    return record, int(code)
+
+
+class _Watch:
+    """watch.log, with the time before each line."""
+
+    def __init__(self, experiment: ExperimentDir | None, say: Callable[[str], None]) -> None:
+        self._path = experiment.watch_log_path if experiment else None
+        self._say = say
+        if experiment is not None:
+            make_writable(experiment.path)
+            for path in (experiment.watch_log_path, experiment.child_log_path):
+                _check_appendable(path)
+
+    def log(self, text: str) -> None:
+        self._say(text)
+        if self._path is not None:
+            with suppress(OSError), open(self._path, "a", encoding="utf-8") as file:
+                file.write(f"{now_iso()} {text}\n")
+
+
+class _Progress:
+    """What checkpoints and status said before, at the stop, and after."""
+
+    def __init__(self, experiment: ExperimentDir | None) -> None:
+        self._experiment = experiment
+        self.before = self._newest()
+        self._status = read_status(experiment) if experiment else None
+        self._first = self._files()
+        self._at_stop: frozenset[checkpoints.Entry] | None = None
+
+    def mark_stop(self) -> None:
+        self._at_stop = self._files()
+
+    def after(self) -> dict[str, Any] | None:
+        return self._newest()
+
+    def has_saved(self, outcome: supervise.Outcome) -> bool | None:
+        """Whether a checkpoint is newer than the stop, or status.json says that it stopped.
+
+        A program that dies of the INT itself need only have saved since its start.
+        """
+        if self._experiment is None:
+            return None
+        status = read_status(self._experiment)
+        if status is not None and status != self._status:
+            if status.get("state") in ("stopped", "completed"):
+                return True
+            if status.get("state") in ("failed", "diverged"):
+                return False
+        is_interrupted = outcome.child_code == 130
+        since = self._first if is_interrupted or self._at_stop is None else self._at_stop
+        return any(_is_whole(entry.path) for entry in self._files() - since)
+
+    def _files(self) -> frozenset[checkpoints.Entry]:
+        if self._experiment is None:
+            return frozenset()
+        return frozenset(checkpoints.list_checkpoints(self._experiment.checkpoints_dir))
+
+    def _newest(self) -> dict[str, Any] | None:
+        if self._experiment is None:
+            return None
+        with suppress(OSError):
+            found = checkpoints.newest_valid(self._experiment.checkpoints_dir, foreign=True)
+            if found is not None:
+                return {"path": found.path, "iteration": found.iteration}
+        return None
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        checkpoints.read_header(path)
+    except UserError:
+        return False
+    return True
+
+
+def _check_appendable(path: Path) -> None:
+    try:
+        with open(path, "ab"):
+            pass
+    except OSError as error:
+        raise ExperimentError(
+            f"cannot write {path}: {error.strerror or error}", hint="check its permissions"
+        ) from error
+
+
+def _prune(job: Job, log: Callable[[str], None]) -> dict[str, Any] | None:
+    """Prune as asked; trouble is worth a line and changes no exit code."""
+    if job.keep is None or job.experiment is None:
+        return None
+    try:
+        result = retention.prune(job.experiment.checkpoints_dir, keep=job.keep)
+    except (UserError, OSError) as error:
+        log(f"warning: nothing was pruned: {error}")
+        return None
+    for note in result.notes:
+        log(f"note: {note}")
+    log(f"pruned {len(result.removed)} checkpoints, {format_bytes(result.freed_bytes)}")
+    return {"removed": result.removed, "freed_bytes": result.freed_bytes}

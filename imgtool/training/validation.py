@@ -1,0 +1,107 @@
+"""Validation and sample pictures: everything that looks at the model without training it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imgtool.files import replacing
+from imgtool.models.base import Task
+from imgtool.training.optim import AveragedWeights
+from imgtool.training.step import to_device
+
+THUMBNAIL_PX = 768
+
+
+class Validator:
+    """Runs a task's evaluator over the validation images.
+
+    Args:
+        autocast: gives the context of the run's precision.
+        batches: gives the validation batches anew.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        ema: AveragedWeights | None,
+        autocast: Callable[[], Any],
+        batches: Callable[[], Iterable[dict[str, Any]]],
+        device: torch.device,
+    ) -> None:
+        self.task, self.ema, self.autocast = task, ema, autocast
+        self.batches, self.device = batches, device
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Eval mode, no gradients, averaged weights when there are any."""
+        self.task.modules.eval()
+        if self.ema is not None:
+            self.ema.swap()
+        try:
+            with torch.no_grad(), self.autocast():
+                yield
+        finally:
+            if self.ema is not None:
+                self.ema.swap()
+            self.task.modules.train()
+
+    def metrics(
+        self, all_reduce: Callable[[Tensor], Tensor], go_on: Callable[[int], bool]
+    ) -> dict[str, float | None] | None:
+        """All metrics with `val_` names, or None when `go_on` said to stop.
+
+        Args:
+            go_on: called with the number of batches done; the same answer on every process.
+        """
+        with self.looking():
+            evaluator = self.task.evaluator()
+            for number, batch in enumerate(self.batches()):
+                if not go_on(number):
+                    return None
+                evaluator.update(to_device(batch, self.device))
+            for name in sorted(evaluator.totals):
+                evaluator.totals[name] = all_reduce(evaluator.totals[name])
+            return {f"val_{name}": value for name, value in evaluator.compute().items()}
+
+    def pictures(self, num_images: int) -> dict[str, Tensor]:
+        """Sample grids of the first validation images, name -> uint8 (3, H, W)."""
+        parts: dict[str, list[Tensor]] = {}
+        shown = 0
+        with self.looking():
+            for batch in self.batches():
+                left = num_images - shown
+                if left <= 0:
+                    break
+                few = {k: v[:left] if isinstance(v, Tensor) else v for k, v in batch.items()}
+                shown += len(few["image"])
+                for name, picture in self.task.sample(to_device(few, self.device)).items():
+                    parts.setdefault(name, []).append(picture.cpu())
+        return {name: stack_pictures(pictures) for name, pictures in parts.items()}
+
+
+def stack_pictures(pictures: list[Tensor]) -> Tensor:
+    """Pictures below one another on white, uint8 (3, H, W)."""
+    width = max(picture.shape[2] for picture in pictures)
+    padded = [
+        torch.nn.functional.pad(picture, (0, width - picture.shape[2], 0, 0), value=255)
+        for picture in pictures
+    ]
+    return torch.cat(padded, dim=1)
+
+
+def save_picture(picture: Tensor, path: Path, *, small: bool = False) -> None:
+    """Write uint8 (3, H, W) as PNG, atomically; `small` fits it into a thumbnail."""
+    from PIL import Image
+
+    image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
+    if small:
+        image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG", compress_level=4)

@@ -1,0 +1,380 @@
+"""imgtool train through real processes: signals, kills, locks, ranks, exit codes."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from imgtool.training import checkpoint
+
+PROGRAM = [sys.executable, "-m", "imgtool"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        small = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((48, 48), Image.Resampling.BICUBIC).save(
+            folder / f"{number}.png"
+        )
+    return folder
+
+
+def words(photos, exp_dir, *more):
+    return [
+        *("train", "autoencoder", "--data-root", photos, "--heads", "rgb", "--crop", 32),
+        *("--latent-channels", 4, "--downsampling-steps", 2, "--base-channels", 16),
+        *("--batch-size", 4, "--lr", 1e-3, "--device", "cpu", "--threads", 1),
+        *("--log-every", 5, "--exp-dir", exp_dir, *more),
+    ]
+
+
+def start(*args, **options):
+    return subprocess.Popen(
+        [*PROGRAM, *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finish(process, timeout=120):
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def wait_for(condition, timeout=90):
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it never happened")
+
+
+def newest(exp_dir):
+    folder = Path(exp_dir) / "checkpoints"
+    found = sorted(folder.glob("iter_*.safetensors")) if folder.is_dir() else []
+    return int(found[-1].stem[5:]) if found else -1
+
+
+def test_sigint_saves_once_and_the_same_command_goes_on(photos, tmp_path):
+    command = words(photos, tmp_path / "a", "--save-every", 1000, "--val-every", 1000)
+    training = start(*command)
+    wait_for(lambda: '"iteration": 10' in _text(tmp_path / "a/metrics.jsonl"))
+    training.send_signal(signal.SIGINT)
+    training.send_signal(signal.SIGINT)  # LSF and timeout deliver twice
+    code, out, err = finish(training)
+    assert code == 0, err
+    record = json.loads(out)
+    assert (record["state"], record["reason"]) == ("stopped", "SIGINT")
+    assert record["schema"] == "imgtool/1"
+    assert newest(tmp_path / "a") == record["iteration"] >= 10
+    assert len(list((tmp_path / "a/checkpoints").glob("iter_*"))) == 1
+    assert not (tmp_path / "a/lock").exists()
+    again = finish(start(*command, "--max-iter", record["iteration"] + 3, "--quiet"))
+    assert again[0] == 0
+    assert again[1].strip() == str(tmp_path / "a")
+    assert f"resuming at iteration {record['iteration']}" in again[2]
+
+
+def _text(path):
+    return path.read_text() if path.exists() else ""
+
+
+def test_a_second_train_in_a_locked_directory(photos, tmp_path):
+    first = start(*words(photos, tmp_path / "a"))
+    try:
+        wait_for(lambda: (tmp_path / "a/lock").exists() and _text(tmp_path / "a/lock"))
+        code, out, err = finish(start(*words(photos, tmp_path / "a")))
+    finally:
+        first.kill()
+        first.communicate()
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert str(first.pid) in err
+    assert err.count("\n") == 2
+
+
+def starts(exp_dir):
+    log = _text(exp_dir / "train.log")
+    return log.count("resuming at") + log.count("starting:")
+
+
+def wait_until_started(training, exp_dir, before):
+    wait_for(lambda: training.poll() is not None or starts(exp_dir) > before)
+
+
+def kill_at_random_moments(photos, exp_dir, kills, seed):
+    """SIGKILL a training again and again; each start must go on from a valid checkpoint."""
+    rng = random.Random(seed)
+    save_every, reached, seen = 3, -1, []
+    for _ in range(kills):
+        before = starts(exp_dir)
+        training = start(
+            *words(photos, exp_dir, "--save-every", save_every, "--val-every", 7, "--log-every", 1)
+        )
+        wait_until_started(training, exp_dir, before)
+        time.sleep(rng.uniform(0.0, 1.0))
+        last_logged = _last_iteration(exp_dir)
+        training.send_signal(signal.SIGKILL)
+        _, err = training.communicate()
+        assert training.returncode == -signal.SIGKILL, err
+        reached = max(reached, last_logged)
+        usable = checkpoint_iteration(exp_dir)
+        assert usable >= last_logged - save_every
+        seen.append(usable)
+    return seen
+
+
+def _last_iteration(exp_dir):
+    rows = [line for line in _text(exp_dir / "metrics.jsonl").splitlines() if line.endswith("}")]
+    return max((json.loads(line)["iteration"] for line in rows), default=0)
+
+
+def checkpoint_iteration(exp_dir):
+    """The newest checkpoint, read whole; 0 before the first."""
+    from imgtool.experiment.checkpoints import newest_valid
+
+    found = newest_valid(exp_dir / "checkpoints")
+    if found is None:
+        return 0
+    tensors = checkpoint.read(found.path).tensors
+    assert checkpoint.all_finite(tensors)
+    return found.iteration
+
+
+def test_three_kills(photos, tmp_path):
+    seen = kill_at_random_moments(photos, tmp_path / "a", 3, seed=1)
+    assert seen == sorted(seen)
+    assert seen[-1] > 0
+
+
+@pytest.mark.slow
+def test_thirty_kills(photos, tmp_path):
+    seen = kill_at_random_moments(photos, tmp_path / "a", 30, seed=2)
+    assert seen == sorted(seen)
+    assert seen[-1] > 30
+    end = finish(start(*words(photos, tmp_path / "a", "--max-iter", seen[-1] + 5)))
+    assert end[0] == 0
+    assert not list((tmp_path / "a/checkpoints").glob(".*"))
+
+
+def test_a_full_disk_during_a_save_keeps_the_previous_checkpoint(photos, tmp_path):
+    command = words(photos, tmp_path / "a", "--save-every", 5)
+    assert finish(start(*command, "--max-iter", 5))[0] == 0
+    kept = tmp_path / "a/checkpoints/iter_000005.safetensors"
+    before = kept.read_bytes()
+    assert len(before) > 400_000
+    line = " ".join(["ulimit -f 300; exec", *PROGRAM, *map(str, command), "--max-iter", "20"])
+    full = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120)
+    assert full.returncode == 4
+    errors = [text for text in full.stderr.splitlines() if text.startswith(("error:", "hint:"))]
+    assert len(errors) == 2
+    assert "iter_000010.safetensors" in errors[0]
+    assert "Traceback" not in full.stderr
+    assert kept.read_bytes() == before
+    assert os.listdir(kept.parent).count("iter_000010.safetensors") == 0
+    assert not list(kept.parent.glob(".*"))
+
+
+def torchrun(ranks, *args):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
+    return subprocess.Popen(
+        [
+            *launcher,
+            "--master-port",
+            str(random.randint(20000, 60000)),
+            "-m",
+            "imgtool",
+            *map(str, args),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_ranks_are_one_process_with_the_double_batch(photos, tmp_path):
+    common = ("--max-iter", 6, "--val-every", 3, "--bottleneck", "kl", "--num-workers", 0)
+    two = torchrun(2, *words(photos, tmp_path / "two", *common, "--batch-size", 2))
+    code, _, err = finish(two, 240)
+    assert code == 0, err[-2000:]
+    assert finish(start(*words(photos, tmp_path / "one", *common, "--batch-size", 4)))[0] == 0
+    a = checkpoint.read(tmp_path / "two/checkpoints/iter_000006.safetensors").part("model")
+    b = checkpoint.read(tmp_path / "one/checkpoints/iter_000006.safetensors").part("model")
+    for name, value in a.items():
+        torch.testing.assert_close(value, b[name], rtol=1e-5, atol=1e-5)
+    rows = [
+        json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])
+        for name in ("two", "one")
+    ]
+    assert rows[0]["val_mse"] == pytest.approx(rows[1]["val_mse"], rel=1e-4)
+
+
+RANKS = """
+import os, sys, torch
+from commands.main import main
+from imgtool.training import loop
+plain = loop.Loop._finish
+def finish(self, *args):
+    torch.save(self.run.stepper.task.modules.state_dict(), os.environ["WHERE"] + os.environ["RANK"])
+    return plain(self, *args)
+loop.Loop._finish = finish
+main(sys.argv[1:])
+"""
+
+
+def test_ranks_hold_equal_weights_and_sigint_saves_once_without_orphans(photos, tmp_path):
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    command = words(
+        photos, tmp_path / "a", "--save-every", 10_000, "--bottleneck", "vq", "--num-workers", 1
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    port = str(random.randint(20000, 60000))
+    training = subprocess.Popen(
+        [*launcher, "--master-port", port, str(script), *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "WHERE": str(tmp_path / "rank"), "PYTHONPATH": os.getcwd()},
+    )
+    wait_for(lambda: '"iteration": 10' in _text(tmp_path / "a/metrics.jsonl"), 180)
+    ranks = _descendants(training.pid)
+    assert len(ranks) >= 2
+    training.send_signal(signal.SIGINT)
+    finish(training, 120)
+    status = json.loads((tmp_path / "a/status.json").read_text())
+    assert (status["state"], status["reason"]) == ("stopped", "SIGINT")
+    saved = list((tmp_path / "a/checkpoints").glob("iter_*"))
+    assert len(saved) == 1
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ranks), 30)
+    first, second = (torch.load(tmp_path / f"rank{i}", weights_only=True) for i in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def _descendants(pid):
+    children = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            except (OSError, IndexError):
+                continue
+            children.setdefault(parent, []).append(int(entry.name))
+    found, todo = [], [pid]
+    while todo:
+        below = children.get(todo.pop(), [])
+        found += below
+        todo += below
+    return found
+
+
+def test_divergence_ends_with_3_and_names_the_last_good_checkpoint(photos, tmp_path):
+    command = words(photos, tmp_path / "a", "--save-every", 2)
+    assert finish(start(*command, "--max-iter", 2))[0] == 0
+    assert finish(start(*command, "--max-iter", 40, "--log-every", 5))[0] == 0
+    bad = words(photos, tmp_path / "b", "--save-every", 2, "--log-every", 5, "--max-iter", 60)
+    code, out, err = finish(start(*bad, "--lr", "1e30"))
+    assert (code, out) == (3, "")
+    assert "error: diverged" in err
+    assert "hint: " in err
+    assert json.loads((tmp_path / "b/status.json").read_text())["state"] == "diverged"
+
+
+def refused(photos, tmp_path, *more, exp_dir="x"):
+    code, out, err = finish(start(*words(photos, tmp_path / exp_dir, "--max-iter", 1, *more)))
+    lines = [line for line in err.splitlines() if not line.startswith(("starting:", "warning:"))]
+    assert out == ""
+    assert lines[0].startswith("error: "), err
+    assert len(lines) == 2, err
+    assert lines[1].startswith("hint: "), err
+    return code, lines[0]
+
+
+def test_cuda_without_cuda(photos, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    code, line = refused(photos, tmp_path, "--device", "cuda")
+    assert code == 2
+    assert "CUDA" in line
+
+
+def test_a_head_without_its_target(photos, tmp_path):
+    code, line = refused(photos, tmp_path, "--heads", "rgb", "segmentation")
+    assert code == 2
+    assert "segmentation" in line
+
+
+def test_a_pickle_named_safetensors_and_a_truncated_checkpoint(photos, tmp_path):
+    import pickle  # noqa: TID251
+
+    fake = tmp_path / "fake.safetensors"
+    fake.write_bytes(pickle.dumps({"a": 1}))
+    code, line = refused(photos, tmp_path, "--resume", fake)
+    assert code == 4
+    assert str(fake) in line
+    whole = tmp_path / "iter_000001.safetensors"
+    header = {"iteration": 1, "epoch": 0, "metrics": {"loss": 1.0}, "finite": True, "identity": "x"}
+    checkpoint.write(whole, {"model.a": torch.zeros(100)}, header)
+    whole.write_bytes(whole.read_bytes()[:-7])
+    code, line = refused(photos, tmp_path, "--resume", whole)
+    assert code == 4
+    assert "truncated" in line
+
+
+def test_an_exp_dir_that_cannot_be_made(photos, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, line = refused(photos, tmp_path, exp_dir="file")
+    assert code == 2
+    assert "file" in line
+
+
+def test_a_zero_byte_image_is_named_and_can_be_skipped(photos, tmp_path):
+    import shutil
+
+    folder = tmp_path / "bad"
+    shutil.copytree(photos, folder)
+    (folder / "empty.png").write_bytes(b"")
+    code, line = refused(folder, tmp_path)
+    assert code == 4
+    assert "empty.png" in line
+    skipped = start(*words(folder, tmp_path / "y", "--max-iter", 1, "--skip-bad"))
+    assert finish(skipped)[0] == 0
+
+
+def test_usage_errors_answer_before_torch_is_imported(photos, tmp_path):
+    begin = time.monotonic()
+    code, line = refused(photos, tmp_path, "--learning-rte", 1)
+    assert code == 2
+    assert "--learning-rte" in line
+    config = tmp_path / "e.yaml"
+    config.write_text("family: autoencoder\ntrain:\n  learning_rte: 1\n")
+    code, line = refused(photos, tmp_path, "--config", config)
+    assert code == 2
+    assert f"{config}:3" in line
+    assert time.monotonic() - begin < 30
+
+
+def test_dry_run_writes_nothing(photos, tmp_path):
+    code, out, _ = finish(start(*words(photos, tmp_path / "x", "--dry-run")))
+    assert code == 0
+    assert "latent_channels: 4" in out
+    assert "--latent-channels" in out
+    assert "num_parameters" in out
+    assert "memory_bytes" in out
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,112 @@
+"""The frozen config is read back to the same experiment, by us and by other YAML readers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imgtool.config.load import Loaded, load, read_resolved, to_dict, to_yaml
+from imgtool.config.schema import Experiment
+from imgtool.models.registry import FAMILIES, schema
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+INTERVAL = st.integers(1, 10**9) | st.integers(1, 999).map(lambda count: f"{count}ep")
+NAME = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/")).filter(
+    lambda name: name.strip() and name not in (".", "..")
+)
+# Values that depend on each other, or that a text alone does not describe.
+SPECIAL: dict[str, st.SearchStrategy[Any]] = {
+    "image_size": st.none(),
+    "crop": st.none() | st.integers(1, 9).map(lambda count: 64 * count),
+    "val_fraction": st.floats(0, 0.5),
+    "test_fraction": st.floats(0, 0.49),
+    "save_every": INTERVAL,
+    "sample_every": INTERVAL,
+    "val_every": INTERVAL,
+    "max_time": st.none() | st.sampled_from(["90", "1.5h", "1h30m", "2d"]),
+    "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:1", "mps"]),
+    "base_channels": st.integers(1, 9).map(lambda count: 16 * count),
+    "norm_groups": st.just(8),
+    "max_channels": st.none() | st.integers(18, 50).map(lambda count: 8 * count),
+    "heads": st.sampled_from([("rgb",), ("classification", "rgb"), ("rgb", "segmentation")]),
+    "mse": st.floats(0.001, 1e9),
+}
+
+
+def _finite(value: Any) -> bool:
+    parts = value if isinstance(value, tuple) else (value,)
+    return all(not isinstance(part, float) or math.isfinite(part) for part in parts)
+
+
+def _values(annotation: Any) -> st.SearchStrategy[Any]:
+    if annotation == str | None:
+        return st.none() | TEXT
+    return TEXT if annotation is str else st.from_type(annotation).filter(_finite)
+
+
+def _section(cls: type) -> st.SearchStrategy[Any]:
+    hints = get_type_hints(cls, include_extras=True)
+    values = {
+        field.name: SPECIAL.get(field.name, _values(hints[field.name])) for field in fields(cls)
+    }
+    return st.builds(cls, **values)
+
+
+def experiments(family: str) -> st.SearchStrategy[Experiment]:
+    sections = {name: _section(cls) for name, cls in schema(family).section_types().items()}
+    return st.builds(
+        Experiment, name=NAME, phase=st.none() | NAME, family=st.just(family), **sections
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("resolved") / "config.yaml"
+
+
+@settings(deadline=None, max_examples=50)
+@given(data=st.data())
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_resolved_config_is_read_back_equal(
+    family: str, place: Path, data: st.DataObject
+) -> None:
+    experiment = data.draw(experiments(family))
+    keys = ["name", "phase", "family"]
+    keys += [f"{s}.{key}" for s, part in to_dict(experiment).items() if isinstance(part, dict) for key in part]  # fmt: skip
+    origin = data.draw(st.text(max_size=5))
+    text = to_yaml(Loaded(experiment, dict.fromkeys(keys, f"{origin}x.yaml:7")))
+    place.write_text(text, encoding="utf-8")
+    again = read_resolved(place, schema)
+    assert again.experiment == experiment
+    assert repr(again.experiment) == repr(experiment)  # types too: 1 is not 1.0
+    assert yaml.safe_load(text) == to_dict(experiment)
+
+
+def test_it_says_where_each_value_came_from(write: Callable[..., str]) -> None:
+    source = write("family: autoencoder\ntrain:\n  lr: 3e-05\n")
+    text = to_yaml(load(source, family=None, schema_of=schema, sets=["train.seed=1"], tiny=True))
+    lines = {line.partition(":")[0].strip(): line for line in text.splitlines()}
+    assert lines["lr"].split("# ") == [lines["lr"].partition("#")[0], "--tiny"]
+    assert lines["seed"].endswith("# --set")
+    assert lines["family"].endswith("# x.yaml:1")
+    assert lines["momentum"].endswith("# default")
+    assert len({line.index("#") for line in lines.values() if "# default" in line}) == 1
+
+
+def test_a_resolved_config_is_a_config(write: Callable[..., str], tmp_path: Path) -> None:
+    source = write("family: autoencoder\ntrain: {lr: 3e-05}\n", "s.yaml")
+    first = load(source, family=None, schema_of=schema)
+    write(to_yaml(first), "config.yaml")
+    second = load("config.yaml", family=None, schema_of=schema, sets=["train.seed=1"])
+    assert second.experiment.name == "s"
+    assert second.experiment.train.lr == 3e-05
+    assert second.origins["train.lr"].startswith("config.yaml:")
+    assert second.origins["train.seed"] == "--set"

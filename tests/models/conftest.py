@@ -1,0 +1,83 @@
+"""Small experiments, data and batches for the families' tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import torch
+
+from imgtool.config.schema import Experiment
+from imgtool.models import registry
+from imgtool.models.base import DataInfo, Noise
+
+MASK_NAMES = ("bed", "wall", "background")
+PALETTE = ((228, 26, 28), (200, 200, 200), (240, 240, 240))
+LABEL_NAMES = ("room", "scene")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def make_experiment() -> Callable[..., Experiment]:
+    """An experiment of a family with `--tiny`, changed by dotted keys."""
+
+    def make(family: str = "autoencoder", **changes: Any) -> Experiment:
+        schema = registry.schema(family)
+        values: dict[str, dict[str, Any]] = {name: {} for name in schema.section_types()}
+        for key, value in {**schema.tiny, **changes}.items():
+            section, _, field = key.partition(".")
+            values[section][field] = value
+        sections = {name: kind(**values[name]) for name, kind in schema.section_types().items()}
+        experiment = Experiment(name="test", phase=None, family=family, **sections)
+        schema.check(experiment)
+        return experiment
+
+    return make
+
+
+@pytest.fixture
+def make_data() -> Callable[..., DataInfo]:
+    def make(*targets: str, image_size: tuple[int, int] | None = (64, 64)) -> DataInfo:
+        names: dict[str, Any] = {}
+        if "mask" in targets:
+            names |= {"mask_names": MASK_NAMES, "palette": PALETTE}
+        if "label" in targets:
+            names |= {"label_names": LABEL_NAMES}
+        known = {field.name for field in fields(DataInfo)}
+        counts = {name: 8 for name in ("num_train_images",) if name in known}
+        return DataInfo(targets=frozenset(targets), image_size=image_size, **counts, **names)
+
+    return make
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., dict[str, Any]]:
+    """A batch as the loader makes it: image, mask and label, NHWC in memory."""
+
+    def make(
+        batch_size: int = 2,
+        size: tuple[int, int] = (64, 64),
+        *,
+        seed: int = 0,
+        noise: Noise | None = None,
+    ) -> dict[str, Any]:
+        random = torch.Generator().manual_seed(seed)
+        coarse = torch.rand(batch_size, 3, 4, 4, generator=random) * 255
+        smooth = torch.nn.functional.interpolate(coarse, size, mode="bilinear")
+        mask = torch.randint(0, len(MASK_NAMES), (batch_size, *size), generator=random)
+        label = torch.randint(0, len(LABEL_NAMES), (batch_size,), generator=random)
+        return {
+            "image": smooth.to(torch.uint8).contiguous(memory_format=torch.channels_last),
+            "mask": mask.to(torch.uint8),
+            "label": label,
+            "index": torch.arange(batch_size),
+            "noise": noise or Noise(0, 1),
+        }
+
+    return make

@@ -1,0 +1,130 @@
+"""What every family of the registry must do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from imgtool.models import registry
+from imgtool.models.base import Noise, StepResult, Task
+
+
+@pytest.fixture(params=list(registry.FAMILIES))
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def task(family: str, make_experiment: Callable[..., Any], make_data: Callable[..., Any]) -> Task:
+    return registry.family(family).build(make_experiment(family), make_data("mask", "label"))
+
+
+def step(task: Task, batch: dict[str, Any]) -> None:
+    for update in task.updates(0):
+        losses = update(batch)
+        assert all(loss.ndim == 0 for loss in losses.values()), losses
+        assert all(math.isfinite(loss.item()) for loss in losses.values()), losses
+        parameters = [p for params in update.parameter_sets().values() for p in params]
+        gradients = torch.autograd.grad(losses["loss"], parameters)
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter -= 1e-3 * gradient
+        update.after_step(StepResult(torch.tensor(True), batch["noise"], lambda t: t))
+
+
+def test_an_update_trains_finite_losses(task: Task, make_batch: Callable[..., Any]) -> None:
+    task.modules.train()
+    for iteration in range(2):
+        step(task, make_batch(noise=Noise(0, iteration)))
+
+
+def test_parameter_sets_are_disjoint_and_cover_what_is_trained(task: Task) -> None:
+    names = [update.name for update in task.all_updates()]
+    assert len(set(names)) == len(names)
+    trained: set[int] = set()
+    for update in task.all_updates():
+        of_sets = [id(p) for params in update.parameter_sets().values() for p in params]
+        assert len(set(of_sets)) == len(of_sets)
+        assert set(of_sets) == {id(p) for p in update.parameters() if p.requires_grad}
+        trained |= set(of_sets)
+    assert trained == {id(p) for p in task.modules.parameters() if p.requires_grad}
+
+
+def test_the_evaluator_names_the_monitored_metric(
+    task: Task, make_batch: Callable[..., Any]
+) -> None:
+    task.modules.eval()
+    evaluator = task.evaluator()
+    with torch.no_grad():
+        for seed in range(2):
+            evaluator.update(make_batch(seed=seed))
+    metrics = evaluator.compute()
+    monitored = metrics[task.monitor.removeprefix("val_")]
+    assert task.monitor.startswith("val_")
+    assert task.monitor_mode in ("min", "max")
+    assert monitored is not None
+    assert math.isfinite(monitored)
+    assert all(total.dtype == torch.float64 for total in evaluator.totals.values())
+
+
+def test_evaluating_and_sampling_draw_nothing_from_the_global_generator(
+    task: Task, make_batch: Callable[..., Any]
+) -> None:
+    before = torch.get_rng_state()
+    task.modules.eval()
+    task.facts()
+    with torch.no_grad():
+        task.evaluator().update(make_batch())
+        task.sample(make_batch())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_samples_are_pictures(task: Task, make_batch: Callable[..., Any]) -> None:
+    task.modules.eval()
+    for size in ((64, 64), (72, 100)):
+        pictures = task.sample(make_batch(size=size))
+        assert pictures
+        for picture in pictures.values():
+            assert picture.dtype == torch.uint8
+            assert picture.device.type == "cpu"
+            assert picture.shape[0] == 3
+            assert picture.shape[1] >= size[0]
+            assert picture.shape[2] >= size[1]
+
+
+def test_facts_know_the_parameters(task: Task) -> None:
+    facts = task.facts()
+    assert facts["num_parameters"] == sum(
+        p.numel() for p in task.modules.parameters() if p.requires_grad
+    )
+
+
+def test_a_state_dict_restores_a_task(
+    family: str,
+    task: Task,
+    make_experiment: Callable[..., Any],
+    make_data: Callable[..., Any],
+    make_batch: Callable[..., Any],
+) -> None:
+    step(task, make_batch())
+    state = {name: value.clone() for name, value in task.modules.state_dict().items()}
+    other = registry.family(family).build(make_experiment(family), make_data("mask", "label"))
+    other.modules.load_state_dict(state)
+    found = []
+    for each in (task, other):
+        each.modules.eval()
+        evaluator = each.evaluator()
+        with torch.no_grad():
+            evaluator.update(make_batch(seed=3))
+        found.append(evaluator.compute())
+    assert found[0] == found[1]
+
+
+def test_compile_targets_are_modules_of_the_task(task: Task) -> None:
+    within = set(task.modules.modules())
+    assert all(target in within for target in task.compile_targets())

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from imgtool.nn.blocks import ACTIVATIONS, conv_norm_act
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_block_is_the_convolution_normalised_and_bent(activation: str) -> None:
+    conv = nn.Conv2d(3, 8, 3, padding=1)
+    block = nn.Sequential(*conv_norm_act(conv, 4, activation))
+    x = torch.randn(2, 3, 5, 5)
+    grouped = conv(x).view(2, 4, -1)
+    normal = (grouped - grouped.mean(2, keepdim=True)) / (
+        grouped.var(2, correction=0, keepdim=True) + 1e-5
+    ).sqrt()
+    by_hand = {
+        "silu": lambda t: t * torch.sigmoid(t),
+        "relu": lambda t: t.clamp(min=0),
+        "gelu": lambda t: t * 0.5 * (1 + torch.erf(t / 2**0.5)),
+        "leaky_relu": lambda t: torch.where(t > 0, t, 0.2 * t),
+    }
+    expected = by_hand[activation](normal.view(2, 8, 5, 5))
+    torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,111 @@
+"""Small real data and short trainings, in this process."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgtool.config.load import load
+from imgtool.experiment.layout import ExperimentDir
+from imgtool.models.registry import schema
+from imgtool.training.report import Silence
+from imgtool.training.stopping import StopRequest
+
+SMALL = [
+    "model.latent_channels=4",
+    "model.downsampling_steps=2",
+    "model.base_channels=16",
+    "model.heads=[rgb]",
+    "model.codebook_size=16",
+    "data.crop=32",
+    "train.batch_size=4",
+    "train.lr=1e-3",
+    "train.log_every=2",
+    "train.val_every=5",
+    "train.save_every=5",
+    "train.sample_every=10",
+    "train.keep=0",
+    "train.threads=1",
+    "train.device=cpu",
+]
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        small = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((48, 48), Image.Resampling.BICUBIC).save(
+            folder / f"{number}.png"
+        )
+    return folder
+
+
+class Recorder(Silence):
+    """Keeps what the engine says; may ask for a stop at an iteration."""
+
+    def __init__(self, stop: StopRequest, stop_at: int | None, stage: str) -> None:
+        self.messages: list[str] = []
+        self.stages: list[str] = []
+        self._stop, self._stop_at, self._stage = stop, stop_at, stage
+
+    def message(self, text):
+        self.messages.append(text)
+
+    def progress(self, progress):
+        self.stages.append(progress.stage)
+        if progress.iteration == self._stop_at and progress.stage == self._stage:
+            self._stop.ask("test")
+
+
+@dataclass
+class Trained:
+    outcome: object
+    directory: ExperimentDir
+    messages: list
+
+    def tensors(self, iteration=None):
+        from imgtool.training.checkpoint import read
+
+        path = self.directory.latest_path
+        return read(self.directory.checkpoint_path(iteration) if iteration else path).tensors
+
+    def rows(self):
+        """metrics.jsonl without times."""
+        times = ("images_per_sec", "data_wait", "elapsed_sec", "time")
+        lines = self.directory.metrics_path.read_text().splitlines()
+        return [{k: v for k, v in json.loads(line).items() if k not in times} for line in lines]
+
+    def table(self):
+        import csv
+
+        path = next(self.directory.path.glob("*_metrics.csv"))
+        with path.open() as file:
+            return [
+                {k: v for k, v in r.items() if k != "elapsed_sec"} for r in csv.DictReader(file)
+            ]
+
+
+@pytest.fixture
+def run(photos):
+    """run(exp_dir, *sets, stop_at=None, resume="auto") trains in this process."""
+    from imgtool.training.run import train
+
+    def run(exp_dir, *sets, stop_at=None, stage="train", resume="auto", root=photos):
+        given = [*SMALL, f"data.root={root}", *sets]
+        loaded = load(None, family="autoencoder", schema_of=schema, sets=given)
+        directory = ExperimentDir(exp_dir)
+        directory.create()
+        stop = StopRequest()
+        recorder = Recorder(stop, stop_at, stage)
+        outcome = train(
+            loaded, directory, stop=stop, reporter=recorder, resume=resume, argv=sys.argv
+        )
+        return Trained(outcome, directory, recorder.messages)
+
+    return run

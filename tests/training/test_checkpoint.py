@@ -1,0 +1,131 @@
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from imgtool.config.schema import Train
+from imgtool.errors import CheckpointError
+from imgtool.training import checkpoint
+from imgtool.training.optim import build_optimizer
+
+HEADER = {"iteration": 7, "epoch": 1.0, "metrics": {"loss": 0.5}, "finite": True, "identity": "x"}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "iter_000007.safetensors"
+
+
+def test_shared_tensors_are_stored_once_and_come_back_under_both_names(path):
+    weight = torch.randn(64, 64)
+    checkpoint.write(path, {"model.a": weight, "model.b": weight, "model.c": torch.ones(2)}, HEADER)
+    assert path.stat().st_size < 1.5 * weight.numel() * 4
+    loaded = checkpoint.read(path)
+    assert torch.equal(loaded.tensors["model.a"], weight)
+    assert torch.equal(loaded.tensors["model.b"], weight)
+    assert loaded.part("model").keys() == {"a", "b", "c"}
+    assert loaded.header["iteration"] == 7
+
+
+def test_strided_weights_keep_their_values_and_strides(path):
+    layer = nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
+    checkpoint.write(path, dict(layer.state_dict()), HEADER)
+    twin = nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
+    checkpoint.load_module(twin, checkpoint.read(path).tensors, path)
+    assert torch.equal(twin.weight, layer.weight)
+    assert twin.weight.stride() == layer.weight.stride()
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd", "rmsprop"])
+def test_a_restored_optimizer_steps_as_if_never_stopped(path, kind):
+    """Contiguous state under channels_last weights makes fused optimizers go silently wrong."""
+
+    def step(layer, optimizer, seed):
+        generator = torch.Generator().manual_seed(seed)
+        layer(torch.randn(2, 3, 8, 8, generator=generator)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def make():
+        torch.manual_seed(0)
+        layer = nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
+        train = Train(optimizer=kind, lr=0.1, momentum=0.9)
+        return layer, build_optimizer(train, list(layer.parameters()))
+
+    layer, optimizer = make()
+    step(layer, optimizer, 1)
+    step(layer, optimizer, 2)
+    names = {id(p): n for n, p in layer.named_parameters()}
+    state = checkpoint.optimizer_tensors(optimizer, names)
+    checkpoint.write(
+        path, {**layer.state_dict(), **{f"optimizer.{k}": v for k, v in state.items()}}, HEADER
+    )
+
+    other, resumed = make()
+    loaded = checkpoint.read(path)
+    model = {k: v for k, v in loaded.tensors.items() if not k.startswith("optimizer.")}
+    checkpoint.load_module(other, model, path)
+    checkpoint.load_optimizer(
+        resumed, {id(p): n for n, p in other.named_parameters()}, loaded.part("optimizer")
+    )
+    step(layer, optimizer, 3)
+    step(other, resumed, 3)
+    assert torch.equal(layer.weight, other.weight)
+    for a, b in zip(layer.parameters(), other.parameters(), strict=True):
+        for key, value in optimizer.state[a].items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, resumed.state[b][key])
+                assert value.stride() == resumed.state[b][key].stride()
+
+
+def test_another_models_checkpoint_is_refused(path):
+    checkpoint.write(path, {"weight": torch.zeros(3, 3), "extra": torch.zeros(1)}, HEADER)
+    with pytest.raises(CheckpointError, match="lacks 1 .*bias"):
+        checkpoint.load_module(nn.Linear(3, 3), checkpoint.read(path).tensors, path)
+    with pytest.raises(CheckpointError, match=r"weight is \(3, 3\), the model has \(3, 2\)"):
+        checkpoint.load_module(nn.Linear(2, 3, bias=False), {"weight": torch.zeros(3, 3)}, path)
+
+
+def test_a_future_format_is_refused(path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "FORMAT", 99)
+    checkpoint.write(path, {"a": torch.zeros(1)}, HEADER)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="format"):
+        checkpoint.read(path)
+
+
+def test_finite_or_not():
+    assert checkpoint.all_finite({"a": torch.ones(3), "b": torch.ones(2, dtype=torch.int64)})
+    assert not checkpoint.all_finite({"a": torch.tensor([1.0, float("nan")])})
+    assert not checkpoint.all_finite({"a": torch.tensor([float("inf")])})
+
+
+FULL = """
+import resource, sys, torch
+from pathlib import Path
+from imgtool.training import checkpoint
+from imgtool.errors import CheckpointError
+path = Path(sys.argv[1])
+header = {"iteration": 1, "epoch": 1.0, "metrics": {"loss": 1.0}, "finite": True, "identity": "x"}
+checkpoint.write(path, {"a": torch.zeros(1000)}, header)
+before = path.read_bytes()
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+try:
+    checkpoint.write(path, {"a": torch.zeros(1_000_000)}, header)
+except CheckpointError as error:
+    assert path.read_bytes() == before, "the old checkpoint changed"
+    print("refused:", error)
+"""
+
+
+def test_a_disk_that_takes_no_more_keeps_the_previous_checkpoint(path):
+    assert resource.RLIMIT_FSIZE is not None
+    answer = subprocess.run(
+        [sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, timeout=120
+    )
+    assert answer.stdout.startswith(f"refused: cannot write {path}"), answer.stderr
+    assert os.listdir(path.parent) == [path.name]

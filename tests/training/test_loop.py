@@ -1,0 +1,195 @@
+"""Bad steps, limits, early stopping, best, intervals, status and logs of a real training."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from imgtool.config.load import load
+from imgtool.errors import DivergedError, UserError
+from imgtool.experiment.status import read_status
+from imgtool.models.autoencoder import task as autoencoder
+from imgtool.models.registry import schema
+from imgtool.training.checkpoint import read
+from imgtool.training.run import make_schedule
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """spoil(steps): the loss is NaN at these optimizer steps (0 is the first)."""
+
+    def spoil(steps):
+        update = autoencoder.AutoencoderUpdate
+        plain = update.forward
+
+        def forward(self, batch):
+            losses = plain(self, batch)
+            if batch["noise"].iteration in steps:
+                losses["loss"] = losses["loss"] * float("nan")
+            return losses
+
+        monkeypatch.setattr(update, "forward", forward)
+
+    return spoil
+
+
+def test_a_few_bad_steps_are_skipped_and_counted(run, tmp_path, spoil):
+    spoil({3, 4, 8})
+    trained = run(tmp_path / "a", "train.max_iter=12")
+    assert trained.outcome.state == "completed"
+    rows = [row for row in trained.rows() if row["kind"] == "train"]
+    assert rows[-1]["bad_steps"] == 3
+    assert all(torch.isfinite(t).all() for t in trained.tensors().values() if t.is_floating_point())
+    assert all(row["loss"] is not None for row in rows)
+
+
+def test_no_checkpoint_is_written_while_steps_are_bad(run, tmp_path, spoil):
+    spoil({4, 5})  # iterations 5 and 6; a save is due at 5
+    trained = run(tmp_path / "a", "train.max_iter=8", "train.val_every=100")
+    names = sorted(p.name for p in trained.directory.checkpoints_dir.glob("iter_*"))
+    assert names == ["iter_000007.safetensors", "iter_000008.safetensors"]
+
+
+def test_too_many_in_a_row_end_the_run_as_diverged(run, tmp_path, spoil):
+    spoil(set(range(6, 100)))
+    with pytest.raises(DivergedError, match="5 steps in a row|6 steps in a row") as caught:
+        run(tmp_path / "a", "train.max_iter=50")
+    last_good = tmp_path / "a/checkpoints/iter_000005.safetensors"
+    assert str(last_good) in caught.value.hint
+    assert caught.value.exit_code == 3
+    assert last_good.exists()
+    status = json.loads((tmp_path / "a/status.json").read_text())
+    assert status["state"] == "diverged"
+    assert sorted(os.listdir(tmp_path / "a/checkpoints"))[-1] == "latest.safetensors"
+
+
+def test_bad_steps_between_two_looks_still_count(run, tmp_path, spoil):
+    spoil(set(range(2, 7)))  # five in a row, over before the log at 10
+    with pytest.raises(DivergedError):
+        run(
+            tmp_path / "a",
+            "train.max_iter=20",
+            "train.log_every=10",
+            "train.save_every=100",
+            "train.val_every=100",
+        )
+
+
+def test_early_stopping_reports_the_best_and_saves_it(run, tmp_path, monkeypatch):
+    values = iter([0.5, 0.2, 0.4, 0.3, 0.35, 0.1])
+    plain = autoencoder.AutoencoderEvaluator.compute
+
+    def compute(self):
+        return {**plain(self), "mse": next(values)}
+
+    monkeypatch.setattr(autoencoder.AutoencoderEvaluator, "compute", compute)
+    trained = run(tmp_path / "a", "train.patience=3", "train.val_every=2", "train.save_every=100")
+    assert (trained.outcome.reason, trained.outcome.iteration) == ("early stopping", 10)
+    assert trained.outcome.best == {"metric": "val_mse", "value": 0.2, "iteration": 4}
+    assert trained.outcome.checkpoint.name == "iter_000004.safetensors"
+    assert os.readlink(trained.directory.best_path) == "iter_000004.safetensors"
+    assert [row["iteration"] for row in trained.table()] == ["2", "4", "6", "8", "10"]
+    assert trained.outcome.metrics["val_mse"] == 0.2
+
+
+def test_best_survives_retention(run, tmp_path, monkeypatch):
+    values = iter([0.1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
+    plain = autoencoder.AutoencoderEvaluator.compute
+    monkeypatch.setattr(
+        autoencoder.AutoencoderEvaluator,
+        "compute",
+        lambda self: {**plain(self), "mse": next(values)},
+    )
+    trained = run(
+        tmp_path / "a",
+        "train.max_iter=10",
+        "train.val_every=2",
+        "train.save_every=2",
+        "train.keep=2",
+    )
+    names = sorted(p.name for p in trained.directory.checkpoints_dir.glob("iter_*"))
+    assert names == [f"iter_{i:06d}.safetensors" for i in (2, 8, 10)]
+
+
+def test_limits(run, tmp_path):
+    by_epochs = run(tmp_path / "epochs", "train.epochs=3")
+    assert by_epochs.outcome.reason == "epochs"
+    assert by_epochs.outcome.iteration == 6  # 8 training images in batches of 4
+    assert by_epochs.outcome.epoch == 3.0
+    by_time = run(tmp_path / "time", "train.max_time=0.5s")
+    assert (by_time.outcome.state, by_time.outcome.reason) == ("completed", "max_time")
+    spent = run(tmp_path / "time", "train.max_time=0.5s")
+    assert spent.outcome.iteration == by_time.outcome.iteration
+
+
+def test_intervals_may_count_epochs(run, tmp_path):
+    trained = run(
+        tmp_path / "a",
+        "train.epochs=4",
+        "train.val_every=1ep",
+        "train.save_every=2ep",
+        "train.sample_every=2ep",
+    )
+    assert [row["epoch"] for row in trained.table()] == ["1", "2", "3", "4"]
+    saved = [p.name for p in trained.directory.checkpoints_dir.glob("iter_*")]
+    assert {"iter_000004.safetensors", "iter_000008.safetensors"} <= set(saved)
+    pictures = sorted(p.name for p in trained.directory.samples_dir.iterdir())
+    assert pictures == ["iter_000004_comparison.png", "iter_000008_comparison.png"]
+
+
+def test_a_cosine_without_an_end_is_refused():
+    from types import SimpleNamespace
+
+    experiment = load(
+        None, family="autoencoder", schema_of=schema, sets=["train.schedule=cosine"]
+    ).experiment
+    task = SimpleNamespace(updates=lambda i: [SimpleNamespace(fresh_batch=True)])
+    with pytest.raises(UserError, match="cosine"):
+        make_schedule(experiment, task, 10, None)
+
+
+def test_the_directory_holds_what_the_design_promises(run, tmp_path):
+    shared = tmp_path / "shared"
+    trained = run(
+        tmp_path / "a",
+        "train.max_iter=10",
+        f"output.shared_dir={shared}",
+        "output.tensorboard=true",
+    )
+    place = trained.directory
+    status = read_status(place)
+    assert status["state"] == "completed"
+    assert status["iteration"] == 10
+    assert "bit for bit" in status["exact_resume"]
+    assert "# --set" in place.config_path.read_text()
+    assert json.loads(place.split_path.read_text())["val"]
+    assert "iteration 10" in place.log_path.read_text()
+    assert os.readlink(place.latest_path) == "iter_000010.safetensors"
+    assert list(place.samples_dir.glob("*_comparison.png"))
+    assert list((place.path / "tensorboard").glob("events*"))
+    assert (shared / "autoencoder_metrics.csv").exists()
+    assert list((shared / "samples").glob("autoencoder_iter_000010*.png"))
+    row = trained.table()[-1]
+    assert float(row["val_psnr"]) > 0
+    assert float(row["train_mse_pm1"]) > 0
+    assert read(place.latest_path).header["config"]["model"]["latent_channels"] == 4
+
+
+def test_the_loss_falls(run, tmp_path):
+    trained = run(tmp_path / "a", "train.max_iter=60", "train.val_every=30", "train.lr=3e-3")
+    losses = [row["loss"] for row in trained.rows() if row["kind"] == "train"]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_compiled_targets_train(run, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, *a, **k: compiled.append(self))
+    run(tmp_path / "a", "train.max_iter=1", "train.compile=true")
+    assert compiled
+
+
+def test_bf16_keeps_weights_in_float32(run, tmp_path):
+    trained = run(tmp_path / "a", "train.max_iter=2", "train.precision=bf16-mixed")
+    weights = [t for name, t in trained.tensors().items() if name.startswith("model.")]
+    assert {t.dtype for t in weights if t.is_floating_point()} == {torch.float32}

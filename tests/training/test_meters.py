@@ -1,0 +1,38 @@
+import math
+
+import torch
+
+from imgtool.training.meters import Meter
+
+
+def test_means_over_a_window_and_after_a_restore():
+    meter = Meter(torch.device("cpu"))
+    meter.add(("a", "b"), torch.tensor([1.0, 10.0]))
+    other = Meter(torch.device("cpu"))
+    other.restore(meter.tensors())
+    other.add(("a", "b"), torch.tensor([3.0, 20.0]))
+    other.add(("c",), torch.tensor([7.0]))
+    assert other.means(lambda t: t) == {"a": 2.0, "b": 15.0, "c": 7.0}
+    assert meter.means(lambda t: t) == {"a": 1.0, "b": 10.0}
+    other.clear()
+    assert other.means(lambda t: t) == {}
+
+
+def test_non_finite_values_do_not_spoil_the_mean():
+    meter = Meter(torch.device("cpu"))
+    for value in (1.0, float("nan"), 5.0, float("inf")):
+        meter.add(("a",), torch.tensor([value]))
+    assert meter.means(lambda t: t) == {"a": 3.0}
+    only_bad = Meter(torch.device("cpu"))
+    only_bad.add(("a",), torch.tensor([float("nan")]))
+    assert math.isnan(only_bad.means(lambda t: t)["a"])
+
+
+def test_means_weigh_all_processes():
+    meter = Meter(torch.device("cpu"))
+    meter.add(("a",), torch.tensor([2.0]))
+    other = Meter(torch.device("cpu"))
+    other.add(("a",), torch.tensor([4.0]))
+    other.add(("a",), torch.tensor([6.0]))
+    theirs = next(iter(other.tensors().values()))
+    assert meter.means(lambda t: t + theirs) == {"a": 4.0}

@@ -1,0 +1,122 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from imgtool.config.schema import Train
+from imgtool.training.optim import (
+    AveragedWeights,
+    build_optimizer,
+    clip_gradients,
+    gradient_norm,
+    lr_factor,
+    masked_step,
+    set_lr,
+)
+
+OPTIMIZERS = ["adamw", "adam", "sgd", "rmsprop"]
+
+
+def trained(kind, gradients, *, momentum=0.9):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(
+        Train(optimizer=kind, lr=0.1, momentum=momentum), list(layer.parameters())
+    )
+    for gradient, bad in gradients:
+        for p in layer.parameters():
+            p.grad = torch.full_like(p, gradient)
+        masked_step(optimizer, torch.tensor(bad))
+    return layer, optimizer
+
+
+def everything(layer, optimizer):
+    state = [v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+    return [*layer.parameters(), *state]
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_bad_step_changes_nothing_at_all(kind):
+    good = [(0.5, False), (-0.2, False)]
+    with_bad = [(0.5, False), (float("nan"), True), (float("inf"), True), (-0.2, False)]
+    for a, b in zip(
+        everything(*trained(kind, good)), everything(*trained(kind, with_bad)), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_bad_first_step_leaves_fresh_state(kind):
+    layer, optimizer = trained(kind, [(float("nan"), True)])
+    assert all(torch.isfinite(t).all() for t in everything(layer, optimizer))
+    again, _ = trained(kind, [])
+    assert all(
+        torch.equal(a, b) for a, b in zip(layer.parameters(), again.parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_good_step_is_the_plain_optimizers_step(kind):
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 2)
+    twin = nn.Linear(3, 2)
+    twin.load_state_dict(layer.state_dict())
+    ours = build_optimizer(Train(optimizer=kind, lr=0.1), list(layer.parameters()))
+    plain = {
+        "adamw": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.01),
+        "adam": lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.01),
+        "sgd": lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.01),
+        "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.1, weight_decay=0.01, alpha=0.99),
+    }[kind](twin.parameters())
+    for step in range(3):
+        for a, b in zip(layer.parameters(), twin.parameters(), strict=True):
+            a.grad = torch.full_like(a, 0.3 - 0.2 * step)
+            b.grad = a.grad.clone()
+        masked_step(ours, torch.tensor(False))
+        plain.step()
+    for a, b in zip(layer.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_gradient_norm_and_clipping_match_torch():
+    torch.manual_seed(1)
+    parameters = [nn.Parameter(torch.randn(5, 3)), nn.Parameter(torch.randn(7))]
+    for p in parameters:
+        p.grad = torch.randn_like(p) * 10
+    expected = math.sqrt(sum(float((p.grad**2).sum()) for p in parameters))
+    norm = gradient_norm(parameters)
+    assert float(norm) == pytest.approx(expected, rel=1e-5)
+    clip_gradients(parameters, norm, 1.0)
+    assert float(gradient_norm(parameters)) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_schedules_by_hand():
+    constant = Train(warmup_iterations=4)
+    assert [lr_factor(constant, i, None) for i in (1, 2, 4, 5, 99)] == [0.25, 0.5, 1, 1, 1]
+    cosine = Train(schedule="cosine", min_lr_ratio=0.1)
+    assert lr_factor(cosine, 50, 100) == pytest.approx(0.55)
+    assert lr_factor(cosine, 100, 100) == pytest.approx(0.1)
+    assert lr_factor(cosine, 500, 100) == pytest.approx(0.1)
+    step = Train(schedule="step", step_iterations=10, step_gamma=0.5)
+    assert [lr_factor(step, i, None) for i in (1, 10, 11, 21)] == [1, 1, 0.5, 0.25]
+
+
+def test_learning_rate_reaches_every_group():
+    optimizer = build_optimizer(Train(), [nn.Parameter(torch.zeros(2))])
+    set_lr(optimizer, 0.25)
+    assert [g["lr"] for g in optimizer.param_groups] == [0.25]
+
+
+def test_averaged_weights_follow_the_equation_and_swap_exactly():
+    layer = nn.Linear(2, 2)
+    ema = AveragedWeights(layer, 0.9)
+    start = layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.weight.add_(1.0)
+    ema.update()
+    held = layer.weight.detach().clone()
+    ema.swap()
+    torch.testing.assert_close(layer.weight.detach(), 0.9 * start + 0.1 * held)
+    ema.swap()
+    assert torch.equal(layer.weight, held)

@@ -1,0 +1,178 @@
+"""Stopping and going on, compared with never having stopped."""
+
+import json
+
+import pytest
+import torch
+
+from imgtool.errors import CheckpointError, ExperimentError
+
+
+def same_tensors(a, b):
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different, different[:5]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("bottleneck", ["none", "kl", "vq"])
+def test_ten_and_ten_are_twenty(run, tmp_path, bottleneck, workers):
+    sets = [f"model.bottleneck={bottleneck}", f"data.num_workers={workers}"]
+    straight = run(tmp_path / "straight", *sets, "train.max_iter=20")
+    run(tmp_path / "parts", *sets, "train.max_iter=10")
+    parts = run(tmp_path / "parts", *sets, "train.max_iter=20")
+    assert parts.outcome.iteration == straight.outcome.iteration == 20
+    same_tensors(straight.tensors(), parts.tensors())
+    assert straight.rows() == parts.rows()
+    assert straight.table() == parts.table()
+    optimizer = [name for name in parts.tensors() if name.startswith("optimizer.")]
+    assert any(name.endswith("exp_avg_sq") for name in optimizer)
+
+
+def test_ema_accumulation_clipping_and_schedules_resume_exactly_from_an_odd_place(run, tmp_path):
+    sets = [
+        "train.ema_decay=0.9",
+        "train.accumulate=2",
+        "train.clip_norm=0.1",
+        "train.schedule=cosine",
+        "train.warmup_iterations=3",
+        "train.decay_iterations=12",
+        "train.max_iter=12",
+        "model.bottleneck=kl",
+    ]
+    straight = run(tmp_path / "straight", *sets)
+    stopped = run(tmp_path / "parts", *sets, stop_at=7)
+    assert (stopped.outcome.state, stopped.outcome.iteration) == ("stopped", 7)
+    parts = run(tmp_path / "parts", *sets)
+    same_tensors(straight.tensors(), parts.tensors())
+    assert straight.rows() == parts.rows()
+    assert straight.table() == parts.table()
+    assert any(name.startswith("ema.") for name in parts.tensors())
+
+
+def test_the_number_of_workers_changes_nothing(run, tmp_path):
+    none = run(tmp_path / "none", "train.max_iter=6", "data.num_workers=0")
+    two = run(tmp_path / "two", "train.max_iter=6", "data.num_workers=2")
+    same_tensors(none.tensors(), two.tensors())
+
+
+def test_a_stop_during_validation_saves_and_the_validation_is_done_again(run, tmp_path):
+    sets = ["train.max_iter=10", "data.val_fraction=0.3"]
+    straight = run(tmp_path / "straight", *sets)
+    stopped = run(tmp_path / "parts", *sets, stop_at=5, stage="validate")
+    assert (stopped.outcome.state, stopped.outcome.iteration) == ("stopped", 5)
+    assert not stopped.directory.csv_path("autoencoder").exists()
+    parts = run(tmp_path / "parts", *sets)
+    assert straight.table() == parts.table()
+    assert straight.rows() == parts.rows()
+    same_tensors(straight.tensors(), parts.tensors())
+
+
+def test_a_stop_before_the_first_iteration_saves_and_goes_on(run, tmp_path):
+    straight = run(tmp_path / "straight", "train.max_iter=4")
+    from imgtool.training.stopping import StopRequest
+
+    before = StopRequest.wanted
+    try:
+        StopRequest.wanted = property(lambda self: True)
+        stopped = run(tmp_path / "parts", "train.max_iter=4")
+    finally:
+        StopRequest.wanted = before
+    assert (stopped.outcome.state, stopped.outcome.iteration) == ("stopped", 0)
+    parts = run(tmp_path / "parts", "train.max_iter=4")
+    same_tensors(straight.tensors(), parts.tensors())
+
+
+def test_rows_past_the_checkpoint_are_cut(run, tmp_path):
+    straight = run(tmp_path / "straight", "train.max_iter=10")
+    run(tmp_path / "killed", "train.max_iter=10")
+    directory = run(tmp_path / "killed", "train.max_iter=10").directory
+    for path in directory.checkpoints_dir.glob("iter_000010*"):  # as after a kill past 5
+        path.unlink()
+    directory.latest_path.unlink()
+    again = run(tmp_path / "killed", "train.max_iter=10")
+    assert again.rows() == straight.rows()
+    assert again.table() == straight.table()
+
+
+def test_other_limits_workers_and_intervals_resume(run, tmp_path):
+    run(tmp_path / "a", "train.max_iter=4")
+    more = run(
+        tmp_path / "a",
+        "train.max_iter=6",
+        "data.num_workers=1",
+        "train.save_every=3",
+        "train.log_every=1",
+        "name=renamed",
+    )
+    assert more.outcome.iteration == 6
+    starts = json.loads(more.directory.provenance_path.read_text())["starts"]
+    assert len(starts) == 2
+
+
+def test_another_model_is_refused_with_the_difference(run, tmp_path):
+    run(tmp_path / "a", "train.max_iter=2")
+    with pytest.raises(
+        ExperimentError, match=r"model.latent_channels: 4 -> 8; train.lr: 0.001 -> 0.002"
+    ):
+        run(tmp_path / "a", "train.max_iter=4", "model.latent_channels=8", "train.lr=2e-3")
+
+
+def test_other_data_is_refused(run, tmp_path, photos):
+    run(tmp_path / "a", "train.max_iter=2")
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in sorted(photos.iterdir())[:9]:
+        (other / path.name).write_bytes(path.read_bytes())
+    with pytest.raises((ExperimentError, CheckpointError, Exception), match="data|split"):
+        run(tmp_path / "a", "train.max_iter=4", root=other)
+
+
+def test_the_same_data_elsewhere_resumes(run, tmp_path, photos):
+    run(tmp_path / "a", "train.max_iter=2")
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for path in photos.iterdir():
+        (moved / path.name).write_bytes(path.read_bytes())
+    assert run(tmp_path / "a", "train.max_iter=3", root=moved).outcome.iteration == 3
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(run, tmp_path):
+    first = run(tmp_path / "a", "train.max_iter=10")
+    newest = first.directory.checkpoint_path(10)
+    newest.write_bytes(newest.read_bytes()[:-100])
+    again = run(tmp_path / "a", "train.max_iter=10")
+    assert any("trying the one before" in text for text in again.messages)
+    assert any("resuming at iteration 5" in text for text in again.messages)
+    assert again.outcome.iteration == 10
+
+
+def test_no_valid_checkpoint_is_an_error_not_a_fresh_start(run, tmp_path):
+    first = run(tmp_path / "a", "train.max_iter=4")
+    for path in first.directory.checkpoints_dir.glob("iter_*"):
+        path.write_bytes(b"\x80\x04 pickle")
+    with pytest.raises(CheckpointError, match="no valid checkpoint") as caught:
+        run(tmp_path / "a", "train.max_iter=6")
+    assert caught.value.exit_code == 4
+
+
+def test_resume_never_and_resume_from_a_path(run, tmp_path):
+    first = run(tmp_path / "a", "train.max_iter=10")
+    with pytest.raises(ExperimentError, match="never"):
+        run(tmp_path / "a", "train.max_iter=12", resume="never")
+    with pytest.raises(ExperimentError, match="newer checkpoints"):
+        run(tmp_path / "a", resume=str(first.directory.checkpoint_path(5)))
+    branch = run(
+        tmp_path / "b", "train.max_iter=10", resume=str(first.directory.checkpoint_path(5))
+    )
+    same_tensors(branch.tensors(), first.tensors())
+
+
+def test_a_finished_experiment_stays_as_it_is(run, tmp_path):
+    first = run(tmp_path / "a", "train.max_iter=7")
+    before = {p.name: p.read_bytes() for p in first.directory.checkpoints_dir.glob("iter_*")}
+    again = run(tmp_path / "a", "train.max_iter=7")
+    after = {p.name: p.read_bytes() for p in first.directory.checkpoints_dir.glob("iter_*")}
+    assert again.outcome.state == "completed"
+    assert before == after
+    assert again.outcome.metrics.keys() == first.outcome.metrics.keys()
