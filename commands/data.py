@@ -103,6 +103,7 @@ def _emit_made(output: Output, made: Made, seed: int, size: int) -> None:
         "seed": seed,
         "size_px": size,
         "elapsed_sec": round(made.elapsed_sec, 3),
+        "dry_run": made.num_bytes is None,
     }
     output.emit("data", [record])
 

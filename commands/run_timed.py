@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,7 +111,10 @@ def run(
     known = str(exp_dir) if exp_dir else timed.exp_dir_of(command)
     experiment = ExperimentDir(known) if known else None
     if experiment is None:
-        _explain_no_exp_dir(keep, detach, say)
+        hint = "add --exp-dir DIR before --"
+        if detach:
+            raise UsageError("--detach needs an experiment's directory for its logs", hint=hint)
+        say("run-timed: no --exp-dir is known: no logs are kept and nothing is pruned")
     job = timed.Job(
         command=command,
         experiment=experiment,
@@ -129,16 +133,6 @@ def run(
     record, code = timed.run(job, say=lambda text: say(f"run-timed: {text}"), on_output=_echo)
     output.emit("job", [record], columns=COLUMNS)
     raise typer.Exit(code)
-
-
-def _explain_no_exp_dir(keep: int | None, detach: bool, say: Any) -> None:
-    from imgtool.errors import UsageError
-
-    hint = "add --exp-dir DIR before --"
-    if detach:
-        raise UsageError("--detach needs an experiment's directory for its logs", hint=hint)
-    if keep is not None:
-        say("run-timed: warning: no --exp-dir is known, so there are no logs and no pruning")
 
 
 def _echo(data: bytes) -> None:
@@ -191,12 +185,13 @@ def _detach(job: Job, output: Output) -> None:
 
 
 def _again(answer: dict[str, Any]) -> Exception:
-    """The error that the detached process met, raised here as if it were ours."""
-    from imgtool.errors import ExitCode, UserError
+    """The error that the detached process met, to be raised here."""
+    from imgtool.errors import ExperimentError, UserError
+    from imgtool.training.supervise import NotFound, NotRunnable
 
-    error = UserError(answer["error"], hint=answer["hint"])
-    error.exit_code = ExitCode(answer["code"])  # type: ignore[misc]
-    return error
+    kinds: list[type[UserError]] = [NotFound, NotRunnable]
+    kind = next((kind for kind in kinds if kind.exit_code == answer["code"]), ExperimentError)
+    return kind(answer["error"], hint=answer["hint"])
 
 
 def _watch_alone(job: Job, write_end: int) -> None:
@@ -204,6 +199,7 @@ def _watch_alone(job: Job, write_end: int) -> None:
     import json
     import os
     import signal
+    import traceback
 
     from imgtool.errors import UserError
     from imgtool.training import timed
@@ -224,19 +220,25 @@ def _watch_alone(job: Job, write_end: int) -> None:
 
         try:
             record, code = timed.run(job, say=lambda text: None, on_start=started)
-            _record_in_watch_log(job, record)
+            _to_watch_log(job, _as_json(record))
         except UserError as error:
             code = int(error.exit_code)
             answer(error=str(error), hint=error.hint, code=code)
+    except BaseException:
+        _to_watch_log(job, traceback.format_exc())  # nobody else would ever see it
     finally:
         os._exit(code)
 
 
-def _record_in_watch_log(job: Job, record: dict[str, Any]) -> None:
+def _to_watch_log(job: Job, text: str) -> None:
+    assert job.experiment is not None
+    with suppress(OSError), open(job.experiment.watch_log_path, "a", encoding="utf-8") as file:
+        file.write(text + "\n")
+
+
+def _as_json(record: dict[str, Any]) -> str:
     import json
 
     from commands._output import SCHEMA, plain
 
-    assert job.experiment is not None
-    with open(job.experiment.watch_log_path, "a", encoding="utf-8") as file:
-        file.write(json.dumps({"schema": SCHEMA, "kind": "job", **plain(record)}) + "\n")
+    return json.dumps({"schema": SCHEMA, "kind": "job", **plain(record)})

@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,9 +33,6 @@ warnings.filterwarnings("ignore", module=r"PIL\..*")
 _ORIENTATION = 0x0112
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
-
-# Quicker decoders by format, filled by use_torchvision(); they give the same pixels.
-_quick: dict[str, Callable[[Image8], Image8]] = {}
 
 
 class BadImage(DataError):
@@ -67,36 +63,6 @@ class Header:
     num_bytes: int
 
 
-def use_torchvision() -> None:
-    """Decode 8-bit JPEG and PNG with torchvision from now on: same pixels, less time.
-
-    Worth its import (seconds) where images are decoded again every epoch. Pillow stays in
-    charge of everything else, of damaged files, and where torchvision has no decoders.
-    """
-    if _quick:
-        return
-    try:
-        import torch
-        from torchvision.io import ImageReadMode, decode_jpeg, decode_png
-
-        blank = np.zeros((1, 1, 3), np.uint8)
-        stream = io.BytesIO()
-        Image.fromarray(blank).save(stream, "PNG")
-
-        def quick(decoder: Callable[..., Any]) -> Callable[[Image8], Image8]:
-            def run(data: Image8) -> Image8:
-                pixels = decoder(torch.from_numpy(data), mode=ImageReadMode.RGB)
-                return pixels.permute(1, 2, 0).contiguous().numpy()
-
-            return run
-
-        decoders = {"JPEG": quick(decode_jpeg), "PNG": quick(decode_png)}
-        decoders["PNG"](np.frombuffer(bytearray(stream.getvalue()), np.uint8))
-    except (ImportError, RuntimeError, OSError, AttributeError):
-        return
-    _quick.update(decoders)
-
-
 def probe(path: str | Path) -> Header:
     """Read a file's header.
 
@@ -120,7 +86,7 @@ def decode(path: str | Path) -> tuple[Image8, Image8]:
     """Decode a file.
 
     Returns:
-        The image, (H, W, 3) uint8 RGB, and the file's bytes, (N,) uint8.
+        The image, (H, W, 3) uint8 RGB, not writable, and the file's bytes, (N,) uint8.
 
     Raises:
         BadImage: missing, empty, not an image, damaged, too large, or of 32-bit pixels.
@@ -230,37 +196,12 @@ def _upright(pixels: Image8, orientation: int) -> Image8:
 
 def _pixels(image: Image.Image, data: Image8) -> Image8:
     orientation = _orientation(image)
-    quick = _quick.get("JPEG" if image.format == "MPO" else image.format or "")
-    if quick and image.mode in ("RGB", "L") and not _special(image):
-        try:
-            return _upright(quick(data), orientation)
-        except RuntimeError:  # let Pillow say what is wrong, or make the best of it
-            pass
-    if (
-        image.format == "PNG"
-        and _raw_mode(image).endswith(";16B")
-        and image.mode not in _SIXTEEN_BIT
-    ):
+    tiles: Any = getattr(image, "tile", None)
+    if image.format == "PNG" and image.mode != "I;16" and str(tiles[0][3]).endswith(";16B"):
         deep = _deep_png(data)
         if deep is not None:
             return _upright(deep, orientation)
     return _upright(_eight_bit_rgb(image), orientation)
-
-
-def _raw_mode(image: Image.Image) -> str:
-    tiles: Any = getattr(image, "tile", None)
-    return str(tiles[0][3]) if tiles else ""
-
-
-def _special(image: Image.Image) -> bool:
-    """Whether an RGB or grey file holds more than 8-bit opaque pixels of one frame."""
-    if image.format != "PNG":
-        return False
-    return (
-        "transparency" in image.info
-        or _raw_mode(image) not in ("RGB", "L")
-        or bool(getattr(image, "is_animated", False))
-    )
 
 
 def _eight_bit_rgb(image: Image.Image) -> Image8:
@@ -274,7 +215,7 @@ def _eight_bit_rgb(image: Image.Image) -> Image8:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, rgba)
-    return np.array(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _scaled(values: NDArray[Any], maximum: int) -> Image8:

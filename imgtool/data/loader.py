@@ -22,7 +22,6 @@ from imgtool.config.schema import Data
 from imgtool.data.augment import Augmentation, place, training_size
 from imgtool.data.base import ImageDataset, Sample, Size
 from imgtool.data.datasets import Datasets, open_datasets
-from imgtool.data.images import use_torchvision
 from imgtool.data.sampler import Draw, EpochSampler
 from imgtool.errors import DataError
 
@@ -216,8 +215,6 @@ def _allocate(*shape: int) -> Tensor:
 
 
 def _loader(batches: _Batches, sampler: Any, num_workers: int, pin_memory: bool) -> DataLoader[Any]:
-    if not batches.dataset.decoded:
-        use_torchvision()  # before workers are forked, so that they need not import it
     return DataLoader(
         batches,  # type: ignore[arg-type]
         batch_sampler=sampler,

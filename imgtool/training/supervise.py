@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,9 +31,11 @@ from imgtool.training.inbox import Inbox
 Reason = Literal["finished", "budget", "signal"]
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 AS_TERM = (signal.SIGHUP, signal.SIGQUIT)  # they would end us and leave the child alone
+WATCHED = (*FORWARDED, *AS_TERM)
 REPEAT_SEC = 2.0
 LEFTOVER_SEC = 5.0
 GIVE_UP_SEC = 30.0
+STALL_SEC = 5.0
 POLL_SEC = 0.05
 
 
@@ -88,6 +91,7 @@ def run(
     on_output: Callable[[bytes], None] | None = None,
     on_start: Callable[[int], None] | None = None,
     on_stop: Callable[[], None] | None = None,
+    inbox: Inbox | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Run `command` to its end.
@@ -107,6 +111,8 @@ def run(
         on_output: is given what arrives in `output`, as it comes.
         on_start: is given the pid.
         on_stop: is called right before the command is asked to stop.
+        inbox: an entered Inbox of WATCHED, of a caller that is not to be interrupted before and
+            after either.
         env: its environment; ours when None.
 
     Raises:
@@ -122,7 +128,8 @@ def run(
     if not processes.become_subreaper():
         say("this system has no subreaper: daemons of the command may outlive it")
     ours = processes.children()
-    with Inbox((*FORWARDED, *AS_TERM)) as inbox, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        inbox = inbox or stack.enter_context(Inbox(WATCHED))
         target, position = 2, 0
         if output is not None:
             file = stack.enter_context(open(output, "ab"))
@@ -321,6 +328,27 @@ def _at_terminal() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
+def check_runnable(program: str) -> None:
+    """See early that a program exists and may be executed.
+
+    Raises:
+        NotFound: there is none of this name.
+        NotRunnable: it is a folder, or not executable.
+    """
+    if shutil.which(program):
+        return
+    if os.sep in program and os.path.exists(program):
+        raise _not_runnable(program, "it is not an executable file")
+    raise NotFound(f"command not found: {program}", hint="check its spelling and PATH")
+
+
+def _not_runnable(program: str, why: str) -> NotRunnable:
+    return NotRunnable(
+        f"cannot run {program}: {why}",
+        hint="a script needs chmod +x and a first line such as #!/bin/sh",
+    )
+
+
 def _start(
     command: Sequence[str], target: int, env: Mapping[str, str] | None
 ) -> subprocess.Popen[bytes]:
@@ -336,23 +364,10 @@ def _start(
             start_new_session=True,
         )
     except FileNotFoundError as error:
-        raise _not_found(command[0]) from error
+        check_runnable(command[0])
+        raise _not_runnable(command[0], "its interpreter does not exist") from error
     except (OSError, ValueError) as error:
-        raise NotRunnable(
-            f"cannot run {command[0]}: {getattr(error, 'strerror', None) or error}",
-            hint="a script needs a first line such as #!/bin/sh, and permission to be executed",
-        ) from error
-
-
-def _not_found(program: str) -> UserError:
-    if os.path.exists(program):
-        return NotRunnable(
-            f"cannot run {program}: the interpreter in its first line does not exist",
-            hint="correct the line that begins with #!",
-        )
-    return NotFound(
-        f"command not found: {program}", hint="check the spelling and PATH; it comes after --"
-    )
+        raise _not_runnable(command[0], getattr(error, "strerror", None) or str(error)) from error
 
 
 @contextlib.contextmanager
@@ -376,4 +391,4 @@ def _follow(path: Path, position: int, on_output: Callable[[bytes], None]) -> It
         yield
     finally:
         finished.set()
-        thread.join(timeout=5.0)  # a stalled terminal must not hold us
+        thread.join(timeout=STALL_SEC)  # a stalled terminal must not hold us

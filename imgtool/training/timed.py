@@ -15,6 +15,7 @@ from imgtool.experiment.layout import ExperimentDir, make_writable
 from imgtool.experiment.status import now_iso, read_status
 from imgtool.training import supervise
 from imgtool.training.budget import Budget
+from imgtool.training.inbox import Inbox
 from imgtool.units import format_bytes, format_duration
 
 EXP_DIR_OPTIONS = ("--exp-dir", "--exp_dir")
@@ -75,12 +76,13 @@ def run(
         ExperimentError: the experiment's directory cannot be written to.
         supervise.NotFound, supervise.NotRunnable: the command cannot be run.
     """
+    supervise.check_runnable(job.command[0])
     watch = _Watch(job.experiment, say)
-    for note in job.budget.notes:
-        watch.log(note)
-    watch.log(f"running for {format_duration(job.budget.seconds)}: {shlex.join(job.command)}")
-    progress = _Progress(job.experiment)
-    try:
+    with Inbox(supervise.WATCHED) as inbox:  # pruning is not to be cut short by a late TERM
+        for note in job.budget.notes:
+            watch.log(note)
+        watch.log(f"running for {format_duration(job.budget.seconds)}: {shlex.join(job.command)}")
+        progress = _Progress(job.experiment)
         outcome = supervise.run(
             job.command,
             duration_sec=job.budget.seconds,
@@ -91,10 +93,15 @@ def run(
             on_output=on_output,
             on_start=on_start,
             on_stop=progress.mark_stop,
+            inbox=inbox,
         )
-    except UserError as error:
-        watch.log(f"error: {error}")
-        raise
+        return _conclude(job, outcome, progress, watch)
+
+
+def _conclude(
+    job: Job, outcome: supervise.Outcome, progress: _Progress, watch: _Watch
+) -> tuple[dict[str, Any], int]:
+    """Judge the run, prune, and write it all down."""
     saved = progress.has_saved(outcome)
     code = supervise.exit_code(outcome, saved=saved, strict=job.strict)
     killed = outcome.forced and not (saved and code == 0)
@@ -102,8 +109,9 @@ def run(
         f"it ended after {format_duration(outcome.elapsed_sec)} with code {outcome.child_code}"
         f" ({'killed' if killed else outcome.reason})"
     )
+    experiment = job.experiment
     record = {
-        "path": job.experiment.path if job.experiment else None,
+        "path": experiment.path if experiment else None,
         "reason": "killed" if killed else outcome.reason,
         "exit_code": int(code),
         "child_code": outcome.child_code,
@@ -116,8 +124,8 @@ def run(
         "checkpoint_before": progress.before,
         "checkpoint_after": progress.after(),
         "pruned": _prune(job, watch.log),
-        "child_log": job.experiment.child_log_path if job.experiment else None,
-        "watch_log": job.experiment.watch_log_path if job.experiment else None,
+        "child_log": experiment.child_log_path if experiment else None,
+        "watch_log": experiment.watch_log_path if experiment else None,
         "command": list(job.command),
     }
     return record, int(code)

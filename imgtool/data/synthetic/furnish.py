@@ -162,7 +162,7 @@ def _living(r: Furnisher) -> None:
         across = side in ("top", "bottom")
         middle = (sofa.x0 + sofa.x1) / 2 if across else (sofa.y0 + sofa.y1) / 2
         r.against_wall(f.television_group(r.rng), sides=(OPPOSITE[side],), middle=middle)
-    if r.area.area > 12:
+    if r.area.area > 12 or side is None:
         r.freely(f.dining_group(r.rng, large=r.area.area > 17), spread=0.8)
     if r.chance(0.6):
         r.against_wall(f.cabinet(r.rng, (0.8, 1.8), (0.28, 0.4)))

@@ -121,10 +121,11 @@ def _landscape(rng: Rng, size: int, unit: float) -> Picture:
         surface = mix(surface, haze, np.full((size, size), 0.75 * (1 - nearness), np.float32))
         canvas = mix(canvas, surface, np.clip(y - line[None, :] + 0.5, 0, 1).astype(np.float32))
     near = horizon + (hills * 26 + rng.uniform(0, 60)) * unit - 4 * unit * _ridge(rng, size, 1.9)
-    ground = (water if rng.random() < 0.35 else grass)(rng, size, size, unit)
+    is_lake = rng.random() < 0.35
+    ground = (water if is_lake else grass)(rng, size, size, unit)
     ground = ground * (0.75 + 0.4 * y / size)[..., None]
     canvas = mix(canvas, ground, np.clip(y - near[None, :] + 0.5, 0, 1).astype(np.float32))
-    for _ in range(int(rng.integers(0, 7))):
+    for _ in range(0 if is_lake else int(rng.integers(0, 7))):
         _tree(rng, canvas, float(near.mean()), unit)
     return canvas
 
