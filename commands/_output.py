@@ -38,8 +38,12 @@ def say(text: str) -> None:
 
 def document(text: str) -> None:
     """An answer that is a text (YAML, a diff), on stdout as it is."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has left. That is no error, and the work goes on without one.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
+import re
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -126,7 +127,6 @@ def main(args: list[str] | None = None) -> None:
 def _run(app: typer.Typer, words: list[str]) -> int:
     try:
         code = app(words, prog_name="imgtool", standalone_mode=False)
-        sys.stdout.flush()
         return code if isinstance(code, int) else ExitCode.OK
     except UserError as error:
         if os.environ.get("IMGTOOL_DEBUG"):
@@ -142,10 +142,6 @@ def _run(app: typer.Typer, words: list[str]) -> int:
         return int(getattr(error, "exit_code", ExitCode.USAGE))
     except (typer.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # The reader has left; that is no error, but flushing at exit would raise again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
 
 
 def _report_usage(error: typer.TyperException, text: str) -> None:
@@ -154,10 +150,16 @@ def _report_usage(error: typer.TyperException, text: str) -> None:
 
         say(error.format_message())
         return
-    what, _, guess = text.partition(" Did you mean")
-    message = what[:1].lower() + what[1:].rstrip(".")
-    hint = f"did you mean{guess}" if guess else _usage_hint(error)
-    _report(message, hint)
+    # Typer appends its guess in one of two forms.
+    what = text.partition(" (Possible options")[0].partition(" Did you mean")[0]
+    guesses = getattr(error, "possibilities", None) or re.findall(
+        r"'([^']+)'", text.partition(" Did you mean")[2]
+    )
+    hint = _usage_hint(error)
+    if guesses:
+        best = guesses[0]
+        hint = f"did you mean {best if best.startswith('-') else repr(best)}?"
+    _report(what[:1].lower() + what[1:].rstrip("."), hint)
 
 
 if __name__ == "__main__":

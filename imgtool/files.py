@@ -25,6 +25,18 @@ def sync_directory(path: Path) -> None:
             os.close(handle)
 
 
+def _put_in_place(temporary: Path, path: Path, mode: int | None) -> None:
+    """fsync, permissions (those of the file that is replaced, else `mode`), rename."""
+    with open(temporary, "rb+") as handle:
+        os.fsync(handle.fileno())
+    with suppress(OSError):
+        mode = path.stat().st_mode & 0o7777
+    if mode is not None:
+        with suppress(OSError):
+            os.chmod(temporary, mode)
+    os.replace(temporary, path)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path; when the block ends well, it becomes `path` in one step.
@@ -35,16 +47,41 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = temporary_beside(path)
     try:
         yield temporary
-        with open(temporary, "rb+") as handle:
-            os.fsync(handle.fileno())
-        with suppress(OSError):  # a replaced file keeps its permissions
-            os.chmod(temporary, path.stat().st_mode & 0o7777)
-        os.replace(temporary, path)
+        _put_in_place(temporary, path, None)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
     sync_directory(path.parent)
+
+
+@contextmanager
+def replacing_through_folder(path: Path) -> Iterator[Path]:
+    """As `replacing`, for libraries that leave files of their own beside their target.
+
+    What they leave when they are killed lies in one folder with a temporary's name.
+    """
+    path = Path(path)
+    folder = temporary_beside(path)
+    remove_temporary(folder)
+    folder.mkdir()
+    try:
+        yield folder / path.name
+        _put_in_place(folder / path.name, path, folder.stat().st_mode & 0o666)
+    finally:
+        remove_temporary(folder)
+    sync_directory(path.parent)
+
+
+def remove_temporary(path: Path) -> None:
+    """Remove a temporary file, or a temporary folder and the files in it; never deeper."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            for inside in path.iterdir():
+                inside.unlink()
+            path.rmdir()
+        else:
+            path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -29,3 +29,19 @@ def test_a_symlink_moves_in_one_step(tmp_path):
     files.point_symlink(link, "two")
     assert os.readlink(link) == "two"
     assert os.listdir(tmp_path) == ["latest"]
+
+
+def test_a_library_that_litters_leaves_nothing_and_permissions_follow_the_umask(tmp_path):
+    path = tmp_path / "a.bin"
+    with files.replacing_through_folder(path) as temporary:
+        temporary.write_bytes(b"new")
+        temporary.chmod(0o600)
+        (temporary.parent / ".left-behind").write_bytes(b"x")
+    assert os.listdir(tmp_path) == ["a.bin"]
+    (tmp_path / "plain").write_text("")
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    with pytest.raises(RuntimeError), files.replacing_through_folder(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError
+    assert path.read_bytes() == b"new"
+    assert sorted(os.listdir(tmp_path)) == ["a.bin", "plain"]

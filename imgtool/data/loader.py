@@ -6,6 +6,7 @@ the batch's memory, which is shared with the main process. Batches stay uint8.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -209,9 +210,12 @@ class _Batches:
 
 
 def _allocate(*shape: int) -> Tensor:
-    memory = torch.empty(shape, dtype=torch.uint8)
-    # Shared while still untouched: sharing it when it is full would copy it.
-    return memory if get_worker_info() is None else memory.share_memory_()
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    # Shared from the start, as torch's own collate does: sharing it later would copy it, and
+    # share_memory_() on an empty tensor makes a worker grow by a megabyte a batch.
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def _loader(batches: _Batches, sampler: Any, num_workers: int, pin_memory: bool) -> DataLoader[Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from imgtool.errors import CheckpointError
-from imgtool.files import TEMPORARY_MARK
+from imgtool.files import TEMPORARY_MARK, remove_temporary
 
 FORMAT = 1
 METADATA_KEY = "imgtool"
@@ -155,8 +155,8 @@ def remove_temporaries(directory: str | os.PathLike[str]) -> list[Path]:
     removed = []
     for path in Path(directory).glob(f".*{TEMPORARY_MARK}*"):
         if _LEFTOVER.fullmatch(path.name):
-            with suppress(OSError):
-                path.unlink()
+            remove_temporary(path)
+            if not os.path.lexists(path):
                 removed.append(path)
     return removed
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from imgtool.training.environment import Launch
@@ -15,7 +17,7 @@ class Agreement:
     """
 
     def __init__(self, launch: Launch) -> None:
-        self._group = None
+        self._group: Any = None
         self._pending: tuple[torch.Tensor, object] | None = None
         if launch.distributed:
             self._group = torch.distributed.new_group(backend="gloo")

@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 
 from imgtool.errors import CheckpointError
 from imgtool.experiment.checkpoints import read_header
-from imgtool.files import replacing
+from imgtool.files import replacing_through_folder
 
 FORMAT = 1
 
@@ -78,7 +78,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) 
     text = json.dumps({"format": FORMAT, **header, "aliases": aliases}, allow_nan=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
+        with replacing_through_folder(path) as temporary:
             save_file(flat, temporary, metadata={"imgtool": text})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(

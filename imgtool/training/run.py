@@ -193,7 +193,7 @@ def _train(
     task = find_family(experiment.family).build(experiment, datasets.info)
     facts = task.facts()
     if experiment.train.channels_last:
-        task.modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        task.modules.to(memory_format=torch.channels_last)
     if experiment.train.compile:
         for module in task.compile_targets():
             module.compile()

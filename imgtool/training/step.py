@@ -150,7 +150,8 @@ class Stepper:
         counted = bad
         if self.scaler is not None:
             # While the scale comes down, overflow is the scaler's daily work.
-            counted = ~finite | (overflow & (self.scaler._get_scale_async() <= 1))
+            scale = self.scaler._get_scale_async()
+            counted = ~finite if scale is None else ~finite | (overflow & (scale <= 1))
         self._bad_run = (self._bad_run + 1) * counted
         self._bad_peak = torch.maximum(self._bad_peak, self._bad_run)
         self._bad_total = self._bad_total + counted

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -49,9 +48,9 @@ def make_data() -> Callable[..., DataInfo]:
             names |= {"mask_names": MASK_NAMES, "palette": PALETTE}
         if "label" in targets:
             names |= {"label_names": LABEL_NAMES}
-        known = {field.name for field in fields(DataInfo)}
-        counts = {name: 8 for name in ("num_train_images",) if name in known}
-        return DataInfo(targets=frozenset(targets), image_size=image_size, **counts, **names)
+        return DataInfo(
+            targets=frozenset(targets), image_size=image_size, num_train_images=8, **names
+        )
 
     return make
 

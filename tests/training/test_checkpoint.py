@@ -9,6 +9,7 @@ from torch import nn
 
 from imgtool.config.schema import Train
 from imgtool.errors import CheckpointError
+from imgtool.experiment.checkpoints import remove_temporaries
 from imgtool.training import checkpoint
 from imgtool.training.optim import build_optimizer
 
@@ -109,6 +110,7 @@ import resource, sys, torch
 from pathlib import Path
 from imgtool.training import checkpoint
 from imgtool.errors import CheckpointError
+from imgtool.experiment.checkpoints import remove_temporaries
 path = Path(sys.argv[1])
 header = {"iteration": 1, "epoch": 1.0, "metrics": {"loss": 1.0}, "finite": True, "identity": "x"}
 checkpoint.write(path, {"a": torch.zeros(1000)}, header)
@@ -129,3 +131,27 @@ def test_a_disk_that_takes_no_more_keeps_the_previous_checkpoint(path):
     )
     assert answer.stdout.startswith(f"refused: cannot write {path}"), answer.stderr
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_kill_in_the_middle_of_writing_leaves_what_the_next_start_removes(path, monkeypatch):
+    """The library writes to a name of its own; a kill leaves it, inside our temporary folder."""
+
+    def killed(tensors, temporary, metadata):
+        (temporary.parent / ".tmpAbCdEf").write_bytes(b"half")
+        os._exit(9)
+
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(checkpoint, "save_file", killed)
+        checkpoint.write(path, {"a": torch.zeros(2)}, HEADER)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert len(os.listdir(path.parent)) == 1
+    assert len(remove_temporaries(path.parent)) == 1
+    assert os.listdir(path.parent) == []
+
+
+def test_a_checkpoint_is_as_readable_as_other_files(path):
+    checkpoint.write(path, {"a": torch.zeros(2)}, HEADER)
+    plain = path.with_name("plain")
+    plain.write_text("")
+    assert path.stat().st_mode == plain.stat().st_mode

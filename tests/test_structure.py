@@ -1,0 +1,53 @@
+"""Rules of the layout that no linter of ours checks."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def imported(path):
+    """Modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+def public_commands():
+    files = sorted((ROOT / "commands").glob("*.py"))
+    return [f for f in files if not f.stem.startswith("_") and f.stem != "main"]
+
+
+@pytest.mark.parametrize("path", public_commands(), ids=lambda path: path.stem)
+def test_commands_never_import_each_other(path):
+    others = {f"commands.{other.stem}" for other in public_commands()}
+    assert not others & imported(path)
+
+
+def test_families_never_import_each_other():
+    folders = [p for p in (ROOT / "imgtool/models").iterdir() if (p / "schema.py").exists()]
+    assert folders
+    for folder in folders:
+        others = tuple(f"imgtool.models.{other.name}" for other in folders if other != folder)
+        for path in folder.rglob("*.py"):
+            assert not [name for name in imported(path) if name.startswith(others)], path
+
+
+def test_only_one_file_prints():
+    for path in [*(ROOT / "commands").rglob("*.py"), *(ROOT / "imgtool").rglob("*.py")]:
+        calls = [n.func for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        prints = [f for f in calls if isinstance(f, ast.Name) and f.id == "print"]
+        assert not prints or path.name == "_output.py", path
+
+
+def test_no_file_names_a_package_registry():
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "http" not in "".join(line for line in lock.splitlines() if "://" in line)
+    assert "--index-url" not in lock
+    assert not (ROOT / "uv.lock").exists()
