@@ -6,6 +6,7 @@ the batch's memory, which is shared with the main process. Batches stay uint8.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import multiprocessing
 import os
@@ -29,6 +30,7 @@ from imgtool.errors import DataError
 __all__ = ["Datasets", "default_workers", "eval_loader", "open_datasets", "train_loader"]
 
 Batch = dict[str, Any]
+TRIM_EVERY = 16  # batches
 
 
 def train_loader(
@@ -172,11 +174,15 @@ class _Batches:
 
     def __init__(self, dataset: ImageDataset, row: Any) -> None:
         self.dataset, self.row = dataset, row
+        self._num_done = 0
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitems__(self, draws: Sequence[Any]) -> Batch:
+        self._num_done += 1
+        if self._num_done % TRIM_EVERY == 0 and get_worker_info() is not None:
+            _trim_heap()
         try:
             return self._assemble(draws)
         except DataError as error:  # as data: an exception would arrive with a worker's traceback
@@ -229,6 +235,13 @@ def _loader(batches: _Batches, sampler: Any, num_workers: int, pin_memory: bool)
         multiprocessing_context="fork" if num_workers else None,
         generator=torch.Generator(),  # else every iterator draws from torch's global one
     )
+
+
+def _trim_heap() -> None:
+    """Return what decoders have freed: glibc would keep up to 100 MB a worker in holes."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -109,7 +109,6 @@ class Update(nn.Module):
 
     def after_step(self, result: StepResult) -> None:
         """What follows the optimizer step: weight clipping, codebook averages."""
-        return None
 
 
 class Evaluator(ABC):

@@ -128,6 +128,7 @@ class Loop:
         self._check_divergence()
         if place.saved != place.iteration or place.update or self._save_due:
             self._save()
+        self._sample()  # the state is safe; now show what it can do
         good = self._newest()
         if reason == "early stopping" and run.experiment.train.restore_best:
             good = self._restore_best() or good

@@ -92,7 +92,10 @@ class Stepper:
         self.wait_sec += time.monotonic() - begin
         self.batches += 1
         self.images += len(batch["image"]) * self.launch.world_size
-        return to_device(batch, self.device)
+        batch = to_device(batch, self.device)
+        if not self.train.channels_last:  # batches arrive in NHWC, and convolutions follow them
+            batch["image"] = batch["image"].contiguous()
+        return batch
 
     def step(self, update: Update, lr_factor: float) -> None:
         """Take one step of `update`; nothing is read back to the host."""
@@ -108,9 +111,9 @@ class Stepper:
             self._apply(optimizer, bad)
         if self.scaler is not None:
             self.scaler.update()
-        self.steps += 1
         with torch.no_grad():
             update.after_step(StepResult(~bad, self._noise(0), self.fabric_sum))
+        self.steps += 1
         if self.ema is not None:
             self.ema.update()
         self.log_meter.add(("grad_norm",), norm.reshape(1))

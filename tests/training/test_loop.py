@@ -176,6 +176,14 @@ def test_the_directory_holds_what_the_design_promises(run, tmp_path):
     assert read(place.latest_path).header["config"]["model"]["latent_channels"] == 4
 
 
+def test_the_end_of_every_run_is_drawn(run, tmp_path):
+    stopped = run(tmp_path / "a", "train.max_iter=9", stop_at=3)
+    pictures = stopped.directory.samples_dir
+    assert [p.name for p in pictures.iterdir()] == ["iter_000003_comparison.png"]
+    run(tmp_path / "a", "train.max_iter=9")
+    assert (pictures / "iter_000009_comparison.png").exists()
+
+
 def test_the_loss_falls(run, tmp_path):
     trained = run(tmp_path / "a", "train.max_iter=60", "train.val_every=30", "train.lr=3e-3")
     losses = [row["loss"] for row in trained.rows() if row["kind"] == "train"]
