@@ -32,7 +32,7 @@ def run(
     ),
     seconds: Annotated[
         float, typer.Option(min=5, max=600, help="Training time of the first part, in seconds.")
-    ] = 30.0,
+    ] = 40.0,
     format: FormatOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -54,7 +54,7 @@ def run(
         *("--latent-channels", 8, "--downsampling-steps", 3, "--base-channels", 16),
         *("--batch-size", 8, "--lr", 1e-3, "--exp-dir", exp_dir, "--device", "cpu"),
         *("--val-every", 50, "--save-every", 25, "--sample-every", 50, "--log-every", 10),
-        *("--keep", 0),
+        *("--keep", 0, "--quiet"),
     )
     say(f"2. training for {seconds:.0f} s, then a graceful stop, then pruning")
     first = _timed(exp_dir, seconds, training)

@@ -37,8 +37,8 @@ def open_source(
     """Open a folder, a manifest or a packed file.
 
     Args:
-        kind: of the data; by default a folder that holds layouts.csv, and any other file than
-            a .safetensors, are layouts.
+        kind: of the data; by default a folder that holds layouts.csv, and every file but a
+            .safetensors, are layouts.
         skip_bad, verify: as in ImageFiles.
         max_unmatched: as in LayoutManifest.
 
@@ -54,9 +54,9 @@ def open_source(
         if kind not in (None, packed.kind):
             raise DataError(f"{path} holds {packed.kind}, not {kind}")
         return packed
-    if path.is_dir() or kind == "photos" or not path.exists():
-        return PhotoFolder(path, skip_bad=skip_bad, verify=verify)
-    return LayoutManifest(path, skip_bad=skip_bad, verify=verify, max_unmatched=max_unmatched)
+    if kind == "layouts" or (kind is None and (path.is_file() or path.suffix == ".csv")):
+        return LayoutManifest(path, skip_bad=skip_bad, verify=verify, max_unmatched=max_unmatched)
+    return PhotoFolder(path, skip_bad=skip_bad, verify=verify)
 
 
 @dataclass

@@ -139,7 +139,7 @@ class MaskCache:
             return None
         if len(raw) != size[0] * size[1] or not inflater.eof:
             return None
-        return np.frombuffer(bytearray(raw), np.uint8).reshape(size)
+        return np.frombuffer(raw, np.uint8).reshape(size)
 
     def store(self, key: str, mask: Image8) -> None:
         """Write one mask; a folder that cannot be written is not tried again."""

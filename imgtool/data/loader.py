@@ -11,7 +11,7 @@ import math
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -59,10 +59,13 @@ def train_loader(
             batch where one cannot be decoded.
     """
     size = training_size(dataset, data.crop)
-    sampler = EpochSampler(len(dataset), batch_size, seed, rank, world_size, start_batch)
-    augmentation = Augmentation.of(data, dataset, seed)
-    batches = _Batches(dataset, _TrainRow(size, augmentation))
-    return _deliver(_loader(batches, sampler, num_workers, pin_memory))
+    batches = _Batches(dataset, _TrainRow(size, Augmentation.of(data, dataset, seed)))
+
+    def draws(done: int) -> Iterable[Any]:
+        start = start_batch + done
+        return EpochSampler(len(dataset), batch_size, seed, rank, world_size, start)
+
+    return _deliver(batches, draws, num_workers, pin_memory)
 
 
 def eval_loader(
@@ -116,7 +119,9 @@ class EvalBatches:
         return len(self._plan)
 
     def __iter__(self) -> Iterator[Batch]:
-        return _deliver(_loader(self._batches, self._plan, self._num_workers, self._pin_memory))
+        return _deliver(
+            self._batches, lambda done: self._plan[done:], self._num_workers, self._pin_memory
+        )
 
 
 def _eval_plan(
@@ -197,21 +202,20 @@ class _Batches:
         for at, draw in enumerate(draws):
             sample = dataset.read(row.index(draw))
             row.fill(draw, sample, image[at], None if mask is None else mask[at])
+            if mask is not None:
+                self._check(mask[at], sample.name)
             labels.append(sample.label)
         indices = [row.index(draw) for draw in draws]
         batch: Batch = {"image": image, "index": torch.tensor(indices), **row.extra(draws)}
         if mask is not None:
-            self._check(mask, indices)
             batch["mask"] = mask
         if "label" in dataset.targets:
             batch["label"] = torch.tensor(labels)
         return batch
 
-    def _check(self, mask: Tensor, indices: Sequence[int]) -> None:
+    def _check(self, mask: Tensor, name: str) -> None:
         # 255 (no class) wraps round to 0; a class beyond the palette would crash a GPU's kernel.
-        wrong = (mask.numpy() + np.uint8(1)) > len(self.dataset.mask_names)
-        if wrong.any():
-            name = self.dataset.name(indices[int(wrong.any(axis=(1, 2)).argmax())])
+        if int((mask.numpy() + np.uint8(1)).max()) > len(self.dataset.mask_names):
             raise DataError(f"{name}: its mask has a class that the palette lacks")
 
 
@@ -261,10 +265,26 @@ def _leave(number: int, frame: FrameType | None) -> None:
     os._exit(0)
 
 
-def _deliver(loader: Iterable[Batch]) -> Iterator[Batch]:
-    for batch in loader:
+def _deliver(
+    batches: _Batches, draws: Callable[[int], Iterable[Any]], num_workers: int, pin_memory: bool
+) -> Iterator[Batch]:
+    """Batches in order; draws(n) are those after the first n."""
+    done = 0
+    incoming = iter(_loader(batches, draws(0), num_workers, pin_memory))
+    while True:
+        try:
+            batch = next(incoming)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "exited unexpectedly" not in str(error):
+                raise
+            # Terminated with the whole group: until the main process stops, it loads by itself.
+            incoming = iter(_loader(batches, draws(done), 0, pin_memory))
+            continue
         if "failure" in batch:
             message, hint = batch["failure"]
             raise DataError(message, hint=hint)
         batch["image"] = batch["image"].permute(0, 3, 1, 2)
+        done += 1
         yield batch

@@ -37,10 +37,15 @@ def batches_per_epoch(num_images: int, global_batch_size: int) -> int:
 def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     """The order of an epoch: (count,) int64, each of 0..count-1 once.
 
-    It sorts the raw stream of a keyed generator, which numpy keeps from version to version.
+    It sorts a generator's raw stream, which numpy keeps from version to version.
     """
-    raw = np.random.Philox(key=[seed % 2**64, epoch]).random_raw(count)
-    return np.argsort(raw, kind="stable")
+    return np.argsort(random_stream(seed, epoch, count), kind="stable")
+
+
+def random_stream(seed: int, purpose: int, count: int) -> np.ndarray:
+    """(count,) uint64 from a generator keyed by two numbers of up to 64 bits."""
+    key = np.array([seed % 2**64, purpose], np.uint64)
+    return np.random.Philox(key=key).random_raw(count)
 
 
 def random_words(seed: int, draw: Draw) -> tuple[int, int, int, int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from imgtool.data.base import ImageDataset
+from imgtool.data.sampler import random_stream
 from imgtool.errors import DataError
 from imgtool.files import write_text
 
@@ -102,7 +103,7 @@ def make_split(
             hint="add data, give --val-root, or set data.val_fraction=0",
         )
     names = sorted(groups)
-    waiting = [names[i] for i in np.argsort(_random(seed, 0, len(names)), kind="stable")]
+    waiting = [names[i] for i in np.argsort(random_stream(seed, 0, len(names)), kind="stable")]
     lengths = {name: len(groups[name]) for name in names}
     val = _take(waiting, lengths, val_fraction * len(chosen), keep=1)
     rest = [name for name in waiting if name not in val]
@@ -191,16 +192,10 @@ def _shared(
     }
 
 
-def _random(seed: int, purpose: int, count: int) -> np.ndarray:
-    """(count,) uint64; the generator's raw stream, which numpy keeps from version to version."""
-    key = [seed % 2**64, purpose]
-    return np.random.Philox(key=key).random_raw(count)
-
-
 def _draw(indices: list[int], count: int | None, seed: int) -> list[int]:
     if count is None or count >= len(indices):
         return indices
-    order = np.argsort(_random(seed, 1, len(indices)), kind="stable")
+    order = np.argsort(random_stream(seed, 1, len(indices)), kind="stable")
     return sorted(indices[i] for i in order[:count])
 
 

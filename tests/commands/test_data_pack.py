@@ -1,0 +1,88 @@
+"""`imgtool data check` and `imgtool data pack` as processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgtool.data.packed import PackedDataset
+
+
+def imgtool(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "imgtool", "data", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "photos"
+    path.mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 60, 3), np.uint8)
+        Image.fromarray(pixels).save(path / f"p{number}.png")
+    return path
+
+
+def test_check_and_pack(folder: Path) -> None:
+    checked = imgtool("check", folder)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    record = json.loads(checked.stdout)
+    assert (record["schema"], record["kind"], record["num_images"]) == ("imgtool/1", "data", 3)
+    assert record["path"] == str(folder)
+    out = folder.parent / "sub" / "x.safetensors"
+    dry = imgtool("pack", folder, out, "--image-size", 20, "--dry-run")
+    assert (dry.returncode, out.parent.exists()) == (0, False)
+    packed = imgtool("pack", folder, out, "--image-size", 20)
+    assert (packed.returncode, packed.stderr) == (0, "")
+    record = json.loads(packed.stdout)
+    assert record == {**json.loads(dry.stdout), "dry_run": False}
+    assert (record["path"], record["num_bytes"]) == (str(out), out.stat().st_size)
+    assert PackedDataset(out).size(0) == (20, 30)
+    assert imgtool("check", out, "--quiet").stdout.strip() == str(out)
+    again = imgtool("pack", folder, out)
+    assert again.returncode == 2
+    assert "exists\nhint: --force" in again.stderr
+    assert imgtool("pack", folder, out, "--force").returncode == 0
+    assert PackedDataset(out).size(0) == (40, 60)
+
+
+def test_bad_files(folder: Path) -> None:
+    (folder / "empty.png").touch()
+    checked = imgtool("check", folder)
+    assert checked.returncode == 4
+    assert checked.stderr == "bad: empty.png: the file is empty (0 bytes)\n"
+    assert json.loads(checked.stdout)["num_bad_files"] == 1
+    out = folder.parent / "x.safetensors"
+    failed = imgtool("pack", folder, out)
+    assert (failed.returncode, failed.stdout, out.exists()) == (4, "", False)
+    assert failed.stderr.startswith(f"error: {folder}/empty.png: the file is empty")
+    assert failed.stderr.count("\n") == 2
+    packed = imgtool("pack", folder, out, "--skip-bad")
+    assert packed.returncode == 0
+    assert packed.stderr == "left out: empty.png\n"
+    assert len(PackedDataset(out)) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["check", "gone"], 4, "error: gone: no such folder"),
+        (["check", "gone.csv"], 4, "error: gone.csv: no such manifest"),
+        (["check", "gone.safetensors"], 4, "error: gone.safetensors: no such file"),
+        (["pack", "gone", "x.safetensors"], 4, "error: gone: no such folder"),
+        (["pack", "gone", "x.npz"], 2, "error: x.npz: a packed file is named .safetensors"),
+        (["pack", "gone", "x.safetensors", "--image-size", "0"], 2, "error: "),
+    ],
+)
+def test_errors_are_one_line_and_a_hint(words: list[str], code: int, message: str) -> None:
+    done = imgtool(*words)
+    assert done.returncode == code
+    assert done.stderr.startswith(message)
+    assert len(done.stderr.splitlines()) <= 2
+    assert done.stdout == ""
