@@ -31,6 +31,7 @@ __all__ = ["Datasets", "default_workers", "eval_loader", "open_datasets", "train
 
 Batch = dict[str, Any]
 TRIM_EVERY = 16  # batches
+_LEFT_TO_MAIN = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def train_loader(
@@ -228,10 +229,12 @@ def _allocate(*shape: int) -> Tensor:
     return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
-def _loader(batches: _Batches, sampler: Any, num_workers: int, pin_memory: bool) -> DataLoader[Any]:
-    return DataLoader(
+def _start(
+    batches: _Batches, draws: Iterable[Any], num_workers: int, pin_memory: bool
+) -> Iterator[Batch]:
+    loader: DataLoader[Any] = DataLoader(
         batches,  # type: ignore[arg-type]
-        batch_sampler=sampler,
+        batch_sampler=draws,  # type: ignore[arg-type]
         collate_fn=_as_it_is,
         num_workers=num_workers,
         pin_memory=pin_memory,
@@ -239,6 +242,12 @@ def _loader(batches: _Batches, sampler: Any, num_workers: int, pin_memory: bool)
         multiprocessing_context="fork" if num_workers else None,
         generator=torch.Generator(),  # else every iterator draws from torch's global one
     )
+    # Held back while workers are forked: they would inherit whatever this process does with them.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_MAIN)
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _trim_heap() -> None:
@@ -254,8 +263,8 @@ def _as_it_is(batch: Any) -> Any:
 
 def _start_worker(number: int) -> None:
     """Leave the decision to stop to the main process."""
-    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for left in _LEFT_TO_MAIN:
+        signal.signal(left, signal.SIG_IGN)
     # A scheduler may terminate the whole group. Dying of a signal would raise an error in the
     # main process, which has to save; ending by itself does not.
     signal.signal(signal.SIGTERM, _leave)
@@ -270,21 +279,24 @@ def _deliver(
 ) -> Iterator[Batch]:
     """Batches in order; draws(n) are those after the first n."""
     done = 0
-    incoming = iter(_loader(batches, draws(0), num_workers, pin_memory))
-    while True:
-        try:
-            batch = next(incoming)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "exited unexpectedly" not in str(error):
-                raise
-            # Terminated with the whole group: until the main process stops, it loads by itself.
-            incoming = iter(_loader(batches, draws(done), 0, pin_memory))
-            continue
-        if "failure" in batch:
-            message, hint = batch["failure"]
-            raise DataError(message, hint=hint)
-        batch["image"] = batch["image"].permute(0, 3, 1, 2)
-        done += 1
-        yield batch
+    incoming: Iterator[Batch] | None = _start(batches, draws(0), num_workers, pin_memory)
+    try:
+        while True:
+            try:
+                batch = next(incoming)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "exited unexpectedly" not in str(error):
+                    raise
+                # Terminated with their group. Until the main process stops, it loads by itself.
+                incoming = _start(batches, draws(done), 0, pin_memory)
+                continue
+            if "failure" in batch:
+                message, hint = batch["failure"]
+                raise DataError(message, hint=hint)
+            batch["image"] = batch["image"].permute(0, 3, 1, 2)
+            done += 1
+            yield batch
+    finally:
+        incoming = None  # ends the workers now, even if a traceback keeps this frame

@@ -201,3 +201,15 @@ def test_bf16_keeps_weights_in_float32(run, tmp_path):
     trained = run(tmp_path / "a", "train.max_iter=2", "train.precision=bf16-mixed")
     weights = [t for name, t in trained.tensors().items() if name.startswith("model.")]
     assert {t.dtype for t in weights if t.is_floating_point()} == {torch.float32}
+
+
+def test_wandb_offline_gets_the_same_values(run, tmp_path):
+    pytest.importorskip("wandb")
+    trained = run(
+        tmp_path / "a",
+        "train.max_iter=4",
+        "output.wandb=offline",
+        f"output.log_dir={tmp_path}/logs",
+    )
+    assert trained.outcome.iteration == 4
+    assert list((tmp_path / "logs/wandb").glob("offline-run-*/*.wandb"))
