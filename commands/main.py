@@ -1,10 +1,9 @@
 """The `imgtool` program: finds the commands, runs one, turns errors into exit codes.
 
 Each module of this package that has no leading underscore is a command: it exposes `run`
-(a function) or `app` (a typer.Typer, for a group). A module may also expose
-`fill()`, which adds a group's commands when the group is named (so that `imgtool --help`
-does not wait for them), and `fold_arguments(args)`, which is given its own arguments before
-Typer sees them.
+(a function) or `app` (a typer.Typer, for a group). A module may also expose `fill()`, which
+adds a group's commands when the group is named, and `fold_arguments(args)`, which is given its
+own arguments before Typer sees them.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def named_words(args: list[str]) -> list[str]:
 
 
 def build_app(modules: dict[str, ModuleType], words: list[str]) -> typer.Typer:
-    """The command tree, complete for every command that `words` names."""
+    """The command tree; commands that `words` does not name have a description and no more."""
     named = {_dashes(word) for word in words}
     app = typer.Typer(
         help=HELP,
@@ -79,17 +78,33 @@ def build_app(modules: dict[str, ModuleType], words: list[str]) -> typer.Typer:
 
     app.callback()(top)
     for name, module in modules.items():
-        if hasattr(module, "fill") and name in named:
-            module.fill()
-        if hasattr(module, "app"):
-            group: typer.Typer = module.app
-            for command in group.registered_commands:
-                command.context_settings = {**SETTINGS, **(command.context_settings or {})}
-            app.add_typer(group, name=name, context_settings=SETTINGS, no_args_is_help=True)
+        if name in named:
+            _add(app, name, module)
         else:
-            extra = getattr(module, "CONTEXT_SETTINGS", {})
-            app.command(name, context_settings={**SETTINGS, **extra})(module.run)
+            app.command(name, help=_description(module))(_unnamed)
     return app
+
+
+def _unnamed() -> None:
+    """Stands in the list of commands for one that is not called: building its options, a Typer
+    type check each, would cost `imgtool --help` a quarter of its time."""
+
+
+def _description(module: ModuleType) -> str | None:
+    return module.app.info.help if hasattr(module, "app") else module.run.__doc__
+
+
+def _add(app: typer.Typer, name: str, module: ModuleType) -> None:
+    if hasattr(module, "fill"):
+        module.fill()
+    if not hasattr(module, "app"):
+        extra = getattr(module, "CONTEXT_SETTINGS", {})
+        app.command(name, context_settings={**SETTINGS, **extra})(module.run)
+        return
+    group: typer.Typer = module.app
+    for command in group.registered_commands:
+        command.context_settings = {**SETTINGS, **(command.context_settings or {})}
+    app.add_typer(group, name=name, context_settings=SETTINGS, no_args_is_help=True)
 
 
 def _fold(modules: dict[str, ModuleType], args: list[str]) -> list[str]:

@@ -234,7 +234,7 @@ def _start(
 ) -> Iterator[Batch]:
     loader: DataLoader[Any] = DataLoader(
         batches,  # type: ignore[arg-type]
-        batch_sampler=draws,  # type: ignore[arg-type]
+        batch_sampler=draws,
         collate_fn=_as_it_is,
         num_workers=num_workers,
         pin_memory=pin_memory,
@@ -279,7 +279,7 @@ def _deliver(
 ) -> Iterator[Batch]:
     """Batches in order; draws(n) are those after the first n."""
     done = 0
-    incoming: Iterator[Batch] | None = _start(batches, draws(0), num_workers, pin_memory)
+    incoming = _start(batches, draws(0), num_workers, pin_memory)
     try:
         while True:
             try:
@@ -299,4 +299,4 @@ def _deliver(
             done += 1
             yield batch
     finally:
-        incoming = None  # ends the workers now, even if a traceback keeps this frame
+        del incoming  # ends the workers now, even if a traceback keeps this frame
