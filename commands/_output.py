@@ -6,6 +6,7 @@ table. People's text goes to stderr, so that `command | next` and `command > fil
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from imgtool.errors import UsageError
+from imgtool.errors import DataError, UsageError
 
 SCHEMA = "imgtool/1"
 Mode = Literal["auto", "table", "json", "paths"]
@@ -32,7 +33,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Short for --fo
 
 def say(text: str) -> None:
     """A line for people, on stderr."""
-    with suppress(BrokenPipeError, ValueError):  # nobody listens any more; the work goes on
+    with suppress(OSError, ValueError):  # nobody listens any more; the work goes on
         print(text, file=sys.stderr, flush=True)
 
 
@@ -41,9 +42,14 @@ def document(text: str) -> None:
     try:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader has left. That is no error, and the work goes on without one.
+    except OSError as error:
+        # What is left in the buffer is not to fail again at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # a reader that has left is no error
+            raise DataError(
+                f"cannot write to stdout: {error.strerror}",
+                hint="the work itself is done; check the disk that stdout goes to",
+            ) from error
 
 
 def plain(value: Any) -> Any:
@@ -66,7 +72,7 @@ class Output:
         self, mode: Mode | None = None, *, as_json: bool = False, quiet: bool = False
     ) -> None:
         if as_json and quiet:
-            raise UsageError("--json and --quiet exclude each other")
+            raise UsageError("--json and --quiet exclude each other", hint="give one of them")
         chosen = (
             "json" if as_json else "paths" if quiet else mode or os.environ.get("IMGTOOL_FORMAT")
         )
@@ -104,9 +110,13 @@ def _table(rows: list[dict[str, Any]], columns: Sequence[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    text = io.StringIO()  # so that `document` alone writes to stdout
+    width, is_terminal = Console().width, sys.stdout.isatty() or None
+    console = Console(highlight=False, file=text, force_terminal=is_terminal, width=width)
     if len(rows) == 1:
         table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column(overflow="fold", no_wrap=True)
+        table.add_column(overflow="fold")
         for column in columns:
             table.add_row(
                 Text(column, style="dim"), Text(_cell(rows[0].get(column)), overflow="fold")
@@ -119,6 +129,7 @@ def _table(rows: list[dict[str, Any]], columns: Sequence[str]) -> None:
         for row in rows:
             table.add_row(*(Text(_cell(row.get(column))) for column in columns))
     console.print(table)
+    document(text.getvalue())
 
 
 def _cell(value: Any) -> str:

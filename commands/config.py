@@ -70,7 +70,10 @@ def check(
     output = Output(format, as_json=json, quiet=quiet)
     words = expand_paths(sources)
     if not words:
-        raise UsageError("nothing to check: no paths on stdin")
+        raise UsageError(
+            "nothing to check: no paths on stdin",
+            hint="ls experiments/*.yaml | imgtool config check -",
+        )
     records = [_checked(word, family) for word in words]
     for record in records:
         if not record["ok"]:

@@ -9,7 +9,7 @@ import typer
 
 from commands._counting import counting
 from commands._output import FormatOption, JsonOption, Output, QuietOption, say
-from imgtool.errors import ExitCode, UsageError
+from imgtool.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from imgtool.data.synthetic.make import Made
@@ -146,7 +146,11 @@ def check(
     columns = [key for key in record if key not in ("bad_files", "duplicates")]
     output.emit("data", [record], columns=columns)
     if record["num_bad_files"]:
-        raise typer.Exit(ExitCode.UNREADABLE)
+        count = record["num_bad_files"]
+        raise DataError(
+            f"{path}: {count} bad file{'s' if count > 1 else ''}",
+            hint="mend or remove what is named above; --skip-bad of train and pack leaves it out",
+        )
 
 
 @app.command("pack")
@@ -178,7 +182,10 @@ def pack(
     """
     output = Output(format, as_json=json, quiet=quiet)
     if out.suffix != ".safetensors":
-        raise UsageError(f"{out}: a packed file is named .safetensors")
+        raise UsageError(
+            f"{out}: a packed file is named .safetensors",
+            hint=f"write {out}.safetensors",
+        )
     if out.exists() and not force and not dry_run:
         raise UsageError(f"{out} exists", hint="--force replaces it")
     from imgtool.data.check import open_source

@@ -91,7 +91,8 @@ def _unnamed() -> None:
 
 
 def _description(module: ModuleType) -> str | None:
-    return module.app.info.help if hasattr(module, "app") else module.run.__doc__
+    text: str | None = module.app.info.help if hasattr(module, "app") else module.run.__doc__
+    return text
 
 
 def _add(app: typer.Typer, name: str, module: ModuleType) -> None:
@@ -117,22 +118,42 @@ def _fold(modules: dict[str, ModuleType], args: list[str]) -> list[str]:
     return args
 
 
-def _report(message: str, hint: str | None) -> None:
+def _report(message: str, hint: str) -> None:
     from commands._output import say
 
     say(f"error: {message}")
-    if hint:
-        say(f"hint: {hint}")
+    say(f"hint: {hint}")
 
 
-def _usage_hint(error: typer.TyperException) -> str:
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "imgtool"
-    return f"{path} --help"
+def _usage_hint(app: typer.Typer, words: list[str]) -> str:
+    """`imgtool data check --help`, for the command that `words` name."""
+    command: Any = typer.main.get_command(app)
+    path = ["imgtool"]
+    for word in words:
+        if word.startswith("-"):
+            continue
+        known = getattr(command, "commands", {})
+        if _dashes(word) not in known:
+            break
+        path.append(_dashes(word))
+        command = known[path[-1]]
+    return f"{' '.join(path)} --help"
+
+
+def _open_streams() -> None:
+    """Give what was closed (`>&-`) to /dev/null, else the next file opened would take its place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            mode = "w" if number else "r"
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the program and leave with its exit code."""
+    _open_streams()
     modules = discover()
     words = list(sys.argv[1:] if args is None else args)
     app = build_app(modules, named_words(words))
@@ -146,20 +167,20 @@ def _run(app: typer.Typer, words: list[str]) -> int:
     except UserError as error:
         if os.environ.get("IMGTOOL_DEBUG"):
             raise
-        _report(str(error), error.hint)
+        _report(str(error), error.hint or _usage_hint(app, words))
         return error.exit_code
     except typer.TyperException as error:
         if not hasattr(error, "format_message"):
             raise
         text = " ".join(error.format_message().split())
         if text:  # `imgtool` alone raises with the help already in the message
-            _report_usage(error, text)
+            _report_usage(error, text, _usage_hint(app, words))
         return int(getattr(error, "exit_code", ExitCode.USAGE))
     except (typer.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
 
 
-def _report_usage(error: typer.TyperException, text: str) -> None:
+def _report_usage(error: typer.TyperException, text: str, hint: str) -> None:
     if type(error).__name__ == "NoArgsIsHelpError":
         from commands._output import say
 
@@ -167,14 +188,24 @@ def _report_usage(error: typer.TyperException, text: str) -> None:
         return
     # Typer appends its guess in one of two forms.
     what = text.partition(" (Possible options")[0].partition(" Did you mean")[0]
+    what = what.replace(": Value error, ", ": ")
     guesses = getattr(error, "possibilities", None) or re.findall(
         r"'([^']+)'", text.partition(" Did you mean")[2]
     )
-    hint = _usage_hint(error)
-    if guesses:
-        best = guesses[0]
+    if best := _closest(what, guesses):
         hint = f"did you mean {best if best.startswith('-') else repr(best)}?"
     _report(what[:1].lower() + what[1:].rstrip("."), hint)
+
+
+def _closest(what: str, guesses: list[str]) -> str | None:
+    """Of Typer's guesses: what begins with the given word, else the most alike without dashes."""
+    import difflib
+
+    word = re.split(r"[ ']", what.rstrip("'."))[-1].lstrip("-")
+    bare = {guess.lstrip("-"): guess for guess in guesses}
+    longer = [name for name in bare if name.startswith(word)]
+    close = longer or difflib.get_close_matches(word, bare, 1, 0.6)
+    return bare[close[0]] if close else None
 
 
 if __name__ == "__main__":

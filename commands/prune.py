@@ -61,9 +61,10 @@ def run(
     Damaged files older than a whole one go; newer ones stay. Safe while a training writes.
 
     \b
-    imgtool prune outputs/S5 --keep 2 --dry-run
-    imgtool prune --ckpt-dir outputs/EXP00/checkpoints --keep 2 --keep-every 20000
-    ls -d outputs/*/ | imgtool prune - --keep 1 --keep-best
+    Example:
+      imgtool prune outputs/S5 --keep 2 --dry-run
+      imgtool prune --ckpt-dir outputs/EXP00/checkpoints --keep 2 --keep-every 20000
+      ls -d outputs/*/ | imgtool prune - --keep 1 --keep-best
     """
     from commands._input import expand_paths
     from commands._output import Output, say

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,7 +34,7 @@ def run(
         typer.Argument(metavar="CMD", show_default=False, help="The command; put -- before it."),
     ] = None,
     exp_dir: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="DIR",
             help="The experiment's directory; read from the command's own --exp-dir or --exp_dir "
@@ -91,8 +90,9 @@ def run(
     ended with 0); 124 if it had to be killed; 126 or 127 if it could not be started.
 
     \b
-    imgtool run-timed --duration 3h --keep 2 -- imgtool train genegan --exp-dir outputs/EXP00
-    imgtool run-timed --exp-dir out/x --duration 90m --detach -- python train.py
+    Example:
+      imgtool run-timed --duration 3h --keep 2 -- imgtool train genegan --exp-dir outputs/EXP00
+      imgtool run-timed --exp-dir out/x --duration 90m --detach -- python train.py
     """
     from commands._output import Output, say
     from imgtool.errors import UsageError
@@ -108,13 +108,14 @@ def run(
     if keep is not None and keep < 1:
         raise UsageError(f"--keep is {keep}", hint="give 1 or more, or leave it out")
     grace_sec, kill_after_sec = parse_duration(grace), parse_duration(kill_after)
-    known = str(exp_dir) if exp_dir else timed.exp_dir_of(command)
+    if exp_dir is not None and not exp_dir.strip():
+        raise UsageError("--exp-dir is empty", hint="is a variable of the shell unset?")
+    known = exp_dir or timed.exp_dir_of(command)
     experiment = ExperimentDir(known) if known else None
     if experiment is None:
         hint = "add --exp-dir DIR before --"
         if detach:
             raise UsageError("--detach needs an experiment's directory for its logs", hint=hint)
-        say("run-timed: no --exp-dir is known: no logs are kept and nothing is pruned")
     job = timed.Job(
         command=command,
         experiment=experiment,
@@ -127,6 +128,8 @@ def run(
         keep=keep,
         strict=strict_status,
     )
+    if experiment is None:
+        say("run-timed: no --exp-dir is known: no logs are kept and nothing is pruned")
     if detach:
         _detach(job, output)
         return

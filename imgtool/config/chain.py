@@ -41,14 +41,22 @@ class Source:
             with self.file.open("rb") as handle:
                 data = handle.read(MAX_BYTES + 1)
         except OSError as error:
-            raise ConfigError(f"{self.label}: {(error.strerror or str(error)).lower()}") from error
+            raise ConfigError(
+                f"{self.label}: {(error.strerror or str(error)).lower()}",
+                hint="name a YAML file that can be read",
+            ) from error
         if len(data) > MAX_BYTES:
-            raise ConfigError(f"{self.label}: larger than {MAX_BYTES} bytes, which no config is")
+            raise ConfigError(
+                f"{self.label}: larger than {MAX_BYTES} bytes, which no config is",
+                hint="name a YAML file",
+            )
         try:
             return data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
-            raise ConfigError(f"{self.label}:{line}: not UTF-8 text") from error
+            raise ConfigError(
+                f"{self.label}:{line}: not UTF-8 text", hint="a config is YAML, saved as UTF-8"
+            ) from error
 
 
 def find(word: str) -> Source:
@@ -101,10 +109,15 @@ def _read_into(documents: list[Mapping[str, Entry]], source: Source, open_files:
     for word, origin in _bases(document):
         base = _find_base(source, word, origin)
         if _identity(base) in here:
-            raise ConfigError(f"{origin}: base {word!r} leads back to a file that is based on it")
+            raise ConfigError(
+                f"{origin}: base {word!r} leads back to a file that is based on it",
+                hint="remove this base, or that file's",
+            )
         _read_into(documents, base, here)
     if len(documents) >= MAX_FILES:
-        raise ConfigError(f"{source.label}: based on more than {MAX_FILES} files")
+        raise ConfigError(
+            f"{source.label}: based on more than {MAX_FILES} files", hint="merge some of them"
+        )
     documents.append(document)
 
 
@@ -120,7 +133,8 @@ def _bases(document: Mapping[str, Entry]) -> list[tuple[str, str]]:
     for word in words:
         if not isinstance(word, str) or not word:
             raise ConfigError(
-                f"{entry.origin}: base is {word!r}, expected a path or a preset's name"
+                f"{entry.origin}: base is {word!r}, expected a path or a preset's name",
+                hint="`imgtool presets list` names the presets",
             )
     return [(word, entry.origin) for word in words]
 

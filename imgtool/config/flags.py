@@ -57,8 +57,8 @@ def fields_of(schema: FamilySchema) -> list[Flag]:
         AssertionError: two keys of the schema claim one option.
     """
     flags = [
-        _flag("name", _NAME, "", "the experiment's name; the config's own by default", ("name",)),
-        _flag("phase", _PHASE, "", "stage of the study that it belongs to", ("phase",)),
+        _flag("name", _NAME, "", "The experiment's name; the config's own when unset.", ("name",)),
+        _flag("phase", _PHASE, "", "Stage of the study that it belongs to.", ("phase",)),
         *map(_of_key, keys_of(schema).values()),
     ]
     owners: dict[str, str] = {}

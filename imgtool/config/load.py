@@ -97,7 +97,10 @@ def _family(
         return Entry(asked, COMMAND_LINE)
     last = named[-1]
     if not isinstance(last.value, str):
-        raise ConfigError(f"{last.origin}: family is {shown(last.value)}, expected text")
+        raise ConfigError(
+            f"{last.origin}: family is {shown(last.value)}, expected text",
+            hint="such as `family: autoencoder`",
+        )
     if asked is not None and asked != last.value:
         raise ConfigError(
             f"{last.origin}: family is {last.value}, but {asked} was asked for",
@@ -122,7 +125,9 @@ def _parse_set(text: str) -> dict[str, Entry]:
     if not equals or not key:
         raise ConfigError(f"--set: {text!r} is not key=value", hint="such as --set train.lr=1e-4")
     if key in ("base", "family"):
-        raise ConfigError(f"--set: {key} can only be chosen in a file")
+        raise ConfigError(
+            f"--set: {key} can only be chosen in a file", hint=f"write `{key}: ...` in the config"
+        )
     parsed = parse_value(value, f"--set {key}")
     if isinstance(parsed, dict) and "." not in key:
         return {f"{key}.{inner}": Entry(item, "--set") for inner, item in parsed.items()}
@@ -139,7 +144,9 @@ def _parse_flags(flags: Mapping[str, object], schema: FamilySchema) -> dict[str,
             try:
                 parsed = parse_flag(flag.kind, value)
             except ValueError as error:
-                raise ConfigError(f"{flag.names[0]}: {error}") from error
+                raise ConfigError(
+                    f"{flag.names[0]}: {error}", hint="give a finite number"
+                ) from error
         origin = f"--no-{flag.names[0][2:]}" if value is False else flag.names[0]
         entries[key] = Entry(parsed, origin)
     return entries
@@ -157,7 +164,11 @@ def _today(
             continue  # a heading with nothing below it
         if key in sections:
             problems.append(
-                Problem(entry.origin, f"{key} is {shown(entry.value)}, expected keys below it")
+                Problem(
+                    entry.origin,
+                    f"{key} is {shown(entry.value)}, expected keys below it",
+                    suggest(f"{key}.", schema),
+                )
             )
         else:
             entries[key] = entry
@@ -222,9 +233,10 @@ def _text(entry: Entry | None, key: str) -> str | None:
     text = value if isinstance(value, str) else ""
     # Both become parts of file names.
     if not text.strip() or text in (".", "..") or re.search(r"[/\x00-\x1f\x7f\ud800-\udfff]", text):
-        quotes = f'put it in quotes: "{value}"' if isinstance(value, int | float) else None
+        is_number = isinstance(value, int | float)
         raise ConfigError(
-            f"{entry.origin}: {key} is {shown(value)}, expected text without slashes", hint=quotes
+            f"{entry.origin}: {key} is {shown(value)}, expected text without slashes",
+            hint=f'put it in quotes: "{value}"' if is_number else "it becomes part of file names",
         )
     return text
 

@@ -65,6 +65,8 @@ def suggest(name: str, known: list[str]) -> str:
     import difflib
 
     wanted = name.removesuffix(SUFFIX)
+    if wanted.rstrip("/") in groups():
+        return f"{wanted} is a group; one of its presets is {members(wanted)[0]}"
     close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.7)
     # S4 and experiments/S4.yaml are meant as phase1_1/S4.
     last = posixpath.basename(wanted).lower()
@@ -160,7 +162,9 @@ def write_copies(copies: list[Copy]) -> None:
             write_text(copy.path, copy.text)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            raise UsageError(f"cannot write {copy.path}: {reason}") from error
+            raise UsageError(
+                f"cannot write {copy.path}: {reason}", hint="give a folder that can be written"
+            ) from error
 
 
 def base_of(name: str, base: str) -> str | None:

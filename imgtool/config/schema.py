@@ -57,41 +57,45 @@ class Data:
 
     __pydantic_config__ = STRICT
 
-    dataset: Literal["photos", "layouts"] = option("photos", "kind of data set")
+    dataset: Literal["photos", "layouts"] = option("photos", "Kind of data set.")
     root: str | None = option(
-        None, "folder of photos, or a packed .safetensors", run=True, flag="data-root"
+        None, "Folder of photos, or a packed .safetensors file.", run=True, flag="data-root"
     )
     val_root: str | None = option(
-        None, "photos to validate on; without it a part of root is held out", run=True
+        None, "Photos to validate on; without it a part of root is held out.", run=True
     )
     manifest: str | None = option(
-        None, "CSV of layouts, or a packed .safetensors", run=True, flag="manifest"
+        None, "CSV of layouts, or a packed .safetensors file.", run=True, flag="manifest"
     )
     image_size: PositiveInt | None = option(
-        None, "resize first, shorter side in pixels; native size when unset"
+        None, "Resize first: pixels of the shorter side; the native size when unset."
     )
     crop: PositiveInt | None = option(
-        None, "random square crop in pixels; the whole image when unset"
+        None, "Random square crop: pixels of its side; the whole image when unset."
     )
     flip: Literal["auto", "none", "horizontal", "dihedral"] = option(
-        "auto", "random flips: auto is horizontal for photos, none for layouts"
+        "auto", "Random flips; auto is horizontal for photos, none for layouts."
     )
-    max_images: PositiveInt | None = option(None, "use this many images, a seeded draw, at most")
-    val_fraction: Fraction = option(0.1, "part held out for validation, by scene")
-    test_fraction: Fraction = option(0.1, "part held out for the final test, by scene")
-    split_seed: NonNegativeInt = option(42, "seed of the split")
+    max_images: PositiveInt | None = option(
+        None, "Use at most this many images, drawn by the seed of the split."
+    )
+    val_fraction: Fraction = option(0.1, "Part of the data held out for validation, by scene.")
+    test_fraction: Fraction = option(0.1, "Part of the data held out for the final test, by scene.")
+    split_seed: NonNegativeInt = option(42, "Seed of the split.")
     max_unmatched: Annotated[float, Ge(0), Le(1)] = option(
-        0.05, "largest share of layout pixels in no palette colour before it is an error"
+        0.05, "Largest part of a layout's pixels without a palette colour; more is an error."
     )
-    skip_bad: bool = option(False, "leave unreadable images out instead of stopping", run=True)
+    skip_bad: bool = option(False, "Leave unreadable images out instead of stopping.", run=True)
     num_workers: NonNegativeInt | None = option(
-        None, "loader processes; chosen by device and cache when unset", run=True
+        None, "Loader processes; chosen by device and cache when unset.", run=True
     )
     cache: Literal["auto", "ram", "none"] = option(
-        "auto", "keep decoded images in memory; auto does so up to 1 GB", run=True
+        "auto", "Keep decoded images in memory; auto does so up to 1 GB.", run=True
     )
     cache_dir: str = option(
-        "outputs/_mask_cache", "folder for segmentation targets computed once", run=True
+        "outputs/_mask_cache",
+        "Folder for the segmentation targets, which are computed once.",
+        run=True,
     )
 
     def __post_init__(self) -> None:
@@ -107,60 +111,68 @@ class Train:
 
     __pydantic_config__ = STRICT
 
-    batch_size: PositiveInt = option(16, "images an update, on each process")
-    accumulate: PositiveInt = option(1, "batches summed into one update")
-    lr: PositiveFloat = option(1e-4, "learning rate at its highest", aliases=("learning-rate",))
-    optimizer: Literal["adamw", "adam", "sgd", "rmsprop"] = option("adamw", "optimizer")
-    weight_decay: NonNegativeFloat = option(0.01, "weight decay")
-    betas: tuple[Fraction, Fraction] = option((0.9, 0.999), "Adam's averaging constants")
-    momentum: Fraction = option(0.0, "momentum of sgd and rmsprop")
-    rmsprop_alpha: Fraction = option(0.99, "RMSprop's averaging constant")
-    schedule: Literal["constant", "cosine", "step"] = option("constant", "learning-rate schedule")
-    warmup_iterations: NonNegativeInt = option(0, "iterations of linear warm-up")
+    batch_size: PositiveInt = option(16, "Images a batch, in each process.")
+    accumulate: PositiveInt = option(1, "Batches that make one update.")
+    lr: PositiveFloat = option(1e-4, "Learning rate at its highest.", aliases=("learning-rate",))
+    optimizer: Literal["adamw", "adam", "sgd", "rmsprop"] = option("adamw", "Optimizer.")
+    weight_decay: NonNegativeFloat = option(0.01, "Weight decay.")
+    betas: tuple[Fraction, Fraction] = option(
+        (0.9, 0.999), "Averaging constants of adam and adamw."
+    )
+    momentum: Fraction = option(0.0, "Momentum of sgd and rmsprop.")
+    rmsprop_alpha: Fraction = option(0.99, "Averaging constant of rmsprop.")
+    schedule: Literal["constant", "cosine", "step"] = option("constant", "Learning-rate schedule.")
+    warmup_iterations: NonNegativeInt = option(0, "Iterations of linear warm-up.")
     decay_iterations: PositiveInt | None = option(
-        None, "where the cosine ends; the run's own limit when unset"
+        None, "Iteration at which the cosine ends; the run's own limit when unset."
     )
     min_lr_ratio: Annotated[float, Ge(0), Le(1)] = option(
-        0.0, "lowest learning rate of the cosine, as a part of lr"
+        0.0, "Lowest learning rate of the cosine, as a part of lr."
     )
-    step_iterations: PositiveInt = option(10_000, "iterations between steps of the step schedule")
-    step_gamma: PositiveFloat = option(0.1, "factor at each step of the step schedule")
-    clip_norm: NonNegativeFloat = option(0.0, "largest gradient norm; 0 is off")
-    ema_decay: Fraction = option(0.0, "average of weights used to validate; 0 is off")
-    seed: NonNegativeInt = option(42, "seed of weights, data order, augmentation and noise")
+    step_iterations: PositiveInt = option(
+        10_000, "Iterations between the steps of the step schedule."
+    )
+    step_gamma: PositiveFloat = option(0.1, "Factor at each step of the step schedule.")
+    clip_norm: NonNegativeFloat = option(0.0, "Largest gradient norm; 0 is off.")
+    ema_decay: Fraction = option(
+        0.0, "Decay of the averaged weights that validation uses; 0 is off."
+    )
+    seed: NonNegativeInt = option(42, "Seed of weights, data order, augmentation and noise.")
 
-    epochs: PositiveInt | None = option(None, "stop after this many epochs", run=True)
+    epochs: PositiveInt | None = option(None, "Stop after this many epochs.", run=True)
     max_iter: PositiveInt | None = option(
-        None, "stop after this many iterations", run=True, aliases=("max-iterations",)
+        None, "Stop after this many iterations.", run=True, aliases=("max-iterations",)
     )
-    max_time: str | None = option(None, "stop after this time, such as 3h or 90m", run=True)
+    max_time: str | None = option(None, "Stop after this time, such as 3h or 90m.", run=True)
     patience: PositiveInt | None = option(
-        None, "stop after this many validations without a gain; off when unset", run=True
+        None, "Stop after this many validations without a gain; off when unset.", run=True
     )
-    min_delta: NonNegativeFloat = option(1e-4, "gain that patience counts as one", run=True)
+    min_delta: NonNegativeFloat = option(
+        1e-4, "Smallest gain that patience counts as one.", run=True
+    )
     monitor: str | None = option(
         None,
-        "metric that decides what is best, such as val_mse; the family's own when unset",
+        "Metric that decides what is best, such as val_mse; the family's own when unset.",
         run=True,
     )
-    restore_best: bool = option(True, "end early stopping with the best weights", run=True)
+    restore_best: bool = option(True, "End early stopping with the best weights.", run=True)
     max_bad_steps: PositiveInt = option(
-        5, "steps in a row with non-finite values before the run ends as diverged", run=True
+        5, "Steps in a row with non-finite values after which the run ends as diverged.", run=True
     )
-    save_every: Interval = option(1000, "iterations between checkpoints (5ep: epochs)", run=True)
+    save_every: Interval = option(1000, "Iterations between checkpoints, or epochs: 5ep.", run=True)
     sample_every: Interval = option(
-        1000, "iterations between sample images (5ep: epochs)", run=True
+        1000, "Iterations between sample images, or epochs: 5ep.", run=True
     )
-    val_every: Interval = option(1000, "iterations between validations (1ep: epochs)", run=True)
-    log_every: PositiveInt = option(50, "iterations between logged values", run=True)
-    keep: NonNegativeInt = option(3, "newest checkpoints to keep; 0 keeps all", run=True)
-    device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps", run=True)
-    precision: Literal["32", "bf16-mixed", "16-mixed"] = option("32", "arithmetic", run=True)
-    channels_last: bool = option(True, "keep tensors in NHWC order", run=True)
-    compile: bool = option(False, "compile the networks with torch.compile", run=True)
-    deterministic: bool = option(False, "refuse algorithms that are not repeatable", run=True)
+    val_every: Interval = option(1000, "Iterations between validations, or epochs: 1ep.", run=True)
+    log_every: PositiveInt = option(50, "Iterations between logged values.", run=True)
+    keep: NonNegativeInt = option(3, "Newest checkpoints to keep; 0 keeps all.", run=True)
+    device: str = option("auto", "Device: auto, cpu, cuda, cuda:1 or mps.", run=True)
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = option("32", "Arithmetic.", run=True)
+    channels_last: bool = option(True, "Keep tensors in NHWC order.", run=True)
+    compile: bool = option(False, "Compile the networks with torch.compile.", run=True)
+    deterministic: bool = option(False, "Refuse algorithms that are not repeatable.", run=True)
     threads: PositiveInt | None = option(
-        None, "CPU threads; cores / slots - workers when unset", run=True
+        None, "CPU threads; cores / slots - workers when unset.", run=True
     )
 
     def __post_init__(self) -> None:
@@ -185,19 +197,27 @@ class Output:
 
     __pydantic_config__ = STRICT
 
-    exp_dir: str | None = option(None, "the experiment's directory", run=True)
+    exp_dir: str | None = option(
+        None, "The experiment's directory; experiments/PHASE/NAME when unset.", run=True
+    )
     shared_dir: str | None = option(
-        None, "the phase's folder for copies of metrics and samples", run=True
+        None, "The phase's folder for copies of metrics and samples.", run=True
     )
-    num_samples: PositiveInt = option(8, "images in a sample grid", run=True)
-    tensorboard: bool = option(False, "write TensorBoard events", run=True)
+    num_samples: PositiveInt = option(8, "Images in a sample grid.", run=True)
+    tensorboard: bool = option(False, "Write TensorBoard events.", run=True)
     wandb: Literal["off", "online", "offline"] = option(
-        "off", "write to Weights & Biases", run=True
+        "off", "Write to Weights & Biases.", run=True
     )
-    wandb_project: str = option("imgtool", "project of Weights & Biases", run=True)
+    wandb_project: str = option("imgtool", "Project of Weights & Biases.", run=True)
     log_dir: str | None = option(
-        None, "folder of the loggers; the experiment's directory when unset", run=True
+        None, "Folder of the loggers; the experiment's directory when unset.", run=True
     )
+
+    def __post_init__(self) -> None:
+        for key in ("exp_dir", "shared_dir", "log_dir"):
+            value = getattr(self, key)
+            if value is not None and not value.strip():  # a shell variable that is not set
+                raise ValueError(f"{key} is empty")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,11 +226,11 @@ class Lsf:
 
     __pydantic_config__ = STRICT
 
-    queue: str | None = option(None, "queue, such as gpuv100", run=True)
-    num_cores: PositiveInt = option(8, "cores", run=True)
-    num_gpus: NonNegativeInt = option(1, "GPUs", run=True)
-    memory: str = option("4GB", "memory for each core, with its unit", run=True)
-    walltime: str = option("6h", "run limit", run=True)
+    queue: str | None = option(None, "Queue of the LSF job, such as gpuv100.", run=True)
+    num_cores: PositiveInt = option(8, "Cores of the LSF job.", run=True)
+    num_gpus: NonNegativeInt = option(1, "GPUs of the LSF job.", run=True)
+    memory: str = option("4GB", "Memory of the LSF job for each core, with its unit.", run=True)
+    walltime: str = option("6h", "Run limit of the LSF job.", run=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,7 +59,8 @@ def build_sections(
         given = {d: e for d, e in entries.items() if d in keys and keys[d].section == section}
         unreadable = [dotted for dotted, entry in given.items() if _has_surrogate(entry.value)]
         problems += [
-            Problem(given[dotted].origin, f"{dotted} is not UTF-8") for dotted in unreadable
+            Problem(given[dotted].origin, f"{dotted} is not UTF-8", "retype it")
+            for dotted in unreadable
         ]
         if not unreadable:
             sections[section] = _build(cls, given, problems, keys, section, label)
@@ -129,12 +130,19 @@ def contradiction(
     else:
         named = [*words, *(key for word in words for key in given if key.endswith(f".{word}"))]
     origins = [given[key].origin for key in named if key in given]
-    return Problem(origins[0] if origins else otherwise, text)
+    hint = "change it, or leave it out: `imgtool config show` prints the defaults"
+    return Problem(origins[0] if origins else otherwise, text, hint)
 
 
 def _wrong_value(key: Key, entry: Entry) -> Problem:
     text = f"{key.dotted} is {shown(entry.value)}, expected {key.kind.words}"
-    return Problem(entry.origin, text, _hint(key.kind, entry.value))
+    return Problem(entry.origin, text, _hint(key.kind, entry.value) or _default_hint(key))
+
+
+def _default_hint(key: Key) -> str:
+    if key.default is None:
+        return f"leave {key.name} out to have none"
+    return f"the default is {format_value(key.default)}"
 
 
 def shown(value: Any) -> str:

@@ -18,6 +18,8 @@ from imgtool.errors import ConfigError
 MAX_BYTES = 1_000_000
 MAX_NODES = 20_000
 MAX_DEPTH = 50
+MAPPING = "a config is a YAML mapping, such as train: {lr: 1e-4}"
+ALIASES = "write the values out in place of the alias"
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -75,7 +77,7 @@ def parse_value(text: str, origin: str) -> Any:
     try:
         return parse_plain(text)
     except ValueError as error:
-        raise ConfigError(f"{origin}: {error}") from error
+        raise ConfigError(f"{origin}: {error}", hint="give a finite number") from error
 
 
 def parse_document(text: str, source: str) -> dict[str, Entry]:
@@ -87,12 +89,12 @@ def parse_document(text: str, source: str) -> dict[str, Entry]:
         ConfigError: not YAML, not a mapping, a key twice, or too large.
     """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-        raise ConfigError(f"{source}: larger than {MAX_BYTES} bytes, which no config is")
+        raise ConfigError(
+            f"{source}: larger than {MAX_BYTES} bytes, which no config is", hint=MAPPING
+        )
     node = _compose(text, source)
     if node is None:
-        raise ConfigError(
-            f"{source}: empty", hint="a config is a YAML mapping, such as train: {lr: 1e-4}"
-        )
+        raise ConfigError(f"{source}: empty", hint=MAPPING)
     reader = _Reader(text, source)
     entries: dict[str, Entry] = {}
     for key, child in reader.items(node):
@@ -133,23 +135,29 @@ def _compose(text: str, source: str, *, lines: bool = True) -> Any:
         problem = " ".join(str(error.problem or error.context).split())
         if "maximum depth" in problem:
             problem = "nested too deeply"
+        if "another document" in problem:
+            problem = "a second document begins here, and a config is one"
         raise ConfigError(f"{where}: {problem}", hint=_yaml_hint(problem, text)) from error
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         where = f"{source}:{line}" if lines else source
-        raise ConfigError(f"{where}: a character that YAML does not allow") from error
+        raise ConfigError(
+            f"{where}: a character that YAML does not allow", hint="is it a text file?"
+        ) from error
     except RecursionError as error:
-        raise ConfigError(f"{source}: nested too deeply") from error
+        raise ConfigError(f"{source}: nested too deeply", hint=MAPPING) from error
     except (YAMLError, ValueError) as error:
-        raise ConfigError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(
+            f"{source}: not YAML: {' '.join(str(error).split())}", hint=MAPPING
+        ) from error
 
 
-def _yaml_hint(problem: str, text: str) -> str | None:
+def _yaml_hint(problem: str, text: str) -> str:
     if "\\t" in problem or (problem.startswith("found character") and "\t" in text):
         return "indent with spaces: YAML allows no tabs there"
     if "mapping values are not allowed" in problem:
         return "put a text that contains `: ` in quotes, and check the indentation"
-    return None
+    return "check brackets, quotes and indentation there"
 
 
 def _is_mapping(node: Any) -> bool:
@@ -175,11 +183,13 @@ class _Reader:
     def enter(self, node: Any) -> None:
         self.num_nodes += 1
         if self.num_nodes > MAX_NODES:
-            raise self.fail(node, f"more than {MAX_NODES} values, counting what aliases repeat")
+            raise self.fail(
+                node, f"more than {MAX_NODES} values, counting what aliases repeat", ALIASES
+            )
         if id(node) in self.open:
-            raise self.fail(node, "an alias that contains itself")
+            raise self.fail(node, "an alias that contains itself", ALIASES)
         if len(self.open) > MAX_DEPTH:  # of aliases
-            raise self.fail(node, "nested too deeply")
+            raise self.fail(node, "nested too deeply", ALIASES)
 
     def value(self, node: Any) -> Any:
         """Scalars, lists and dicts; every plain scalar as YAML 1.2 has it."""
@@ -204,7 +214,7 @@ class _Reader:
         try:
             return parse_plain(node.value)
         except ValueError as error:
-            raise self.fail(node, str(error)) from error
+            raise self.fail(node, str(error), "give a finite number") from error
 
     def items(self, node: Any) -> Iterator[tuple[Any, Any]]:
         """The pairs of nodes of a mapping, those of `<<` included; a key's text is its value.
@@ -213,7 +223,7 @@ class _Reader:
             ConfigError: not a mapping, or a key that stands there twice.
         """
         if not _is_mapping(node):
-            raise self.fail(node, "a mapping of keys to values was expected")
+            raise self.fail(node, "a mapping of keys to values was expected", MAPPING)
         self.check_tag(node)
         lines: dict[str, int] = {}
         own: dict[str, tuple[Any, Any]] = {}
@@ -221,10 +231,12 @@ class _Reader:
         for key, child in node.value:
             name = key.value
             if not isinstance(name, str):
-                raise self.fail(key, "a key is a single word")
+                raise self.fail(key, "a key is a single word", MAPPING)
             if name in lines:
                 raise self.fail(
-                    key, f"{name} stands here for the second time (first on line {lines[name]})"
+                    key,
+                    f"{name} stands here for the second time (first on line {lines[name]})",
+                    "keep one of them",
                 )
             lines[name] = key.start_mark.line + 1
             if name == "<<" and key.style is None:

@@ -105,7 +105,8 @@ def make_split(
     names = sorted(groups)
     waiting = [names[i] for i in np.argsort(random_stream(seed, 0, len(names)), kind="stable")]
     lengths = {name: len(groups[name]) for name in names}
-    val = _take(waiting, lengths, val_fraction * len(chosen), keep=1)
+    keep = 2 if test_fraction > 0 and len(groups) > 2 else 1
+    val = _take(waiting, lengths, val_fraction * len(chosen), keep=keep)
     rest = [name for name in waiting if name not in val]
     test = _take(rest, lengths, test_fraction * len(chosen), keep=1)
 

@@ -28,6 +28,7 @@ CHECKPOINT_NAME = re.compile(r"iter_(\d+)\.(safetensors|pt)", re.ASCII)
 _OWN_NAME = (
     r"iter_\d+\.(?:safetensors|pt)|(?:latest|best)\.(?:safetensors|pt)"
     r"|(?:status|provenance|split)\.json|config\.yaml|metrics\.jsonl|.+_metrics\.csv|probe"
+    r"|iter_\d+_\w+\.png"
 )
 _LEFTOVER = re.compile(rf"\.(?:{_OWN_NAME}){re.escape(TEMPORARY_MARK)}\d+", re.ASCII)
 _ITEM_BYTES = {

@@ -105,10 +105,14 @@ class MetricsLog:
             raise _cannot_write(self.csv_path, error) from error
         return self._refresh_copy()
 
-    def truncate_after(self, iteration: int) -> int:
+    def truncate_after(self, iteration: int, *, evaluation: int | None = None) -> int:
         """Cut the rows past `iteration` from both files, each in one step.
 
         A half-written last line goes too.
+
+        Args:
+            iteration: the last one whose logged values stay.
+            evaluation: the last one whose evaluation stays; `iteration` when None.
 
         Returns:
             the number of rows cut.
@@ -117,12 +121,13 @@ class MetricsLog:
             ExperimentError: a file cannot be written.
         """
         self.close()
+        evaluation = iteration if evaluation is None else evaluation
         try:
-            cut = self._truncate_jsonl(iteration)
+            cut = self._truncate_jsonl(iteration, evaluation)
         except OSError as error:
             raise _cannot_write(self.jsonl_path, error) from error
         table = self._load_table()
-        kept = [row for row in table if not _is_past(row.get("iteration"), iteration)]
+        kept = [row for row in table if not _is_past(row.get("iteration"), evaluation)]
         if len(kept) != len(table):
             try:
                 self._save_table(kept)
@@ -154,7 +159,7 @@ class MetricsLog:
                     os.ftruncate(self._handle, before)
             raise
 
-    def _truncate_jsonl(self, iteration: int) -> int:
+    def _truncate_jsonl(self, iteration: int, evaluation: int) -> int:
         if not self.jsonl_path.exists():
             return 0
         cut = 0
@@ -167,7 +172,8 @@ class MetricsLog:
                 row = _parse(line) if line.endswith(b"\n") else None
                 if row is None:
                     continue
-                if _is_past(row.get("iteration"), iteration):
+                last = evaluation if row.get("kind") == "evaluation" else iteration
+                if _is_past(row.get("iteration"), last):
                     cut += 1
                 else:
                     target.write(line)

@@ -44,6 +44,11 @@ class StatusFile:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
+    @property
+    def has_run(self) -> bool:
+        """True once this process has said anything but pending."""
+        return bool(self._fields["state"] != "pending")
+
     def write(self, state: State, reason: str | None = None, **fields: Any) -> None:
         """Say `state` now.
 

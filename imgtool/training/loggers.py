@@ -13,6 +13,7 @@ from imgtool.config.schema import Experiment
 from imgtool.errors import UsageError
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.metrics import MetricsLog
+from imgtool.training.state import Position
 
 
 class Logger(Protocol):
@@ -136,17 +137,17 @@ def open_logs(
     config: Mapping[str, Any],
     directory: ExperimentDir,
     run_id: str,
-    start: int,
+    position: Position,
 ) -> Logs:
-    """Open the logs of a run that starts after iteration `start`; later rows are cut."""
+    """Open the logs of a run that goes on from `position`; rows that it will write are cut."""
     output = experiment.output
     shared = Path(output.shared_dir) if output.shared_dir else None
     metrics = MetricsLog(directory, experiment.name, shared_dir=shared)
-    metrics.truncate_after(start)
+    metrics.truncate_after(position.logged, evaluation=position.validated)
     folder = Path(output.log_dir) if output.log_dir else directory.path
     others: list[Logger] = []
     if output.tensorboard:
-        others.append(TensorBoardLogger(folder / "tensorboard", start))
+        others.append(TensorBoardLogger(folder / "tensorboard", position.iteration))
     if output.wandb != "off":
         others.append(WandbLogger(experiment, config, run_id, folder))
     return Logs(metrics, others)

@@ -45,13 +45,20 @@ class Meter:
         """Start a new window."""
         self._totals.clear()
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The totals, for a checkpoint; keys join the names with commas."""
-        return {",".join(names): totals for names, totals in self._totals.items()}
+    def tensors(self, all_reduce: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """The totals over all processes, for a checkpoint; keys join the names with commas."""
+        return {
+            ",".join(names): all_reduce(totals.clone()) for names, totals in self._totals.items()
+        }
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on with a window that a checkpoint interrupted."""
+    def restore(self, tensors: Mapping[str, Tensor], *, share: bool = True) -> None:
+        """Go on with a window that a checkpoint interrupted.
+
+        Args:
+            share: whether the values count on this process; the totals are of all processes, so
+                that they may on one alone.
+        """
         self._totals = {
-            tuple(key.split(",")): totals.to(self._device, copy=True)
+            tuple(key.split(",")): totals.to(self._device, self._dtype, copy=True) * share
             for key, totals in tensors.items()
         }

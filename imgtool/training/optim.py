@@ -22,7 +22,13 @@ def build_optimizer(train: Train, parameters: Sequence[nn.Parameter]) -> Optimiz
     if train.optimizer == "adam":
         return Adam(parameters, betas=train.betas, fused=fused, **shared)
     if train.optimizer == "sgd":
-        return SGD(parameters, momentum=train.momentum, fused=fused, **shared)
+        sgd = SGD(parameters, momentum=train.momentum, fused=fused, **shared)
+        if train.momentum:
+            # torch leaves them uninitialised when the first step is masked; from zeros the first
+            # good step is the same as without them.
+            for parameter in parameters:
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     return RMSprop(
         parameters, momentum=train.momentum, alpha=train.rmsprop_alpha, foreach=True, **shared
     )
@@ -84,9 +90,19 @@ def masked_step(optimizer: Optimizer, bad: Tensor) -> None:
     before = {key: tensor.detach().clone() for key, tensor in tensors.items()}
     optimizer.step()
     for key, tensor in _tensors(optimizer).items():
+        if tensor.device != bad.device:  # RMSprop's count of steps, which nothing reads; on the
+            continue  # host, where `bad` could only be had by waiting for the device
         # State that this step created was zero before it.
         old = before.get(key, torch.zeros_like(tensor))
-        tensor.detach().copy_(torch.where(bad.to(tensor.device), old, tensor.detach()))
+        tensor.detach().copy_(torch.where(bad, old, tensor.detach()))
+
+
+def mark_found_inf(scaler: torch.amp.GradScaler, optimizer: Optimizer, bad: Tensor) -> None:
+    """Have the scaler skip this step of `optimizer` where `bad` is True; it looked at gradients
+    alone, and `bad` knows of a loss that is not finite as well.
+    """
+    for found in scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"].values():
+        found.copy_(torch.maximum(found, bad.to(found.dtype)))
 
 
 def _tensors(optimizer: Optimizer) -> dict[tuple[int, str], Tensor]:

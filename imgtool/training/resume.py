@@ -11,7 +11,7 @@ from imgtool.config.identity import identity
 from imgtool.config.load import Loaded, to_dict
 from imgtool.config.schema import Experiment
 from imgtool.errors import CheckpointError, ExperimentError
-from imgtool.experiment.checkpoints import CheckpointHeader, list_checkpoints, read_header
+from imgtool.experiment.checkpoints import CheckpointHeader, Entry, list_checkpoints, read_header
 from imgtool.experiment.layout import ExperimentDir, find_checkpoint
 from imgtool.models.registry import schema
 from imgtool.training import checkpoint
@@ -64,16 +64,34 @@ def choose_start(
     if resume == "auto":
         header = _newest(directory, reporter)
     else:
-        header = read_header(find_checkpoint(resume))
-        if present and present[-1].iteration > header.iteration:
-            raise ExperimentError(
-                f"{directory.path} has newer checkpoints, up to iteration {present[-1].iteration}",
-                hint="to branch off from an earlier one, give a new --exp-dir",
-            )
+        header = _named(resume, directory, present, reporter)
     if header is None:
         return Start(None, None)
     _check_identity(header, config, own_identity, data_fingerprint, directory)
     return Start(header.path, checkpoint.read(header.path))
+
+
+def _named(
+    resume: str, directory: ExperimentDir, present: list[Entry], reporter: Reporter
+) -> CheckpointHeader | None:
+    header = read_header(find_checkpoint(resume))
+    if header.identity is None:
+        raise CheckpointError(
+            f"{header.path} is no checkpoint of imgtool, and cannot be gone on from",
+            hint="give a .safetensors file from an exp_dir's checkpoints, or the exp_dir",
+        )
+    if not present or present[-1].iteration <= header.iteration:
+        return header
+    if header.path.parent != directory.checkpoints_dir.resolve():
+        # It branched off from there, and this is the same command again.
+        reporter.message(
+            f"{directory.path} has come further than {header.path}: going on from here"
+        )
+        return _newest(directory, reporter)
+    raise ExperimentError(
+        f"{directory.path} has newer checkpoints, up to iteration {present[-1].iteration}",
+        hint="to branch off from an earlier one, give a new --exp-dir",
+    )
 
 
 def _newest(directory: ExperimentDir, reporter: Reporter) -> CheckpointHeader | None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,15 +22,15 @@ from imgtool.data.loader import (
 )
 from imgtool.data.sampler import batches_per_epoch
 from imgtool.data.split import Split
-from imgtool.errors import DivergedError, ExperimentError, UserError
+from imgtool.errors import DivergedError, ExperimentError, UsageError, UserError
 from imgtool.experiment import provenance
 from imgtool.experiment.checkpoints import list_checkpoints, remove_temporaries
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import StatusFile
 from imgtool.files import write_text
-from imgtool.models.base import Task
 from imgtool.models.registry import family as find_family
 from imgtool.training.agreement import Agreement
+from imgtool.training.context import Run
 from imgtool.training.device import (
     configure_torch,
     exactness,
@@ -41,14 +39,22 @@ from imgtool.training.device import (
 )
 from imgtool.training.environment import Launch, cores, read_launch
 from imgtool.training.loggers import Logs, open_logs
-from imgtool.training.loop import Loop, Run, Schedule
+from imgtool.training.loop import Loop
 from imgtool.training.report import Outcome, Progress, Reporter
 from imgtool.training.resume import Start, choose_start, identify
+from imgtool.training.schedule import make_schedule
 from imgtool.training.state import Position, restore
 from imgtool.training.step import Stepper
 from imgtool.training.stopping import BestValue, StopRequest, TimeBudget
 from imgtool.training.validation import Validator
 from imgtool.units import parse_duration
+
+
+class _LogFile(logging.FileHandler):
+    """A full disk is met where something that matters is written, not here."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
 
 
 class LoggedReporter:
@@ -82,21 +88,23 @@ def _train_log(directory: ExperimentDir, *, first: bool) -> Iterator[None]:
     """Send messages and Python's warnings to train.log, and keep them off the terminal."""
     handler: logging.Handler = logging.NullHandler()
     if first:
-        handler = logging.FileHandler(directory.log_path, encoding="utf-8")
+        handler = _LogFile(directory.log_path, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     loggers = [logging.getLogger(n) for n in ("imgtool.train", "py.warnings", "lightning_fabric")]
     logging.captureWarnings(True)
+    before = [list(logger.handlers) for logger in loggers]
     for logger in loggers:
-        logger.addHandler(handler)
+        logger.handlers = [handler]  # Fabric's has one of its own, to the terminal
         logger.propagate = False
     loggers[0].setLevel(logging.INFO)
     try:
         yield
     finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
+        for logger, handlers in zip(loggers, before, strict=True):
+            logger.handlers = handlers
         logging.captureWarnings(False)
-        handler.close()
+        with suppress(OSError):  # what a full disk did not take
+            handler.close()
 
 
 def train(
@@ -127,7 +135,7 @@ def train(
         try:
             outcome = _train(loaded, directory, stop, news, resume, argv, launch, status)
         except BaseException as error:
-            _note_failure(status, error)
+            _note_failure(status, error, directory)
             raise
         finally:
             if status is not None:
@@ -147,10 +155,15 @@ def train(
         return outcome
 
 
-def _note_failure(status: StatusFile | None, error: BaseException) -> None:
+def _note_failure(
+    status: StatusFile | None, error: BaseException, directory: ExperimentDir
+) -> None:
     logging.getLogger("imgtool.train").error("%s: %s", type(error).__name__, error)
     if status is None:
         return
+    refused = isinstance(error, ExperimentError) and not status.has_run
+    if refused and directory.status_path.exists():
+        return  # what this directory's own experiment last said stays true
     state = "diverged" if isinstance(error, DivergedError) else "failed"
     with suppress(UserError):  # the disk that refused the checkpoint refuses this too
         status.write(state, f"{type(error).__name__}: {error}"[:500])  # type: ignore[arg-type]
@@ -202,6 +215,7 @@ def _train(
     run = _assemble(
         loaded, directory, datasets, identity, start, stepper, stop, reporter, workers, status
     )
+    del start  # a whole checkpoint; its tensors have been copied
     run.facts.update(facts)
     reporter.message(_headline(run, datasets, threads, workers))
     try:
@@ -223,7 +237,8 @@ def _write_start(
     loaded: Loaded, directory: ExperimentDir, datasets: Datasets, identity: str, argv: Sequence[str]
 ) -> None:
     """What must be on disk before iteration 0."""
-    remove_temporaries(directory.checkpoints_dir)
+    for folder in (directory.path, directory.checkpoints_dir, directory.samples_dir):
+        remove_temporaries(folder)
     try:
         write_text(directory.config_path, to_yaml(loaded))
         if datasets.split is not None:
@@ -264,6 +279,12 @@ def _validator(
     experiment: Any, datasets: Datasets, stepper: Stepper, workers: int
 ) -> Validator | None:
     if len(datasets.val) == 0:
+        train = experiment.train
+        if train.patience is not None and not (train.monitor or "").startswith("train_"):
+            raise UsageError(
+                "early stopping needs validation images, and there are none",
+                hint="give --val-root or --val-fraction, or a --monitor such as train_loss",
+            )
         return None
     launch, device = stepper.launch, stepper.device
     batches = eval_loader(
@@ -276,46 +297,6 @@ def _validator(
         pin_memory=device.type == "cuda",
     )
     return Validator(stepper.task, stepper.ema, stepper.fabric.autocast, lambda: batches, device)
-
-
-def make_schedule(experiment: Any, task: Task, num_batches: int, horizon: int | None) -> Schedule:
-    """Limits and intervals in iterations.
-
-    Args:
-        num_batches: batches an epoch.
-        horizon: the cosine's end in an earlier start of this experiment; it stays.
-    """
-    train = experiment.train
-    fresh = sum(1 for i, update in enumerate(task.updates(1)) if i == 0 or update.fresh_batch)
-    per_iteration = train.accumulate * fresh
-
-    def iterations(interval: int | str) -> int:
-        if isinstance(interval, int):
-            return interval
-        return max(1, math.ceil(int(interval.removesuffix("ep")) * num_batches / per_iteration))
-
-    limits = []
-    if train.max_iter is not None:
-        limits.append((train.max_iter, "max_iter"))
-    if train.epochs is not None:
-        limits.append((iterations(f"{train.epochs}ep"), "epochs"))
-    last, reason = min(limits) if limits else (None, "")
-    wanted = train.decay_iterations or horizon or last
-    if train.schedule == "cosine" and wanted is None:
-        raise UserError(
-            "a cosine schedule must know its end",
-            hint="give --decay-iterations, --max-iter or --epochs",
-        )
-    return Schedule(
-        last=last,
-        last_reason=reason,
-        save=iterations(train.save_every),
-        sample=iterations(train.sample_every),
-        validate=iterations(train.val_every),
-        log=train.log_every,
-        horizon=wanted,
-        per_epoch=num_batches,
-    )
 
 
 def _assemble(
@@ -341,8 +322,10 @@ def _assemble(
         position = restore(stepper, best, start.loaded, start.path)
         header = start.loaded.header
         spent, horizon = float(header.get("elapsed_sec", 0.0)), header.get("horizon")
-        metrics = {k: v for k, v in header["metrics"].items() if k.startswith("val_")}
-        start = replace(start, loaded=None)  # its tensors are copied; let go of them
+        metrics = header["metrics"]
+        if start.path.resolve() != directory.checkpoint_path(position.iteration).resolve():
+            position.saved = -1  # elsewhere, or under another name
+        _warn_of_other_ranks(header["position"].get("world_size"), stepper.launch, reporter)
     world = stepper.launch.world_size
     num_batches = batches_per_epoch(len(datasets.train), train.batch_size * world)
     config = to_dict(experiment)
@@ -350,7 +333,7 @@ def _assemble(
     if stepper.launch.is_first:
         place = hashlib.blake2b(str(directory.path.absolute()).encode(), digest_size=4)
         run_id = f"{identity}-{place.hexdigest()}"
-        logs = open_logs(experiment, config, directory, run_id, position.iteration)
+        logs = open_logs(experiment, config, directory, run_id, position)
     return Run(
         experiment=experiment,
         config=config,
@@ -373,6 +356,14 @@ def _assemble(
         logs=logs,
         status=status,
     )
+
+
+def _warn_of_other_ranks(before: int | None, launch: Launch, reporter: Reporter) -> None:
+    if before not in (None, launch.world_size):
+        reporter.message(
+            f"warning: {before} process(es) before, {launch.world_size} now: "
+            "a step takes more or fewer images than it did"
+        )
 
 
 def _headline(run: Run, datasets: Datasets, threads: int, workers: int) -> str:

@@ -36,7 +36,7 @@ class Position:
 
 
 def collect_tensors(stepper: Stepper) -> dict[str, Tensor]:
-    """All tensors of a checkpoint, by full name."""
+    """The tensors of a checkpoint by full name, less those of `collect_meters`."""
     tensors = {f"model.{k}": v for k, v in stepper.task.modules.state_dict().items()}
     for update, sets in stepper.optimizers.items():
         names = _names(stepper, update)
@@ -48,9 +48,17 @@ def collect_tensors(stepper: Stepper) -> dict[str, Tensor]:
             f"ema.{name}": average
             for name, average in zip(stepper.ema.names, stepper.ema.averages, strict=True)
         }
-    tensors |= {f"rng.{k}": v for k, v in checkpoint.rng_tensors(stepper.device).items()}
-    tensors |= {f"meter.log.{k}": v for k, v in stepper.log_meter.tensors().items()}
-    return tensors | {f"meter.row.{k}": v for k, v in stepper.row_meter.tensors().items()}
+    return tensors | {f"rng.{k}": v for k, v in checkpoint.rng_tensors(stepper.device).items()}
+
+
+def collect_meters(stepper: Stepper) -> dict[str, Tensor]:
+    """The running means, added up over processes: every one of them must call this."""
+    meters = {"log": stepper.log_meter, "row": stepper.row_meter}
+    return {
+        f"meter.{which}.{key}": totals
+        for which, meter in meters.items()
+        for key, totals in meter.tensors(stepper.fabric_sum).items()
+    }
 
 
 def collect_header(
@@ -59,7 +67,12 @@ def collect_header(
     """The run's own part of the JSON value in the header."""
     return {
         "iteration": position.iteration,
-        "position": {**asdict(position), "batches": stepper.batches, "steps": stepper.steps},
+        "position": {
+            **asdict(position),
+            "batches": stepper.batches,
+            "steps": stepper.steps,
+            "world_size": stepper.launch.world_size,
+        },
         "best": best.state(),
         "bad_total": bad_total,
         "scaler": None if stepper.scaler is None else stepper.scaler.state_dict(),
@@ -80,12 +93,16 @@ def restore(stepper: Stepper, best: BestValue, loaded: Checkpoint, source: Path)
             checkpoint.load_optimizer(optimizer, names, stored)
     _restore_ema(stepper, loaded.part("ema"))
     checkpoint.load_rng(loaded.part("rng"), stepper.device)
-    stepper.log_meter.restore(loaded.part("meter.log"))
-    stepper.row_meter.restore(loaded.part("meter.row"))
+    first = stepper.launch.is_first
+    stepper.log_meter.restore(loaded.part("meter.log"), share=first)
+    stepper.row_meter.restore(loaded.part("meter.row"), share=first)
     header = loaded.header
     try:
         place = dict(header["position"])
         stepper.batches, stepper.steps = int(place.pop("batches")), int(place.pop("steps"))
+        # A batch is that of all processes together, so with fewer of them there are more.
+        world = stepper.launch.world_size
+        stepper.batches = stepper.batches * int(place.pop("world_size", world)) // world
         position = Position(**{key: int(value) for key, value in place.items()})
         best.restore(header["best"])
         stepper.restore_bad_total(int(header["bad_total"]))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from imgtool.training.optim import (
     build_optimizer,
     clip_gradients,
     gradient_norm,
+    mark_found_inf,
     masked_step,
     set_lr,
 )
@@ -43,6 +45,7 @@ class Stepper:
         batches: global batches drawn since the start of training, resumed ones included.
         steps: optimizer steps since the start of training.
         wait_sec, images: waiting for data and images drawn since `start_window`.
+        span_sec: training time since then, pauses left out.
     """
 
     def __init__(
@@ -58,7 +61,8 @@ class Stepper:
         self.scaler = grad_scaler(fabric)
         self._open_loader = open_loader
         self._loader: Iterator[dict[str, Any]] | None = None
-        self._batch: dict[str, Any] | None = None
+        self._held: list[dict[str, Any]] = []  # batches for updates that draw none
+        self._holds = any(not update.fresh_batch for update in task.all_updates())
         self._wrapped: dict[str, Any] = {}
         self.optimizers: dict[str, dict[str, Optimizer]] = {}
         self._parameters: dict[str, list[nn.Parameter]] = {}
@@ -82,7 +86,23 @@ class Stepper:
     def start_window(self) -> None:
         """Start measuring throughput anew."""
         self.wait_sec, self.images = 0.0, 0
-        self.window_start = time.monotonic()
+        self._window_start = time.monotonic()
+        self._pause_start: float | None = None
+
+    @property
+    def span_sec(self) -> float:
+        now = time.monotonic() if self._pause_start is None else self._pause_start
+        return max(1e-9, now - self._window_start)
+
+    @contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Leave what happens meanwhile out of the throughput."""
+        self._pause_start = begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self._pause_start = None
+            self._window_start += time.monotonic() - begin
 
     def _next_batch(self) -> dict[str, Any]:
         begin = time.monotonic()
@@ -97,15 +117,32 @@ class Stepper:
             batch["image"] = batch["image"].contiguous()
         return batch
 
-    def step(self, update: Update, lr_factor: float) -> None:
-        """Take one step of `update`; nothing is read back to the host."""
+    def _batch(self, micro: int, *, fresh: bool) -> dict[str, Any]:
+        if fresh:
+            if micro == 0:
+                self._held.clear()
+            batch = self._next_batch()
+            if self._holds:
+                self._held.append(batch)
+            return batch
+        if not self._held:  # resumed between two updates: draw again what the first one had
+            self.batches -= self.train.accumulate
+            self._held = [self._next_batch() for _ in range(self.train.accumulate)]
+        return self._held[micro]
+
+    def step(self, update: Update, lr_factor: float, *, fresh: bool = True) -> None:
+        """Take one step of `update`; nothing is read back to the host.
+
+        Args:
+            fresh: draw new batches; else those of the iteration's last update that drew some.
+        """
         optimizers = self.optimizers[update.name].values()
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
             set_lr(optimizer, self.train.lr * lr_factor)
         finite = torch.ones((), dtype=torch.bool, device=self.device)
         for micro in range(self.train.accumulate):
-            finite &= self._backward(update, micro)
+            finite &= self._backward(update, self._batch(micro, fresh=fresh), micro)
         bad, norm = self._judge(update, optimizers, finite)
         for optimizer in optimizers:
             self._apply(optimizer, bad)
@@ -114,22 +151,23 @@ class Stepper:
         with torch.no_grad():
             update.after_step(StepResult(~bad, self._noise(0), self.fabric_sum))
         self.steps += 1
+        self.log_meter.add(("grad_norm",), norm.reshape(1))
+
+    def end_iteration(self) -> None:
+        """What follows the last update of an iteration."""
         if self.ema is not None:
             self.ema.update()
-        self.log_meter.add(("grad_norm",), norm.reshape(1))
 
     def _noise(self, micro: int) -> Noise:
         world = self.launch.world_size
         part = micro * world + self.launch.rank
         return Noise(self.train.seed, self.steps, part=part, parts=world * self.train.accumulate)
 
-    def _backward(self, update: Update, micro: int) -> Tensor:
-        if update.fresh_batch or self._batch is None:
-            self._batch = self._next_batch()
+    def _backward(self, update: Update, batch: dict[str, Any], micro: int) -> Tensor:
         wrapped = self._wrapped[update.name]
         last = micro == self.train.accumulate - 1
         with self.fabric.no_backward_sync(wrapped, enabled=not last):
-            losses = wrapped({**self._batch, "noise": self._noise(micro)})
+            losses = wrapped({**batch, "noise": self._noise(micro)})
             self.fabric.backward(losses["loss"] / self.train.accumulate)
         names = tuple(sorted(losses))
         values = torch.stack([losses[name].detach().to(torch.float32) for name in names])
@@ -137,7 +175,9 @@ class Stepper:
         self.row_meter.add(names, values)
         return torch.isfinite(losses["loss"].detach())
 
-    def _judge(self, update: Update, optimizers: Any, finite: Tensor) -> tuple[Tensor, Tensor]:
+    def _judge(
+        self, update: Update, optimizers: Iterable[Optimizer], finite: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Whether this step is bad, on the device, and the gradient norm before clipping."""
         if self.scaler is not None:
             for optimizer in optimizers:
@@ -146,19 +186,24 @@ class Stepper:
         norm = gradient_norm(parameters)
         if self.train.clip_norm:
             clip_gradients(parameters, norm, self.train.clip_norm)
-        overflow = ~torch.isfinite(norm)
-        bad = ~finite | overflow
-        if self.launch.distributed:  # every rank masks, or none
-            bad = self.fabric_sum(bad.to(torch.float32)) > 0
-        counted = bad
+        # Every rank masks and counts, or none.
+        lost, overflow = self._any_rank(torch.stack([~finite, ~torch.isfinite(norm)]))
+        bad = counted = lost | overflow
         if self.scaler is not None:
+            for optimizer in optimizers:
+                mark_found_inf(self.scaler, optimizer, bad)
             # While the scale comes down, overflow is the scaler's daily work.
             scale = self.scaler._get_scale_async()
-            counted = ~finite if scale is None else ~finite | (overflow & (scale <= 1))
+            counted = lost if scale is None else lost | (overflow & (scale <= 1))
         self._bad_run = (self._bad_run + 1) * counted
         self._bad_peak = torch.maximum(self._bad_peak, self._bad_run)
         self._bad_total = self._bad_total + counted
         return bad, norm
+
+    def _any_rank(self, flags: Tensor) -> Tensor:
+        if not self.launch.distributed:
+            return flags
+        return self.fabric_sum(flags.to(torch.float32)) > 0
 
     def _apply(self, optimizer: Optimizer, bad: Tensor) -> None:
         if self.scaler is not None:
@@ -167,12 +212,11 @@ class Stepper:
             masked_step(optimizer, bad)
 
     def fabric_sum(self, tensor: Tensor) -> Tensor:
-        """Sum over all processes."""
-        if not self.launch.distributed:
-            return tensor
-        summed = self.fabric.all_reduce(tensor, reduce_op="sum")
-        assert isinstance(summed, Tensor)
-        return summed
+        """Sum over all processes, in place."""
+        if self.launch.distributed:
+            # Fabric.all_reduce puts a barrier before it, for which the host waits.
+            torch.distributed.all_reduce(tensor)
+        return tensor
 
     def bad_steps(self) -> tuple[int, int, int]:
         """(bad steps in a row now, longest such run since the last call, all); synchronises."""

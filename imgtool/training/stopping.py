@@ -5,6 +5,7 @@ Torch-free: handlers are in place before torch is imported.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -108,8 +109,8 @@ class BestValue:
         return value < other - margin if self.mode == "min" else value > other + margin
 
     def see(self, value: float | None, iteration: int) -> bool:
-        """Note a validation; True when it is the best so far. None and NaN are no gain."""
-        known = value is not None and value == value
+        """Note a validation; True when it is the best so far. None, NaN and infinities are no gain."""
+        known = value is not None and math.isfinite(value)
         if known and self._beats(value, self._mark, self.min_delta):  # type: ignore[arg-type]
             self._mark, self._without_gain = value, 0
         else:
@@ -118,6 +119,10 @@ class BestValue:
             self.value, self.iteration = value, iteration
             return True
         return False
+
+    def forget(self) -> None:
+        """The best weights are gone: the next validation is best. Patience goes on as it is."""
+        self.value = self.iteration = None
 
     @property
     def exhausted(self) -> bool:

@@ -82,7 +82,9 @@ def test_check_reads_paths_from_stdin(
     assert capsys.readouterr().out == f"{place / 'good.yaml'}\n"
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert run("check", "-") == 2
-    assert capsys.readouterr().err == "error: nothing to check: no paths on stdin\n"
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error == "error: nothing to check: no paths on stdin"
+    assert hint.startswith("hint: ")
 
 
 def test_exit_codes_and_streams_of_a_real_process(place: Path) -> None:

@@ -56,7 +56,10 @@ def test_bad_files(folder: Path) -> None:
     (folder / "empty.png").touch()
     checked = imgtool("check", folder)
     assert checked.returncode == 4
-    assert checked.stderr == "bad: empty.png: the file is empty (0 bytes)\n"
+    bad, error, hint = checked.stderr.splitlines()
+    assert bad == "bad: empty.png: the file is empty (0 bytes)"
+    assert error == f"error: {folder}: 1 bad file"
+    assert "--skip-bad" in hint
     assert json.loads(checked.stdout)["num_bad_files"] == 1
     out = folder.parent / "x.safetensors"
     failed = imgtool("pack", folder, out)

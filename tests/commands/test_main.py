@@ -86,6 +86,22 @@ def test_help_and_version():
         ),
         (["config", "show", "nowhere.yaml"], "error: ", "hint: "),
         (["presets", "show", "phase1_1/S55"], "error: ", "hint: did you mean"),
+        (["presets", "show", "phase1_1"], "error: no preset", "hint: phase1_1 is a group"),
+        (
+            ["train", "autoencoder", "--max", "3"],
+            "error: no such option: --max",
+            "hint: did you mean --max-",
+        ),
+        (
+            ["train", "autoencoder", "--heads"],
+            "error: option '--heads' requires",
+            "hint: imgtool train autoencoder --help",
+        ),
+        (
+            ["data", "check", "x", "--dataset", "y"],
+            "error: invalid value for '--dataset': 'y' is",
+            "hint: imgtool data check --help",
+        ),
     ],
 )
 def test_a_mistake_gets_one_line_and_a_hint_and_exit_code_2(words, error, hint):
@@ -116,6 +132,60 @@ def test_a_reader_that_leaves_is_no_error():
     assert answer.returncode == 0
     assert answer.stderr == ""
     assert json.loads(answer.stdout)["kind"] == "preset"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_error(closed):
+    line = f"{sys.executable} -m imgtool presets list {closed}"
+    answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 0
+    assert answer.stderr == ""
+
+
+@pytest.mark.parametrize("mode", ["json", "table"])
+def test_a_full_disk_behind_stdout_is_one_error(mode):
+    line = f"{sys.executable} -m imgtool presets list --format {mode} > /dev/full"
+    answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    error, hint = answer.stderr.splitlines()
+    assert answer.returncode == 4
+    assert error.startswith("error: cannot write to stdout")
+    assert hint.startswith("hint: ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["prune", ""],
+        ["run-timed", "--exp-dir", "", "--duration", "1s", "--", "true"],
+        ["run-timed", "--", "true"],
+        ["train", "autoencoder", "--exp-dir", ""],
+        ["train", "autoencoder", "--seed", "-1"],
+        ["config", "check", "-"],
+        ["presets", "list", "--json", "--quiet"],
+    ],
+    ids=" ".join,
+)
+def test_every_refusal_is_two_lines(words, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    answer = imgtool_run(*words, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL)
+    error, hint = answer.stderr.splitlines()
+    assert answer.returncode == 2
+    assert error.startswith("error: ")
+    assert hint.startswith("hint: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_narrow_terminal_shortens_no_label():
+    environment = {**os.environ, "COLUMNS": "40"}
+    program = (
+        "from commands._output import Output; "
+        "Output('table').emit('x', [{'a_label_that_is_rather_long': 'value ' * 20}])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+    )
+    assert "a_label_that_is_rather_long" in answer.stdout
+    assert max(map(len, answer.stdout.splitlines())) <= 40
 
 
 def test_format_from_the_environment_and_from_options():

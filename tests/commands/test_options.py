@@ -79,7 +79,7 @@ def test_help_shows_types_choices_and_defaults(program: Any) -> None:
     text = CliRunner().invoke(program.app, ["autoencoder", "--help"]).output
     assert "More words." in text
     assert "--lr, --learning-rate FLOAT" in text
-    assert "learning rate at its highest [default: 0.0001]" in text
+    assert "Learning rate at its highest. [default: 0.0001]" in " ".join(text.split())
     assert "--dataset photos|layouts" in text
     assert "--compile / --no-compile" in text
 

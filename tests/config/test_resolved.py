@@ -38,6 +38,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "max_channels": st.none() | st.integers(18, 50).map(lambda count: 8 * count),
     "heads": st.sampled_from([("rgb",), ("classification", "rgb"), ("rgb", "segmentation")]),
     "mse": st.floats(0.001, 1e9),
+    **dict.fromkeys(("exp_dir", "shared_dir", "log_dir"), st.none() | TEXT.filter(str.strip)),
 }
 
 

@@ -151,7 +151,7 @@ MERGE_BOMB = "a0: &a0 {x: 1}\n" + "".join(
         ("train:\n\tlr: 1\n", 2, "cannot start any token"),
         ("- 1\n", 1, "a mapping of keys to values was expected"),
         ("just words\n", 1, "a mapping of keys to values was expected"),
-        ("a: 1\n---\nb: 2\n", 2, "found another document"),
+        ("a: 1\n---\nb: 2\n", 2, "a second document begins here"),
         ("a: [1\nb: 2\n", 2, "expected ',' or ']'"),
         ("a: b: c\n", 1, "mapping values are not allowed here"),
         ("x: 1\na: .nan\n", 2, ".nan is not a finite number"),

@@ -22,6 +22,12 @@ from imgtool.data.images import (
 )
 from imgtool.errors import DataError
 
+# imgtool silences these itself, but pytest puts the filters back for each test.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:::PIL"),
+    pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning"),
+]
+
 
 def png(path: Path, depth: int, colour: int, rows: list[bytes], width: int) -> Path:
     """A PNG written by hand, for pixels that Pillow cannot write."""

@@ -107,6 +107,16 @@ def test_truncation(experiment):
     assert log.truncate_after(100) == 0
 
 
+def test_truncation_of_an_evaluation_that_will_be_done_again(experiment):
+    log = MetricsLog(experiment, "S1")
+    log.log({"kind": "train", "iteration": 5})
+    log.log({"kind": "evaluation", "iteration": 5})
+    log.log_epoch({"iteration": 5})
+    log.truncate_after(5, evaluation=0)
+    assert [row["kind"] for row in read_rows(experiment.metrics_path)] == ["train"]
+    assert table(experiment.csv_path("S1")) == []
+
+
 def test_truncation_of_nothing(experiment):
     assert MetricsLog(experiment, "S1").truncate_after(0) == 0
     assert not experiment.metrics_path.exists()

@@ -6,13 +6,10 @@ import os
 import pytest
 import torch
 
-from imgtool.config.load import load
-from imgtool.errors import DivergedError, UserError
+from imgtool.errors import DivergedError
 from imgtool.experiment.status import read_status
 from imgtool.models.autoencoder import task as autoencoder
-from imgtool.models.registry import schema
 from imgtool.training.checkpoint import read
-from imgtool.training.run import make_schedule
 
 
 @pytest.fixture
@@ -136,17 +133,6 @@ def test_intervals_may_count_epochs(run, tmp_path):
     assert {"iter_000004.safetensors", "iter_000008.safetensors"} <= set(saved)
     pictures = sorted(p.name for p in trained.directory.samples_dir.iterdir())
     assert pictures == ["iter_000004_comparison.png", "iter_000008_comparison.png"]
-
-
-def test_a_cosine_without_an_end_is_refused():
-    from types import SimpleNamespace
-
-    experiment = load(
-        None, family="autoencoder", schema_of=schema, sets=["train.schedule=cosine"]
-    ).experiment
-    task = SimpleNamespace(updates=lambda i: [SimpleNamespace(fresh_batch=True)])
-    with pytest.raises(UserError, match="cosine"):
-        make_schedule(experiment, task, 10, None)
 
 
 def test_the_directory_holds_what_the_design_promises(run, tmp_path):

@@ -57,6 +57,27 @@ def test_a_bad_first_step_leaves_fresh_state(kind):
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_bad_first_step_leaves_nothing_uninitialised(kind):
+    torch.use_deterministic_algorithms(True)  # fills uninitialised memory with NaN
+    try:
+        layer, optimizer = trained(kind, [(0.5, True), (0.5, False)])
+        assert all(torch.isfinite(t).all() for t in everything(layer, optimizer))
+        expected = trained(kind, [(0.5, False)])
+        for a, b in zip(everything(layer, optimizer), everything(*expected), strict=True):
+            assert torch.equal(a, b)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_what_lies_on_the_host_does_not_wait_for_the_device():
+    layer = nn.Linear(3, 2)
+    optimizer = build_optimizer(Train(optimizer="rmsprop"), list(layer.parameters()))
+    for p in layer.parameters():
+        p.grad = torch.ones_like(p)
+    masked_step(optimizer, torch.tensor(False, device="meta"))  # reading it back would raise
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_a_good_step_is_the_plain_optimizers_step(kind):
     torch.manual_seed(0)
     layer = nn.Linear(3, 2)

@@ -67,9 +67,20 @@ def test_patience_counts_small_gains_as_none_but_best_takes_them():
 def test_nothing_measured_is_no_gain():
     best = BestValue("val_psnr", "max", patience=2, min_delta=0.0)
     assert not best.see(math.nan, 1)
+    assert not best.see(math.inf, 1)
     assert not best.see(None, 2)
     assert best.exhausted
     assert best.value is None
+
+
+def test_forgetting_the_best_keeps_patience():
+    best = BestValue("val_mse", "min", patience=2, min_delta=0.0)
+    best.see(0.1, 1)
+    best.forget()
+    assert best.see(0.5, 2)
+    assert (best.value, best.iteration) == (0.5, 2)
+    best.see(0.6, 3)
+    assert best.exhausted
 
 
 @given(st.lists(st.floats(-5, 5) | st.just(math.nan), max_size=20), st.integers(0, 20))

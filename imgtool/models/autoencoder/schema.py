@@ -23,19 +23,27 @@ class Model:
 
     __pydantic_config__ = STRICT
 
-    latent_channels: PositiveInt = option(16, "channels of the latent")
-    downsampling_steps: Annotated[int, Ge(2), Le(6)] = option(4, "halvings of the resolution")
-    base_channels: PositiveInt = option(32, "channels of the first step; doubles at every step")
-    max_channels: PositiveInt | None = option(None, "upper limit of the width; off when unset")
-    norm_groups: PositiveInt = option(8, "groups of every GroupNorm")
-    activation: Literal["silu", "relu", "gelu", "leaky_relu"] = option("silu", "activation")
-    bottleneck: Literal["none", "kl", "vq"] = option(
-        "none", "plain, variational (kl) or vector-quantised (vq)"
+    latent_channels: PositiveInt = option(16, "Channels of the latent.")
+    downsampling_steps: Annotated[int, Ge(2), Le(6)] = option(
+        4, "Halvings of the resolution, 2 to 6."
     )
-    codebook_size: Annotated[int, Ge(2), Le(65536)] = option(512, "vectors in the codebook (vq)")
-    codebook_decay: Annotated[float, Gt(0), Lt(1)] = option(0.99, "averaging of the codebook (vq)")
+    base_channels: PositiveInt = option(
+        32, "Channels of the first step; they double at every step."
+    )
+    max_channels: PositiveInt | None = option(
+        None, "Upper limit of the width in channels; off when unset."
+    )
+    norm_groups: PositiveInt = option(8, "Groups of every GroupNorm.")
+    activation: Literal["silu", "relu", "gelu", "leaky_relu"] = option("silu", "Activation.")
+    bottleneck: Literal["none", "kl", "vq"] = option(
+        "none", "Bottleneck: plain (none), variational (kl) or vector-quantised (vq)."
+    )
+    codebook_size: Annotated[int, Ge(2), Le(65536)] = option(512, "Vectors in the codebook (vq).")
+    codebook_decay: Annotated[float, Gt(0), Lt(1)] = option(
+        0.99, "Decay of the averaged codebook (vq)."
+    )
     heads: tuple[Literal["rgb", "segmentation", "classification"], ...] = option(
-        ("rgb", "segmentation", "classification"), "what is decoded from the latent"
+        ("rgb", "segmentation", "classification"), "What is decoded from the latent."
     )
 
     def __post_init__(self) -> None:
@@ -78,13 +86,21 @@ class Loss:
 
     __pydantic_config__ = STRICT
 
-    mse: NonNegativeFloat = option(1.0, "mean squared error, on [-1,1]", flag="loss-mse")
-    l1: NonNegativeFloat = option(0.0, "mean absolute error, on [-1,1]", flag="loss-l1")
-    kld: NonNegativeFloat = option(1e-4, "KL divergence, mean over the latent", flag="loss-kld")
-    seg: NonNegativeFloat = option(0.05, "cross-entropy of the segmentation", flag="loss-seg")
-    cls: NonNegativeFloat = option(0.01, "cross-entropy of the class", flag="loss-cls")
+    mse: NonNegativeFloat = option(
+        1.0, "Weight of the mean squared error, on [-1,1].", flag="loss-mse"
+    )
+    l1: NonNegativeFloat = option(
+        0.0, "Weight of the mean absolute error, on [-1,1].", flag="loss-l1"
+    )
+    kld: NonNegativeFloat = option(
+        1e-4, "Weight of the KL divergence, a mean over the latent (kl).", flag="loss-kld"
+    )
+    seg: NonNegativeFloat = option(
+        0.05, "Weight of the segmentation's cross-entropy.", flag="loss-seg"
+    )
+    cls: NonNegativeFloat = option(0.01, "Weight of the class's cross-entropy.", flag="loss-cls")
     commitment: NonNegativeFloat = option(
-        0.25, "pull of the encoder towards its code vectors (vq)", flag="loss-commitment"
+        0.25, "Weight of the encoder's pull towards its code vectors (vq).", flag="loss-commitment"
     )
 
 

@@ -1,0 +1,195 @@
+"""Single optimizer steps: which batch they see, what a bad one does, what is measured."""
+
+import time
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
+from torch import nn
+
+from imgtool.config.schema import Train
+from imgtool.models.base import Task, Update
+from imgtool.training.agreement import Agreement
+from imgtool.training.device import make_fabric
+from imgtool.training.environment import Launch
+from imgtool.training.step import Stepper
+
+ALONE = Launch(rank=0, local_rank=0, world_size=1, local_world_size=1, num_nodes=1)
+ONE_OF_TWO = Launch(rank=0, local_rank=0, world_size=2, local_world_size=2, num_nodes=1)
+
+
+class Linear(Update):
+    """Its loss is the output for the batch, plus what the test adds."""
+
+    def __init__(self, name, *, fresh_batch=True):
+        super().__init__()
+        self.name, self.fresh_batch = name, fresh_batch
+        self.layer = nn.Linear(3, 1)
+        self.added = 0.0
+        self.seen = []
+
+    def forward(self, batch):
+        self.seen.append(int(batch["index"]))
+        x = batch["image"].float().mean(dim=(2, 3)) / 255
+        return {"loss": self.layer(x).float().mean() + self.added}
+
+
+class TwoUpdates(Task):
+    def __init__(self):
+        torch.manual_seed(0)
+        self.first, self.second = Linear("first"), Linear("second", fresh_batch=False)
+        self.modules = nn.ModuleDict({"first": self.first, "second": self.second})
+
+    def all_updates(self):
+        return (self.first, self.second)
+
+    def evaluator(self):
+        raise NotImplementedError
+
+    def sample(self, batch):
+        raise NotImplementedError
+
+    def facts(self):
+        return {}
+
+
+def loader(start):
+    number = start
+    while True:
+        generator = torch.Generator().manual_seed(number)
+        image = torch.randint(0, 256, (2, 3, 4, 4), generator=generator, dtype=torch.uint8)
+        yield {"image": image, "index": torch.tensor(number)}
+        number += 1
+
+
+def make(launch=ALONE, fabric=None, **train):
+    chosen = Train(**{"optimizer": "sgd", "lr": 0.1, "device": "cpu", **train})
+    fabric = fabric or make_fabric(chosen, torch.device("cpu"), ALONE)
+    return Stepper(fabric, TwoUpdates(), chosen, launch, loader)
+
+
+@pytest.fixture
+def group(tmp_path):
+    """A process group of this process alone."""
+    place = f"file://{tmp_path}/store"
+    torch.distributed.init_process_group("gloo", init_method=place, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def iterate(stepper, count=1):
+    for _ in range(count):
+        stepper.step(stepper.task.first, 1.0)
+        stepper.step(stepper.task.second, 1.0, fresh=False)
+        stepper.end_iteration()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_an_update_without_batches_of_its_own_sees_those_of_the_one_before(accumulate):
+    stepper = make(accumulate=accumulate)
+    iterate(stepper, 3)
+    assert stepper.task.first.seen == list(range(3 * accumulate))
+    assert stepper.task.second.seen == stepper.task.first.seen
+    assert stepper.batches == 3 * accumulate
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_going_on_between_two_updates_sees_the_same_batches(accumulate):
+    straight = make(accumulate=accumulate)
+    iterate(straight, 2)
+    straight.step(straight.task.first, 1.0)
+    resumed = make(accumulate=accumulate)
+    resumed.task.modules.load_state_dict(straight.task.modules.state_dict())
+    resumed.batches, resumed.steps = straight.batches, straight.steps
+    straight.step(straight.task.second, 1.0, fresh=False)
+    resumed.step(resumed.task.second, 1.0, fresh=False)
+    assert resumed.task.second.seen == straight.task.second.seen[-accumulate:]
+    assert resumed.batches == straight.batches
+    assert torch.equal(resumed.task.second.layer.weight, straight.task.second.layer.weight)
+    iterate(straight)
+    iterate(resumed)
+    assert resumed.task.first.seen == straight.task.first.seen[-accumulate:]
+
+
+def test_weights_are_averaged_once_an_iteration():
+    stepper = make(ema_decay=0.5)
+    start = stepper.task.first.layer.weight.detach().clone()
+    iterate(stepper)
+    after = stepper.task.first.layer.weight.detach()
+    average = dict(zip(stepper.ema.names, stepper.ema.averages, strict=True))["first.layer.weight"]
+    torch.testing.assert_close(average, (start + after) / 2)
+
+
+def test_pauses_are_left_out_of_the_throughput():
+    stepper = make()
+    stepper.start_window()
+    with stepper.pausing():
+        time.sleep(0.2)
+        during = stepper.span_sec
+    assert during < 0.1
+    assert stepper.span_sec < 0.1
+
+
+def scaled():
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu", scaler))
+    fabric.launch()
+    return fabric
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])
+def test_under_a_scaler_a_lost_loss_is_skipped_though_its_gradients_are_finite(optimizer):
+    stepper = make(fabric=scaled(), optimizer=optimizer)
+    update = stepper.task.first
+    stepper.step(update, 1.0)
+    before = update.layer.weight.detach().clone()
+    update.added = float("inf")
+    stepper.step(update, 1.0)
+    assert torch.equal(update.layer.weight, before)
+    assert stepper.bad_steps() == (1, 1, 1)
+    assert stepper.scaler.get_scale() == 2.0
+    update.added = 0.0
+    stepper.step(update, 1.0)
+    assert not torch.equal(update.layer.weight, before)
+    assert stepper.bad_steps() == (0, 1, 1)
+
+
+def test_under_a_scaler_overflow_is_skipped_but_not_counted(monkeypatch):
+    stepper = make(fabric=scaled())
+    update = stepper.task.first
+    before = update.layer.weight.detach().clone()
+    hook = update.layer.weight.register_hook(lambda gradient: gradient * float("inf"))
+    stepper.step(update, 1.0)
+    hook.remove()
+    assert torch.equal(update.layer.weight, before)
+    assert stepper.bad_steps() == (0, 0, 0)
+    assert stepper.scaler.get_scale() == 2.0
+
+
+@pytest.mark.parametrize("with_scaler", [False, True])
+def test_a_loss_lost_on_another_rank_is_masked_and_counted_here(with_scaler):
+    """Ranks that count differently save at different times, and wait for each other for ever."""
+    stepper = make(ONE_OF_TWO, scaled() if with_scaler else None)
+    stepper.fabric_sum = lambda flags: flags + torch.tensor([1.0, 0.0])
+    before = stepper.task.first.layer.weight.detach().clone()
+    stepper.step(stepper.task.first, 1.0)
+    assert torch.equal(stepper.task.first.layer.weight, before)
+    assert stepper.bad_steps() == (1, 1, 1)
+
+
+def test_a_step_of_several_ranks_has_no_barrier(group, monkeypatch):
+    """With NCCL the host waits for the GPU in one."""
+
+    def barrier(*args, **options):
+        raise AssertionError("a barrier")
+
+    monkeypatch.setattr(torch.distributed, "barrier", barrier)
+    stepper = make(ONE_OF_TWO)
+    iterate(stepper)
+    assert stepper.bad_steps() == (0, 0, 0)
+
+
+def test_the_first_question_is_answered_at_once_and_later_ones_one_call_later(group):
+    agreement = Agreement(ONE_OF_TWO)
+    assert [agreement.ask(number) for number in (2, 0, 1, 0)] == [2, 2, 0, 1]
