@@ -52,7 +52,9 @@ def open_source(
     if path.suffix == ".safetensors":
         packed = PackedDataset(path, max_unmatched=max_unmatched)
         if kind not in (None, packed.kind):
-            raise DataError(f"{path} holds {packed.kind}, not {kind}")
+            raise DataError(
+                f"{path} holds {packed.kind}, not {kind}", hint=f"say --dataset {packed.kind}"
+            )
         return packed
     if kind == "layouts" or (kind is None and (path.is_file() or path.suffix == ".csv")):
         return LayoutManifest(path, skip_bad=skip_bad, verify=verify, max_unmatched=max_unmatched)

@@ -63,7 +63,8 @@ class LayoutManifest(ImageFiles):
         self.num_empty = self.num_repeated = 0
         entries = self._unique(manifest, _rows(manifest, content))
         if not entries:
-            raise DataError(f"{manifest}: no rows but empty ones ({self.num_empty})")
+            empty = f"all {self.num_empty} rows are empty ones" if self.num_empty else "no rows"
+            raise DataError(f"{manifest}: {empty}", hint="one row an image, is_empty false")
         self.max_unmatched = max_unmatched
         super().__init__(
             manifest.parent,
@@ -87,7 +88,8 @@ class LayoutManifest(ImageFiles):
             if (known.group, known.label) != (entry.group, entry.label):
                 raise DataError(
                     f"{manifest} line {entry.line}: {entry.name} is already on line {known.line}, "
-                    f"with another scene_id or type"
+                    f"with another scene_id or type",
+                    hint="an image belongs to one scene; remove one of the two rows",
                 )
             self.num_repeated += 1
         return list(first.values())
@@ -170,7 +172,12 @@ def _content(manifest: Path) -> bytes:
             hint="--manifest names a CSV of layouts or a packed file",
         ) from None
     except OSError as error:
-        raise DataError(f"{manifest}: {(error.strerror or str(error)).lower()}") from error
+        raise DataError(
+            f"{manifest}: {(error.strerror or str(error)).lower()}",
+            hint=f"name the CSV itself: {manifest / 'layouts.csv'}"
+            if manifest.is_dir()
+            else "check the path and the permissions",
+        ) from error
 
 
 def _rows(manifest: Path, content: bytes) -> Iterator[tuple[Entry, bool]]:
@@ -183,19 +190,26 @@ def _rows(manifest: Path, content: bytes) -> Iterator[tuple[Entry, bool]]:
         reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
         missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
         if missing:
+            many = "columns" if len(missing) > 1 else "column"
             raise DataError(
-                f"{manifest}: column {', '.join(missing)} is missing",
-                hint=f"the first line names the columns: {','.join(COLUMNS)}",
+                f"{manifest}: no {many} {', '.join(missing)}",
+                hint=f"the first line names the columns, with commas: {','.join(COLUMNS)}",
             )
         for row in reader:
             yield _entry(manifest, reader.line_num, row)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{manifest}: not a CSV manifest: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{manifest}: byte {error.start} is not UTF-8", hint="save it as a UTF-8 CSV"
+        ) from error
+    except csv.Error as error:
+        raise DataError(
+            f"{manifest}: not a CSV manifest: {error}", hint="save it as a UTF-8 CSV"
+        ) from error
 
 
 def _entry(manifest: Path, line: int, row: dict[str | Any, str | Any]) -> tuple[Entry, bool]:
     def wrong(what: str) -> DataError:
-        return DataError(f"{manifest} line {line}: {what}")
+        return DataError(f"{manifest} line {line}: {what}", hint=f"a row is {','.join(COLUMNS)}")
 
     if None in row or None in row.values():
         raise wrong(f"{'too many' if None in row else 'too few'} values for its columns")

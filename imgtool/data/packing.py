@@ -59,7 +59,10 @@ def pack(
             _write_small(stream, begins, dataset, sizes)
             _write_images(stream, begins, dataset, sizes, progress)
     except OSError as error:
-        raise DataError(f"{out}: {(error.strerror or str(error)).lower()}") from error
+        raise DataError(
+            f"cannot write {out}: {(error.strerror or str(error)).lower()}",
+            hint="check the folder, its permissions and the free space",
+        ) from error
     return total_bytes
 
 

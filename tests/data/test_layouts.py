@@ -49,10 +49,10 @@ def test_absolute_paths_and_extra_columns(tmp_path: Path, make_layouts: Callable
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "column scene_id, type, room_id, layout_path, is_empty is missing"),
-        ("scene_id,type,room_id,is_empty\n", "column layout_path is missing"),
+        ("", "no columns scene_id, type, room_id, layout_path, is_empty"),
+        ("scene_id,type,room_id,is_empty\n", "no column layout_path"),
         (HEAD, "no rows"),
-        (HEAD + "s,room,1,x.png,true\n", r"no rows but empty ones \(1\)"),
+        (HEAD + "s,room,1,x.png,true\n", r"all 1 rows are empty ones"),
         (HEAD + "s,room,1,x.png,maybe\n", "line 2: is_empty is 'maybe'"),
         (HEAD + "s,hall,1,x.png,false\n", "line 2: type is 'hall'"),
         (HEAD + "s,room,1,,false\n", "line 2: layout_path is empty"),
@@ -78,7 +78,7 @@ def test_no_manifest_and_no_text(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such manifest"):
         LayoutManifest(tmp_path / "gone.csv")
     (tmp_path / "b.csv").write_bytes(b"\x89PNG\xff\xfe\0")
-    with pytest.raises(DataError, match="not a CSV manifest"):
+    with pytest.raises(DataError, match="byte 0 is not UTF-8"):
         LayoutManifest(tmp_path / "b.csv")
     with pytest.raises(DataError, match="is a directory"):
         LayoutManifest(tmp_path)

@@ -35,6 +35,7 @@ MANIFEST = "layouts.csv"
 COLUMNS = ("scene_id", "type", "room_id", "layout_path", "is_empty")
 GENERATION = 1  # counts changes of what the pictures look like
 MIN_SIZE, MAX_SIZE = 64, 8192
+MAX_IMAGES = 1_000_000
 JPEG_QUALITY = 92
 
 Unit = TypeVar("Unit")
@@ -136,15 +137,22 @@ def _check(num_images: int, size: int, seed: int, workers: int) -> None:
         raise UsageError(
             f"--n is {num_images}: there is nothing to make", hint="give --n 1 or more"
         )
+    if num_images > MAX_IMAGES:
+        raise UsageError(
+            f"--n is {num_images}: more than {MAX_IMAGES} files in a folder serve nobody",
+            hint=f"give --n {MAX_IMAGES} at most, or several folders of different --seed",
+        )
     if not MIN_SIZE <= size <= MAX_SIZE:
         raise UsageError(
             f"--size is {size}: the pictures need {MIN_SIZE} to {MAX_SIZE} pixels",
-            hint=f"give --size {MIN_SIZE} or more" if size < MIN_SIZE else None,
+            hint=f"give --size {MIN_SIZE if size < MIN_SIZE else MAX_SIZE}",
         )
     if seed < 0:
-        raise UsageError(f"--seed is {seed}: it cannot be negative")
+        raise UsageError(f"--seed is {seed}: it cannot be negative", hint="give --seed 0 or more")
     if workers < 1:
-        raise UsageError(f"--workers is {workers}: at least one process is needed")
+        raise UsageError(
+            f"--workers is {workers}: at least one process is needed", hint="give --workers 1"
+        )
 
 
 def _scene_counts(seed: int, num_images: int) -> list[int]:
@@ -186,7 +194,9 @@ def _claim(folder: Path, recipe: dict[str, Any], names: set[str], *, dry_run: bo
                 parent.mkdir(parents=True, exist_ok=True)
             files.write_text(folder / MARKER, json.dumps(recipe) + "\n")
     except OSError as error:
-        raise UsageError(f"cannot write {folder}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot write {folder}: {error.strerror}", hint="check its permissions and the disk"
+        ) from error
 
 
 def _files_in(folder: Path) -> list[str]:
@@ -268,7 +278,10 @@ def _write(path: Path, content: bytes) -> int:
     try:
         files.write_bytes(path, content)
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from error
+        raise DataError(
+            f"cannot write {path}: {error.strerror}",
+            hint="free some space, then repeat the same command",
+        ) from error
     return len(content)
 
 
