@@ -89,7 +89,8 @@ class Loop:
             )
         self._sample()  # the state is safe; now show what it can do
         good = self.saver.newest()
-        if reason == "early stopping" and run.experiment.train.restore_best:
+        restores = run.experiment.train.restore_best and run.logs is not None
+        if reason == "early stopping" and restores:  # beside it, other ranks would read too soon
             restored = self.saver.restore_best()
             if restored is not None:  # what is reported is theirs
                 good, self.metrics = restored

@@ -5,11 +5,13 @@ import os
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from imgtool.errors import DivergedError
 from imgtool.experiment.status import read_status
 from imgtool.models.autoencoder import task as autoencoder
 from imgtool.training.checkpoint import read
+from imgtool.training.step import Stepper
 
 
 @pytest.fixture
@@ -199,3 +201,37 @@ def test_wandb_offline_gets_the_same_values(run, tmp_path):
     )
     assert trained.outcome.iteration == 4
     assert list((tmp_path / "logs/wandb").glob("offline-run-*/*.wandb"))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])
+@pytest.mark.parametrize("bottleneck", ["none", "kl", "vq"])
+def test_a_step_reads_nothing_back_to_the_host(run, tmp_path, monkeypatch, bottleneck, optimizer):
+    reads = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    plain = Stepper.step
+
+    def step(self, *args, **options):
+        if self.steps == 0:  # this one starts the loader, which draws a seed
+            return plain(self, *args, **options)
+        with Watch():
+            return plain(self, *args, **options)
+
+    monkeypatch.setattr(Stepper, "step", step)
+    run(
+        tmp_path / "a",
+        "train.max_iter=3",
+        f"model.bottleneck={bottleneck}",
+        f"train.optimizer={optimizer}",
+        "train.momentum=0.9",
+        "train.clip_norm=0.1",
+        "train.ema_decay=0.9",
+        "train.accumulate=2",
+    )
+    assert seen
+    assert not reads & set(seen)

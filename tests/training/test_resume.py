@@ -1,11 +1,15 @@
 """Stopping and going on, compared with never having stopped."""
 
 import json
+import os
+from contextlib import suppress
 
 import pytest
 import torch
 
 from imgtool.errors import CheckpointError, ExperimentError
+from imgtool.training import loop, saving
+from imgtool.training.stopping import StopRequest
 
 
 def same_tensors(a, b):
@@ -176,3 +180,73 @@ def test_a_finished_experiment_stays_as_it_is(run, tmp_path):
     assert again.outcome.state == "completed"
     assert before == after
     assert again.outcome.metrics.keys() == first.outcome.metrics.keys()
+
+
+class Killed(BaseException):
+    """What no handler expects."""
+
+
+MOMENTS = ("train", "validate", "write", "written", "link", "linked", "picture")
+
+
+@pytest.mark.parametrize("kill", [False, True])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ended_at_any_moment_it_comes_to_the_same_end(run, tmp_path, monkeypatch, moment, kill):
+    sets = [
+        *("model.bottleneck=vq", "train.ema_decay=0.9", "train.accumulate=2", "train.max_iter=8"),
+        *("train.val_every=2", "train.save_every=3", "train.sample_every=4", "train.log_every=2"),
+        *("data.val_fraction=0.3", "train.optimizer=sgd", "train.momentum=0.9"),
+    ]
+    straight = run(tmp_path / "straight", *sets)
+    left = {"count": 2 if moment == "picture" else 3, "stop": None}
+
+    def now(what):
+        if what == moment:
+            left["count"] -= 1
+            if left["count"] == 0:
+                if kill:
+                    raise Killed
+                left["stop"].ask("test")
+
+    def around(module, name, before, after):
+        plain = getattr(module, name)
+
+        def wrapped(*args, **options):
+            now(before)
+            result = plain(*args, **options)
+            now(after)
+            return result
+
+        monkeypatch.setattr(module, name, wrapped)
+
+    around(saving.checkpoint, "write", "write", "written")
+    around(saving, "point_symlink", "link", "linked")
+    around(loop, "save_picture", "picture", "")
+    asked = StopRequest.__init__
+
+    def remember(self):
+        asked(self)
+        left["stop"] = self
+
+    monkeypatch.setattr(StopRequest, "__init__", remember)
+    plain = loop.Loop._tell
+
+    def tell(self, stage, *, logged=False):
+        now(stage)
+        plain(self, stage, logged=logged)
+
+    monkeypatch.setattr(loop.Loop, "_tell", tell)
+    for _ in range(2):
+        with suppress(Killed):
+            parts = run(tmp_path / "parts", *sets)
+    assert left["count"] <= 0
+    same_tensors(straight.tensors(), parts.tensors())
+    assert straight.rows() == parts.rows()
+    assert straight.table() == parts.table()
+    assert straight.outcome.best == parts.outcome.best
+    for name in ("latest", "best"):
+        ours, theirs = (
+            os.readlink(trained.directory.checkpoints_dir / f"{name}.safetensors")
+            for trained in (straight, parts)
+        )
+        assert ours == theirs
