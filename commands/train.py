@@ -7,7 +7,7 @@ import typer
 HELP = """Train one experiment.
 
 To go on after a stop, a crash or a kill, run the same command again.
-Ctrl-C, SIGTERM and SIGUSR2 end the current update, save and leave with exit code 0.
+Ctrl-C, SIGTERM, SIGHUP and SIGUSR2 end the current update, save and leave with exit code 0.
 """
 
 app = typer.Typer(help=HELP)

@@ -11,6 +11,7 @@ from imgtool.data.augment import training_size
 from imgtool.data.base import DataInfo, ImageDataset
 from imgtool.data.layouts import LayoutManifest
 from imgtool.data.packed import PackedDataset
+from imgtool.data.palette import LABEL_NAMES, MASK_NAMES, PALETTE
 from imgtool.data.photos import PhotoFolder
 from imgtool.data.split import Split, given_split, make_split, positions
 from imgtool.data.views import View
@@ -71,6 +72,22 @@ def open_datasets(data: Data, *, split: Split | None = None, training: bool = Tr
     )
     bad_files = [*main.bad_files, *(held.bad_files if held else [])]
     return Datasets(train, val, test, split, _fingerprint(main, held), info, bad_files)
+
+
+def expected_info(data: Data) -> DataInfo | None:
+    """What the data will be like, while the config names none; None once it does."""
+    if data.manifest if data.dataset == "layouts" else data.root:
+        return None
+    side = data.crop or data.image_size
+    plans = data.dataset == "layouts"
+    return DataInfo(
+        targets=frozenset(("mask", "label")) if plans else frozenset(),
+        image_size=(side, side) if side else None,
+        num_train_images=0,
+        mask_names=MASK_NAMES if plans else (),
+        label_names=LABEL_NAMES if plans else (),
+        palette=PALETTE if plans else (),
+    )
 
 
 Source = PhotoFolder | LayoutManifest | PackedDataset

@@ -10,7 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from imgtool.config.load import Loaded
 from imgtool.config.schema import Train
-from imgtool.data.loader import open_datasets
+from imgtool.data.datasets import expected_info, open_datasets
 from imgtool.data.sampler import batches_per_epoch
 from imgtool.models.base import DataInfo, Noise, Task
 from imgtool.models.registry import family as find_family
@@ -23,25 +23,29 @@ _STATES = {"adamw": 2, "adam": 2, "rmsprop": 1, "sgd": 0}
 def describe(loaded: Loaded) -> dict[str, Any]:
     """Identity, data counts, model facts and an estimate of the training's memory.
 
+    Of a config that names no data yet (a preset), what does not depend on it.
+
     The model is built and run on the meta device, where tensors have shapes but no storage.
     """
     experiment = loaded.experiment
-    datasets = open_datasets(experiment.data, split=None)
+    known: dict[str, Any] = {"name": experiment.name, "family": experiment.family}
+    info = expected_info(experiment.data)
+    if info is None:
+        datasets = open_datasets(experiment.data, split=None)
+        info = datasets.info
+        batch_size = experiment.train.batch_size
+        known |= {
+            "identity": identify(experiment, datasets.fingerprint),
+            "num_train_images": len(datasets.train),
+            "num_val_images": len(datasets.val),
+            "num_test_images": len(datasets.test),
+            "batches_per_epoch": batches_per_epoch(len(datasets.train), batch_size),
+        }
+    else:
+        known["data"] = "not named yet"
     with torch.device("meta"):
-        task = find_family(experiment.family).build(experiment, datasets.info)
-    facts = task.facts()
-    memory = estimate_memory(task, experiment.train, datasets.info)
-    return {
-        "name": experiment.name,
-        "family": experiment.family,
-        "identity": identify(experiment, datasets.fingerprint),
-        "num_train_images": len(datasets.train),
-        "num_val_images": len(datasets.val),
-        "num_test_images": len(datasets.test),
-        "batches_per_epoch": batches_per_epoch(len(datasets.train), experiment.train.batch_size),
-        **facts,
-        **memory,
-    }
+        task = find_family(experiment.family).build(experiment, info)
+    return {**known, **task.facts(), **estimate_memory(task, experiment.train, info)}
 
 
 def estimate_memory(task: Task, train: Train, data: DataInfo) -> dict[str, int | None]:

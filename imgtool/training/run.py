@@ -161,7 +161,7 @@ def _note_failure(
     logging.getLogger("imgtool.train").error("%s: %s", type(error).__name__, error)
     if status is None:
         return
-    refused = isinstance(error, ExperimentError) and not status.has_run
+    refused = isinstance(error, UserError) and not status.has_run
     if refused and directory.status_path.exists():
         return  # what this directory's own experiment last said stays true
     state = "diverged" if isinstance(error, DivergedError) else "failed"
@@ -191,6 +191,8 @@ def _train(
         )
     threads = configure_torch(experiment.train, device, workers, launch)
     fabric = make_fabric(experiment.train, device, launch)
+    if experiment.train.precision == "16-mixed" and device.type != "cuda":
+        reporter.message(f"note: 16-mixed is for CUDA; on {device.type} it is bf16-mixed")
     if status is not None:
         _write_start(loaded, directory, datasets, identity, argv)
         status.write(
@@ -217,6 +219,8 @@ def _train(
     )
     del start  # a whole checkpoint; its tensors have been copied
     run.facts.update(facts)
+    if status is not None:
+        status.remember(facts=facts)
     reporter.message(_headline(run, datasets, threads, workers))
     try:
         return Loop(run)()
@@ -372,7 +376,11 @@ def _headline(run: Run, datasets: Datasets, threads: int, workers: int) -> str:
     parameters = run.facts.get("num_parameters")
     size = f"{parameters / 1e6:.2f} M parameters, " if isinstance(parameters, int) else ""
     return (
-        f"{where}: {run.experiment.name} on {run.stepper.device} ({threads} threads, "
-        f"{workers} workers), {size}{len(datasets.train)} training and "
+        f"{where}: {run.experiment.name} on {run.stepper.device} ({_count(threads, 'thread')}, "
+        f"{_count(workers, 'loader worker')}), {size}{len(datasets.train)} training and "
         f"{len(datasets.val)} validation images"
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

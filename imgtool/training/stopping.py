@@ -14,7 +14,8 @@ from types import FrameType
 
 from imgtool.errors import ExitCode
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+# HUP besides those of the design: a closed terminal should not cost the work since the last save.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 REPEAT_SEC = 2.0  # LSF and `timeout` deliver one request twice
 
 
@@ -41,9 +42,10 @@ class StopRequest:
             self._first = time.monotonic()
 
     def install(self) -> None:
-        """Handle SIGINT, SIGTERM and SIGUSR2 from now on (main thread only)."""
+        """Handle SIGNALS from now on (main thread only); one that nohup ignores stays ignored."""
         for number in SIGNALS:
-            signal.signal(number, self._handle)
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._first is None:

@@ -411,6 +411,24 @@ def test_a_manifest_with_a_missing_file(tmp_path, call):
     assert "layouts.csv line 2" in err
 
 
+def test_a_preset_can_be_looked_at_before_there_is_data(tmp_path, call):
+    code, out, _ = call("train", "autoencoder", "--config", "phase1_1/S1", "--dry-run")
+    assert code == 0
+    assert "# num_parameters: 3119455" in out
+    assert "# latent_dims: 16384" in out
+    assert "# data: not named yet" in out
+
+
+def test_a_refused_start_leaves_the_last_word_of_the_experiment(photos, tmp_path, call, refused):
+    assert call(*words(photos, tmp_path / "x", "--max-iter", 2))[0] == 0
+    before = json.loads((tmp_path / "x/status.json").read_text())
+    assert before["state"] == "completed"
+    assert before["facts"]["num_parameters"] > 0
+    assert refused("--resume", "nowhere")[0] == 4
+    assert refused("--lr", 0.5)[0] == 2
+    assert json.loads((tmp_path / "x/status.json").read_text()) == before
+
+
 def test_dry_run_writes_nothing(photos, tmp_path, call):
     code, out, _ = call(*words(photos, tmp_path / "x", "--dry-run"))
     assert code == 0

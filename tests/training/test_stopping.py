@@ -37,6 +37,7 @@ def stopped_by(*signals):
 def test_each_signal_is_a_wish_and_repeats_are_ignored():
     assert stopped_by(signal.SIGUSR2, signal.SIGINT, signal.SIGINT) == ("SIGUSR2", 0)
     assert stopped_by(signal.SIGTERM) == ("SIGTERM", 0)
+    assert stopped_by(signal.SIGHUP) == ("SIGHUP", 0)
 
 
 def test_the_first_reason_stays():
