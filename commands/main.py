@@ -25,6 +25,9 @@ from imgtool.errors import ExitCode, UserError
 HELP = "Train, time, prune and compare image models on an LSF cluster or one workstation."
 
 
+COMPLETION = "_IMGTOOL_COMPLETE"  # set by the shells' scripts
+
+
 def _dashes(token: str) -> str:
     """Make `--img_size` and `--img-size` one option."""
     return token.replace("_", "-")
@@ -160,9 +163,28 @@ def main(args: list[str] | None = None) -> None:
     raise SystemExit(_run(app, _fold(modules, words)))
 
 
+def _take_values_as_given(command: Any) -> None:
+    """A TAB needs no checked values, and checking them would load pydantic.
+
+    Of the whole classes, because the help option is made anew for every command.
+    """
+    for parameter in command.params:
+        kinds: tuple[Any, ...] = type(parameter).__mro__
+        for kind in kinds:
+            if "process_value" in vars(kind):
+                kind.process_value = _as_given
+
+
+def _as_given(parameter: Any, context: Any, value: Any) -> Any:
+    return value
+
+
 def _run(app: typer.Typer, words: list[str]) -> int:
     try:
-        code = app(words, prog_name="imgtool", standalone_mode=False)
+        command: Any = typer.main.get_command(app)
+        if COMPLETION in os.environ:
+            _take_values_as_given(command)
+        code = command(words, prog_name="imgtool", standalone_mode=False)
         return code if isinstance(code, int) else ExitCode.OK
     except UserError as error:
         if os.environ.get("IMGTOOL_DEBUG"):

@@ -8,8 +8,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Le, Lt
-
+from imgtool.config.bounds import Bound
 from imgtool.config.schema import FamilySchema
 
 TOP_KEYS = ("name", "phase", "base", "family")
@@ -149,14 +148,8 @@ def _scalar(member: Any, bounds: tuple[Any, ...]) -> tuple[str, str]:
 def _bounds_words(bounds: tuple[Any, ...]) -> str:
     words = []
     for bound in bounds:
-        if isinstance(bound, Ge):
-            words.append(f"of at least {bound.ge}")
-        elif isinstance(bound, Gt):
-            words.append(f"above {bound.gt}")
-        elif isinstance(bound, Le):
-            words.append(f"of at most {bound.le}")
-        elif isinstance(bound, Lt):
-            words.append(f"below {bound.lt}")
+        if isinstance(bound, Bound):
+            words.append(f"{bound.words} {bound.value}")
     return " " + " and ".join(words) if words else ""
 
 

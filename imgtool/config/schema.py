@@ -14,8 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
-
+from imgtool.config.bounds import Ge, Gt, Le, Lt
 from imgtool.errors import UsageError
 from imgtool.units import parse_duration
 

@@ -6,13 +6,16 @@ import math
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
+from annotated_types import Ge, Gt, Le, Lt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imgtool.config.bounds import Bound
 from imgtool.config.load import Loaded, load, read_resolved, to_dict, to_yaml
 from imgtool.config.schema import Experiment
 from imgtool.models.registry import FAMILIES, schema
@@ -50,7 +53,21 @@ def _finite(value: Any) -> bool:
 def _values(annotation: Any) -> st.SearchStrategy[Any]:
     if annotation == str | None:
         return st.none() | TEXT
-    return TEXT if annotation is str else st.from_type(annotation).filter(_finite)
+    return TEXT if annotation is str else st.from_type(_understood(annotation)).filter(_finite)
+
+
+def _understood(annotation: Any) -> Any:
+    """The same annotation with the bounds that hypothesis knows."""
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        known = {"ge": Ge, "gt": Gt, "le": Le, "lt": Lt}
+        bounds = [known[b.key](b.value) if isinstance(b, Bound) else b for b in inside[1:]]
+        return Annotated[_understood(inside[0]), *bounds]
+    if origin is tuple:
+        return tuple[tuple(map(_understood, inside))]
+    if origin in (Union, UnionType):
+        return Union[tuple(map(_understood, inside))]
+    return annotation
 
 
 def _section(cls: type) -> st.SearchStrategy[Any]:

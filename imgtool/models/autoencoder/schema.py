@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
-
+from imgtool.config.bounds import Ge, Gt, Le, Lt
 from imgtool.config.schema import (
     STRICT,
     Experiment,
