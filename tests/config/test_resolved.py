@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import fields
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -66,7 +68,7 @@ def _understood(annotation: Any) -> Any:
     if origin is tuple:
         return tuple[tuple(map(_understood, inside))]
     if origin in (Union, UnionType):
-        return Union[tuple(map(_understood, inside))]
+        return reduce(or_, map(_understood, inside))
     return annotation
 
 
