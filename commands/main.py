@@ -23,8 +23,6 @@ from imgtool import __version__
 from imgtool.errors import ExitCode, UserError
 
 HELP = "Train, time, prune and compare image models on an LSF cluster or one workstation."
-
-
 COMPLETION = "_IMGTOOL_COMPLETE"  # set by the shells' scripts
 
 

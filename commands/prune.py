@@ -62,9 +62,9 @@ def run(
 
     \b
     Example:
-      imgtool prune outputs/S5 --keep 2 --dry-run
-      imgtool prune --ckpt-dir outputs/EXP00/checkpoints --keep 2 --keep-every 20000
-      ls -d outputs/*/ | imgtool prune - --keep 1 --keep-best
+      imgtool prune out/S5 --keep 2 --dry-run
+      imgtool prune --ckpt-dir out/a/checkpoints --keep 2 --keep-every 20000
+      ls -d out/*/ | imgtool prune - --keep 1 --keep-best
     """
     from commands._input import expand_paths
     from commands._output import Output, say

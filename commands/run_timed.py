@@ -91,7 +91,7 @@ def run(
 
     \b
     Example:
-      imgtool run-timed --duration 3h --keep 2 -- imgtool train genegan --exp-dir outputs/EXP00
+      imgtool run-timed --duration 3h --keep 2 -- imgtool train autoencoder --config a.yaml --exp-dir out/a
       imgtool run-timed --exp-dir out/x --duration 90m --detach -- python train.py
     """
     from commands._output import Output, say
