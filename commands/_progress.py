@@ -91,7 +91,11 @@ class Bar:
             self._bar.start()
             self._task = self._bar.add_task("", total=None, place="", losses="", speed="")
         total = f"/{progress.max_iteration}" if progress.max_iteration else ""
-        left = "" if progress.eta_sec is None else f" · {format_duration(progress.eta_sec)} left"
+        left = "" if progress.eta_sec is None else f"{format_duration(progress.eta_sec)} left"
+        speed = ""
+        if progress.stage == "train":
+            wait = f"data wait {progress.data_wait:.0%}"
+            speed = f"{progress.images_per_sec:.1f} images/s · {wait}"
         self._bar.update(
             self._task,
             description=progress.stage,
@@ -99,7 +103,7 @@ class Bar:
             total=progress.max_iteration,
             place=f"{progress.iteration}{total} · epoch {progress.epoch:.2f}",
             losses=describe_losses(progress),
-            speed=f"{progress.images_per_sec:.1f} images/s · data wait {progress.data_wait:.0%}{left}",
+            speed=" · ".join(part for part in (speed, left) if part),
         )
 
     def close(self) -> None:

@@ -29,6 +29,7 @@ COLUMNS = (
     "epoch",
     "elapsed_sec",
     "best",
+    "metrics",
     "checkpoint",
     "path",
 )
