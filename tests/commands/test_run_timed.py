@@ -48,11 +48,11 @@ def wait_until(condition, seconds=30.0):
 
 
 def is_alive(pid):
+    """Whether it runs; one that only waits to be reaped does not."""
     try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return True
 
 
 def header(iteration):

@@ -59,11 +59,11 @@ def signal_us(*numbers, pause=0.0):
 
 
 def is_alive(pid):
+    """Whether it runs; one that only waits to be reaped does not."""
     try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return True
 
 
 def names(outcome):
