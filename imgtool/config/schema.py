@@ -228,8 +228,20 @@ class Lsf:
     queue: str | None = option(None, "Queue of the LSF job, such as gpuv100.", run=True)
     num_cores: PositiveInt = option(8, "Cores of the LSF job.", run=True)
     num_gpus: NonNegativeInt = option(1, "GPUs of the LSF job.", run=True)
-    memory: str = option("4GB", "Memory of the LSF job for each core, with its unit.", run=True)
+    gpu_mode: Literal["shared", "exclusive_process"] | None = option(
+        None, "Mode of the LSF job's GPUs; the site's own when unset.", run=True
+    )
+    memory: str = option("4GB", "Memory of the LSF job, with its unit.", run=True)
+    memory_per: Literal["core", "job"] = option(
+        "core", "What the memory of the LSF job counts for.", run=True
+    )
     walltime: str = option("6h", "Run limit of the LSF job.", run=True)
+    select: str | None = option(None, "What LSF hosts must have, such as gpu32gb.", run=True)
+    project: str | None = option(None, "Project that the LSF job is charged to.", run=True)
+    modules: tuple[str, ...] = option((), "Modules that the LSF job loads.", run=True)
+    setup: tuple[str, ...] = option(
+        (), "Shell lines of the LSF job before imgtool starts, such as source env.sh.", run=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,6 +276,8 @@ class FamilySchema:
             (`model` and `loss` always).
         tiny: dotted keys and values that `--tiny` sets.
         check: raises ValueError where sections contradict each other.
+        needs: key -> (another key, the value that this must have for the first to matter), such
+            as `loss.kld`, which means nothing without a variational bottleneck.
         sections may define `rewrite(raw: dict) -> dict`, a static method that turns an older
             spelling in a file into today's (`variational: true` into `bottleneck: kl`).
     """
@@ -272,6 +286,7 @@ class FamilySchema:
     sections: Mapping[str, type]
     tiny: Mapping[str, Any]
     check: Callable[[Experiment], None] = _accept
+    needs: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
 
     def section_types(self) -> dict[str, type]:
         """Every section of the file, in the order in which it is written."""

@@ -134,7 +134,10 @@ def test_folding_keeps_every_word_in_order_and_is_done_once(args: list[str]) -> 
 
 
 def test_list_flags_are_those_of_the_schema() -> None:
-    assert _options.list_flags(schema("autoencoder")) == ["--heads", "--betas"]
+    assert _options.list_flags(schema("autoencoder")) == [
+        *("--heads", "--betas"),
+        *("--modules", "--setup"),
+    ]
 
 
 def test_commands_load_nothing_heavy() -> None:

@@ -134,4 +134,8 @@ SCHEMA = FamilySchema(
         "train.log_every": 10,
     },
     check=check,
+    needs={
+        "loss.kld": ("model.bottleneck", "kl"),
+        "loss.commitment": ("model.bottleneck", "vq"),
+    },
 )

@@ -1,0 +1,1 @@
+"""Choosing among finished experiments: their metrics, rules, and a report."""

@@ -1,0 +1,132 @@
+"""What selection passes between its parts: evidence, verdicts, and the selection itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What is known of one run of an experiment.
+
+    Attributes:
+        name: of the experiment.
+        group: what runs that differ in their seed alone have in common; `name` without seeds.
+        exp_dir: its directory; None for a table that came alone.
+        table_path: its metrics CSV; None when it has none.
+        state: completed, stopped, failed, diverged, …; `unknown` for a table that came alone.
+        epochs, iterations: of every row of the table, in order.
+        curves: column -> values in the order of the rows, NaN where a cell is empty.
+        metrics: what is compared: val_* at the best row (that of the monitored metric), plus
+            latent_dims, num_parameters, macs_per_image, images_per_sec, peak_memory_bytes,
+            stability, convergence_epochs and the like, where known; no NaN.
+        facts: latent_shape and other things that are not compared.
+        checkpoint: the best one; None when unknown.
+        seed: of training; None when unknown.
+    """
+
+    name: str
+    group: str
+    exp_dir: Path | None
+    table_path: Path | None
+    state: str
+    epochs: Sequence[float]
+    iterations: Sequence[float]
+    curves: Mapping[str, Sequence[float]]
+    metrics: Mapping[str, float]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: Path | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """An experiment as a rule sees it: its seeds taken together.
+
+    Attributes:
+        name: of the group.
+        runs: its evidence, one a seed; the first is the best of them.
+        metrics: means over the runs.
+        deviations: sample standard deviations; absent with one run.
+    """
+
+    name: str
+    runs: Sequence[Evidence]
+    metrics: Mapping[str, float]
+    deviations: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What became of one candidate.
+
+    Attributes:
+        rank: 1 is the winner; None for what was not ranked.
+        is_eligible: passed the filters of the rule.
+        on_frontier: no other eligible candidate is better in both quality and size; None when
+            the rule knows no frontier.
+        reason: a sentence.
+        criteria: success criterion -> met (None when it cannot be told).
+    """
+
+    candidate: Candidate
+    rank: int | None
+    is_eligible: bool
+    on_frontier: bool | None
+    reason: str
+    criteria: Mapping[str, bool | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """From one candidate of the frontier to the next larger one.
+
+    Attributes:
+        smaller, larger: names.
+        gain: relative improvement of the quality metric, 0.1 is 10 %.
+        growth: how many times the size of the smaller.
+        is_worth_it: by the rule's own threshold; None where that says nothing.
+    """
+
+    smaller: str
+    larger: str
+    gain: float
+    growth: float
+    is_worth_it: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The outcome of a rule.
+
+    Attributes:
+        rule: its name.
+        description: what it does, a sentence.
+        quality: metric of the vertical axis, such as val_mse; its direction in `quality_mode`.
+        size: metric of the horizontal axis, such as latent_dims; None when there is none.
+        threshold: largest (or smallest) quality that passes, in units of `quality`; None.
+        verdicts: winner first, then the ranked, then the rejected.
+        steps: along the frontier, smallest first.
+        winner: None when nothing passed.
+        reason: why it won, or what came closest, a sentence.
+        ties: names whose difference from the winner is inside the noise.
+        phase: of the experiments; None when unknown or several.
+        decides: config keys that the phase decides.
+    """
+
+    rule: str
+    description: str
+    quality: str
+    quality_mode: str
+    size: str | None
+    threshold: float | None
+    verdicts: Sequence[Verdict]
+    steps: Sequence[Step]
+    winner: Verdict | None
+    reason: str
+    ties: Sequence[str] = ()
+    phase: str | None = None
+    decides: Sequence[str] = ()

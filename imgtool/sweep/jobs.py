@@ -1,0 +1,55 @@
+"""The command that trains a trial, the same here and in a cluster job."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from imgtool.files import write_text
+from imgtool.sweep.trial import Plan, Trial
+
+
+def program() -> list[str]:
+    """This program, by the interpreter that runs it now."""
+    return [sys.executable, "-m", "imgtool"]
+
+
+def train_command(trial: Trial) -> list[str]:
+    """Train the trial from its own resolved config; the same command resumes it."""
+    return [
+        *program(),
+        *("train", trial.family, "--config", str(trial.config_path)),
+        *("--exp-dir", str(trial.directory.path), "--quiet"),
+    ]
+
+
+def timed_command(plan: Plan, trial: Trial, extra: Sequence[str] = ()) -> list[str]:
+    """The training command, under run-timed where the sweep limits a trial's time."""
+    command = train_command(trial)
+    if plan.duration_sec is None:
+        return command
+    limit = f"{plan.duration_sec:g}s"
+    where = str(trial.directory.path)
+    return [
+        *program(),
+        "run-timed",
+        "--exp-dir",
+        where,
+        "--duration",
+        limit,
+        *extra,
+        "--",
+        *command,
+    ]
+
+
+def write_config(trial: Trial) -> None:
+    """Put the resolved config into the trial's directory, which is made.
+
+    Raises:
+        ExperimentError: it cannot be written.
+    """
+    from imgtool.config.load import to_yaml
+
+    trial.directory.create()
+    write_text(trial.config_path, to_yaml(trial.loaded))

@@ -1,0 +1,79 @@
+"""What a sweep consists of: its trials, and where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imgtool.config.load import Loaded
+from imgtool.experiment.layout import ExperimentDir
+
+TRIAL_CONFIG = "trial.yaml"  # in the trial's directory: what is trained, resolved
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One experiment of a sweep.
+
+    Attributes:
+        name: unique within the sweep; also the name of its folder and of its metrics table.
+        identity: hash of its resolved config (`imgtool.config.identity`, without the data's
+            fingerprint), 16 hex digits; names the trial whatever its row in the file.
+        family: of models.
+        directory: its exp_dir.
+        overrides: what sets it apart from its config file, by dotted key: grid values, seed, --set.
+        loaded: its config; `output.exp_dir` and `output.shared_dir` are filled in.
+        source: the config or preset that it was made from, for people.
+    """
+
+    name: str
+    identity: str
+    family: str
+    directory: ExperimentDir
+    overrides: Mapping[str, Any]
+    loaded: Loaded
+    source: str
+
+    @property
+    def config_path(self) -> Path:
+        """Where the resolved config is written before the trial starts."""
+        return self.directory.path / TRIAL_CONFIG
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A sweep, worked out.
+
+    Attributes:
+        name: of the sweep.
+        phase: of its experiments; None when they have none or several.
+        source: the spec, for people.
+        root: folder of the exp_dirs, absolute; sweep.json and jobs/ lie here too.
+        shared_dir: folder of the phase's copies, absolute; None without one.
+        decides: config keys that the winner of this phase decides.
+        trials: in the order of the spec, without repeats.
+        max_running: queue -> most trials of it that run at once; other queues have no limit.
+        duration_sec: time limit of a trial; None without one.
+    """
+
+    name: str
+    phase: str | None
+    source: str
+    root: Path
+    shared_dir: Path | None
+    decides: tuple[str, ...]
+    trials: tuple[Trial, ...]
+    max_running: Mapping[str, int] = field(default_factory=dict)
+    duration_sec: float | None = None
+
+    @property
+    def manifest_path(self) -> Path:
+        """What was planned here, for status, cancel and select-winner."""
+        return self.root / "sweep.json"
+
+    @property
+    def jobs_dir(self) -> Path:
+        """Scripts, manifests and logs of cluster jobs."""
+        return self.root / "jobs"
