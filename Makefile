@@ -61,6 +61,8 @@ bench: setup
 	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/selection.py
 
 wheel: setup
 	UV=$(abspath $(UV)) bash .ci/try-wheel $(abspath $(BIN))

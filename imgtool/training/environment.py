@@ -10,6 +10,8 @@ import os
 import sys
 from dataclasses import dataclass
 
+SLOTS_VARIABLE = "IMGTOOL_SLOTS"  # trainings that share this machine's cores, set by a sweep
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -58,9 +60,18 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def cpu_threads(slots: int, num_workers: int) -> int:
-    """Threads for arithmetic: what is left of the cores beside other slots and the loaders."""
-    return max(1, cores() // max(1, slots) - num_workers)
+def shared_cores(num_ranks: int) -> int:
+    """Cores for each of `num_ranks` processes here, other trainings of a sweep considered."""
+    try:
+        slots = int(os.environ.get(SLOTS_VARIABLE, 1))
+    except ValueError:
+        slots = 1
+    return max(1, cores() // (max(1, slots) * max(1, num_ranks)))
+
+
+def cpu_threads(num_ranks: int, num_workers: int) -> int:
+    """Threads for arithmetic: what is left of a process's cores beside its loaders."""
+    return max(1, shared_cores(num_ranks) - num_workers)
 
 
 def prepare(*, deterministic: bool) -> None:

@@ -50,17 +50,20 @@ def children() -> frozenset[int]:
     return frozenset(found[0].pid for found in _all() if found[0].parent == own)
 
 
-def descendants(excluded: frozenset[int] = frozenset()) -> list[Process]:
+def descendants(
+    excluded: frozenset[int] = frozenset(), *, root: int | None = None
+) -> list[Process]:
     """Every living process below this one, parents first.
 
     Args:
         excluded: direct children that, with all below them, do not count.
+        root: below this process instead.
     """
     below: dict[int, list[tuple[Process, str]]] = {}
     for process, state in _all():
         below.setdefault(process.parent, []).append((process, state))
     found = []
-    queue = [entry for entry in below.get(os.getpid(), []) if entry[0].pid not in excluded]
+    queue = [entry for entry in below.get(root or os.getpid(), []) if entry[0].pid not in excluded]
     while queue:
         process, state = queue.pop(0)
         if state not in "ZX":  # a zombie is dead, but its children may live

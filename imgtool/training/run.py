@@ -37,7 +37,7 @@ from imgtool.training.device import (
     make_fabric,
     resolve_device,
 )
-from imgtool.training.environment import Launch, cores, read_launch
+from imgtool.training.environment import Launch, read_launch, shared_cores
 from imgtool.training.loggers import Logs, open_logs
 from imgtool.training.loop import Loop
 from imgtool.training.report import Outcome, Progress, Reporter
@@ -187,7 +187,7 @@ def _train(
     workers = experiment.data.num_workers
     if workers is None:
         workers = default_workers(
-            datasets.train, experiment.data, device.type, max(1, cores() // launch.local_world_size)
+            datasets.train, experiment.data, device.type, shared_cores(launch.local_world_size)
         )
     threads = configure_torch(experiment.train, device, workers, launch)
     fabric = make_fabric(experiment.train, device, launch)

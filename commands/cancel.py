@@ -1,0 +1,135 @@
+"""imgtool cancel: stop experiments so that they save."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from commands._output import FormatOption, JsonOption, QuietOption
+
+if TYPE_CHECKING:
+    from imgtool.sweep.cancel import Leader
+    from imgtool.sweep.find import Found
+
+COLUMNS = ("name", "state", "reason", "iteration", "checkpoint")
+
+
+def run(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SPEC|DIR|NAME",
+            show_default=False,
+            help="A sweep's file or name, an exp_dir, a folder of experiments, or an "
+            "experiment's name; - reads them from stdin.",
+        ),
+    ] = None,
+    grace: Annotated[
+        str, typer.Option(metavar="TIME", help="Time to stop and save, before TERM and KILL.")
+    ] = "5m",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be stopped, and stop nothing.")
+    ] = False,
+    format: FormatOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Stop running and submitted experiments: INT first, wait for the save, then kill.
+
+    A trial on this machine gets INT; after --grace TERM, and 30 seconds later KILL. Jobs on LSF
+    that wait are removed; those that run get INT by bkill, and after --grace bkill. A process
+    is signalled only if it is still the one that was started. What saved is `stopped`, and the
+    same sweep goes on with it when it is run again.
+
+    Exit code: 0 when nothing named is at work any more, else 1.
+
+    \b
+    Example:
+      imgtool cancel S5 --grace 2m
+      imgtool cancel experiments/phase1_1_latent_shape_sweep --dry-run
+      imgtool status --state running --quiet | imgtool cancel -
+    """
+    from commands._input import expand_paths
+    from commands._output import Output, say
+    from commands._sweep_table import ask_lsf
+    from imgtool.errors import ExitCode, UsageError
+    from imgtool.sweep import cancel
+    from imgtool.sweep.find import find
+    from imgtool.sweep.state import ACTIVE, read_state
+    from imgtool.units import parse_duration
+
+    output = Output(format, as_json=json, quiet=quiet)
+    grace_sec = parse_duration(grace)
+    if not words:
+        raise UsageError("nothing to cancel was named", hint="imgtool cancel SPEC, DIR or NAME")
+    found = find(expand_paths(words))
+    ask_lsf(one.directory for one in found)
+    active = [one for one in found if read_state(one.directory).state in ACTIVE]
+    here, cluster, elsewhere = _sort(active)
+    if not active:
+        say("nothing is at work")
+    for one in elsewhere:
+        say(f"{one.name} {_where(one)}")
+    for leader in here:
+        would = "would send" if dry_run else "sending"
+        say(f"{leader.directory.path.name}: {would} SIGINT to process {leader.pid}")
+    for one in cluster:
+        would = "would cancel" if dry_run else "cancelling"
+        say(f"{one.name}: {would} LSF job {cancel.job_name(one.directory)}")
+    if not dry_run:
+        _stop(here, cluster, grace_sec)
+    after = [(one, read_state(one.directory)) for one in active]
+    records = [{**state.record(**one.known), "dry_run": dry_run} for one, state in after]
+    output.emit("experiment", records, columns=COLUMNS)
+    if not dry_run and any(state.state in ACTIVE for _, state in after):
+        raise typer.Exit(ExitCode.NO)
+
+
+def _sort(active: Sequence[Found]) -> tuple[list[Leader], list[Found], list[Found]]:
+    """Those that train on this machine, those on LSF, and those that only others can reach."""
+    from imgtool.sweep.cancel import leader_of
+    from imgtool.sweep.state import read_job
+
+    here: list[Leader] = []
+    cluster: list[Found] = []
+    elsewhere: list[Found] = []
+    for one in active:
+        job = read_job(one.directory) or {}
+        leader = leader_of(one.directory)
+        if job.get("executor") == "lsf" and type(job.get("job_id")) is int and job["job_id"] > 0:
+            cluster.append(one)
+        elif leader is not None:
+            here.append(leader)
+        else:
+            elsewhere.append(one)
+    return here, cluster, elsewhere
+
+
+def _where(one: Found) -> str:
+    from imgtool.experiment.status import read_status
+    from imgtool.sweep.state import read_job, read_state
+
+    state = read_state(one.directory)
+    if state.state == "submitted":
+        return f"has not started yet: {state.reason}"
+    host = (read_status(one.directory) or read_job(one.directory) or {}).get("host")
+    return f"runs on {host}: cancel it there"
+
+
+def _stop(here: Sequence[Leader], cluster: Sequence[Found], grace_sec: float) -> None:
+    """Ask all of them, then wait for them together."""
+    import time
+
+    from commands._output import say
+    from imgtool.sweep import cancel
+
+    jobs = [one.directory for one in cluster]
+    if jobs:
+        cancel.interrupt_jobs(jobs, say=say)
+    begun = time.monotonic()
+    for leader in cancel.stop(here, grace_sec=grace_sec, say=say):
+        say(f"{leader.directory.path.name}: process {leader.pid} does not end even of SIGKILL")
+    if jobs:
+        cancel.end_jobs(jobs, grace_sec=grace_sec - (time.monotonic() - begun), say=say)

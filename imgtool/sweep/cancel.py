@@ -1,0 +1,191 @@
+"""Stopping trials that were started here: ask, wait for the save, then insist."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from imgtool.experiment.layout import ExperimentDir
+from imgtool.experiment.lock import start_ticks
+from imgtool.experiment.status import now_iso, read_status
+from imgtool.sweep.alive import is_process
+from imgtool.sweep.lsf_client import Client, spec
+from imgtool.sweep.lsf_words import LsfError
+from imgtool.sweep.state import ACTIVE, WAITING, read_job, read_state, write_job
+from imgtool.training import processes
+
+KILL_AFTER_SEC = 30.0
+POLL_SEC = 0.1
+JOB_POLL_SEC = 1.0
+_TAKEN = re.compile(r"is being (signaled|terminated)|already finished", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Leader:
+    """The first process of a trial on this host; it passes a request to stop on.
+
+    Attributes:
+        directory: the trial's.
+        pid, ticks: its number and its start, which name it for good.
+    """
+
+    directory: ExperimentDir
+    pid: int
+    ticks: int | None
+
+    def is_alive(self) -> bool:
+        return is_process(socket.gethostname(), self.pid, ticks=self.ticks)
+
+    def send(self, number: signal.Signals) -> bool:
+        """Signal it, unless it has ended and its number belongs to another process."""
+        if not self.is_alive():
+            return False
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(self.pid, number)
+            return True
+        return False
+
+
+def leader_of(directory: ExperimentDir) -> Leader | None:
+    """Who trains here now on this host, as job.json says, else status.json; None if nobody does."""
+    job = read_job(directory) or {}
+    if job.get("executor") == "local" and is_process(
+        job.get("host"), job.get("pid"), ticks=job.get("start_ticks"), started=job.get("started")
+    ):
+        return Leader(directory, job["pid"], start_ticks(job["pid"]))
+    status: dict[str, Any] = read_status(directory) or {}
+    if status.get("state") == "running" and is_process(
+        status.get("host"), status.get("pid"), started=status.get("started")
+    ):
+        return Leader(directory, status["pid"], start_ticks(status["pid"]))
+    return None
+
+
+def stop(
+    leaders: Sequence[Leader],
+    *,
+    grace_sec: float,
+    kill_after_sec: float = KILL_AFTER_SEC,
+    say: Callable[[str], None],
+) -> list[Leader]:
+    """INT to each leader; TERM to those that live on after the grace, then KILL to all of it.
+
+    Args:
+        leaders: of `leader_of`.
+        grace_sec: to stop and save.
+        kill_after_sec: from TERM to KILL.
+        say: takes a line on what is done.
+
+    Returns:
+        those that live still, which is nobody unless a process hangs in a driver.
+    """
+    for leader in leaders:
+        if leader.send(signal.SIGINT):
+            leader.send(signal.SIGCONT)  # a suspended one could not obey
+    left = _wait(leaders, grace_sec)
+    below = {leader.pid: processes.descendants(root=leader.pid) for leader in left}
+    for leader in left:
+        say(f"{leader.directory.path.name} has not stopped: sending SIGTERM")
+        _to_all(leader, below[leader.pid], signal.SIGTERM)
+    left = _wait(left, kill_after_sec)
+    for leader in left:
+        say(f"{leader.directory.path.name} has not ended: sending SIGKILL")
+        _to_all(leader, processes.descendants(root=leader.pid), signal.SIGKILL)
+    left = _wait(left, kill_after_sec)
+    for pid, known in below.items():
+        if all(pid != leader.pid for leader in left):
+            for process in known:  # what outlived a leader that was killed
+                processes.send(process, signal.SIGKILL)
+    return left
+
+
+def job_name(directory: ExperimentDir) -> str:
+    """As bkill wants it: `123`, or `123[4]` for one of an array."""
+    return spec(*_job_of(directory))
+
+
+def interrupt_jobs(directories: Sequence[ExperimentDir], *, say: Callable[[str], None]) -> None:
+    """INT to LSF jobs that run; those that wait are removed.
+
+    bkill alone would send only KILL to a job of several cores, and nothing would be saved.
+    """
+    waiting = [one for one in directories if (read_job(one) or {}).get("stat") in WAITING]
+    running = [one for one in directories if one not in waiting]
+    if running:
+        _bkill(running, say, number="INT")
+    if waiting and _bkill(waiting, say):
+        for one in waiting:
+            ended = {"stat": "EXIT", "state": "stopped", "ended": now_iso()}
+            reason = {"reason": "cancelled before it started"}
+            write_job(one, **{**(read_job(one) or {}), **ended, **reason})
+
+
+def end_jobs(
+    directories: Sequence[ExperimentDir], *, grace_sec: float, say: Callable[[str], None]
+) -> None:
+    """Wait until the jobs of `interrupt_jobs` have saved, then end those that have not."""
+    deadline = time.monotonic() + grace_sec
+    left = [one for one in directories if read_state(one).state in ACTIVE]
+    while left and time.monotonic() < deadline:
+        time.sleep(min(JOB_POLL_SEC, max(0.0, deadline - time.monotonic())))
+        left = [one for one in left if read_state(one).state in ACTIVE]
+    if not left:
+        return
+    if _bkill(left, say):
+        for one in left:
+            ended = {"stat": "EXIT", "state": "stopped", "ended": now_iso()}
+            reason = {"reason": "cancelled; it did not stop in time and was killed"}
+            write_job(one, **{**(read_job(one) or {}), **ended, **reason})
+
+
+def _bkill(
+    directories: Sequence[ExperimentDir], say: Callable[[str], None], *, number: str | None = None
+) -> bool:
+    """Whether LSF was told; the trials on this machine are not to suffer when it was not."""
+    words = ["bkill", *(["-s", number] if number else []), *map(job_name, directories)]
+    try:
+        reply = Client().call(words)
+    except LsfError as error:
+        say(f"LSF jobs are not cancelled: {error}")
+        return False
+    for line in reply.text.splitlines():
+        if line.strip() and not _TAKEN.search(line):
+            say(f"bkill: {line.strip()}")
+    return reply.code == 0 or bool(_TAKEN.search(reply.text))
+
+
+def _job_of(directory: ExperimentDir) -> tuple[int, int]:
+    """Job and index, as job.json says; never 0, which bkill takes for all that one has.
+
+    Raises:
+        KeyError, ValueError: it names no job.
+    """
+    job = read_job(directory) or {}
+    job_id = int(job["job_id"])
+    if job_id <= 0:
+        raise ValueError(f"{job_id} is no job")
+    return job_id, int(job.get("index") or 0)
+
+
+def _to_all(leader: Leader, below: Sequence[processes.Process], number: signal.Signals) -> None:
+    leader.send(number)
+    for process in below:
+        processes.send(process, number)
+    leader.send(signal.SIGCONT)
+
+
+def _wait(leaders: Sequence[Leader], seconds: float) -> list[Leader]:
+    """Those that are still there after so long."""
+    deadline = time.monotonic() + seconds
+    left = [leader for leader in leaders if leader.is_alive()]
+    while left and time.monotonic() < deadline:
+        time.sleep(min(POLL_SEC, max(0.0, deadline - time.monotonic())))
+        left = [leader for leader in left if leader.is_alive()]
+    return left

@@ -1,0 +1,456 @@
+"""Trials on this machine: a pool of slots, watched by one loop without threads.
+
+a signal--> INT to every trial's leader, once; nothing new starts
+    --grace-->      TERM to its group
+    --kill_after--> KILL to all that is left of it
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+from imgtool.errors import UserError
+from imgtool.experiment.layout import ExperimentDir
+from imgtool.experiment.lock import start_ticks
+from imgtool.experiment.status import now_iso
+from imgtool.sweep import claim, jobs
+from imgtool.sweep.choose import why_not
+from imgtool.sweep.leftovers import MARK, orphans
+from imgtool.sweep.slots import Slot
+from imgtool.sweep.state import (
+    BROKEN,
+    KILLED,
+    TrialState,
+    complaint,
+    job_path,
+    read_job,
+    read_state,
+    write_job,
+)
+from imgtool.sweep.trial import Plan, Trial
+from imgtool.training import processes
+from imgtool.training.inbox import Inbox
+from imgtool.training.supervise import REPEAT_SEC, WATCHED
+from imgtool.units import format_duration
+
+GRACE_SEC = 300.0
+KILL_AFTER_SEC = 30.0
+LEFTOVER_SEC = 5.0
+GIVE_UP_SEC = 30.0
+TICK_SEC = 1.0
+POLL_SEC = 0.05
+
+
+class Listener(Protocol):
+    """Is told what happens, for people."""
+
+    def started(self, trial: Trial, slot: Slot, pid: int) -> None:
+        """A trial's process runs."""
+
+    def ended(self, trial: Trial, state: TrialState) -> None:
+        """It has ended, or could not be started."""
+
+    def left(self, trial: Trial, reason: str) -> None:
+        """It is not run, since someone else runs it or has just run it."""
+
+    def tick(self, running: Sequence[Running]) -> None:
+        """About once a second."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a pool works.
+
+    Attributes:
+        slots: where trials train; as many run at once.
+        fail_fast: the first failure stops the others, which save.
+        grace_sec: from asking a trial to stop to TERM.
+        kill_after_sec: from TERM to KILL.
+        command_of: program and arguments that train a trial.
+    """
+
+    slots: tuple[Slot, ...]
+    fail_fast: bool = False
+    grace_sec: float = GRACE_SEC
+    kill_after_sec: float = KILL_AFTER_SEC
+    command_of: Callable[[Plan, Trial], list[str]] = jobs.timed_command
+
+
+@dataclass(kw_only=True, eq=False)
+class Running:
+    """A trial that trains."""
+
+    trial: Trial
+    slot: Slot
+    process: subprocess.Popen[bytes]
+    claim: claim.Claim
+    job: dict[str, Any]
+    status_before: tuple[int, int] | None
+    begun: float = field(default_factory=time.monotonic)
+    stage: Literal["running", "asked", "term", "kill", "ended"] = "running"
+    deadline: float | None = None
+    killed_at: float | None = None
+    leftovers: list[processes.Process] = field(default_factory=list)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether it has been asked to stop."""
+        return "asked" in self.job
+
+
+def run(
+    plan: Plan, trials: Iterable[Trial], options: Options, listener: Listener
+) -> signal.Signals | None:
+    """Run trials until all have ended; in the main thread, one pool at a time.
+
+    Each runs in a session of its own, its output goes to child.log; job.json says what became
+    of it even where it could not say so itself. A claim keeps others from starting it. INT,
+    TERM, USR2, HUP and QUIT ask every trial once to stop and save; a second Ctrl-C at a
+    terminal goes on to the next step.
+
+    Returns:
+        the signal that ended it early, or None.
+    """
+    pool = _Pool(plan, trials, options, listener)
+    with Inbox(WATCHED) as inbox:
+        try:
+            pool.loop(inbox)
+        except BaseException:
+            pool.stop("the sweep failed")  # a fault of ours costs no trial its work
+            pool.listener = _Silence()
+            pool.loop(inbox)
+            raise
+    return pool.received
+
+
+class _Silence:
+    def started(self, trial: Trial, slot: Slot, pid: int) -> None: ...
+    def ended(self, trial: Trial, state: TrialState) -> None: ...
+    def left(self, trial: Trial, reason: str) -> None: ...
+    def tick(self, running: Sequence[Running]) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+class _Pool:
+    """The trials that wait, those that run, and the slots that are free."""
+
+    def __init__(
+        self, plan: Plan, trials: Iterable[Trial], options: Options, listener: Listener
+    ) -> None:
+        self.listener: Listener = listener
+        self.received: signal.Signals | None = None
+        self._plan, self._options = plan, options
+        self._waiting = deque((trial, _traces(trial.directory)) for trial in trials)
+        self._free = deque(options.slots)
+        self._running: list[Running] = []
+        self._stopping = False
+        self._insisted = 0.0
+        self._next_tick = 0.0
+        if not processes.become_subreaper():
+            listener.note("this system has no subreaper: daemons of a trial may outlive it")
+        self._ours = processes.children()
+
+    def loop(self, inbox: Inbox) -> None:
+        """Until nothing waits or runs."""
+        while True:
+            self._fill()
+            if not self._running:
+                return
+            for number in inbox.wait(self._wake_at()):
+                self._receive(number)
+            for running in [*self._running]:
+                self._look_after(running)
+            processes.reap(self._ours | {running.process.pid for running in self._running})
+            self._tick()
+
+    def stop(self, why: str) -> None:
+        """Ask every trial to stop and save; nothing new starts."""
+        self._waiting.clear()
+        if self._stopping:
+            return
+        self._stopping = True
+        self._insisted = time.monotonic()
+        for running in self._running:
+            if running.stage == "running" and running.process.poll() is None:
+                self._ask(running, why)
+
+    def _fill(self) -> None:
+        while self._free and self._waiting and not self._stopping:
+            trial, traces = self._waiting.popleft()
+            try:
+                held = claim.take(trial.directory)
+            except UserError as error:
+                self._refuse(trial, str(error))
+                continue
+            if held is None:
+                self.listener.left(trial, "another sweep has it")
+            elif reason := _done_meanwhile(trial, traces):
+                held.release()
+                self.listener.left(trial, reason)
+            else:
+                self._start(trial, held)
+
+    def _start(self, trial: Trial, held: claim.Claim) -> None:
+        slot = self._free.popleft()
+        earlier = read_job(trial.directory) or {}
+        log = trial.directory.child_log_path
+        before = _stamp(trial.directory)
+        try:
+            jobs.write_config(trial)
+            process = self._spawn(trial, slot)
+        except (OSError, UserError) as error:
+            held.release()
+            self._free.appendleft(slot)
+            self._refuse(trial, str(error))
+            return
+        now = now_iso()
+        job = {
+            "executor": "local",
+            "job_id": None,
+            "index": None,
+            "stat": "RUN",
+            "exit_code": None,
+            "attempt": _number(earlier.get("attempt")) + 1,
+            "submitted": now,
+            "started": now,
+            "host": socket.gethostname(),
+            "pid": process.pid,
+            "start_ticks": start_ticks(process.pid),
+            "slot": slot.label,
+            "log": str(log),
+            "identity": trial.identity,
+        }
+        running = Running(
+            trial=trial, slot=slot, process=process, claim=held, job=job, status_before=before
+        )
+        self._running.append(running)
+        with suppress(OSError):
+            held.add_child(process.pid)
+        self._note_job(running)
+        self.listener.started(trial, slot, process.pid)
+
+    def _spawn(self, trial: Trial, slot: Slot) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, **slot.env, MARK: str(trial.directory.path)}
+        environment.setdefault("PYTHONUNBUFFERED", "1")
+        with open(trial.directory.child_log_path, "ab") as log:
+            return subprocess.Popen(
+                self._options.command_of(self._plan, trial),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def _refuse(self, trial: Trial, reason: str) -> None:
+        """A trial that cannot be started."""
+        if trial.directory.path.is_dir():
+            with suppress(OSError):
+                write_job(
+                    trial.directory,
+                    executor="local",
+                    stat="EXIT",
+                    exit_code=None,
+                    ended=now_iso(),
+                    state="failed",
+                    reason=reason,
+                    identity=trial.identity,
+                )
+        found = replace(read_state(trial.directory), state="failed", reason=reason)
+        self._finish(trial, found)
+
+    def _finish(self, trial: Trial, found: TrialState) -> None:
+        self.listener.ended(trial, found)
+        if self._options.fail_fast and found.state in BROKEN and not self._stopping:
+            self.listener.note(f"{trial.name} {found.state}: the others are asked to save and stop")
+            self.stop("another trial failed")
+
+    def _receive(self, number: signal.Signals) -> None:
+        now = time.monotonic()
+        if not self._stopping:
+            self.received = number
+            self.listener.note(f"{number.name}: every trial is asked to save and stop")
+            self.stop(number.name)
+            return
+        if self.received is None:
+            self.received = number
+        if number == signal.SIGINT and now - self._insisted > REPEAT_SEC and _at_terminal():
+            self._insisted = now
+            self.listener.note("interrupted again: going on to the next step")
+            for running in self._running:
+                running.deadline = now
+
+    def _look_after(self, running: Running) -> None:
+        """Whatever is due for one trial."""
+        now = time.monotonic()
+        running.claim.refresh()
+        if running.stage == "ended":
+            self._end_leftovers(running, now)
+            return
+        if running.process.poll() is not None:
+            self._leader_ended(running, now)
+            return
+        if running.deadline is None or now < running.deadline:
+            return
+        if running.stage == "asked":
+            self.listener.note(f"{running.trial.name} has not stopped: TERM to its group")
+            running.stage, running.deadline = "term", now + self._options.kill_after_sec
+            _to_group(running, signal.SIGTERM)
+        else:
+            self._kill(running, now)
+
+    def _ask(self, running: Running, why: str) -> None:
+        running.stage = "asked"
+        running.deadline = time.monotonic() + self._options.grace_sec
+        running.job["asked"] = why
+        running.process.send_signal(signal.SIGINT)
+        running.process.send_signal(signal.SIGCONT)  # a suspended one could not obey
+
+    def _kill(self, running: Running, now: float) -> None:
+        """KILL to the leader and all below it, again and again until it is gone."""
+        if running.killed_at is None:
+            running.stage, running.killed_at = "kill", now
+            self.listener.note(f"{running.trial.name} has not ended: KILL")
+        running.deadline = now + POLL_SEC
+        _to_group(running, signal.SIGKILL)
+        for process in processes.descendants(root=running.process.pid):
+            processes.send(process, signal.SIGKILL)
+        if now - running.killed_at > GIVE_UP_SEC:  # stuck in a driver or a file system
+            self._conclude(running, f"process {running.process.pid} does not die even of KILL")
+
+    def _leader_ended(self, running: Running, now: float) -> None:
+        running.leftovers = self._orphans_of(running)
+        if not running.leftovers:
+            self._conclude(running)
+            return
+        names = ", ".join(sorted({process.name for process in running.leftovers}))
+        self.listener.note(f"{running.trial.name} left {names} behind: TERM")
+        for process in running.leftovers:
+            processes.send(process, signal.SIGTERM)
+        # After a stop a rank may be saving still.
+        wait = self._options.kill_after_sec if running.is_asked else LEFTOVER_SEC
+        running.stage = "ended"
+        running.deadline = now + min(wait, self._options.kill_after_sec)
+
+    def _end_leftovers(self, running: Running, now: float) -> None:
+        running.leftovers = self._orphans_of(running)
+        if running.leftovers and running.deadline is not None and now >= running.deadline:
+            for process in running.leftovers:
+                processes.send(process, signal.SIGKILL)
+            if now >= running.deadline + GIVE_UP_SEC:
+                self.listener.note(f"{running.trial.name}: processes do not end even of KILL")
+                running.leftovers = []
+        if not running.leftovers:
+            self._conclude(running)
+
+    def _orphans_of(self, running: Running) -> list[processes.Process]:
+        """What outlived a leader: of its session, or with its mark in the environment."""
+        leaders = {other.process.pid for other in self._running if other.stage != "ended"}
+        return orphans(
+            running.process.pid,
+            str(running.trial.directory.path),
+            others=self._ours | (leaders - {running.process.pid}),
+            alone=len(self._running) == 1,
+        )
+
+    def _conclude(self, running: Running, stuck: str | None = None) -> None:
+        """Write down how a trial ended, and free its slot."""
+        code = running.process.returncode
+        code = KILLED if code is None else 128 - code if code < 0 else code
+        running.job |= {"stat": "EXIT" if code else "DONE", "exit_code": code, "ended": now_iso()}
+        is_silent = _stamp(running.trial.directory) == running.status_before
+        if is_silent or read_state(running.trial.directory).state in ("running", "stale"):
+            running.job |= dict(zip(("state", "reason"), _verdict(running, code), strict=True))
+        if stuck:
+            running.job |= {"state": "failed", "reason": stuck}
+        self._note_job(running)
+        running.claim.release()
+        self._running.remove(running)
+        self._free.append(running.slot)
+        self._finish(running.trial, read_state(running.trial.directory))
+
+    def _note_job(self, running: Running) -> None:
+        try:
+            write_job(running.trial.directory, **running.job)
+        except OSError as error:
+            self.listener.note(f"{running.trial.name}: cannot write job.json: {error}")
+
+    def _wake_at(self) -> float:
+        deadlines = [r.deadline for r in self._running if r.deadline is not None]
+        now = time.monotonic()
+        if any(running.stage == "ended" for running in self._running):
+            deadlines.append(now + POLL_SEC)
+        return min([now + TICK_SEC, *deadlines])
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_tick:
+            self._next_tick = now + TICK_SEC
+            self.listener.tick(tuple(self._running))
+
+
+def _verdict(running: Running, code: int) -> tuple[str, str]:
+    """State and reason of a trial that ended without a word of its own."""
+    if running.is_asked or code == 128 + signal.SIGINT:
+        asked = running.job.get("asked", "SIGINT")
+        if running.stage in ("term", "kill"):
+            return "stopped", f"{asked}; it did not stop in time and was killed"
+        return "stopped", f"{asked}, before it could save"
+    if code == KILLED:
+        return "failed", "killed (perhaps out of memory)"
+    last = complaint(running.trial.directory.child_log_path)
+    after = format_duration(time.monotonic() - running.begun)
+    what = f"it ended with code {code} after {after}"
+    return "failed", f"{what}: {last}"[:500] if last else f"{what} and said nothing"
+
+
+def _done_meanwhile(trial: Trial, traces: tuple[tuple[int, int] | None, ...]) -> str | None:
+    """Why a trial that was to be run, and is claimed now, has become someone else's."""
+    found = read_state(trial.directory)
+    if _traces(trial.directory) != traces:
+        return f"another sweep has just run it: {found.state}"
+    return why_not(trial, found, BROKEN) if found.state == "completed" else None
+
+
+def _traces(directory: ExperimentDir) -> tuple[tuple[int, int] | None, ...]:
+    """What changes when anybody runs the trial."""
+    return _stamp(directory), _stamp_of(job_path(directory))
+
+
+def _stamp(directory: ExperimentDir) -> tuple[int, int] | None:
+    return _stamp_of(directory.status_path)
+
+
+def _stamp_of(path: os.PathLike[str]) -> tuple[int, int] | None:
+    try:
+        info = os.stat(path)
+    except OSError:
+        return None
+    return info.st_mtime_ns, info.st_ino
+
+
+def _to_group(running: Running, number: signal.Signals) -> None:
+    for sent in (number, signal.SIGCONT):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(running.process.pid, sent)
+
+
+def _at_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _number(value: Any) -> int:
+    return value if type(value) is int else 0

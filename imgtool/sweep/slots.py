@@ -1,0 +1,97 @@
+"""Places in which trials train at the same time: GPUs, or shares of the CPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from imgtool.errors import UsageError
+from imgtool.training.environment import SLOTS_VARIABLE
+
+NVIDIA_SMI = ("nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader")
+NVIDIA_SMI_SEC = 15.0
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place.
+
+    Attributes:
+        label: for people: `gpu 0`, `gpu 0 b` (the second on it), `cpu 1`.
+        env: what its trial's environment has besides ours.
+    """
+
+    label: str
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+def find_slots(*, slots: int | None = None, slots_per_gpu: int = 1) -> tuple[Slot, ...]:
+    """The slots of this machine: of its GPUs where it has any, else of its CPU.
+
+    Args:
+        slots: at most so many on GPUs, the first ones; exactly so many on a CPU, 1 when None.
+        slots_per_gpu: trials that share a GPU.
+
+    Raises:
+        UsageError: a number below 1.
+    """
+    for name, number in (("--slots", slots), ("--slots-per-gpu", slots_per_gpu)):
+        if number is not None and number < 1:
+            raise UsageError(f"{name} is {number}", hint="give 1 or more")
+    gpus = visible_gpus()
+    if gpus:
+        found = _of_gpus(gpus, slots_per_gpu)[:slots]
+    else:
+        found = [Slot(f"cpu {number}") for number in range(slots or 1)]
+    # Threads and loaders of trials that run side by side share the cores.
+    share = {SLOTS_VARIABLE: str(len(found))}
+    return tuple(Slot(slot.label, {**slot.env, **share}) for slot in found)
+
+
+def visible_gpus() -> list[str]:
+    """GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them: numbers, UUIDs, MIG ids.
+
+    Without that variable nvidia-smi is asked; where it is missing or hangs there are none.
+    """
+    given = os.environ.get(VISIBLE)
+    if given is not None:
+        names: list[str] = []
+        for word in map(str.strip, given.split(",")):
+            if word in ("", "-1", "NoDevFiles"):
+                break  # CUDA itself stops reading at the first name that is none
+            names.append(word)
+        return list(dict.fromkeys(names))
+    try:
+        answer = subprocess.run(
+            NVIDIA_SMI,
+            capture_output=True,
+            text=True,
+            timeout=NVIDIA_SMI_SEC,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    if answer.returncode != 0:
+        return []
+    rows = [line.partition(",") for line in answer.stdout.splitlines()]
+    return [number.strip() for number, comma, _ in rows if comma and number.strip().isdigit()]
+
+
+def _of_gpus(gpus: Sequence[str], per_gpu: int) -> list[Slot]:
+    """First one trial a GPU, then the second ones."""
+    return [
+        Slot(
+            f"gpu {_short(gpu)}" + (f" {chr(ord('a') + turn % 26)}" if per_gpu > 1 else ""),
+            {VISIBLE: gpu},
+        )
+        for turn in range(per_gpu)
+        for gpu in gpus
+    ]
+
+
+def _short(gpu: str) -> str:
+    """`0`, `GPU-8f2c1a0b`, `MIG-4be1`: a UUID is too long for a table."""
+    return gpu if len(gpu) <= 12 else gpu[:12]

@@ -1,0 +1,317 @@
+"""What has become of a trial, told from the small files in its directory. Torch-free and quick.
+
+status.json is the trainer's own word; job.json is that of whoever started it (this machine's
+pool, or LSF). The later of the two counts; silence counts as death after five minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from imgtool.experiment.layout import ExperimentDir
+from imgtool.experiment.status import read_status
+from imgtool.files import temporary_beside
+from imgtool.sweep.alive import is_process, parse_time
+
+StateName = Literal[
+    "pending",
+    "submitted",
+    "running",
+    "stopped",
+    "completed",
+    "failed",
+    "diverged",
+    "out_of_memory",
+    "stale",
+]
+STATES: tuple[StateName, ...] = StateName.__args__  # type: ignore[attr-defined]
+ACTIVE = frozenset({"submitted", "running"})
+BROKEN = frozenset({"failed", "diverged", "out_of_memory", "stale"})
+STALE_SEC = 300.0
+KILLED = 137
+
+JOB_NAME = "job.json"
+WAITING = ("PEND", "PSUSP", "WAIT", "PROV")
+_ALIVE = ("RUN", "USUSP", "SSUSP")
+_ENDED = ("DONE", "EXIT", "ZOMBI")
+_MEMORY_WORDS = (
+    "out of memory",
+    "outofmemory",
+    "memoryerror",
+    "memlimit",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "alloc_failed",
+)
+_TAIL_BYTES = 65536
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialState:
+    """One experiment as it looks from outside.
+
+    Attributes:
+        name: of its directory.
+        path: the directory.
+        state: one of STATES.
+        reason: why, in a few words.
+        identity: as the sweep knows it, else as status.json says (with the data's fingerprint).
+        loss: the last logged training loss.
+        metrics: the last known val_* values.
+        best: metric, value and iteration of the best validation.
+        checkpoint: the newest that the trainer named.
+        elapsed_sec: trained so far, all starts together.
+        heartbeat_age_sec: since the trainer's last sign of life; 0 where clocks disagree.
+        job: job.json.
+        log: child.log, else train.log; None when there is neither.
+        exit_code: of the process or job; None while it runs, or when nobody saw the end.
+    """
+
+    name: str
+    path: Path
+    state: StateName
+    reason: str | None = None
+    identity: str | None = None
+    iteration: int | None = None
+    max_iteration: int | None = None
+    epoch: float | None = None
+    eta_sec: float | None = None
+    loss: float | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    best: Mapping[str, Any] | None = None
+    checkpoint: str | None = None
+    elapsed_sec: float | None = None
+    heartbeat_age_sec: float | None = None
+    job: Mapping[str, Any] | None = None
+    log: Path | None = None
+    exit_code: int | None = None
+
+    def record(self, **known: Any) -> dict[str, Any]:
+        """The `experiment` record.
+
+        Args:
+            known: what the sweep knows besides: name, phase, family, identity, overrides,
+                shared_dir, decides, source.
+        """
+        first = {"path": None, "name": None, "phase": None, "family": None}
+        later: dict[str, Any] = {"overrides": {}, "shared_dir": None, "decides": [], "source": None}
+        given = {key: value for key, value in known.items() if value is not None}
+        return first | asdict(self) | later | given
+
+
+def read_state(directory: ExperimentDir, *, now: datetime | None = None) -> TrialState:
+    """Look at one experiment; a directory that does not exist is pending.
+
+    Args:
+        directory: its exp_dir.
+        now: the time to measure ages by.
+    """
+    status = read_status(directory) or {}
+    job = read_job(directory)
+    now = now or datetime.now(UTC)
+    beat = parse_time(status.get("heartbeat"))
+    age = None if beat is None else max(0.0, (now - beat).total_seconds())
+    state, reason = _judge(status, job or {}, age)
+    if state == "pending" and reason is None and not status:
+        state, reason = _claimed(directory)
+    if state == "failed" and _tells_of_memory(reason, job or {}):
+        state = "out_of_memory"
+    is_running = state == "running"
+    return TrialState(
+        name=directory.path.name,
+        path=directory.path,
+        state=state,
+        reason=reason,
+        identity=(job or {}).get("identity") or status.get("identity"),
+        iteration=status.get("iteration"),
+        max_iteration=status.get("max_iteration"),
+        epoch=status.get("epoch"),
+        eta_sec=status.get("eta_sec") if is_running else None,
+        loss=status.get("loss"),
+        metrics=_last_metrics(directory) if status else {},
+        best=status.get("best"),
+        checkpoint=status.get("checkpoint"),
+        elapsed_sec=status.get("elapsed_sec"),
+        heartbeat_age_sec=age,
+        job=job,
+        log=log_of(directory),
+        exit_code=None if is_running else (job or {}).get("exit_code"),
+    )
+
+
+def log_of(directory: ExperimentDir) -> Path | None:
+    """child.log, else train.log, else None."""
+    for path in (directory.child_log_path, directory.log_path):
+        if path.exists():
+            return path
+    return None
+
+
+def last_lines(log: Path | None, n: int) -> list[str]:
+    """The last `n` lines of a log that are not empty; reads no more than its last 64 KiB."""
+    if log is None or n < 1:
+        return []
+    text = _tail(log).decode(errors="replace").replace("\r", "\n")
+    return [line.rstrip() for line in text.split("\n") if line.strip()][-n:]
+
+
+def complaint(log: Path | None) -> str | None:
+    """The line of a log that most likely says what went wrong: its last `error:`, else its last."""
+    lines = last_lines(log, 50)
+    found = [line for line in lines if line.startswith("error:")] or lines
+    return found[-1] if found else None
+
+
+def job_path(directory: ExperimentDir) -> Path:
+    """Where `write_job` writes."""
+    return directory.path / JOB_NAME
+
+
+def read_job(directory: ExperimentDir) -> dict[str, Any] | None:
+    """job.json, or None when there is none that can be read."""
+    try:
+        record = json.loads(job_path(directory).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def write_job(directory: ExperimentDir, **fields: Any) -> None:
+    """Write job.json in one step; what it held before is gone.
+
+    Without fsync: after a power cut there is no process that it could describe.
+
+    Args:
+        fields: executor, job_id, index, stat (LSF's words: PEND, RUN, DONE, EXIT …), exit_code,
+            attempt, submitted, log; `state` and `reason` are the executor's own verdict on a
+            trainer that ended without a word, `ended` its time.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = job_path(directory)
+    temporary = temporary_beside(path)
+    try:
+        temporary.write_text(json.dumps(fields, indent=2, default=str) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _judge(
+    status: Mapping[str, Any], job: Mapping[str, Any], age: float | None
+) -> tuple[StateName, str | None]:
+    """State and reason, from the later of the two files."""
+    said, reason = status.get("state"), status.get("reason")
+    stat = job.get("stat")
+    if stat and not _is_of_job(status, job):
+        return _without_status(job)
+    if said not in STATES:
+        return "pending", None
+    if said != "running":
+        verdict = job.get("state")
+        if verdict in STATES and _is_later(job.get("ended"), status.get("heartbeat")):
+            return verdict, job.get("reason")
+        return said, reason
+    if stat in _ENDED and _is_later(job.get("ended"), status.get("heartbeat"), missing=True):
+        return _ended(job)
+    if stat in ("USUSP", "SSUSP"):
+        return "running", "suspended by the cluster"  # its heart stands still, and it lives
+    host, pid = status.get("host"), status.get("pid")
+    if host == socket.gethostname() and not is_process(host, pid, started=status.get("started")):
+        return "stale", f"its process {pid} is gone"
+    if age is None or age > STALE_SEC:
+        return "stale", "no sign of life" if age is None else f"no sign of life for {age:.0f} s"
+    return "running", reason
+
+
+def _without_status(job: Mapping[str, Any]) -> tuple[StateName, str | None]:
+    """A job whose trainer has not said anything yet."""
+    stat = job.get("stat")
+    if stat in WAITING:
+        return "submitted", "held" if stat == "PSUSP" else None
+    if stat in _ALIVE:
+        if job.get("executor") == "local" and not _is_leader_alive(job):
+            return "stale", f"its process {job.get('pid')} is gone"
+        return "running", "starting"
+    if stat in _ENDED:
+        return _ended(job)
+    return "submitted", "the cluster has lost sight of it" if stat == "UNKWN" else None
+
+
+def _is_leader_alive(job: Mapping[str, Any]) -> bool:
+    if job.get("host") != socket.gethostname():
+        since = parse_time(job.get("started"))  # it should have spoken by then
+        return since is None or (datetime.now(UTC) - since).total_seconds() < STALE_SEC
+    return is_process(job["host"], job.get("pid"), ticks=job.get("start_ticks"))
+
+
+def _ended(job: Mapping[str, Any]) -> tuple[StateName, str | None]:
+    verdict = job.get("state")
+    if verdict in STATES:
+        return verdict, job.get("reason")
+    code, why = job.get("exit_code"), job.get("reason")
+    if code == KILLED and not why:
+        return "failed", "killed (perhaps out of memory)"
+    what = f"it ended with code {code}" if code is not None else "it ended"
+    return "failed", f"{what}: {why}" if why else f"{what} and did not say why"
+
+
+def _is_of_job(status: Mapping[str, Any], job: Mapping[str, Any]) -> bool:
+    """Whether the trainer's words are of this job or later, not of an earlier attempt."""
+    if not status:
+        return False
+    return _is_later(
+        status.get("started"), job.get("started") or job.get("submitted"), missing=True
+    )
+
+
+def _is_later(first: Any, second: Any, *, missing: bool = False) -> bool:
+    """Whether time `first` is `second` or later; `missing` where one is not known."""
+    a, b = parse_time(first), parse_time(second)
+    return missing if a is None or b is None else a >= b
+
+
+def _claimed(directory: ExperimentDir) -> tuple[StateName, str | None]:
+    from imgtool.sweep import claim
+
+    owner = claim.holder(directory)
+    if owner is None:
+        return "pending", None
+    return "submitted", f"claimed by process {owner.pid} on {owner.host}"
+
+
+def _tells_of_memory(reason: str | None, job: Mapping[str, Any]) -> bool:
+    text = f"{reason or ''} {job.get('reason') or ''}".lower()
+    return "perhaps out of memory" not in text and any(word in text for word in _MEMORY_WORDS)
+
+
+def _last_metrics(directory: ExperimentDir) -> dict[str, Any]:
+    """val_* of the newest row that has any, within the file's last 64 KiB."""
+    for line in reversed(_tail(directory.metrics_path).split(b"\n")):
+        if b'"val_' not in line:
+            continue
+        with suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            return {key: value for key, value in row.items() if key.startswith("val_")}
+    return {}
+
+
+def _tail(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - _TAIL_BYTES))
+            return file.read(_TAIL_BYTES)
+    except OSError:
+        return b""

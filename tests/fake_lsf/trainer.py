@@ -1,0 +1,77 @@
+"""A trainer without torch, for jobs of the fake LSF: `trainer.py run-timed|train ...`.
+
+The file `behaviour` in the exp_dir says what it does: complete, crash, hang (deaf to signals),
+long (runs until it is asked, saves, and completes at its next start), silent (ends without a
+word). Each start adds a line to `starts`.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+
+
+def run_timed(words):
+    cut = words.index("--")
+    if "--requeue" in words[:cut]:
+        os.environ["TRAINER_REQUEUE"] = "1"
+    os.execv(words[cut + 1], words[cut + 1 :])
+
+
+def now():
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def write(folder, started, **fields):
+    record = {"host": socket.gethostname(), "pid": os.getpid(), "started": started, **fields}
+    path = os.path.join(folder, "status.json")
+    with open(path + ".new", "w") as file:
+        json.dump({**record, "heartbeat": now()}, file)
+    os.replace(path + ".new", path)
+
+
+def train(words):
+    folder = words[words.index("--exp-dir") + 1]
+    config = words[words.index("--config") + 1]
+    asked = []
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, lambda got, frame: asked.append(got))
+    behaviour = "complete"
+    with contextlib.suppress(FileNotFoundError), open(f"{folder}/behaviour") as file:
+        behaviour = file.read().strip()
+    started = now()
+    with open(f"{folder}/starts", "a") as file:
+        job, index = os.environ.get("LSB_JOBID"), os.environ.get("LSB_JOBINDEX")
+        limit = os.environ.get("IMGTOOL_RUN_LIMIT_SEC")
+        line = {
+            "job": job,
+            "index": index,
+            "limit_sec": limit,
+            "config": config,
+            "cwd": os.getcwd(),
+        }
+        file.write(json.dumps({**line, "words": words}) + "\n")
+    with open(f"{folder}/starts") as file:
+        turn = len(file.readlines())
+    if behaviour == "silent":
+        return 0
+    write(folder, started, state="running", iteration=turn)
+    if behaviour == "crash":
+        write(folder, started, state="failed", reason="a bad day", iteration=turn)
+        return 1
+    while behaviour == "hang":
+        time.sleep(0.05)
+    if behaviour == "long" and turn == 1:
+        while not asked:
+            time.sleep(0.02)
+        write(folder, started, state="stopped", reason="asked", iteration=turn)
+        return 99 if os.environ.get("TRAINER_REQUEUE") else 0
+    write(folder, started, state="completed", iteration=turn)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit({"run-timed": run_timed, "train": train}[sys.argv[1]](sys.argv[2:]))

@@ -1,0 +1,370 @@
+"""Sweeps on our fake LSF, through real processes on a scaled clock."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from imgtool.sweep import lsf, lsf_refresh
+from imgtool.sweep.lsf_client import Client
+from imgtool.sweep.state import read_job, read_state, write_job
+from tests.fake_lsf.cluster import Cluster
+from tests.fake_lsf.plans import behave, make_plan, make_trial, starts, trainer_profile
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+CLIENT = Client(timeout_sec=10, backoff_sec=0.05)
+OPTIONS = lsf.Options(profile=trainer_profile(), stamp="t")
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("LSB_JOBID", "LSB_JOBINDEX", "IMGTOOL_RUN_LIMIT_SEC"):
+        monkeypatch.delenv(name, raising=False)
+    found = Cluster(tmp_path / "lsf", monkeypatch)
+    yield found
+    found.close()
+
+
+class Notes:
+    def __init__(self):
+        self.changes, self.notes = [], []
+
+    def changed(self, trial, state):
+        self.changes.append((trial.name, state.state))
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def plan_of(tmp_path, count=2, **lsf_keys):
+    root = tmp_path / "ex periments"
+    return make_plan(root, [make_trial(root, f"S{n}", **lsf_keys) for n in range(1, count + 1)])
+
+
+def wait(plan, listener=None, **choices):
+    trials = plan.trials
+    states = lsf.wait(plan, trials, listener or Notes(), poll_sec=0.1, client=CLIENT, **choices)
+    return {name: state.state for name, state in states.items()}
+
+
+def submit(plan, options=OPTIONS, trials=None, client=CLIENT, **choices):
+    return lsf.submit(
+        plan, plan.trials if trials is None else trials, options, client=client, **choices
+    )
+
+
+def test_an_array_of_trials(tmp_path, cluster):
+    plan = replace(plan_of(tmp_path, 3), max_running={"gpuv100": 2})
+    behave(plan.trials[1], "crash")
+    listener = Notes()
+    (submission,) = submit(plan)
+    assert cluster.jobs[str(submission.job_id)]["limit"] == 2
+    assert [read_job(t.directory)["index"] for t in plan.trials] == [1, 2, 3]
+    assert wait(plan, listener) == {"S1": "completed", "S2": "failed", "S3": "completed"}
+    assert ("S1", "completed") in listener.changes
+    (start,) = starts(plan.trials[2])
+    assert (start["job"], start["index"]) == (str(submission.job_id), "3")
+    assert start["config"] == str(plan.trials[2].config_path)
+    assert start["cwd"] == str(tmp_path)
+    cluster.wait(lambda: set(cluster.stats(submission.job_id).values()) <= {"DONE", "EXIT"})
+    lsf.refresh([trial.directory for trial in plan.trials], client=CLIENT)
+    job = read_job(plan.trials[1].directory)
+    assert (job["stat"], job["exit_code"], job["attempt"]) == ("EXIT", 1, 1)
+    assert "Sender: LSF System" in Path(job["log"]).read_text()
+
+
+def test_only_the_unfinished_indices_are_submitted_again(tmp_path, cluster):
+    plan = plan_of(tmp_path, 4)
+    (submission,) = submit(plan, replace(OPTIONS, stamp="a"), [plan.trials[1], plan.trials[3]])
+    assert sorted(cluster.stats(submission.job_id)) == [2, 4]
+    assert submission.script.directives[1].endswith("[2,4]")
+    cluster.wait(lambda: starts(plan.trials[1]) and starts(plan.trials[3]))
+    assert starts(plan.trials[3])[0]["index"] == "4"
+    assert not starts(plan.trials[0])
+
+
+def test_a_second_submission_leaves_what_is_at_work(tmp_path, cluster):
+    plan = plan_of(tmp_path, 2)
+    behave(plan.trials[0], "hang")
+    submit(plan, replace(OPTIONS, stamp="a"), plan.trials[:1])
+    left = []
+    submit(plan, replace(OPTIONS, stamp="b"), left=lambda trial, reason: left.append(trial.name))
+    assert left == ["S1"]
+    cluster.wait(lambda: starts(plan.trials[1]))
+    assert len(starts(plan.trials[0])) <= 1
+    assert [sorted(job["elements"]) for job in cluster.jobs.values()] == [["1"], ["2"]]
+
+
+def test_two_submissions_at_once_submit_a_trial_once(tmp_path, cluster):
+    plan = plan_of(tmp_path, 6)
+    words = "import sys; from tests.sweep.test_lsf import submit_here; submit_here(*sys.argv[1:])"
+    root = str(plan.root)
+    here = __file__.rpartition("/tests/")[0]
+    both = [
+        subprocess.Popen([sys.executable, "-c", words, root, "6"], env=_with_path(here))
+        for _ in range(2)
+    ]
+    assert [process.wait(60) for process in both] == [0, 0]
+    indices = [int(index) for job in cluster.jobs.values() for index in job["elements"]]
+    assert sorted(indices) == [1, 2, 3, 4, 5, 6]
+    assert set(wait(plan).values()) == {"completed"}
+    assert [len(starts(trial)) for trial in plan.trials] == [1] * 6
+
+
+def _with_path(folder):
+    return {**os.environ, "PYTHONPATH": folder}
+
+
+def submit_here(root, count):
+    trials = [make_trial(Path(root), f"S{n}") for n in range(1, int(count) + 1)]
+    submit(make_plan(Path(root), trials), replace(OPTIONS, stamp=None))
+
+
+def test_a_claim_of_somebody_else_is_respected(tmp_path, cluster):
+    from imgtool.sweep import claim
+
+    plan = plan_of(tmp_path, 2)
+    held = claim.take(plan.trials[0].directory)
+    left = []
+    submit(plan, left=lambda trial, reason: left.append(reason))
+    held.release()
+    assert left == ["another sweep has it"]
+    assert [sorted(job["elements"]) for job in cluster.jobs.values()] == [["2"]]
+
+
+@pytest.mark.parametrize("fault", ["empty", "lost", "hang_after"])
+def test_a_job_whose_reply_was_lost_runs_once(tmp_path, cluster, fault):
+    cluster.fault("bsub", fault)
+    plan = plan_of(tmp_path, 1)
+    (submission,) = submit(plan, client=Client(timeout_sec=2, backoff_sec=0.05))
+    assert list(cluster.jobs) == [str(submission.job_id)]
+    assert wait(plan) == {"S1": "completed"}
+    assert len(starts(plan.trials[0])) == 1
+    assert len(cluster.calls("bsub")) == 1
+
+
+@pytest.mark.parametrize("fault", ["rc255", "refused", "hang"])
+def test_a_job_that_was_not_taken_is_submitted_again(tmp_path, cluster, fault):
+    cluster.fault("bsub", fault)
+    cluster.fault("bjobs", "rc255")  # and the first look for it is not answered either
+    plan = plan_of(tmp_path, 1)
+    submit(plan, client=Client(timeout_sec=2, backoff_sec=0.05))
+    assert len(cluster.jobs) == 1
+    assert len(cluster.calls("bsub")) == 2
+
+
+def test_a_submission_that_lsf_never_answers_is_looked_for_later(tmp_path, cluster):
+    cluster.fault("bsub", "lost")
+    cluster.fault("bjobs", "rc255", "rc255")
+    plan = plan_of(tmp_path, 1)
+    impatient = Client(timeout_sec=5, attempts=2, backoff_sec=0.01)
+    with pytest.raises(lsf.LsfError, match="does not say whether it took"):
+        submit(plan, client=impatient)
+    assert read_state(plan.trials[0].directory).state == "submitted"
+    left = []
+    assert submit(plan, left=lambda trial, reason: left.append(reason)) == []
+    assert left == ["it is submitted already"]
+    assert wait(plan) == {"S1": "completed"}
+    assert read_job(plan.trials[0].directory)["job_id"] == 101
+
+
+def test_a_submission_that_lsf_never_took_can_be_repeated(tmp_path, cluster, monkeypatch):
+    cluster.fault("bsub", "rc255", "rc255")
+    cluster.fault("bjobs", "rc255", "rc255")
+    plan = plan_of(tmp_path, 1)
+    with pytest.raises(lsf.LsfError):
+        submit(plan, client=Client(timeout_sec=5, attempts=2, backoff_sec=0.01))
+    monkeypatch.setattr(lsf_refresh, "SETTLE_SEC", -1.0)
+    assert lsf.refresh([plan.trials[0].directory], client=CLIENT) is None
+    assert read_state(plan.trials[0].directory).state == "stopped"
+    submit(plan, replace(OPTIONS, stamp="again"))
+    assert wait(plan) == {"S1": "completed"}
+
+
+def test_a_refusal_changes_nothing(tmp_path, cluster):
+    plan = plan_of(tmp_path, 2, queue="gpux")
+    with pytest.raises(lsf.LsfError, match="gpux: No such queue") as caught:
+        submit(plan)
+    assert "bqueues" in caught.value.hint
+    assert len(cluster.calls("bsub")) == 1
+    assert [read_job(trial.directory) for trial in plan.trials] == [None, None]
+    assert read_state(plan.trials[0].directory).state == "pending"
+    plan = plan_of(tmp_path, 1, walltime="30h")
+    with pytest.raises(lsf.LsfError, match="RUNLIMIT"):
+        submit(plan)
+
+
+def test_no_lsf_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(lsf.LsfError, match="no bsub") as caught:
+        submit(plan_of(tmp_path, 1))
+    assert "--script-dir" in caught.value.hint
+    assert caught.value.exit_code == 2
+
+
+def test_the_warning_lets_a_trial_save_before_the_limit(tmp_path, cluster):
+    plan = plan_of(tmp_path, 1, walltime="12m")  # INT after two minutes of the fake
+    behave(plan.trials[0], "long")
+    submit(plan)
+    assert wait(plan) == {"S1": "stopped"}
+    cluster.wait(lambda: cluster.stats(101) == {1: "DONE"})
+
+
+def test_requeue_goes_on_under_the_same_id(tmp_path, cluster):
+    plan = plan_of(tmp_path, 2, walltime="12m")
+    for trial in plan.trials:
+        behave(trial, "long")
+    submit(plan, replace(OPTIONS, requeue=True))
+    assert set(wait(plan).values()) == {"completed"}
+    for trial in plan.trials:
+        assert [start["job"] for start in starts(trial)] == ["101", "101"]
+    assert len(cluster.calls("bsub")) == 1
+
+
+def test_a_requeued_trial_is_not_taken_for_a_stopped_one(tmp_path, cluster):
+    plan = plan_of(tmp_path, 1)
+    trial = plan.trials[0]
+    trial.directory.create()
+    write_job(
+        trial.directory, executor="lsf", job_id=7, index=1, stat="RUN", attempt=1,
+        submitted="2026-01-01T00:00:00Z",
+    )  # fmt: skip
+    status = {"state": "stopped", "started": "2026-01-01T00:00:05Z"}
+    trial.directory.status_path.write_text(json.dumps(status))
+    noted = lsf_refresh._noted(
+        trial.directory, read_job(trial.directory), lsf_refresh.Row(7, 1, "PEND")
+    )
+    write_job(trial.directory, **noted)
+    assert read_state(trial.directory).state == "submitted"
+    assert noted["attempt"] == 2
+    ended = lsf_refresh._noted(trial.directory, noted, lsf_refresh.Row(7, 1, "DONE"))
+    write_job(trial.directory, **ended)
+    assert read_state(trial.directory).state == "stopped"
+
+
+def test_a_job_killed_by_its_owner(tmp_path, cluster):
+    plan = plan_of(tmp_path, 2)
+    plan = replace(plan, max_running={"gpuv100": 1})
+    behave(plan.trials[0], "hang")
+    submit(plan)
+    cluster.wait(lambda: starts(plan.trials[0]))
+    subprocess.run(["bkill", "101[2]"], check=True, capture_output=True)
+    subprocess.run(["bkill", "101[1]"], check=True, capture_output=True)
+    assert wait(plan) == {"S1": "failed", "S2": "stopped"}
+    assert "TERM_OWNER" in read_state(plan.trials[0].directory).reason
+    assert not starts(plan.trials[1])
+
+
+def test_jobs_that_bjobs_has_forgotten(tmp_path, cluster):
+    plan = plan_of(tmp_path, 3)
+    behave(plan.trials[1], "crash")
+    behave(plan.trials[2], "silent")
+    submit(plan)
+    cluster.wait(lambda: set(cluster.stats(101).values()) <= {"DONE", "EXIT"})
+    cluster.change(forgotten=["101"])
+    assert wait(plan) == {"S1": "completed", "S2": "failed", "S3": "failed"}
+    assert [read_job(trial.directory)["exit_code"] for trial in plan.trials] == [0, 1, 0]
+
+
+def test_a_job_that_nobody_remembers_is_judged_by_its_trainers_word(tmp_path, cluster):
+    plan = plan_of(tmp_path, 2)
+    behave(plan.trials[1], "silent")
+    submit(plan)
+    cluster.wait(lambda: set(cluster.stats(101).values()) == {"DONE"})
+    cluster.change(forgotten=["101"], erased=["101"])
+    assert lsf.refresh([plan.trials[1].directory], client=CLIENT) is None
+    assert read_state(plan.trials[1].directory).state == "submitted"  # once may be a slip
+    assert wait(plan) == {"S1": "completed", "S2": "stale"}
+    assert read_state(plan.trials[1].directory).reason == "LSF forgot job 101[2]"
+
+
+def test_unknown_is_waited_for(tmp_path, cluster):
+    plan = plan_of(tmp_path, 1)
+    submit(plan)
+    cluster.wait(lambda: cluster.stats(101) == {1: "DONE"})
+    status = plan.trials[0].directory.status_path
+    saved = status.read_text()
+    status.unlink()
+    cluster.change(unknown=["101[1]"])
+    threading.Timer(0.6, lambda: (status.write_text(saved), cluster.change(unknown=[]))).start()
+    listener = Notes()
+    assert wait(plan, listener) == {"S1": "completed"}
+    assert ("S1", "submitted") in listener.changes
+
+
+def test_a_poll_is_one_call_and_survives_silence(tmp_path, cluster):
+    plan = plan_of(tmp_path, 5)
+    submit(plan)
+    cluster.wait(lambda: set(cluster.stats(101).values()) == {"DONE"})
+    before = len(cluster.calls("bjobs"))
+    cluster.fault("bjobs", "rc255", "empty")
+    listener = Notes()
+    assert set(wait(plan, listener).values()) == {"completed"}
+    assert len(cluster.calls("bjobs")) - before <= 3
+    assert lsf.refresh([trial.directory for trial in plan.trials], client=CLIENT) is None
+    assert cluster.calls("bjobs")[-1][-1] == "101"
+
+
+def test_what_follows_waits_for_the_jobs_of_earlier_sweeps_too(tmp_path, cluster):
+    plan = plan_of(tmp_path, 2)
+    behave(plan.trials[0], "long")
+    submit(plan, replace(OPTIONS, stamp="a"), plan.trials[:1])
+    then = f"echo \"it's over\" > '{tmp_path}/after'"
+    submissions = submit(plan, replace(OPTIONS, stamp="b", then=then), plan.trials[1:])
+    assert [submission.job_id for submission in submissions] == [102, 103]
+    assert cluster.jobs["103"]["after"] == "ended(101) && ended(102)"
+    assert cluster.jobs["103"]["orphans"]
+    cluster.wait(lambda: cluster.stats(102) == {2: "DONE"})
+    assert not (tmp_path / "after").exists()
+    subprocess.run(["bkill", "-s", "INT", "101[1]"], check=True, capture_output=True)
+    cluster.wait(lambda: cluster.stats(103) == {0: "DONE"})
+    assert (tmp_path / "after").read_text() == "it's over\n"
+
+
+def test_scripts_for_people_who_submit_by_hand(tmp_path, cluster):
+    plan = plan_of(tmp_path, 2)
+    folder = tmp_path / "by hand"
+    options = replace(OPTIONS, script_dir=folder, then=f"touch '{tmp_path}/after'")
+    array, after = lsf.write_scripts(plan, plan.trials, options)
+    assert not cluster.calls()
+    assert array.manifest_path.parent == array.path.parent == folder
+    for script in (array, after):
+        with open(script.path) as file:
+            subprocess.run(["bsub"], stdin=file, check=True, capture_output=True)
+    cluster.wait((tmp_path / "after").exists)
+    assert [read_state(trial.directory).state for trial in plan.trials] == ["completed"] * 2
+
+
+def test_a_site_that_wants_files(tmp_path, cluster):
+    plan = plan_of(tmp_path, 2, gpu_mode="exclusive_process", select="gpu32gb")
+    submit(plan, replace(OPTIONS, profile=trainer_profile(submit="file")))
+    assert set(wait(plan).values()) == {"completed"}
+
+
+def test_the_real_run_timed_passes_lsfs_warning_on(tmp_path, cluster):
+    """`imgtool run-timed` itself in the job, with the stand-in trainer below it."""
+    from tests.fake_lsf.plans import TRAINER
+
+    program = tmp_path / "imgtool.sh"
+    program.write_text(
+        "#!/bin/sh\n"
+        f'if [ "$1" = train ]; then exec {" ".join(TRAINER)} "$@"; fi\n'
+        f'exec {sys.executable} -m imgtool "$@"\n'
+    )
+    program.chmod(0o755)
+    profile = trainer_profile(program=(str(program),))
+    root = tmp_path / "ex periments"
+    here = __file__.rpartition("/tests/")[0]
+    trial = make_trial(root, "S1", walltime="20m", setup=[f"export PYTHONPATH={here}"])
+    plan = make_plan(root, [trial])
+    behave(trial, "long")
+    submit(plan, replace(OPTIONS, profile=profile))
+    assert wait(plan) == {"S1": "stopped"}
+    cluster.wait(lambda: cluster.stats(101) == {1: "DONE"})
+    assert "signal" in trial.directory.watch_log_path.read_text()
