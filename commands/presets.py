@@ -24,7 +24,9 @@ def _complete_groups(incomplete: str) -> list[str]:
 def list_presets(
     format: FormatOption = None, json: JsonOption = False, quiet: QuietOption = False
 ) -> None:
-    """List every preset.
+    """List every preset: experiments, and the sweeps that they make.
+
+    --quiet prints the files of the experiments alone.
 
     \b
     Example:
@@ -34,15 +36,20 @@ def list_presets(
     from imgtool.config import presets
 
     output = Output(format, as_json=json, quiet=quiet)
+    kinds = {"sweep": presets.sweeps(), "experiment": presets.names()}
+    if output.mode == "paths":
+        del kinds["sweep"]
     records = [
         {
             "name": name,
             "path": Path(str(presets.path(name))),
+            "type": kind,
             "description": presets.description(name),
         }
-        for name in presets.names()
+        for kind, names in kinds.items()
+        for name in names
     ]
-    output.emit("preset", records, columns=("name", "description"))
+    output.emit("preset", records, columns=("name", "type", "description"))
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
 
@@ -103,8 +104,14 @@ def read_chain(source: Source) -> list[Mapping[str, Entry]]:
     return documents
 
 
+@lru_cache(maxsize=64)
+def _parsed(text: str, label: str) -> Mapping[str, Entry]:
+    """Read once what the trials of a sweep share; nobody changes it."""
+    return parse_document(text, label)
+
+
 def _read_into(documents: list[Mapping[str, Entry]], source: Source, open_files: list[str]) -> None:
-    document = parse_document(source.read(), source.label)
+    document = _parsed(source.read(), source.label)
     here = [*open_files, _identity(source)]
     for word, origin in _bases(document):
         base = _find_base(source, word, origin)

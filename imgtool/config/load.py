@@ -41,7 +41,7 @@ class Loaded:
 
 
 def load(
-    source: str | None,
+    source: str | Source | None,
     *,
     family: str | None,
     schema_of: SchemaOf,
@@ -52,7 +52,7 @@ def load(
     """Read, merge and check a config.
 
     Args:
-        source: a file or a preset's name; None for the family's defaults.
+        source: a file or a preset's name, or what `find` gives; None for the family's defaults.
         family: the family, where the command line names it; the file's own otherwise.
         schema_of: the registry's `schema`.
         sets: `--set` overrides, each `section.key=value` with a YAML value.
@@ -63,8 +63,9 @@ def load(
     Raises:
         ConfigError: anything that is wrong in what was given, with its place.
     """
-    found = None if source is None else find(source)
+    found = find(source) if isinstance(source, str) else source
     documents = [] if found is None else read_chain(found)
+    _refuse_sweep(documents, found)
     chosen = _family(documents, family, found)
     schema = _schema(chosen, schema_of)
     problems: list[Problem] = []
@@ -132,6 +133,18 @@ def _parse_set(text: str) -> dict[str, Entry]:
     if isinstance(parsed, dict) and "." not in key:
         return {f"{key}.{inner}": Entry(item, "--set") for inner, item in parsed.items()}
     return {key: Entry(parsed, "--set")}
+
+
+def _refuse_sweep(documents: Sequence[Mapping[str, Entry]], found: Source | None) -> None:
+    """A sweep's file is no experiment's; its own keys would all be unknown."""
+    last = documents[-1] if documents else {}
+    signs = {key.partition(".")[0] for key in last} & {"sweep", "experiments", "matrix"}
+    if found is not None and signs:
+        word = found.preset or found.label
+        raise ConfigError(
+            f"{found.label} is a sweep, not an experiment",
+            hint=f"`imgtool sweep {word} --dry-run` shows its experiments",
+        )
 
 
 def _parse_flags(flags: Mapping[str, object], schema: FamilySchema) -> dict[str, Entry]:

@@ -23,7 +23,16 @@ def _root() -> Traversable:
 
 
 def names() -> list[str]:
-    """Every preset, S2 before S10."""
+    """Every preset of an experiment, S2 before S10."""
+    return [name for name in _all() if "/" in name]
+
+
+def sweeps() -> list[str]:
+    """The sweeps, each of the experiments in the folder of its name."""
+    return [name for name in _all() if "/" not in name]
+
+
+def _all() -> list[str]:
     return sorted(_walk(_root(), ""), key=_natural)
 
 
@@ -49,14 +58,14 @@ def path(name: str) -> Traversable | None:
 
 
 def text(name: str) -> str:
-    """The preset's YAML.
+    """The YAML of a preset, an experiment's or a sweep's.
 
     Raises:
         ConfigError: no preset of that name.
     """
     found = path(name)
     if found is None:
-        raise ConfigError(f"no preset {name!r}", hint=suggest(name, [*names(), *groups()]))
+        raise ConfigError(f"no preset {name!r}", hint=suggest(name, [*_all(), *groups()]))
     return found.read_text(encoding="utf-8")
 
 
@@ -92,17 +101,17 @@ def groups() -> list[str]:
 
 
 def members(name: str) -> list[str]:
-    """The presets that a name stands for: itself, its folder's, or those of `name_*`.
+    """The presets that a name stands for: itself, its folder's, or those of `name_*`; sweeps too.
 
     Raises:
         ConfigError: neither a preset nor a group.
     """
     name = name.rstrip("/").removesuffix(SUFFIX)
-    known = names()
-    if name in known:
+    known = _all()
+    if name in names():
         return [name]
-    folder = [one for one in known if one.startswith(f"{name}/")]
-    several = [one for one in known if one.startswith(f"{name}_") and "/" in one]
+    folder = [one for one in known if one == name or one.startswith(f"{name}/")]
+    several = [one for one in known if one.startswith(f"{name}_")]
     if not folder and not several:
         raise ConfigError(f"no preset or group {name!r}", hint=suggest(name, [*known, *groups()]))
     return folder or several

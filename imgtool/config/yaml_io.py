@@ -73,7 +73,7 @@ def parse_value(text: str, origin: str) -> Any:
     """
     text = text.strip()
     if text[:1] in ("[", "{", '"', "'"):
-        return _Reader(text, origin, lines=False).value(_compose(text, origin, lines=False))
+        return _Reader(text, origin, lines=False).value(compose(text, origin, lines=False))
     try:
         return parse_plain(text)
     except ValueError as error:
@@ -92,7 +92,7 @@ def parse_document(text: str, source: str) -> dict[str, Entry]:
         raise ConfigError(
             f"{source}: larger than {MAX_BYTES} bytes, which no config is", hint=MAPPING
         )
-    node = _compose(text, source)
+    node = compose(text, source)
     if node is None:
         raise ConfigError(f"{source}: empty", hint=MAPPING)
     reader = _Reader(text, source)
@@ -107,9 +107,29 @@ def parse_document(text: str, source: str) -> dict[str, Entry]:
     return entries
 
 
+def parse_tree(text: str, source: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """A YAML mapping of any depth as plain values, keys with dots allowed.
+
+    Returns:
+        the values, and where each top-level key stands: `matrix` -> `x.yaml:7`.
+
+    Raises:
+        ConfigError: not YAML, not a mapping, a key twice, or too large.
+    """
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
+        raise ConfigError(f"{source}: larger than {MAX_BYTES} bytes", hint=MAPPING)
+    node = compose(text, source)
+    if node is None:
+        raise ConfigError(f"{source}: empty", hint=MAPPING)
+    reader = _Reader(text, source, dotted=True)
+    pairs = list(reader.items(node))
+    values = {key.value: reader.value(child) for key, child in pairs}
+    return values, {key.value: reader.where(key) for key, _ in pairs}
+
+
 def key_spans(text: str, source: str, key: str) -> list[tuple[str, int, int]]:
     """Where the texts of a top-level key (one, or a list) stand: (text, start, end)."""
-    node = _compose(text, source)
+    node = compose(text, source)
     for name, child in _Reader(text, source).items(node):
         if name.value == key:
             nodes = child.value if isinstance(child.value, list) else [child]
@@ -117,7 +137,7 @@ def key_spans(text: str, source: str, key: str) -> list[tuple[str, int, int]]:
     return []
 
 
-def _compose(text: str, source: str, *, lines: bool = True) -> Any:
+def compose(text: str, source: str, *, lines: bool = True) -> Any:
     """The graph of nodes; aliases are shared nodes, nothing is expanded yet."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -169,8 +189,8 @@ def _is_mapping(node: Any) -> bool:
 class _Reader:
     """Turns nodes into plain values, and bounds what aliases may expand to."""
 
-    def __init__(self, text: str, source: str, *, lines: bool = True) -> None:
-        self.text, self.source, self.lines = text, source, lines
+    def __init__(self, text: str, source: str, *, lines: bool = True, dotted: bool = False) -> None:
+        self.text, self.source, self.lines, self.dotted = text, source, lines, dotted
         self.num_nodes = 0
         self.open: list[int] = []
 
@@ -241,7 +261,7 @@ class _Reader:
             lines[name] = key.start_mark.line + 1
             if name == "<<" and key.style is None:
                 merged = self.merge(child)
-            elif "." in name:
+            elif "." in name and not self.dotted:
                 first, _, rest = name.partition(".")
                 raise self.fail(
                     key, f"unknown key {name}", f"write `{first}:` with `{rest}:` below it"

@@ -28,7 +28,7 @@ def timed_command(plan: Plan, trial: Trial, extra: Sequence[str] = ()) -> list[s
     command = train_command(trial)
     if plan.duration_sec is None:
         return command
-    limit = f"{plan.duration_sec:g}s"
+    limit = f"{plan.duration_sec:.3f}s"
     where = str(trial.directory.path)
     return [
         *program(),

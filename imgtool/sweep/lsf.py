@@ -200,7 +200,7 @@ def _submit_array(plan: Plan, script: Script, profile: Profile, client: Client) 
             "job_id": None,
             "name": script.name,
             "index": index,
-            "stat": "UNKWN",
+            "stat": "PEND",
             "exit_code": None,
             "attempt": int((old[index] or {}).get("attempt") or 0) + 1,
             "submitted": now_iso(),
@@ -216,14 +216,13 @@ def _submit_array(plan: Plan, script: Script, profile: Profile, client: Client) 
         job_id = _bsub(script, profile, client)
     except Unavailable:
         raise  # it may have been accepted: `refresh` looks for its name
-    except BaseException as error:
-        if isinstance(error, LsfError):
-            for index, trial in script.trials.items():
-                _restore(trial, old[index])
+    except LsfError:
+        for index, trial in script.trials.items():
+            _restore(trial, old[index])
         raise
     for index, trial in script.trials.items():
         log = str(new[index]["log"]).replace("%J", str(job_id))
-        write_job(trial.directory, **{**new[index], "job_id": job_id, "stat": "PEND", "log": log})
+        write_job(trial.directory, **{**new[index], "job_id": job_id, "log": log})
     return Submission(job_id, script)
 
 

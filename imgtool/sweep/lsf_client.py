@@ -182,8 +182,6 @@ class Client:
             )
         except subprocess.TimeoutExpired:
             return Reply(None, "", f"{words[0]} has not answered for {self.timeout_sec:g} s")
-        except BrokenPipeError:
-            return Reply(None, "", f"{words[0]} did not take its input")
         except OSError as error:
             raise LsfError(
                 f"{words[0]} cannot be run: {(error.strerror or str(error)).lower()}",

@@ -108,7 +108,10 @@ def scripts(plan: Plan, trials: Iterable[Trial], options: Options) -> list[Scrip
     Raises:
         ConfigError: the site's profile is wrong.
         LsfError: resources, or a path, that no job can have.
+        UsageError: options that contradict themselves.
     """
+    if options.max_running is not None and options.max_running < 1:
+        raise UsageError(f"--max-running is {options.max_running}", hint="give 1 or more")
     profile = options.profile or read_profile()
     folder = options.script_dir.absolute() if options.script_dir else plan.jobs_dir
     stamp = options.stamp or new_stamp()
@@ -231,7 +234,7 @@ class _Job:
             manifest=shlex.quote(str(manifest)),
             variable=LIMIT_VARIABLE,
             wall=wall_sec,
-            usable=self._usable(wall_sec, warn_min),
+            duration=self._duration(wall_sec, warn_min),
             requeue=" --requeue" if self.options.requeue else "",
             program=self._program(),
         )
@@ -262,7 +265,7 @@ class _Job:
         if parents:
             words += ["-w", ended(parents), "-ti"]
         words += self._extra()
-        body = f'imgtool() {{ {self._program()} "$@"; }}\n{command}\n'
+        body = f'imgtool() {{ command {self._program()} "$@"; }}\n{command}\n'
         return Script(
             name=self.name,
             path=self.folder / f"{self.name}.sh",
@@ -285,12 +288,16 @@ class _Job:
         minutes = max(1, math.ceil(wall / 60))
         return minutes * 60, min(self.profile.site.warn_min, minutes // 2)
 
-    def _usable(self, wall_sec: int, warn_min: int) -> int:
-        """When run-timed stops by itself: before LSF's warning, which asks for no further turn."""
+    def _duration(self, wall_sec: int, warn_min: int) -> str:
+        """When run-timed stops by itself, as the shell works it out.
+
+        Before LSF's warning: a job that LSF has to ask does not go back into the queue.
+        """
         most = max(wall_sec - 60 * warn_min - STOP_SEC, wall_sec // 4)
-        return (
-            most if self.plan.duration_sec is None else min(math.ceil(self.plan.duration_sec), most)
-        )
+        wanted = self.plan.duration_sec
+        if wanted is not None and wanted <= most:
+            return f"{math.ceil(wanted)}s"
+        return f'"$(({most} - SECONDS))s"'
 
     def _memory(self) -> str:
         return lsf_memory(self.resources.memory)
@@ -364,7 +371,7 @@ if [ -z "$exp_dir" ]; then
     exit 2
 fi
 export {variable}=$(({wall} - SECONDS))
-exec {program} run-timed --exp-dir "$exp_dir" --duration "$(({usable} - SECONDS))s"{requeue} -- \
+exec {program} run-timed --exp-dir "$exp_dir" --duration {duration}{requeue} -- \
 {program} train "$family" --config "$exp_dir/trial.yaml" --exp-dir "$exp_dir" --quiet
 """
 

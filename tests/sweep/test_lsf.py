@@ -163,14 +163,17 @@ def test_a_submission_that_lsf_never_answers_is_looked_for_later(tmp_path, clust
     cluster.fault("bsub", "lost")
     cluster.fault("bjobs", "rc255", "rc255")
     plan = plan_of(tmp_path, 1)
+    behave(plan.trials[0], "long")
     impatient = Client(timeout_sec=5, attempts=2, backoff_sec=0.01)
     with pytest.raises(lsf.LsfError, match="does not say whether it took"):
         submit(plan, client=impatient)
-    assert read_state(plan.trials[0].directory).state == "submitted"
+    assert read_job(plan.trials[0].directory)["job_id"] is None
+    cluster.wait(lambda: read_state(plan.trials[0].directory).state == "running")
     left = []
     assert submit(plan, left=lambda trial, reason: left.append(reason)) == []
-    assert left == ["it is submitted already"]
-    assert wait(plan) == {"S1": "completed"}
+    assert left == ["it is running already"]
+    subprocess.run(["bkill", "-s", "INT", "101[1]"], check=True, capture_output=True)
+    assert wait(plan) == {"S1": "stopped"}
     assert read_job(plan.trials[0].directory)["job_id"] == 101
 
 
@@ -302,13 +305,27 @@ def test_a_poll_is_one_call_and_survives_silence(tmp_path, cluster):
     plan = plan_of(tmp_path, 5)
     submit(plan)
     cluster.wait(lambda: set(cluster.stats(101).values()) == {"DONE"})
-    before = len(cluster.calls("bjobs"))
     cluster.fault("bjobs", "rc255", "empty")
+    directories = [trial.directory for trial in plan.trials]
+    assert "not responding" in lsf.refresh(directories, client=CLIENT)
+    assert "it says nothing" in lsf.refresh(directories, client=CLIENT)
+    assert {read_job(directory)["stat"] for directory in directories} == {"PEND"}
+    assert lsf.refresh(directories, client=CLIENT) is None
+    assert {read_job(directory)["stat"] for directory in directories} == {"DONE"}
+    assert [call[-1] for call in cluster.calls("bjobs")] == ["101"] * 3
+    assert lsf.refresh(directories, client=CLIENT) is None  # what has ended is not asked about
+    assert len(cluster.calls("bjobs")) == 3
+
+
+def test_watching_goes_on_while_lsf_is_silent(tmp_path, cluster):
+    plan = plan_of(tmp_path, 1)
+    behave(plan.trials[0], "silent")
+    submit(plan)
+    cluster.fault("bjobs", "rc255", "rc255")
     listener = Notes()
-    assert set(wait(plan, listener).values()) == {"completed"}
-    assert len(cluster.calls("bjobs")) - before <= 3
-    assert lsf.refresh([trial.directory for trial in plan.trials], client=CLIENT) is None
-    assert cluster.calls("bjobs")[-1][-1] == "101"
+    assert wait(plan, listener) == {"S1": "failed"}
+    assert len(listener.notes) == 1
+    assert "not responding" in listener.notes[0]
 
 
 def test_what_follows_waits_for_the_jobs_of_earlier_sweeps_too(tmp_path, cluster):
@@ -368,3 +385,14 @@ def test_the_real_run_timed_passes_lsfs_warning_on(tmp_path, cluster):
     assert wait(plan) == {"S1": "stopped"}
     cluster.wait(lambda: cluster.stats(101) == {1: "DONE"})
     assert "signal" in trial.directory.watch_log_path.read_text()
+
+
+def test_a_trial_that_is_deaf_to_the_limit(tmp_path, cluster, monkeypatch):
+    monkeypatch.setenv("FAKE_LSF_SCALE", "0.1")
+    plan = plan_of(tmp_path, 1, walltime="1m")
+    behave(plan.trials[0], "hang")
+    submit(plan)
+    assert wait(plan) == {"S1": "failed"}
+    found = read_state(plan.trials[0].directory)
+    assert "TERM_RUNLIMIT" in found.reason
+    assert found.exit_code == 137

@@ -1,0 +1,88 @@
+"""sweep.json: what was planned in a folder, for those who look at it later."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from imgtool.errors import ExperimentError
+from imgtool.experiment.layout import make_writable
+from imgtool.files import write_text
+from imgtool.sweep.trial import Plan
+
+SCHEMA = "imgtool-sweep/1"
+LOCK_NAME = ".sweep.lock"
+
+
+def write(plan: Plan) -> None:
+    """Add the plan's trials to its manifest, and copy that into the shared folder.
+
+    Trials that are there already stay: none is lost when two sweeps write at once.
+
+    Raises:
+        ExperimentError: a folder cannot be written to.
+    """
+    folders = [plan.root] + ([plan.shared_dir] if plan.shared_dir else [])
+    for folder in folders:
+        make_writable(folder)
+    with _locked(plan.root):
+        earlier = {trial["exp_dir"]: trial for trial in read_trials(plan.manifest_path)}
+        content = {
+            "schema": SCHEMA,
+            "name": plan.name,
+            "phase": plan.phase,
+            "source": plan.source,
+            "shared_dir": str(plan.shared_dir) if plan.shared_dir else None,
+            "decides": list(plan.decides),
+            "trials": list({**earlier, **_entries(plan)}.values()),
+        }
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        try:
+            for folder in folders:
+                write_text(folder / plan.manifest_path.name, text)
+        except OSError as error:
+            raise ExperimentError(
+                f"cannot write {plan.manifest_path}: {error.strerror or error}",
+                hint="check the disk and the permissions",
+            ) from error
+
+
+def read_trials(path: Path) -> list[dict[str, Any]]:
+    """The trials of a manifest; none when it is missing or damaged."""
+    try:
+        trials = json.loads(path.read_bytes())["trials"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+    known = trials if isinstance(trials, list) else []
+    return [t for t in known if isinstance(t, dict) and isinstance(t.get("exp_dir"), str)]
+
+
+def _entries(plan: Plan) -> dict[str, dict[str, Any]]:
+    return {
+        str(trial.directory.path): {
+            "name": trial.name,
+            "identity": trial.identity,
+            "exp_dir": str(trial.directory.path),
+            "family": trial.family,
+            "overrides": dict(trial.overrides),
+            "source": trial.source,
+        }
+        for trial in plan.trials
+    }
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Others wait; where the file system has no locks, the last writer wins."""
+    handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

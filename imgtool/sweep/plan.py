@@ -1,0 +1,199 @@
+"""From a sweep's file to its trials, each with its config resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path, PurePath
+from typing import Any
+
+from imgtool.config.identity import identity
+from imgtool.config.load import Loaded, load
+from imgtool.config.schema import FamilySchema, Lsf
+from imgtool.errors import ConfigError, UsageError, did_you_mean
+from imgtool.experiment.layout import ExperimentDir
+from imgtool.sweep import grid
+from imgtool.sweep.spec import SEED, Spec, as_sets, chosen, read_spec, root_of
+from imgtool.sweep.trial import Plan, Trial
+
+SchemaOf = Callable[[str], FamilySchema]
+TINY = "tiny"
+
+
+def make_plan(
+    word: str,
+    *,
+    schema_of: SchemaOf,
+    only: Sequence[str] = (),
+    sets: Sequence[str] = (),
+    grid_words: Sequence[str] = (),
+    tiny: bool = False,
+    duration_sec: float | None = None,
+) -> Plan:
+    """Work a sweep out.
+
+    A config that is trained as its file says keeps its name; values that make it another
+    experiment add the first digits of its hash. Equal trials are one. `--tiny` trials lie in a
+    folder of their own.
+
+    Args:
+        word: a sweep's file or preset, or a config.
+        only: names of the trials to keep; all when empty.
+        sets: `--set` words.
+        grid_words: `--grid` words.
+        duration_sec: a trial's time limit, instead of the file's.
+
+    Raises:
+        ConfigError: anything wrong in the files or words.
+    """
+    spec = read_spec(word)
+    extra = grid.product(grid.parse_grid(grid_words))
+    combinations = grid.times(spec.combinations, extra)
+    maker = _Maker(spec, schema_of, tuple(sets), tiny)
+    made = [maker.make(config, values) for config in spec.configs for values in combinations]
+    phases = {loaded.experiment.phase for loaded, _, _, _ in made}
+    phase = phases.pop() if len(phases) == 1 else None
+    root = root_of(spec, phase).absolute()
+    root = root / TINY if tiny else root
+    shared = spec.shared_dir or _common(loaded.experiment.output.shared_dir for loaded, *_ in made)
+    shared_dir = None if shared is None else Path(shared).expanduser().absolute()
+    shared_dir = shared_dir / TINY if shared_dir is not None and tiny else shared_dir
+    trials: dict[str, Trial] = {}
+    stems: dict[str, str] = {}
+    for loaded, name, values, config in made:
+        trial = _trial(loaded, name, values, config, root, shared_dir)
+        _refuse_same_name(trials.get(trial.name), trial)
+        trials.setdefault(trial.name, trial)
+        stems[trial.name] = PurePath(config).stem
+    if only:
+        kept = chosen(list(trials), only, stems)
+        trials = {name: trial for name, trial in trials.items() if name in kept}
+    varied = tuple(key for values in extra[:1] for key in values if key != SEED)
+    return Plan(
+        name=spec.name,
+        phase=phase,
+        source=spec.source,
+        root=root,
+        shared_dir=shared_dir,
+        decides=spec.decides or varied,
+        trials=tuple(trials.values()),
+        max_running={
+            queue: keys["max_running"]
+            for queue, keys in spec.resources.items()
+            if keys.get("max_running") is not None
+        },
+        duration_sec=duration_sec if duration_sec is not None else spec.duration_sec,
+    )
+
+
+class _Maker:
+    """Resolves the configs of one sweep."""
+
+    def __init__(self, spec: Spec, schema_of: SchemaOf, sets: tuple[str, ...], tiny: bool) -> None:
+        self.spec, self.schema_of, self.sets, self.tiny = spec, schema_of, sets, tiny
+        self.plain: dict[str, str] = {}
+        self.resources: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def make(
+        self, config: str, values: Mapping[str, Any]
+    ) -> tuple[Loaded, str, dict[str, Any], str]:
+        """The config with its values, the trial's name, and what sets it apart."""
+        words = [*self.spec.sets, *as_sets(values), *self.sets]
+        loaded = self.load(config, words)
+        loaded = self.with_resources(loaded, config)
+        found = identity(loaded.experiment, "")
+        if config not in self.plain:
+            plain = loaded if not words else self.load(config, [])
+            self.plain[config] = identity(plain.experiment, "")
+        name = loaded.experiment.name
+        if found != self.plain[config]:
+            name = f"{name}-{found[:8]}"
+        overrides = dict(values)
+        for word in (*self.spec.sets, *self.sets):
+            key, _, text = word.partition("=")
+            overrides[key.strip()] = _value_of(loaded, key.strip(), text)
+        return loaded, name, overrides, config
+
+    def load(self, config: str, words: Sequence[str]) -> Loaded:
+        return load(config, family=None, schema_of=self.schema_of, sets=words, tiny=self.tiny)
+
+    def with_resources(self, loaded: Loaded, config: str) -> Loaded:
+        """What the sweep says of the experiment's queue; `--set lsf.…` still wins."""
+        experiment = loaded.experiment
+        queue = experiment.lsf.queue
+        if queue is None or queue not in self.spec.resources:
+            return loaded
+        key = (queue, experiment.family)
+        if key not in self.resources:
+            self.resources[key] = self.checked(queue, config)
+        given = {word.partition("=")[0].strip() for word in self.sets}
+        values = {k: v for k, v in self.resources[key].items() if f"lsf.{k}" not in given}
+        origins = {f"lsf.{name}": f"{self.spec.source} resources" for name in values}
+        return Loaded(
+            replace(experiment, lsf=replace(experiment.lsf, **values)),
+            {**loaded.origins, **origins},
+        )
+
+    def checked(self, queue: str, config: str) -> dict[str, Any]:
+        """The resources of a queue with their types checked."""
+        given = {k: v for k, v in self.spec.resources[queue].items() if k != "max_running"}
+        known = [field.name for field in fields(Lsf) if field.name != "queue"]
+        for key in given:
+            if key not in known:
+                raise ConfigError(
+                    f"{self.spec.source}: resources: {queue}: unknown key {key}",
+                    hint=did_you_mean(key, [*known, "max_running"]),
+                )
+        lsf = self.load(config, as_sets({f"lsf.{k}": v for k, v in given.items()})).experiment.lsf
+        return {key: getattr(lsf, key) for key in given}
+
+
+def _value_of(loaded: Loaded, key: str, text: str) -> Any:
+    """The value that an override came to; its text where the key names no single field."""
+    section, _, name = key.partition(".")
+    part = getattr(loaded.experiment, section, None)
+    value = getattr(part, name, text) if name else part
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _common(values: Any) -> str | None:
+    found = set(values)
+    return found.pop() if len(found) == 1 else None
+
+
+def _trial(
+    loaded: Loaded,
+    name: str,
+    overrides: Mapping[str, Any],
+    config: str,
+    root: Path,
+    shared_dir: Path | None,
+) -> Trial:
+    experiment = loaded.experiment
+    exp_dir = root / name
+    output = replace(
+        experiment.output,
+        exp_dir=str(exp_dir),
+        shared_dir=str(shared_dir) if shared_dir else experiment.output.shared_dir,
+    )
+    loaded = Loaded(
+        replace(experiment, name=name, output=output),
+        {**loaded.origins, "output.exp_dir": "sweep", "output.shared_dir": "sweep"},
+    )
+    return Trial(
+        name=name,
+        identity=identity(experiment, ""),
+        family=experiment.family,
+        directory=ExperimentDir(exp_dir),
+        overrides=overrides,
+        loaded=loaded,
+        source=config,
+    )
+
+
+def _refuse_same_name(first: Trial | None, second: Trial) -> None:
+    if first is not None and first.identity != second.identity:
+        raise UsageError(
+            f"{first.source} and {second.source} are both named {second.name}, and differ",
+            hint="give one of them another `name:`",
+        )
