@@ -66,6 +66,17 @@ def run(
             "--detach", help="Go on without the terminal; print the pid that stops it by kill -INT."
         ),
     ] = False,
+    requeue: Annotated[
+        bool,
+        typer.Option(
+            "--requeue",
+            help="End with 99 when the time was up and it stopped saved: `bsub -Q 99` then "
+            "runs the job again, which goes on.",
+        ),
+    ] = False,
+    max_turns: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Turns of --requeue in all.")
+    ] = 20,
     strict_status: Annotated[
         bool,
         typer.Option("--strict-status", help="End with the command's own code in every case."),
@@ -87,7 +98,8 @@ def run(
     kill-after and a minute: IMGTOOL_RUN_LIMIT_SEC (seconds from now), else bjobs is asked once.
 
     Exit code: the command's own if it ended by itself; 0 if it stopped as asked and saved (or
-    ended with 0); 124 if it had to be killed; 126 or 127 if it could not be started.
+    ended with 0); 124 if it had to be killed; 126 or 127 if it could not be started; 99 with
+    --requeue, and 1 there when two turns in a row made no progress.
 
     \b
     Example:
@@ -116,6 +128,8 @@ def run(
         hint = "add --exp-dir DIR before --"
         if detach:
             raise UsageError("--detach needs an experiment's directory for its logs", hint=hint)
+    if requeue and experiment is None:
+        raise UsageError("--requeue needs an experiment's directory", hint="add --exp-dir DIR")
     job = timed.Job(
         command=command,
         experiment=experiment,
@@ -127,6 +141,7 @@ def run(
         kill_after_sec=kill_after_sec,
         keep=keep,
         strict=strict_status,
+        max_turns=max_turns if requeue else None,
     )
     if experiment is None:
         say("run-timed: no --exp-dir is known: no logs are kept and nothing is pruned")

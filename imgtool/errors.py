@@ -69,6 +69,12 @@ class DivergedError(UserError):
     exit_code = ExitCode.DIVERGED
 
 
+class OutOfMemory(UserError):
+    """The memory of the device or of the machine did not suffice."""
+
+    exit_code = ExitCode.NO
+
+
 class NoAnswer(UserError):
     """The question was understood and the answer is no."""
 

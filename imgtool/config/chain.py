@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from imgtool.config import presets
 from imgtool.config.yaml_io import MAX_BYTES, Entry, parse_document
@@ -58,6 +60,24 @@ class Source:
             raise ConfigError(
                 f"{self.label}:{line}: not UTF-8 text", hint="a config is YAML, saved as UTF-8"
             ) from error
+
+
+class _InMemory:
+    """A file with other contents than those on disk, if there are any."""
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        self.path, self.data = path, data
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def open(self, mode: str = "rb") -> IO[bytes]:
+        return io.BytesIO(self.data)
+
+
+def in_memory(path: Path, data: bytes) -> Source:
+    """A config that need not be on disk; its `base:` is looked for beside `path`."""
+    return Source(os.path.normpath(path), path.stem, _InMemory(path, data))  # type: ignore[arg-type]
 
 
 def find(word: str) -> Source:

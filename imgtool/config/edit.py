@@ -6,15 +6,14 @@ line ends and anchors stay, since nothing is ever dumped.
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from imgtool.config.chain import Source
+from imgtool.config.chain import in_memory
 from imgtool.config.fields import TOP_KEYS, keys_of, suggest
 from imgtool.config.identity import to_dict
 from imgtool.config.load import load
@@ -78,23 +77,6 @@ class Edit:
             ) from error
 
 
-class _InMemory:
-    """A file with other contents than those on disk; `base:` is still found beside it."""
-
-    def __init__(self, path: Path, data: bytes) -> None:
-        self.path, self.data = path, data
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-    def open(self, mode: str = "rb") -> IO[bytes]:
-        return io.BytesIO(self.data)
-
-
-def _source(path: Path, data: bytes) -> Source:
-    return Source(os.path.normpath(path), path.stem, _InMemory(path, data))  # type: ignore[arg-type]
-
-
 def plan(
     path: Path,
     changes: Mapping[str, Any],
@@ -116,7 +98,7 @@ def plan(
     """
     target = Path(os.path.realpath(path))
     before = _read(path)
-    loaded = load(_source(path, before), family=None, schema_of=schema_of)
+    loaded = load(in_memory(path, before), family=None, schema_of=schema_of)
     schema = schema_of(loaded.experiment.family)
     if family is not None and family != schema.name:
         raise ConfigError(
@@ -211,7 +193,9 @@ def _check(
     schema_of: Callable[[str], FamilySchema],
 ) -> None:
     """The new file is a valid config in which what was asked for has changed, and nothing else."""
-    found = _flat(to_dict(load(_source(path, after), family=None, schema_of=schema_of).experiment))
+    found = _flat(
+        to_dict(load(in_memory(path, after), family=None, schema_of=schema_of).experiment)
+    )
     for key, value in found.items():
         wanted = changes.get(key, before.get(key))
         if wanted is not DROP and not _same(value, wanted):
@@ -270,7 +254,7 @@ def _content_end(text: str, node: Any) -> int:
     if isinstance(node.value, str):
         if node.style in ("|", ">"):
             start: int = node.start_mark.index
-        return start + len(text[start:end].rstrip())
+            return start + len(text[start:end].rstrip())
         return end
     if node.flow_style or not node.value:
         return end

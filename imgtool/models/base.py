@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ __all__ = [
     "Family",
     "Noise",
     "StepResult",
+    "Study",
     "Task",
     "Update",
 ]
@@ -129,6 +130,19 @@ class Evaluator(ABC):
         """Metrics by name, without the `val_` prefix; None where one has no value."""
 
 
+@dataclass(frozen=True)
+class Study:
+    """What a family has to say of a trained model besides its metrics.
+
+    Attributes:
+        documents: name -> values for NAME.json.
+        pictures: name -> uint8 (3, H, W).
+    """
+
+    documents: Mapping[str, Mapping[str, Any]]
+    pictures: Mapping[str, Tensor] = field(default_factory=dict)
+
+
 class Task(ABC):
     """A model being trained.
 
@@ -161,6 +175,19 @@ class Task(ABC):
     @abstractmethod
     def sample(self, batch: Batch) -> dict[str, Tensor]:
         """Pictures to save, name -> uint8 (3, H, W)."""
+
+    def reconstruct(self, batch: Batch) -> Tensor | None:
+        """What the model makes of whole images, uint8 (B, 3, H, W); None where it makes none."""
+        return None
+
+    def study(self, batches: Iterable[Batch], *, num_images: int, num_pairs: int) -> Study | None:
+        """A closer look at the trained model, in eval mode and under no_grad.
+
+        Args:
+            batches: of whole validation images.
+            num_images, num_pairs: at most so many are looked at.
+        """
+        return None
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:

@@ -321,6 +321,7 @@ def parse_threshold(value: float | str | None, metric: str, mode: str | None) ->
     name, number, is_factor = parsed
     better = (mode or direction(name)) if name == metric else direction(name)
     relation = "at_most" if better == "min" else "at_least"
-    if is_factor and not (number >= 1 if better == "min" else 0 < number <= 1):
+    is_error = better == "min" or "psnr" in name  # of a psnr, the error behind it is meant
+    if is_factor and not (number >= 1 if is_error else 0 < number <= 1):
         raise ValueError(f"{value!r} excludes the best itself")
     return Limit(metric=name, relation=relation, value=number, is_factor=is_factor)

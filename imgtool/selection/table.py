@@ -10,7 +10,7 @@ import csv
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from imgtool.errors import DataError
@@ -18,7 +18,7 @@ from imgtool.selection.columns import derived, mse_of, psnr_of, rename
 from imgtool.selection.rule_file import direction
 
 MAX_BYTES = 64_000_000
-CURVES = ("epoch", "iteration", "elapsed_sec", "train_loss", "val_loss", "val_mse", "val_psnr")
+CURVES = ("epoch", "iteration", "train_loss", "val_loss", "val_mse", "val_psnr")
 # Improvements are counted done when this part of them is there.
 CONVERGED = 0.9
 # Relative changes from row to row that stability looks at.
@@ -42,7 +42,6 @@ class Table:
     derived: Sequence[str] = ()
     num_nonfinite: int = 0
     num_rows: int = 0
-    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_table(
@@ -65,15 +64,18 @@ def read_table(
     Raises:
         DataError: missing, too large, no table, or without rows.
     """
-    header, rows = _cells(path)
+    header, lines = _lines(path)
     translate = rename(columns)
     named = [translate(column.strip()) for column in header]
     position = {name: index for index, (name, _) in reversed(list(enumerate(named)))}
     wanted = [name for name in dict.fromkeys((*CURVES, quality)) if name in position]
+    # Cells behind the last that is wanted stay one text.
+    depth = max((position[name] for name in wanted), default=0) + 1
+    rows = _split(lines, depth)
     curves: dict[str, list[float]] = {}
     for name in wanted:
         index = position[name]
-        curves[name] = _numbers([row[index] if index < len(row) else "" for row in rows])
+        curves[name] = _numbers(rows, index)
         if named[index][1] != 1.0:
             curves[name] = [value * named[index][1] for value in curves[name]]
     worked_out = _complete(curves)
@@ -81,8 +83,8 @@ def read_table(
     best = _best_row(curves, quality, mode or direction(quality) or "min", best_iteration)
     metrics: dict[str, float] = {}
     if best is not None:
-        last = rows[best]
-        for (name, factor), cell in zip(named, last, strict=False):
+        cells = _split(lines[best : best + 1], len(header))[0]
+        for (name, factor), cell in zip(named, cells, strict=False):
             value = _number(cell) * factor
             if math.isfinite(value) and name not in ("epoch", "iteration"):
                 metrics.setdefault(name, value)
@@ -95,13 +97,13 @@ def read_table(
             if name in curves and math.isfinite(curves[name][best])
         }
     metrics |= _behaviour(curves, quality, mode or direction(quality) or "min")
-    index = position.get(quality)
+    at = position.get(quality)
     bad = 0
-    if index is not None and any(not math.isfinite(value) for value in shown):
+    if at is not None and any(not math.isfinite(value) for value in shown):
         bad = sum(
-            1 for row, value in zip(rows, shown, strict=True)
-            if not math.isfinite(value) and index < len(row) and row[index].strip()
-        )  # fmt: skip
+            not math.isfinite(value) and at < len(row) and bool(row[at].strip())
+            for row, value in zip(rows, shown, strict=True)
+        )
     return Table(
         curves=curves,
         metrics=metrics,
@@ -111,7 +113,8 @@ def read_table(
     )
 
 
-def _cells(path: Path) -> tuple[list[str], list[list[str]]]:
+def _lines(path: Path) -> tuple[list[str], list[str] | list[list[str]]]:
+    """The header's cells, and the other lines: texts, or cells where some are quoted."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -122,20 +125,20 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]]]:
     text = data.decode("utf-8-sig", errors="replace")
     if "\0" in text:
         raise DataError(f"{path}: not a table of text")
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    lines = [line for line in lines if line.strip()]
-    if '"' in text:
-        try:
-            table = [row for row in csv.reader(lines) if row]
-        except csv.Error as error:
-            raise DataError(f"{path}: {error}") from error
-    else:
-        table = [line.split(",") for line in lines]
-    if not table or len(table[0]) < 1:
-        raise DataError(f"{path}: empty")
-    if len(table) == 1:
-        raise DataError(f"{path}: a header without rows")
+    lines = [line for line in text.splitlines() if line and not line.isspace()]
+    if len(lines) < 2:
+        raise DataError(f"{path}: {'a header without rows' if lines else 'empty'}")
+    if '"' not in text:
+        return lines[0].split(","), lines[1:]
+    try:
+        table = [row for row in csv.reader(lines) if row]
+    except csv.Error as error:
+        raise DataError(f"{path}: {error}") from error
     return table[0], table[1:]
+
+
+def _split(lines: list[str] | list[list[str]], depth: int) -> list[list[str]]:
+    return [line if isinstance(line, list) else line.split(",", depth) for line in lines]
 
 
 def _number(cell: str) -> float:
@@ -145,11 +148,11 @@ def _number(cell: str) -> float:
         return math.nan
 
 
-def _numbers(cells: list[str]) -> list[float]:
+def _numbers(rows: list[list[str]], index: int) -> list[float]:
     try:
-        return [float(cell) for cell in cells]
-    except ValueError:
-        return [_number(cell) for cell in cells]
+        return [float(row[index]) for row in rows]
+    except (ValueError, IndexError):  # an empty cell, a short row
+        return [_number(row[index]) if index < len(row) else math.nan for row in rows]
 
 
 def _complete(curves: dict[str, list[float]]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from typing import Any
 
 import torch
@@ -94,3 +96,13 @@ def exactness(train: Train, device: torch.device, launch: Launch) -> str:
     if device.type == "cuda" and train.deterministic and not launch.distributed:
         return "bit for bit on the same kind of GPU"
     return "statistically equal"
+
+
+def peak_memory(device: torch.device) -> dict[str, int | str]:
+    """The most memory used so far: of tensors on a CUDA device, else of this process."""
+    if device.type == "cuda":
+        used = torch.cuda.max_memory_allocated(device)
+        return {"peak_memory_bytes": used, "peak_memory_of": "cuda tensors"}
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"peak_memory_bytes": resident * unit, "peak_memory_of": "process"}

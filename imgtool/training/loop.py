@@ -11,6 +11,7 @@ from typing import Any
 
 from imgtool.errors import UsageError, did_you_mean
 from imgtool.training.context import Run
+from imgtool.training.device import peak_memory
 from imgtool.training.optim import lr_factor
 from imgtool.training.report import Outcome, Progress
 from imgtool.training.saving import Saver, of_validation
@@ -35,6 +36,7 @@ class Loop:
         self._ending: tuple[str, str] | None = None
         self._window_begin = run.position.iteration
         self._iteration_sec: float | None = None  # as last logged
+        self._trained = [0.0, 0.0]  # images and seconds of the windows before this one
 
     def __call__(self) -> Outcome:
         """Run to the end and say how it was.
@@ -88,6 +90,7 @@ class Loop:
                 f"warning: the last step was bad, so iteration {place.iteration} is not saved"
             )
         self._sample()  # the state is safe; now show what it can do
+        self._note_cost()
         good = self.saver.newest()
         restores = run.experiment.train.restore_best and run.logs is not None
         if reason == "early stopping" and restores:  # beside it, other ranks would read too soon
@@ -176,8 +179,21 @@ class Loop:
                 eta_sec=self._eta_sec(),
             )
         self._tell("train", logged=True)
+        self._note_cost()
+        self._trained[0] += stepper.images
+        self._trained[1] += span
         stepper.start_window()
         self._window_begin = place.iteration
+
+    def _note_cost(self) -> None:
+        """Speed of this start's training, validation left out, and the highest use of memory."""
+        run, stepper = self.run, self.run.stepper
+        images, span = self._trained[0] + stepper.images, self._trained[1] + stepper.span_sec
+        if images:
+            run.facts["images_per_sec"] = round(images / span, 3)
+        run.facts.update(peak_memory(stepper.device))
+        if run.status is not None:
+            run.status.remember(facts=dict(run.facts))
 
     def _tell(self, stage: str, *, logged: bool = False) -> None:
         run, stepper = self.run, self.run.stepper

@@ -22,7 +22,7 @@ from imgtool.data.loader import (
 )
 from imgtool.data.sampler import batches_per_epoch
 from imgtool.data.split import Split
-from imgtool.errors import DivergedError, ExperimentError, UsageError, UserError
+from imgtool.errors import DivergedError, ExperimentError, OutOfMemory, UsageError, UserError
 from imgtool.experiment import provenance
 from imgtool.experiment.checkpoints import list_checkpoints, remove_temporaries
 from imgtool.experiment.layout import ExperimentDir
@@ -38,6 +38,7 @@ from imgtool.training.device import (
     resolve_device,
 )
 from imgtool.training.environment import Launch, read_launch, shared_cores
+from imgtool.training.keepsakes import leave_keepsakes
 from imgtool.training.loggers import Logs, open_logs
 from imgtool.training.loop import Loop
 from imgtool.training.report import Outcome, Progress, Reporter
@@ -135,7 +136,10 @@ def train(
         try:
             outcome = _train(loaded, directory, stop, news, resume, argv, launch, status)
         except BaseException as error:
-            _note_failure(status, error, directory)
+            exhausted = _memory_is_out(error)
+            _note_failure(status, exhausted or error, directory)
+            if exhausted is not None:
+                raise exhausted from error
             raise
         finally:
             if status is not None:
@@ -153,6 +157,18 @@ def train(
             )
         news.message(f"{outcome.state} at iteration {outcome.iteration} ({outcome.reason})")
         return outcome
+
+
+def _memory_is_out(error: BaseException) -> OutOfMemory | None:
+    """A full memory, of the device or of the machine, in words that help."""
+    words = str(error).lower()
+    is_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in words
+    if not is_cpu and not isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return None
+    return OutOfMemory(
+        f"out of memory: {' '.join(str(error).split())[:200] or type(error).__name__}",
+        hint="a smaller --batch-size with more --accumulate, a smaller --crop, or bf16-mixed",
+    )
 
 
 def _note_failure(
@@ -220,10 +236,12 @@ def _train(
     del start  # a whole checkpoint; its tensors have been copied
     run.facts.update(facts)
     if status is not None:
-        status.remember(facts=facts)
+        status.remember(facts=dict(run.facts), max_iteration=run.schedule.last)
     reporter.message(_headline(run, datasets, threads, workers))
     try:
-        return Loop(run)()
+        outcome = Loop(run)()
+        leave_keepsakes(run)
+        return outcome
     finally:
         stepper.close()
         if run.logs is not None:

@@ -113,6 +113,20 @@ def restore(stepper: Stepper, best: BestValue, loaded: Checkpoint, source: Path)
     return position
 
 
+def load_weights(modules: torch.nn.Module, loaded: Checkpoint, source: Path) -> None:
+    """Put a checkpoint's weights into modules for looking at them: the averaged ones, if any.
+
+    Raises:
+        CheckpointError: the file does not fit the model.
+    """
+    checkpoint.load_module(modules, loaded.part("model"), source)
+    parameters = dict(modules.named_parameters())
+    with torch.no_grad():
+        for name, average in loaded.part("ema").items():
+            if name in parameters and parameters[name].shape == average.shape:
+                parameters[name].copy_(average)
+
+
 def _restore_ema(stepper: Stepper, stored: Mapping[str, Tensor]) -> None:
     if stepper.ema is None:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -9,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgtool.errors import ExperimentError, UserError
+from imgtool.errors import ExitCode, ExperimentError, UserError
 from imgtool.experiment import checkpoints, retention
 from imgtool.experiment.layout import ExperimentDir, make_writable
 from imgtool.experiment.status import now_iso, read_status
+from imgtool.files import write_text
 from imgtool.training import supervise
 from imgtool.training.budget import Budget
 from imgtool.training.inbox import Inbox
@@ -33,6 +35,8 @@ class Job:
         grace_sec, kill_after_sec: from asking it to stop to TERM, and from there to KILL.
         keep: newest checkpoints to keep afterwards; None to prune nothing.
         strict: end with the command's own code in every case.
+        max_turns: ask for another turn (exit code 99) when the time was up and it stopped
+            saved, until it has had so many; None never to ask.
     """
 
     command: Sequence[str]
@@ -42,6 +46,7 @@ class Job:
     kill_after_sec: float
     keep: int | None
     strict: bool = False
+    max_turns: int | None = None
 
 
 def exp_dir_of(command: Sequence[str]) -> str | None:
@@ -110,12 +115,16 @@ def _conclude(
         f" ({'killed' if killed else outcome.reason})"
     )
     experiment = job.experiment
+    turn = None
+    if job.max_turns is not None and experiment is not None:
+        turn, code = _take_turn(experiment, job.max_turns, outcome, progress, code, watch.log)
     record = {
         "path": experiment.path if experiment else None,
         "reason": "killed" if killed else outcome.reason,
         "exit_code": int(code),
         "child_code": outcome.child_code,
         "saved": saved,
+        "turn": turn,
         "signals": [{"signal": sent.signal, "at_sec": sent.at_sec} for sent in outcome.signals],
         "elapsed_sec": round(outcome.elapsed_sec, 3),
         "budget_sec": job.budget.seconds,
@@ -129,6 +138,55 @@ def _conclude(
         "command": list(job.command),
     }
     return record, int(code)
+
+
+def _take_turn(
+    experiment: ExperimentDir,
+    max_turns: int,
+    outcome: supervise.Outcome,
+    progress: _Progress,
+    code: int,
+    log: Callable[[str], None],
+) -> tuple[int, int]:
+    """Count this turn, and ask for another one if there is reason to.
+
+    Returns:
+        the number of this turn, and the code to end with.
+    """
+    turns = [*_turns(experiment), (progress.after() or {}).get("iteration")]
+    number = len(turns)
+    status = read_status(experiment) or {}
+    is_cut = outcome.reason == "budget" and code == ExitCode.OK
+    with suppress(OSError):  # a turn that cannot be counted ends the chain below
+        if is_cut and status.get("state") == "stopped":
+            content = {"iterations": turns}
+            write_text(_turns_path(experiment), json.dumps(content) + "\n")
+    if not is_cut or status.get("state") != "stopped":
+        return number, code
+    if len(_turns(experiment)) != number:
+        log(f"no other turn: {_turns_path(experiment)} cannot be written")
+        return number, ExitCode.NO
+    if number >= max_turns:
+        log(f"no other turn: this was number {number} of at most {max_turns}; it is saved")
+        return number, code
+    if number >= 3 and turns[-1] == turns[-2] == turns[-3]:
+        log(f"no other turn: two in a row did not come past iteration {turns[-1]}")
+        return number, ExitCode.NO
+    log(f"turn {number} of at most {max_turns} is over; asking for another one")
+    return number, ExitCode.REQUEUE
+
+
+def _turns_path(experiment: ExperimentDir) -> Path:
+    return experiment.path / "turns.json"
+
+
+def _turns(experiment: ExperimentDir) -> list[int | None]:
+    """The iteration that each earlier turn came to."""
+    try:
+        found = json.loads(_turns_path(experiment).read_bytes())["iterations"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return found if isinstance(found, list) else []
 
 
 class _Watch:

@@ -38,17 +38,18 @@ class Validator:
         self.batches, self.device = batches, device
 
     @contextmanager
-    def looking(self) -> Iterator[None]:
-        """Eval mode, no gradients, averaged weights when there are any."""
+    def looking(self, *, averaged: bool = True) -> Iterator[None]:
+        """Eval mode, no gradients, and unless told otherwise averaged weights if there are any."""
         self.task.modules.eval()
-        if self.ema is not None:
-            self.ema.swap()
+        ema = self.ema if averaged else None
+        if ema is not None:
+            ema.swap()
         try:
             with torch.no_grad(), self.autocast():
                 yield
         finally:
-            if self.ema is not None:
-                self.ema.swap()
+            if ema is not None:
+                ema.swap()
             self.task.modules.train()
 
     def metrics(
@@ -68,6 +69,11 @@ class Validator:
             for name in sorted(evaluator.totals):
                 evaluator.totals[name] = all_reduce(evaluator.totals[name])
             return {f"val_{name}": value for name, value in evaluator.compute().items()}
+
+    def on_device(self) -> Iterator[dict[str, Any]]:
+        """The validation batches, on the device."""
+        for batch in self.batches():
+            yield to_device(batch, self.device)
 
     def pictures(self, num_images: int) -> dict[str, Tensor]:
         """Sample grids of the first validation images, name -> uint8 (3, H, W)."""

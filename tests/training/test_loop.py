@@ -133,7 +133,7 @@ def test_intervals_may_count_epochs(run, tmp_path):
     assert [row["epoch"] for row in trained.table()] == ["1", "2", "3", "4"]
     saved = [p.name for p in trained.directory.checkpoints_dir.glob("iter_*")]
     assert {"iter_000004.safetensors", "iter_000008.safetensors"} <= set(saved)
-    pictures = sorted(p.name for p in trained.directory.samples_dir.iterdir())
+    pictures = sorted(p.name for p in trained.directory.samples_dir.glob("iter_*"))
     assert pictures == ["iter_000004_comparison.png", "iter_000008_comparison.png"]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from imgtool.config.schema import Experiment
 from imgtool.errors import ConfigError
+from imgtool.models.autoencoder import latents
 from imgtool.models.autoencoder.bottleneck import VectorQuantizer
 from imgtool.models.autoencoder.evaluator import AutoencoderEvaluator
 from imgtool.models.autoencoder.losses import TARGET_OF_HEAD, Criterion, code_counts, perplexity
 from imgtool.models.autoencoder.network import Autoencoder
 from imgtool.models.autoencoder.schema import Model
-from imgtool.models.base import Batch, DataInfo, Family, StepResult, Task, Update
+from imgtool.models.base import Batch, DataInfo, Family, StepResult, Study, Task, Update
 from imgtool.nn.cost import count_macs, count_parameters
 from imgtool.nn.images import colour_map, grid, to_uint8
 
@@ -89,6 +90,18 @@ class AutoencoderTask(Task):
             columns += [colour_map(classes, self.data.palette) for classes in maps]
         rows = zip(*(column.cpu() for column in columns), strict=True)
         return {"comparison": grid(list(rows))}
+
+    @torch.no_grad()
+    def reconstruct(self, batch: Batch) -> Tensor | None:
+        """What the rgb head makes of the images; None without one."""
+        if "rgb" not in self.criterion.heads:
+            return None
+        _, _, outputs = self.network.reconstruct(batch["image"], ("rgb",))
+        return to_uint8(outputs["rgb"])
+
+    def study(self, batches: Iterable[Batch], *, num_images: int, num_pairs: int) -> Study | None:
+        """Statistics and smoothness of the latent; see `latents.study`."""
+        return latents.study(self.network, batches, num_images=num_images, num_pairs=num_pairs)
 
     def facts(self) -> dict[str, Any]:
         """Parameters (trainable, in all and by part), and at the size of a training image the

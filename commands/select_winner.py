@@ -1,0 +1,308 @@
+"""imgtool select-winner: choose among the experiments of a phase."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from commands._output import FormatOption, JsonOption, QuietOption
+
+if TYPE_CHECKING:
+    from imgtool.selection.records import Selection, Verdict
+    from imgtool.selection.rule_file import Rule
+
+SHOWN_REJECTED = 40
+
+
+def complete_rules(incomplete: str) -> list[str]:
+    """Shipped rules for the shell."""
+    from importlib import resources
+
+    folder = resources.files("imgtool.selection").joinpath("rules")
+    found = sorted(file.name.removesuffix(".yaml") for file in folder.iterdir())
+    return [name for name in found if name.startswith(incomplete)]
+
+
+def run(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="DIR|CSV",
+            show_default=False,
+            help="A phase's shared folder, experiments or a folder of them, metrics CSVs; "
+            "- reads paths or records from stdin, as does no argument in a pipe.",
+        ),
+    ] = None,
+    rule: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="efficiency, best, vae-test, loss-tuning, fid, or a rule file; chosen by the "
+            "phase when not given.",
+            autocompletion=complete_rules,
+            show_default=False,
+        ),
+    ] = None,
+    set: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change the rule: threshold=0.01, threshold='30 dB', step_up=true, "
+            "metric=val_psnr; repeatable.",
+        ),
+    ] = None,
+    columns: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="Whose column names the CSVs use: imgtool, or imginav (val_MSE_rgb on [-1,1]).",
+        ),
+    ] = "imgtool",
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write an HTML page and its pictures here."),
+    ] = None,
+    format: FormatOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Choose the winner of a phase by a rule, and say why each other one lost.
+
+    Prints a record of the winner (checkpoint, latent shape, the config keys that the phase
+    decides, metrics, reason) and the ranking. Exit code 1 when nothing passes the rule's own
+    filters; what came closest is named. The success criteria of the study (val_mse under 0.01,
+    psnr over 30 dB, a stable curve, at most 16,384 latent dims) are told and disqualify nobody.
+    CSVs need a column val_mse or val_psnr, and latent_dims for the rule efficiency.
+
+    \b
+    Example:
+      imgtool select-winner outputs/phase1_1_latent_shape_sweep
+      imgtool select-winner tables/*.csv --rule efficiency --set threshold='30 dB'
+      imgtool sweep phase1_1 | imgtool select-winner - --report report > winner.json
+    """
+    from commands._output import Output, say
+    from imgtool.errors import NoAnswer, UsageError, did_you_mean
+    from imgtool.selection.columns import SCHEMES
+
+    output = Output(format, as_json=json, quiet=quiet)
+    if columns not in SCHEMES:
+        raise UsageError(f"no columns {columns!r}", hint=did_you_mean(columns, list(SCHEMES)))
+    selection, used = _select(words or [], rule, set or [], columns)
+    if report is not None:
+        from imgtool.selection.report import write_report
+
+        say(f"report: {write_report(selection, report)}")
+    for line in _notes(selection, used):
+        say(line)
+    _emit(selection, output)
+    if selection.winner is None:
+        raise NoAnswer(
+            f"no winner by rule {used.rule}: {selection.reason}", hint=_way_out(selection, used)
+        )
+
+
+def _select(
+    words: Sequence[str], rule_name: str | None, sets: Sequence[str], columns: str
+) -> tuple[Selection, Rule]:
+    from commands._output import say
+    from imgtool.selection.gather import find_sources, phase_in_config, read_evidence
+    from imgtool.selection.rule_file import load_rule
+    from imgtool.selection.rules import select
+    from imgtool.selection.winner import default_rule, shipped_decides
+
+    paths, records = _inputs(words)
+    sources = find_sources(paths, records)
+    phase = sources.phase or (None if sources.phases else phase_in_config(sources))
+    used = load_rule(rule_name or "best", sets)
+    evidence = read_evidence(sources, used, columns)
+    if rule_name is None:
+        chosen, why = default_rule(phase, evidence)
+        used = load_rule(chosen, sets)
+        if chosen != "best" and (used.metric, used.mode) != _quality_of("best", sets):
+            evidence = read_evidence(sources, used, columns)
+        say(f"rule: {chosen} ({why})")
+    decides = sources.decides or shipped_decides(phase)
+    return select(evidence, used, phase=phase, decides=decides), used
+
+
+def _quality_of(rule: str, sets: Sequence[str]) -> tuple[str, str | None]:
+    from imgtool.selection.rule_file import load_rule
+
+    found = load_rule(rule, [one for one in sets if one.partition("=")[0] in ("metric", "mode")])
+    return found.metric, found.mode
+
+
+def _inputs(words: Sequence[str]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Paths, and records of experiments; other records on stdin are left out."""
+    import json
+    import sys
+
+    from imgtool.errors import UsageError
+
+    hint = "imgtool select-winner DIR, or imgtool sweep … | imgtool select-winner -"
+    if not words and sys.stdin.isatty():
+        raise UsageError("nothing to choose from", hint=hint)
+    paths: list[str] = []
+    records: list[dict[str, Any]] = []
+    for word in words or ["-"]:
+        if not word.strip():
+            raise UsageError("a path is empty", hint="is a variable of the shell unset?")
+        if word != "-":
+            paths.append(word)
+            continue
+        if sys.stdin.isatty():
+            raise UsageError("`-` reads a pipe, and stdin is a terminal", hint=hint)
+        for line in map(str.strip, sys.stdin):
+            if not line.startswith("{"):
+                paths += [line] if line else []
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise UsageError(f"not a JSON record on stdin: {line[:80]}", hint=hint) from error
+            if record.get("kind") == "experiment" and isinstance(record.get("path"), str):
+                records.append(record)
+    if not paths and not records:
+        raise UsageError("stdin names no experiment", hint=hint)
+    return paths, records
+
+
+def _notes(selection: Selection, rule: Rule) -> list[str]:
+    from imgtool.selection.candidates import UNREADABLE
+    from imgtool.selection.rules import warnings
+
+    lines = [
+        f"warning: {verdict.candidate.name}: {verdict.reason}"
+        for verdict in selection.verdicts
+        if verdict.candidate.runs[0].state == UNREADABLE
+    ]
+    lines += [f"warning: {text}" for text in warnings(selection, rule)]
+    derived = {
+        str(name)
+        for verdict in selection.verdicts
+        for run in verdict.candidate.runs
+        for name in run.facts.get("derived", ())
+    }
+    for name in sorted(derived):
+        source = "val_mse" if name == "val_psnr" else "val_psnr"
+        lines.append(f"note: {name} is derived from {source} where the table lacks it")
+    if len(lines) > SHOWN_REJECTED:
+        lines = [*lines[:SHOWN_REJECTED], f"… and {len(lines) - SHOWN_REJECTED} more such lines"]
+    eligible = [verdict for verdict in selection.verdicts if verdict.is_eligible]
+    if len(eligible) > 1 and all(len(verdict.candidate.runs) == 1 for verdict in eligible):
+        lines.append("note: one seed each: how much of a difference is noise cannot be told")
+    return lines
+
+
+def _emit(selection: Selection, output: Any) -> None:
+    from commands._output import say
+    from imgtool.selection.winner import parameters, ranking_records, winner_record
+
+    record = None
+    if selection.winner is not None:
+        values, decides, notes = parameters(selection)
+        for note in notes:
+            say(f"note: {note}")
+        record = winner_record(selection, values, decides)
+    if output.mode == "table":
+        _print_table(selection, record)
+        return
+    if record is not None:
+        output.emit("winner", [record])
+    if output.mode == "json":
+        output.emit("ranking", ranking_records(selection))
+
+
+def _way_out(selection: Selection, rule: Rule) -> str:
+    from imgtool.selection.candidates import FAILED, FINISHED
+
+    states = {verdict.candidate.runs[0].state for verdict in selection.verdicts}
+    if states and not states & FINISHED and states - FAILED:
+        return "wait for the sweep, or compare what is there with --set unfinished=use"
+    if rule.threshold is not None:
+        return "loosen the rule, such as --set threshold=…, or train more"
+    return "see the ranking with --json, and the rule's file for its limits"
+
+
+def _print_table(selection: Selection, record: dict[str, Any] | None) -> None:
+    import io
+    import sys
+
+    from rich.console import Console
+
+    from commands._output import document
+
+    text = io.StringIO()
+    width, is_terminal = Console().width, sys.stdout.isatty() or None
+    console = Console(highlight=False, file=text, force_terminal=is_terminal, width=width)
+    console.print(_ranking_table(selection))
+    if record is not None:
+        console.print()
+        console.print(_winner_grid(record))
+    document(text.getvalue())
+
+
+def _ranking_table(selection: Selection) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = [selection.quality] + [
+        key for key in ("val_psnr", selection.size) if key and key != selection.quality
+    ]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("experiment", overflow="fold")
+    for name in shown:
+        table.add_column(name, justify="right", no_wrap=True)
+    has_frontier = any(verdict.on_frontier is not None for verdict in selection.verdicts)
+    if has_frontier:
+        table.add_column("frontier", justify="center", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for verdict in selection.verdicts:
+        style = "bold green" if verdict.rank == 1 else "" if verdict.is_eligible else "dim"
+        cells = [str(verdict.rank or "-"), verdict.candidate.name]
+        cells += [_cell(verdict, name) for name in shown]
+        cells += ["●" if verdict.on_frontier else ""] if has_frontier else []
+        reason = "the winner" if verdict.rank == 1 else verdict.reason
+        table.add_row(*(Text(cell, style=style) for cell in [*cells, reason]))
+    return table
+
+
+def _cell(verdict: Verdict, name: str) -> str:
+    value = verdict.candidate.metrics.get(name)
+    if value is None:
+        return "-"
+    if value == int(value) and abs(value) >= 100:
+        return f"{value:,.0f}"
+    deviation = verdict.candidate.deviations.get(name)
+    return f"{value:.4g}" + (f" ± {deviation:.1g}" if deviation else "")
+
+
+def _winner_grid(record: dict[str, Any]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    marks = {True: "met", False: "not met", None: "unknown"}
+    shape = record["latent_shape"]
+    rows = {
+        "winner": record["name"],
+        "why": record["reason"],
+        "checkpoint": record["checkpoint_path"],
+        "latent": " x ".join(map(str, shape)) if shape else None,
+        "parameters": ", ".join(f"{key}={value}" for key, value in record["parameters"].items()),
+        "mse per dim": f"{record['mse_per_dim']:.3g}" if record["mse_per_dim"] else None,
+        "criteria": ", ".join(f"{key} {marks[value]}" for key, value in record["criteria"].items()),
+        "ties": ", ".join(record["ties"]),
+    }
+    for name, value in rows.items():
+        if value:
+            style = "bold green" if name == "winner" else ""
+            table.add_row(Text(name, style="dim"), Text(str(value), style=style))
+    return table

@@ -1,0 +1,50 @@
+"""Statistics and smoothness of a checkpoint's latent space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from imgtool.errors import DataError, NoAnswer
+from imgtool.evaluation.restore import restore
+
+
+def measure(
+    source: str,
+    *,
+    num_images: int,
+    num_pairs: int,
+    device: str = "auto",
+    root: str | None = None,
+    manifest: str | None = None,
+) -> dict[str, Any]:
+    """The family's study of a checkpoint, over its validation images.
+
+    Args:
+        source: a checkpoint file or an exp_dir.
+        num_images, num_pairs: at most so many are looked at.
+        device, root, manifest: as `restore`.
+
+    Raises:
+        NoAnswer: the family has no latents.
+        CheckpointError, DataError, ConfigError: as `restore`.
+    """
+    found = restore(source, device=device, root=root, manifest=manifest)
+    if found.num_images == 0:
+        raise DataError(
+            f"{found.path}: its data has no validation images",
+            hint="train with --val-fraction above 0, or give --val-root",
+        )
+    with found.looking():
+        study = found.task.study(found.batches(), num_images=num_images, num_pairs=num_pairs)
+    if study is None or "latents" not in study.documents:
+        raise NoAnswer(
+            f"{found.path}: the {found.experiment.family} family has no latents to study",
+            hint="give checkpoints of autoencoders",
+        )
+    return {
+        "path": found.path,
+        "name": found.experiment.name,
+        "family": found.experiment.family,
+        "iteration": found.iteration,
+        **study.documents["latents"],
+    }

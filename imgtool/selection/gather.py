@@ -1,0 +1,370 @@
+"""Evidence from wherever it lies: a phase's shared folder, experiment directories, plain tables,
+and the records that `imgtool sweep` and `imgtool status` print."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from imgtool.config.yaml_io import parse_document
+from imgtool.errors import DataError, UserError
+from imgtool.selection.candidates import UNREADABLE
+from imgtool.selection.records import Evidence
+from imgtool.selection.rule_file import Rule
+from imgtool.selection.table import Table, read_table
+
+SWEEP_NAME = "sweep.json"
+CSV_END = "_metrics.csv"
+MAX_JSON_BYTES = 16_000_000
+_CONFIGS = ("config.yaml", "trial.yaml")
+_SEED = re.compile(r"[-_.]?seed[-_=]?(\d+)$", re.IGNORECASE)
+_HASH = re.compile(r"-[0-9a-f]{8}$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where one run is to be read.
+
+    Attributes:
+        path: exp_dir or CSV.
+        table: a copy of the table for where the exp_dir has none, or is gone.
+        name, state, overrides, origin: as the sweep knows them; None where it does not.
+    """
+
+    path: Path
+    table: Path | None = None
+    name: str | None = None
+    state: str | None = None
+    reason: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    origin: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What is to be read, and what is known of the whole.
+
+    Attributes:
+        phases: those that sweeps and records name.
+        decides: the keys that these decide.
+    """
+
+    runs: Sequence[Source]
+    phases: Sequence[str] = ()
+    decides: Sequence[str] = ()
+
+    @property
+    def phase(self) -> str | None:
+        """The phase; None when unknown or several."""
+        return self.phases[0] if len(self.phases) == 1 else None
+
+
+def find_sources(words: Iterable[str], records: Iterable[Mapping[str, Any]] = ()) -> Sources:
+    """Find the runs behind paths and records; a run named twice is one.
+
+    Raises:
+        DataError: a path does not exist, or a folder has nothing to read.
+    """
+    parts = [_of_path(Path(word).expanduser().absolute()) for word in words]
+    parts += [_of_record(record) for record in records]
+    runs = {os.path.realpath(run.path): run for part in reversed(parts) for run in part.runs}
+    return Sources(
+        runs=[runs[key] for key in sorted(runs)],
+        phases=sorted({phase for part in parts for phase in part.phases}),
+        decides=list(dict.fromkeys(key for part in parts for key in part.decides)),
+    )
+
+
+def _of_path(path: Path) -> Sources:
+    if path.is_file():
+        return Sources(runs=[Source(path=path)])
+    if not path.is_dir():
+        raise DataError(f"{path} does not exist", hint="give a folder, an exp_dir or a CSV")
+    if (path / SWEEP_NAME).is_file():
+        return _of_sweep(path)
+    if _is_experiment(path):
+        return Sources(runs=[Source(path=path)])
+    names = sorted(os.listdir(path))
+    tables = [n for n in names if n.endswith(CSV_END)] or [n for n in names if n.endswith(".csv")]
+    runs = [path / n for n in tables] or [path / n for n in names if _is_experiment(path / n)]
+    if not runs:
+        raise DataError(
+            f"{path} has no {SWEEP_NAME}, no experiments and no tables",
+            hint="give the phase's shared folder, experiment directories or CSVs",
+        )
+    return Sources(runs=[Source(path=run) for run in runs])
+
+
+def _is_experiment(path: Path) -> bool:
+    return any((path / name).is_file() for name in ("status.json", *_CONFIGS))
+
+
+def _of_sweep(folder: Path) -> Sources:
+    content = _json(folder / SWEEP_NAME)
+    trials = content.get("trials") if isinstance(content, dict) else None
+    if not isinstance(trials, list):
+        raise DataError(
+            f"{folder / SWEEP_NAME} is damaged", hint="run `imgtool sweep` again; it loses nothing"
+        )
+    shared = content.get("shared_dir")
+    runs = []
+    for trial in trials:
+        if not isinstance(trial, dict) or not isinstance(trial.get("exp_dir"), str):
+            continue
+        name = trial.get("name") if isinstance(trial.get("name"), str) else None
+        path = Path(trial["exp_dir"])
+        if not path.is_dir() and (folder / path.name).is_dir():  # moved together with the sweep
+            path = folder / path.name
+        copies = [folder, Path(shared)] if isinstance(shared, str) else [folder]
+        table = next(
+            (c / f"{name}{CSV_END}" for c in copies if (c / f"{name}{CSV_END}").is_file()), None
+        )
+        overrides, origin = trial.get("overrides"), trial.get("source")
+        runs.append(
+            Source(
+                path=path,
+                table=table,
+                name=name,
+                overrides=overrides if isinstance(overrides, dict) else {},
+                origin=origin if isinstance(origin, str) else None,
+            )
+        )
+    phase = content.get("phase")
+    return Sources(
+        runs=runs, phases=[phase] if isinstance(phase, str) else [], decides=_words(content)
+    )
+
+
+def _words(content: Mapping[str, Any]) -> list[str]:
+    decides = content.get("decides")
+    return [key for key in decides if isinstance(key, str)] if isinstance(decides, list) else []
+
+
+def _of_record(record: Mapping[str, Any]) -> Sources:
+    def text(key: str) -> str | None:
+        return record[key] if isinstance(record.get(key), str) else None
+
+    path, name, shared = Path(text("path") or "").absolute(), text("name"), text("shared_dir")
+    overrides, phase = record.get("overrides"), text("phase")
+    table = Path(shared) / f"{name}{CSV_END}" if shared and name else None
+    run = Source(
+        path=path,
+        table=table if table and table.is_file() else None,
+        name=name,
+        state=text("state"),
+        reason=text("reason"),
+        overrides=overrides if isinstance(overrides, dict) else {},
+        origin=text("source"),
+    )
+    return Sources(runs=[run], phases=[phase] if phase else [], decides=_words(record))
+
+
+def read_evidence(sources: Sources, rule: Rule, columns: str = "imgtool") -> list[Evidence]:
+    """Read every run; what cannot be read is evidence of state `unreadable`, with its problem.
+
+    Raises:
+        DataError: not one can be read.
+    """
+    found = [_read(source, rule, columns) for source in sources.runs]
+    if not any(one.state != UNREADABLE for one in found):
+        problem = found[0].facts["problem"] if found else "nothing was given"
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise DataError(
+            f"no experiment can be read: {problem}{more}", hint="give exp_dirs or metrics CSVs"
+        )
+    return _grouped(found, sources.runs)
+
+
+def _read(source: Source, rule: Rule, columns: str) -> Evidence:
+    try:
+        if source.path.is_dir():
+            return _read_experiment(source, rule, columns)
+        if source.path.is_file() or source.table:
+            path = source.path if source.path.is_file() else source.table
+            assert path is not None
+            table = read_table(path, quality=rule.metric, mode=rule.mode, columns=columns)
+            return _evidence(source, table, path, state=source.state or "unknown")
+        if source.state or source.name:  # a sweep planned it, and it has not begun
+            return _evidence(source, None, None, state=source.state or "pending")
+        problem = f"{source.path} does not exist"
+    except UserError as error:
+        problem = str(error)
+    name = source.name or _stem(source.path)
+    return replace(
+        _evidence(source, None, None, state=UNREADABLE), name=name, facts={"problem": problem}
+    )
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    return name.removesuffix(CSV_END) if name.endswith(CSV_END) else name.removesuffix(".csv")
+
+
+def _read_experiment(source: Source, rule: Rule, columns: str) -> Evidence:
+    names = set(os.listdir(source.path))
+    status = _json(source.path / "status.json") if "status.json" in names else {}
+    status = status if isinstance(status, dict) else {}
+    is_known = source.name or names & {"status.json", *_CONFIGS}
+    if not is_known and not any(n.endswith(CSV_END) for n in names):
+        raise DataError(f"{source.path} is no experiment")
+    told = status.get("state") if isinstance(status.get("state"), str) else None
+    tables = sorted(n for n in names if n.endswith(CSV_END))
+    own = f"{source.name}{CSV_END}"
+    path = source.path / (own if own in names else tables[0]) if tables else source.table
+    best = status.get("best") if isinstance(status.get("best"), dict) else {}
+    assert isinstance(best, dict)
+    iteration = best.get("iteration")
+    state = source.state or told or ("unknown" if tables and not names & {*_CONFIGS} else "pending")
+    table, problem = None, None
+    if path is not None:
+        try:
+            table = read_table(
+                path,
+                quality=rule.metric,
+                mode=rule.mode,
+                best_iteration=iteration if isinstance(iteration, int | float) else None,
+                columns=columns,
+            )
+        except DataError as error:
+            problem = str(error)
+            if state in ("completed", "unknown"):
+                raise
+    facts = status.get("facts") if isinstance(status.get("facts"), dict) else {}
+    assert isinstance(facts, dict)
+    facts = {**facts, "reason": source.reason or status.get("reason")}
+    if problem:
+        facts["problem"] = problem
+    more = _further(source.path, names)
+    checkpoint = _checkpoint(source.path, status)
+    return _evidence(
+        source, table, path, state=state, facts={**facts, **more}, checkpoint=checkpoint
+    )
+
+
+def _further(folder: Path, names: set[str]) -> dict[str, float]:
+    """Numbers of latents.json, and the FID measured on most images."""
+    found: dict[str, float] = {}
+    if "latents.json" in names:
+        found |= _numbers(_json(folder / "latents.json"))
+    for name in sorted(n for n in names if n.startswith("fid") and n.endswith(".json")):
+        numbers = _numbers(_json(folder / name))
+        count = numbers.get("num_images", numbers.get("n", 0.0))
+        if "fid" in numbers and count > found.get("num_images", -1):
+            found |= {"fid": numbers["fid"], "num_images": count}
+    return found
+
+
+def _checkpoint(folder: Path, status: Mapping[str, Any]) -> Path | None:
+    best = folder / "checkpoints" / "best.safetensors"
+    if best.exists():
+        return best
+    named = status.get("checkpoint")
+    return Path(named) if isinstance(named, str) and os.path.exists(named) else None
+
+
+def _numbers(content: object) -> dict[str, float]:
+    if not isinstance(content, Mapping):
+        return {}
+    return {
+        str(key): float(value)
+        for key, value in content.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def _evidence(
+    source: Source,
+    table: Table | None,
+    path: Path | None,
+    *,
+    state: str,
+    facts: Mapping[str, Any] | None = None,
+    checkpoint: Path | None = None,
+) -> Evidence:
+    facts = dict(facts or {})
+    metrics = {**_numbers(facts), **(table.metrics if table else {})}
+    curves = table.curves if table else {}
+    if table and table.num_nonfinite:
+        metrics["num_nonfinite"] = float(table.num_nonfinite)
+    if table and table.derived:
+        facts["derived"] = list(table.derived)
+    is_dir = source.path.is_dir() or source.path.suffix != ".csv"
+    name = source.name or _stem(path if path is not None else source.path)
+    seed = source.overrides.get("train.seed")
+    return Evidence(
+        name=name,
+        group=name,
+        exp_dir=source.path if is_dir else None,
+        table_path=path,
+        state=state,
+        epochs=curves.get("epoch", ()),
+        iterations=curves.get("iteration", ()),
+        curves={k: v for k, v in curves.items() if k not in ("epoch", "iteration")},
+        metrics=metrics,
+        facts=facts,
+        checkpoint=checkpoint,
+        seed=seed if isinstance(seed, int) and not isinstance(seed, bool) else None,
+    )
+
+
+def _grouped(found: Sequence[Evidence], sources: Sequence[Source]) -> list[Evidence]:
+    """Give runs that differ in their seed alone one group.
+
+    They do where the sweep says so (`train.seed` among what sets a trial apart), or where their
+    names end in `seed0`, `_seed1` and so on.
+    """
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for index, (one, source) in enumerate(zip(found, sources, strict=True)):
+        match = _SEED.search(one.name)
+        if "train.seed" in source.overrides:
+            rest = {k: v for k, v in source.overrides.items() if k != "train.seed"}
+            key: tuple[str, ...] = ("sweep", source.origin or "", json.dumps(rest, sort_keys=True))
+        elif match and one.name[: match.start()]:
+            key = ("name", one.name[: match.start()])
+        else:
+            continue
+        groups.setdefault(key, []).append(index)
+    result = list(found)
+    taken = {one.name for one in found}
+    for _, members in sorted(groups.items()):
+        if len(members) < 2:
+            continue
+        names = sorted(found[index].name for index in members)
+        short = _SEED.sub("", _HASH.sub("", names[0])) or names[0]
+        group = short if short not in taken or short in names else names[0]
+        taken.add(group)
+        for index in members:
+            one = found[index]
+            match = _SEED.search(one.name)
+            seed = one.seed if one.seed is not None or not match else int(match[1])
+            result[index] = replace(one, group=group, seed=seed)
+    return result
+
+
+def phase_in_config(sources: Sources) -> str | None:
+    """The phase that the first experiment's config names."""
+    for source in sources.runs:
+        for name in _CONFIGS:
+            try:
+                text = (source.path / name).read_text(encoding="utf-8")
+                entry = parse_document(text, name).get("phase")
+            except (OSError, ValueError, UserError):
+                continue
+            return entry.value if entry and isinstance(entry.value, str) else None
+    return None
+
+
+def _json(path: Path) -> Any:
+    """What a small JSON file holds; None when it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_JSON_BYTES + 1)
+        return json.loads(data) if len(data) <= MAX_JSON_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return None
