@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LINE_EVERY_SEC = 60.0
 TAIL_LINES = 3
+WIDE = 110
+MIN_REASON = 10
 STYLES = {
     "pending": "dim",
     "submitted": "cyan",
@@ -55,26 +57,36 @@ def summary(states: Sequence[TrialState]) -> str:
     return f"{len(states)} experiment{'s' * (len(states) != 1)}: {', '.join(parts) or 'none'}"
 
 
-def states_table(named: Sequence[Named]) -> Table:
-    """One row an experiment: how far it is, how well it does, why it stands where it stands."""
+def states_table(named: Sequence[Named], width: int) -> Table:
+    """One row an experiment: how far it is, how well it does, why it stands where it stands.
+
+    Args:
+        named: names and states.
+        width: of the terminal; a narrow one gets fewer columns.
+    """
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("experiment", overflow="fold")
-    table.add_column("state", no_wrap=True)
-    for column in ("iteration", "epoch", "loss", "best", "trained", "left"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("reason", overflow="fold", ratio=1)
+    heads = ["experiment", "state", "iteration", "loss", "best", "left"]
+    heads += ["epoch", "trained"] if width >= WIDE else []
+    rows = []
     for name, state in named:
-        cells = [_progress(state), _number(state.epoch), _number(state.loss), _best(state)]
-        cells += [_duration(state.elapsed_sec), _duration(state.eta_sec)]
-        table.add_row(
-            Text(name),
-            Text(state.state.replace("_", " "), style=STYLES[state.state]),
-            *map(Text, cells),
-            Text(state.reason or ""),
-        )
+        cells = [name, state.state.replace("_", " "), _progress(state), _number(state.loss)]
+        cells += [_best(state), _duration(state.eta_sec)]
+        cells += [_number(state.epoch), _duration(state.elapsed_sec)]
+        rows.append(cells[: len(heads)])
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    left = max(MIN_REASON, width - sum(widths) - 2 * len(heads))
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="right" if number > 1 else "left", overflow="fold")
+    table.add_column("reason", no_wrap=True)
+    for (_, state), cells in zip(named, rows, strict=True):
+        reason = Text(" ".join((state.reason or "").split()))
+        reason.truncate(left, overflow="ellipsis")
+        texts = [Text(cell) for cell in cells]
+        texts[1].stylize(STYLES[state.state])
+        table.add_row(*texts, reason)
     return table
 
 
@@ -109,7 +121,7 @@ def show_states(named: Sequence[Named]) -> None:
 
 
 def _print_states(console: Console, named: Sequence[Named]) -> None:
-    console.print(states_table(named))
+    console.print(states_table(named, console.width))
     console.print(f"\n{summary([state for _, state in named])}", style="bold")
     if any(state.state in BROKEN for _, state in named):
         console.print(failures(named), end="")
@@ -129,11 +141,15 @@ def watching(read: Callable[[], Sequence[Named]]) -> Iterator[Callable[[], None]
     from rich.live import Live
     from rich.text import Text
 
+    console = _stderr()
+
     def draw() -> RenderableType:
         named = read()
-        return Group(states_table(named), Text(f"\n{summary([s for _, s in named])}", "bold"))
+        return Group(
+            states_table(named, console.width), Text(f"\n{summary([s for _, s in named])}", "bold")
+        )
 
-    with Live(draw(), console=_stderr(), auto_refresh=False, transient=True) as live:
+    with Live(draw(), console=console, auto_refresh=False, transient=True) as live:
         yield lambda: live.update(draw(), refresh=True)
 
 

@@ -22,6 +22,13 @@ from imgtool.selection.table import Table, read_table
 SWEEP_NAME = "sweep.json"
 CSV_END = "_metrics.csv"
 MAX_JSON_BYTES = 16_000_000
+# Of latents.json: name there -> metric.
+_LATENTS = {
+    **{key: key for key in ("interpolation_smoothness", "path_length", "max_step_ratio")},
+    **{key: key for key in ("active_units", "active_share")},
+    "mean": "latent_mean",
+    "std": "latent_std",
+}
 _CONFIGS = ("config.yaml", "trial.yaml")
 _SEED = re.compile(r"[-_.]?seed[-_=]?(\d+)$", re.IGNORECASE)
 _HASH = re.compile(r"-[0-9a-f]{8}$")
@@ -251,7 +258,8 @@ def _further(folder: Path, names: set[str]) -> dict[str, float]:
     """Numbers of latents.json, and the FID measured on most images."""
     found: dict[str, float] = {}
     if "latents.json" in names:
-        found |= _numbers(_json(folder / "latents.json"))
+        numbers = _numbers(_json(folder / "latents.json"))
+        found |= {_LATENTS[key]: value for key, value in numbers.items() if key in _LATENTS}
     for name in sorted(n for n in names if n.startswith("fid") and n.endswith(".json")):
         numbers = _numbers(_json(folder / name))
         count = numbers.get("num_images", numbers.get("n", 0.0))
@@ -289,7 +297,6 @@ def _evidence(
 ) -> Evidence:
     facts = dict(facts or {})
     metrics = {**_numbers(facts), **(table.metrics if table else {})}
-    curves = table.curves if table else {}
     if table and table.num_nonfinite:
         metrics["num_nonfinite"] = float(table.num_nonfinite)
     if table and table.derived:
@@ -303,9 +310,9 @@ def _evidence(
         exp_dir=source.path if is_dir else None,
         table_path=path,
         state=state,
-        epochs=curves.get("epoch", ()),
-        iterations=curves.get("iteration", ()),
-        curves={k: v for k, v in curves.items() if k not in ("epoch", "iteration")},
+        epochs=table.epochs if table else (),
+        iterations=table.iterations if table else (),
+        curves=table.curves if table else {},
         metrics=metrics,
         facts=facts,
         checkpoint=checkpoint,

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import csv
 import math
+import operator
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from imgtool.errors import DataError
 from imgtool.selection.columns import derived, mse_of, psnr_of, rename
@@ -24,6 +27,49 @@ CONVERGED = 0.9
 # Relative changes from row to row that stability looks at.
 LAST_CHANGES = 5
 SPIKE = 1.5
+_RENAMED = {"epoch": "best_epoch", "iteration": "best_iteration"}
+_FROM = {"val_psnr": ("val_mse", psnr_of), "val_mse": ("val_psnr", mse_of)}
+_Columns = dict[str, list[float]]
+_Lines = list[str] | list[list[str]]
+
+
+class Curves(Mapping[str, Sequence[float]]):
+    """Column -> values. Columns that nobody looks at are never made into numbers.
+
+    Raises:
+        DataError: when a column is looked at and the file is gone.
+    """
+
+    def __init__(
+        self, known: dict[str, list[float]], names: Sequence[str], load: Callable[[], _Columns]
+    ) -> None:
+        self._known, self._names, self._load = known, tuple(names), load
+
+    def __getitem__(self, name: str) -> Sequence[float]:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._known:
+            self._known = self._load()
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class Column(Sequence[float]):
+    """One of the curves, as late as the others."""
+
+    def __init__(self, curves: Mapping[str, Sequence[float]], name: str, length: int) -> None:
+        self._curves, self._name, self._length = curves, name, length
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._curves[self._name][index]
+
+    def __len__(self) -> int:
+        return self._length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +78,18 @@ class Table:
 
     Attributes:
         curves: column -> values, NaN where empty; infinities as they are.
+        epochs, iterations: of the rows; empty where the table has none.
         metrics: values at the best row and figures of the whole curve; finite.
         derived: names of metrics that were worked out of others.
         num_nonfinite: cells of the quality that say nan or inf.
     """
 
     curves: Mapping[str, Sequence[float]]
+    epochs: Sequence[float]
+    iterations: Sequence[float]
     metrics: Mapping[str, float]
     derived: Sequence[str] = ()
     num_nonfinite: int = 0
-    num_rows: int = 0
 
 
 def read_table(
@@ -64,56 +112,110 @@ def read_table(
     Raises:
         DataError: missing, too large, no table, or without rows.
     """
-    header, lines = _lines(path)
-    translate = rename(columns)
-    named = [translate(column.strip()) for column in header]
-    position = {name: index for index, (name, _) in reversed(list(enumerate(named)))}
-    wanted = [name for name in dict.fromkeys((*CURVES, quality)) if name in position]
-    # Cells behind the last that is wanted stay one text.
-    depth = max((position[name] for name in wanted), default=0) + 1
-    rows = _split(lines, depth)
-    curves: dict[str, list[float]] = {}
-    for name in wanted:
-        index = position[name]
-        curves[name] = _numbers(rows, index)
-        if named[index][1] != 1.0:
-            curves[name] = [value * named[index][1] for value in curves[name]]
-    worked_out = _complete(curves)
-    shown = curves.get(quality, [])
-    best = _best_row(curves, quality, mode or direction(quality) or "min", best_iteration)
+    mode = mode or direction(quality) or "min"
+    named, lines = _open(path, columns)
+    names = [name for name, _ in named]
+    values = _column(lines, named, quality)
+    best = _best_row(values, len(lines), mode, _iterations(lines, named, best_iteration))
     metrics: dict[str, float] = {}
+    worked_out: list[str] = []
     if best is not None:
-        cells = _split(lines[best : best + 1], len(header))[0]
-        for (name, factor), cell in zip(named, cells, strict=False):
+        for (name, factor), cell in zip(named, _cells(lines[best]), strict=False):
             value = _number(cell) * factor
-            if math.isfinite(value) and name not in ("epoch", "iteration"):
-                metrics.setdefault(name, value)
+            if math.isfinite(value):
+                metrics.setdefault(_RENAMED.get(name, name), value)
         more = derived(metrics)
-        worked_out = worked_out or list(more)
+        worked_out = list(more)
         metrics.update(more)
-        metrics |= {
-            key: curves[name][best]
-            for key, name in (("best_epoch", "epoch"), ("best_iteration", "iteration"))
-            if name in curves and math.isfinite(curves[name][best])
-        }
-    metrics |= _behaviour(curves, quality, mode or direction(quality) or "min")
-    at = position.get(quality)
     bad = 0
-    if at is not None and any(not math.isfinite(value) for value in shown):
-        bad = sum(
-            not math.isfinite(value) and at < len(row) and bool(row[at].strip())
-            for row, value in zip(rows, shown, strict=True)
-        )
+    if values is not None:
+        metrics |= _behaviour(values, mode, lambda row: _epoch(lines[row], names, row))
+        if not all(map(math.isfinite, values)):
+            bad = _count_nonfinite(lines, names, quality, values)
+    known = [name for name in dict.fromkeys((*CURVES, quality)) if name in names]
+    shown = [*known, *_missing(known)]
+    curves = Curves(
+        {} if values is None else {quality: values},
+        [name for name in shown if name not in ("epoch", "iteration")],
+        lambda: _all_columns(path, columns, shown),
+    )
+    late = Curves({}, shown, lambda: _all_columns(path, columns, shown))
+    rows = len(lines)
     return Table(
         curves=curves,
+        epochs=Column(late, "epoch", rows) if "epoch" in names else (),
+        iterations=Column(late, "iteration", rows) if "iteration" in names else (),
         metrics=metrics,
         derived=tuple(worked_out),
         num_nonfinite=bad,
-        num_rows=len(rows),
     )
 
 
-def _lines(path: Path) -> tuple[list[str], list[str] | list[list[str]]]:
+def _open(path: Path, columns: str) -> tuple[list[tuple[str, float]], _Lines]:
+    header, lines = _lines(path)
+    translate = rename(columns)
+    return [translate(column.strip()) for column in header], lines
+
+
+def _all_columns(path: Path, columns: str, shown: Sequence[str]) -> _Columns:
+    named, lines = _open(path, columns)
+    found = {name: _column(lines, named, name) for name in shown}
+    return {name: values for name, values in found.items() if values is not None}
+
+
+def _missing(names: Sequence[str]) -> list[str]:
+    """The one of val_mse and val_psnr that follows from the other."""
+    pair = {"val_mse", "val_psnr"}
+    return sorted(pair - set(names)) if len(pair & set(names)) == 1 else []
+
+
+def _column(lines: _Lines, named: Sequence[tuple[str, float]], name: str) -> list[float] | None:
+    """The numbers of one column, worked out where it is missing and can be."""
+    index = next((i for i, (known, _) in enumerate(named) if known == name), None)
+    if index is None:
+        other, convert = _FROM.get(name, ("", psnr_of))
+        source = _column(lines, named, other) if any(n == other for n, _ in named) else None
+        return None if source is None else [v if v != v else convert(v) for v in source]
+    depth = index + 1
+    cells = [line if isinstance(line, list) else line.split(",", depth) for line in lines]
+    try:
+        values = [float(row[index]) for row in cells]
+    except (ValueError, IndexError):  # an empty cell, a short row
+        values = [_number(row[index]) if index < len(row) else math.nan for row in cells]
+    factor = named[index][1]
+    return values if factor == 1.0 else [value * factor for value in values]
+
+
+def _iterations(
+    lines: _Lines, named: Sequence[tuple[str, float]], best_iteration: float | None
+) -> int | None:
+    """The row of an iteration."""
+    iterations = None if best_iteration is None else _column(lines, named, "iteration")
+    if iterations is None or best_iteration not in iterations:
+        return None
+    return iterations.index(best_iteration)
+
+
+def _epoch(line: str | list[str], names: list[str], row: int) -> float:
+    if "epoch" not in names:
+        return float(row + 1)
+    index, cells = names.index("epoch"), _cells(line)
+    return _number(cells[index]) if index < len(cells) else math.nan
+
+
+def _count_nonfinite(
+    lines: _Lines, names: Sequence[str], quality: str, values: Sequence[float]
+) -> int:
+    index = names.index(quality) if quality in names else names.index(_FROM[quality][0])
+    count = 0
+    for line, value in zip(lines, values, strict=True):
+        if not math.isfinite(value):
+            cells = _cells(line)
+            count += index < len(cells) and bool(cells[index].strip())
+    return count
+
+
+def _lines(path: Path) -> tuple[list[str], _Lines]:
     """The header's cells, and the other lines: texts, or cells where some are quoted."""
     try:
         with open(path, "rb") as file:
@@ -137,8 +239,8 @@ def _lines(path: Path) -> tuple[list[str], list[str] | list[list[str]]]:
     return table[0], table[1:]
 
 
-def _split(lines: list[str] | list[list[str]], depth: int) -> list[list[str]]:
-    return [line if isinstance(line, list) else line.split(",", depth) for line in lines]
+def _cells(line: str | list[str]) -> list[str]:
+    return line if isinstance(line, list) else line.split(",")
 
 
 def _number(cell: str) -> float:
@@ -148,74 +250,49 @@ def _number(cell: str) -> float:
         return math.nan
 
 
-def _numbers(rows: list[list[str]], index: int) -> list[float]:
-    try:
-        return [float(row[index]) for row in rows]
-    except (ValueError, IndexError):  # an empty cell, a short row
-        return [_number(row[index]) if index < len(row) else math.nan for row in rows]
-
-
-def _complete(curves: dict[str, list[float]]) -> list[str]:
-    """Add the one of val_mse and val_psnr that is not there."""
-    if "val_mse" in curves and "val_psnr" not in curves:
-        curves["val_psnr"] = [psnr_of(v) if v == v else v for v in curves["val_mse"]]
-        return ["val_psnr"]
-    if "val_psnr" in curves and "val_mse" not in curves:
-        curves["val_mse"] = [mse_of(v) if v == v else v for v in curves["val_psnr"]]
-        return ["val_mse"]
-    return []
-
-
 def _best_row(
-    curves: Mapping[str, Sequence[float]], quality: str, mode: str, best_iteration: float | None
+    values: Sequence[float] | None, num_rows: int, mode: str, called_best: int | None
 ) -> int | None:
-    """Of the iteration that is called best, else of the best quality; the last of constants."""
-    values = curves.get(quality)
-    if best_iteration is not None and best_iteration in curves.get("iteration", ()):
-        index = list(curves["iteration"]).index(best_iteration)
-        if values is None or math.isfinite(values[index]):
-            return index
+    """What is called best, else the best quality; the last row of a table without it."""
+    if called_best is not None and (values is None or math.isfinite(values[called_best])):
+        return called_best
     if values is None:
-        length = max((len(curve) for curve in curves.values()), default=0)
-        return length - 1 if length else None
-    finite = [index for index, value in enumerate(values) if math.isfinite(value)]
+        return num_rows - 1
+    finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return None
-    pick: Callable[..., int] = min if mode == "min" else max
-    return pick(finite, key=values.__getitem__)
+    return values.index(min(finite) if mode == "min" else max(finite))
 
 
-def _behaviour(curves: Mapping[str, Sequence[float]], quality: str, mode: str) -> dict[str, float]:
+def _behaviour(
+    values: Sequence[float], mode: str, epoch_of: Callable[[int], float]
+) -> dict[str, float]:
     """convergence_epochs, stability and num_spikes of the quality's curve.
 
     convergence_epochs: first epoch (row, without epochs) with 90 % of the whole improvement.
     stability: sample standard deviation of the last five relative changes from row to row.
     num_spikes: rows whose value is over 1.5 times the best before it; where lower is better.
     """
-    values = curves.get(quality, ())
-    epochs = curves.get("epoch") or range(1, len(values) + 1)
-    points = [(e, v) for e, v in zip(epochs, values, strict=False) if math.isfinite(v)]
-    if len(points) < 2:
+    rows: Sequence[int] = range(len(values))
+    if not all(map(math.isfinite, values)):
+        rows = [row for row in rows if math.isfinite(values[row])]
+    if len(rows) < 2:
         return {}
-    series = [value for _, value in points]
+    series = [values[row] for row in rows]
     sign = 1 if mode == "min" else -1
     first, best = series[0], min(series) if mode == "min" else max(series)
     found: dict[str, float] = {}
     if sign * (first - best) > 0:
         goal = first - CONVERGED * (first - best)
-        epoch = next(e for e, value in points if sign * (value - goal) <= 0)
+        at = next(i for i, value in enumerate(series) if sign * (value - goal) <= 0)
+        epoch = epoch_of(rows[at])
         if math.isfinite(epoch):
-            found["convergence_epochs"] = float(epoch)
+            found["convergence_epochs"] = epoch
     tail = series[-LAST_CHANGES - 1 :]
     changes = [(b - a) / abs(a) for a, b in zip(tail, tail[1:], strict=False) if a]
-    if len(changes) >= 2:
-        deviation = statistics.stdev(changes) if max(map(abs, changes)) < 1e100 else math.inf
-        if math.isfinite(deviation):
-            found["stability"] = deviation
+    if len(changes) >= 2 and max(map(abs, changes)) < 1e100:
+        found["stability"] = statistics.stdev(changes)
     if mode == "min" and best >= 0:
-        lowest, spikes = first, 0
-        for value in series[1:]:
-            spikes += value > SPIKE * lowest
-            lowest = min(lowest, value)
-        found["num_spikes"] = float(spikes)
+        limits = [SPIKE * lowest for lowest in accumulate(series, min)]
+        found["num_spikes"] = float(sum(map(operator.gt, series[1:], limits)))
     return found

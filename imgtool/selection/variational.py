@@ -74,8 +74,7 @@ def objection(vae: Candidate, base: Candidate, rule: Rule) -> str | None:
     ours, theirs = vae.metrics[rule.metric], base.metrics[rule.metric]
     sign = sign_of(rule.metric, rule)
     if sign * (ours - theirs) > rule.margin * abs(theirs):
-        told = f"{rule.metric} {ours:.4g} is over {rule.margin:.0%} worse than {theirs:.4g}"
-        return f"has a {told}"
+        return f"has {rule.metric} {ours:.4g}, over {rule.margin:.0%} worse than {theirs:.4g}"
     smooth, rough = vae.metrics.get(SMOOTHNESS), base.metrics.get(SMOOTHNESS)
     if smooth is None or rough is None:
         return "cannot be shown to interpolate more smoothly: latents.json is missing"

@@ -21,8 +21,8 @@ def shipped_decides(phase: str | None) -> list[str]:
     """What a phase of the shipped study decides; nothing for other phases."""
     if phase is None:
         return []
-    for name in presets.names():
-        if "/" in name or not (phase == name or phase.startswith(f"{name}_")):
+    for name in presets.sweeps():
+        if not (phase == name or phase.startswith(f"{name}_")):
             continue
         values, _ = parse_tree(presets.text(name), f"preset {name}")
         decides = values.get("decides")

@@ -1,0 +1,213 @@
+"""The report's HTML page: one file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from imgtool.selection.plots import label_of
+from imgtool.selection.records import Selection, Verdict
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #888; --accent: #D55E00; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.1rem; margin-top: 2.2rem; }
+p.soft, figcaption, td.soft { color: var(--soft); }
+.winner { border-left: 4px solid var(--accent); padding: .4rem 1rem; margin: 1rem 0; }
+.winner b { font-size: 1.15rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
+th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--line);
+  vertical-align: top; }
+th { white-space: nowrap; } td.number, th.number { text-align: right; white-space: nowrap; }
+td.name { white-space: nowrap; } tr.chosen td { font-weight: 600; } tr.out td { color: var(--soft); }
+figure { margin: 1rem 0; } figure img { max-width: 100%; background: #fff; border-radius: 4px; }
+code { font-size: .88em; } .yes::before { content: "✓ "; } .no::before { content: "✗ "; }
+"""
+METRICS = (
+    "val_mse",
+    "val_psnr",
+    "latent_dims",
+    "num_parameters",
+    "macs_per_image",
+    "images_per_sec",
+    "interpolation_smoothness",
+    "active_units",
+    "fid",
+)
+DEFINITIONS = {
+    "val_mse": "mean squared error on [0,1], over whole validation images",
+    "val_psnr": "peak signal-to-noise ratio of each image on [0,1], averaged, dB",
+    "latent_dims": "elements of the latent of one image: channels times height times width",
+    "mse_per_dim": "val_mse over latent_dims; told, never ranked: it always favours the largest",
+    "stability": "spread of the relative changes of the last rows",
+    "convergence_epochs": "epochs to nine tenths of the whole improvement",
+    "interpolation_smoothness": "distance of an interpolation's ends over the length of its "
+    "decoded path; 1 is a straight cross-fade",
+    "active_units": "latent channels whose variance over the data exceeds 0.01",
+    "kld": "KL divergence from the standard normal, nats an element",
+}
+
+
+def render(
+    selection: Selection,
+    figures: Sequence[tuple[str, str, bytes]],
+    latents: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """The page.
+
+    Args:
+        figures: (title, caption, PNG), in order.
+        latents: candidate -> latents.json.
+    """
+    phase = selection.phase or "experiments"
+    number = len(selection.verdicts)
+    parts = [
+        f"<h1>{escape(phase)}</h1>",
+        f'<p class="soft">{number} experiment{"s" * (number != 1)}, rule '
+        f"<code>{escape(selection.rule)}</code>: {escape(selection.description)}</p>",
+        _winner(selection),
+        "<h2>Ranking</h2>",
+        _ranking(selection),
+        _steps(selection),
+    ]
+    for title, caption, data in figures:
+        parts += [f"<h2>{escape(title)}</h2>", _figure(title, caption, data)]
+    parts += [_latent_table(latents), _definitions()]
+    body = "\n".join(part for part in parts if part)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(phase)}</title><style>{STYLE}</style></head>\n<body>\n{body}\n"
+        "</body></html>\n"
+    )
+
+
+def _winner(selection: Selection) -> str:
+    if selection.winner is None:
+        return f'<div class="winner"><b>No winner.</b><br>{escape(selection.reason)}</div>'
+    winner = selection.winner
+    run = winner.candidate.runs[0]
+    lines = [f"<b>{escape(winner.candidate.name)}</b>", escape(selection.reason)]
+    shape = run.facts.get("latent_shape")
+    if isinstance(shape, list | tuple):
+        lines.append("latent " + escape(" × ".join(map(str, shape))))
+    if selection.ties:
+        lines.append("Within the noise of its seeds: " + escape(", ".join(selection.ties)))
+    if run.exp_dir is not None:
+        lines.append(f"<code>{escape(str(run.exp_dir))}</code>")
+    if run.checkpoint is not None:
+        lines.append(f"<code>{escape(str(run.checkpoint))}</code>")
+    return f'<div class="winner">{"<br>".join(lines)}</div>'
+
+
+def _ranking(selection: Selection) -> str:
+    known = [
+        m
+        for m in dict.fromkeys((selection.quality, selection.size or "latent_dims", *METRICS))
+        if any(m in v.candidate.metrics for v in selection.verdicts)
+    ]
+    heads = ["", "experiment", *(m.replace("_", " ") for m in known), "criteria", "reason"]
+    cells = [_row(v, known, selection) for v in selection.verdicts]
+    return _table(heads, cells, numbers=range(2, 2 + len(known)))
+
+
+def _row(verdict: Verdict, metrics: Sequence[str], selection: Selection) -> tuple[str, list[str]]:
+    chosen = selection.winner is not None and verdict is selection.winner
+    kind = "chosen" if chosen else "" if verdict.is_eligible else "out"
+    candidate = verdict.candidate
+    values = [_value(candidate.metrics.get(m), candidate.deviations.get(m)) for m in metrics]
+    marks = " ".join(
+        f'<span class="{"yes" if met else "no"}">{escape(name.replace("_", " "))}</span>'
+        for name, met in verdict.criteria.items()
+        if met is not None
+    )
+    rank = "" if verdict.rank is None else str(verdict.rank)
+    name = f'<span title="{escape(candidate.name)}">{escape(candidate.name)}</span>'
+    return kind, [rank, name, *values, marks, escape(verdict.reason)]
+
+
+def _value(value: float | None, deviation: float | None = None) -> str:
+    if value is None:
+        return "-"
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{text} ± {deviation:.2g}" if deviation is not None else text
+
+
+def _table(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], numbers: Any) -> str:
+    """Cells are HTML already."""
+    kinds = ["number" if i in numbers else "name" if i == 1 else "" for i in range(len(heads))]
+    head = "".join(f'<th class="{k}">{escape(h)}</th>' for k, h in zip(kinds, heads, strict=True))
+    body = "".join(
+        f'<tr class="{kind}">'
+        + "".join(f'<td class="{k}">{c}</td>' for k, c in zip(kinds, cells, strict=True))
+        + "</tr>\n"
+        for kind, cells in rows
+    )
+    return f'<div class="scroll"><table><tr>{head}</tr>\n{body}</table></div>'
+
+
+def _steps(selection: Selection) -> str:
+    if not selection.steps:
+        return ""
+    words = {True: "worth it", False: "not worth it", None: "the rule does not say"}
+    rows = [
+        (
+            "",
+            [
+                "",
+                f"{escape(step.smaller)} → {escape(step.larger)}",
+                f"{100 * step.gain:.1f} %",
+                f"{step.growth:.3g}×",
+                words[step.is_worth_it],
+            ],
+        )
+        for step in selection.steps
+    ]
+    quality = label_of(selection.quality)
+    return "<h2>What a larger latent gains</h2>" + _table(
+        ["", "along the frontier", f"gain in {quality}", "size", ""], rows, range(2, 4)
+    )
+
+
+def _figure(title: str, caption: str, data: bytes) -> str:
+    text = base64.b64encode(data).decode("ascii")
+    return (
+        f'<figure><img alt="{escape(title)}" src="data:image/png;base64,{text}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _latent_table(latents: Mapping[str, Mapping[str, Any]]) -> str:
+    keys = (
+        "interpolation_smoothness",
+        "max_step_ratio",
+        "path_length",
+        "mean",
+        "std",
+        "active_units",
+        "active_share",
+        "num_images",
+        "num_pairs",
+    )
+    known = [k for k in keys if any(isinstance(f.get(k), int | float) for f in latents.values())]
+    if not known:
+        return ""
+    rows = []
+    for name, found in latents.items():
+        values = [
+            _value(float(found[k])) if isinstance(found.get(k), int | float) else "-" for k in known
+        ]
+        rows.append(("", ["", escape(name), *values]))
+    heads = ["", "experiment", *(k.replace("_", " ") for k in known)]
+    return "<h2>Latents in numbers</h2>" + _table(heads, rows, range(2, len(heads)))
+
+
+def _definitions() -> str:
+    lines = "".join(
+        f"<tr><td><code>{escape(name)}</code></td><td>{escape(text)}</td></tr>"
+        for name, text in DEFINITIONS.items()
+    )
+    return f"<h2>What the numbers are</h2><table>{lines}</table>"

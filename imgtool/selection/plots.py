@@ -1,0 +1,392 @@
+"""The figures of a selection's report."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from itertools import cycle
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from imgtool.selection.records import Candidate, Selection, Verdict
+
+# Okabe & Ito 2008: told apart by colour-blind readers too; the lightest left out.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREY = "#9a9a9a"
+WINNER = "#D55E00"
+DPI = 130
+NUM_LEGEND = 16
+UNITS = {
+    "val_mse": "val MSE on [0,1]",
+    "val_psnr": "val PSNR (dB)",
+    "latent_dims": "latent dims (elements)",
+    "num_parameters": "parameters",
+    "macs_per_image": "multiply-accumulates an image",
+    "images_per_sec": "training images a second",
+    "peak_memory_bytes": "peak memory (bytes)",
+}
+
+
+def label_of(metric: str) -> str:
+    """A metric with its unit."""
+    return UNITS.get(metric, metric.replace("_", " "))
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Names without what all of them begin with: phase1_1_AE_S5_ch16_ds5 -> S5_ch16_ds5."""
+    words = [name.split("_") for name in names]
+    common = 0
+    if len(names) > 1:
+        while all(len(w) > common + 1 and w[common] == words[0][common] for w in words):
+            common += 1
+    return {name: "_".join(w[common:]) for name, w in zip(names, words, strict=True)}
+
+
+class Style:
+    """Every experiment has one colour and dash in all figures."""
+
+    def __init__(self, selection: Selection) -> None:
+        names = sorted((v.candidate.name for v in selection.verdicts), key=_natural)
+        dashes = ("-", "--", ":", "-.")
+        pairs = ((c, d) for d in dashes for c in COLOURS)
+        self.of = dict(zip(names, cycle(pairs), strict=False))
+        self.short = short_names(names)
+
+
+def _natural(name: str) -> list[Any]:
+    import re
+
+    return [(0, int(w), "") if w.isdigit() else (1, 0, w) for w in re.split(r"(\d+)", name) if w]
+
+
+def figures(selection: Selection) -> Iterator[tuple[str, str, bytes]]:
+    """(file stem, caption, PNG) of every figure for which there are numbers."""
+    style = Style(selection)
+    for stem, caption, draw in (
+        ("quality", _caption_of_quality(selection), _quality),
+        ("curves", "Training and validation, by iteration. Dashed: training.", _curves),
+        ("relative", "Distance from the best, in per cent; lower is better.", _relative),
+        (
+            "convergence",
+            "Epochs to nine tenths of the improvement, and how restless the last "
+            "rows are (lower is steadier).",
+            _convergence,
+        ),
+        (
+            "efficiency",
+            "What each latent costs: parameters, multiply-accumulates, speed.",
+            _efficiency,
+        ),
+    ):
+        figure = draw(selection, style)
+        if figure is not None:
+            yield stem, caption, png(figure)
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG."""
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+
+
+def plain_axes(axes: Axes) -> None:
+    """No frame above and at the right, a faint grid."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color="#e4e4e4", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+# --- quality against size -----------------------------------------------------------------
+
+
+def _caption_of_quality(selection: Selection) -> str:
+    size = label_of(selection.size or "latent_dims")
+    return (
+        f"{label_of(selection.quality)} against {size}. The step line is the Pareto frontier; "
+        "the ringed point is the winner; grey ones are rejected."
+    )
+
+
+def _points(selection: Selection, x: str, y: str) -> list[tuple[Verdict, float, float]]:
+    return [
+        (v, v.candidate.metrics[x], v.candidate.metrics[y])
+        for v in selection.verdicts
+        if x in v.candidate.metrics and y in v.candidate.metrics
+    ]
+
+
+def _quality(selection: Selection, style: Style) -> Figure | None:
+    size = selection.size or "latent_dims"
+    points = _points(selection, size, selection.quality)
+    if not points:
+        return None
+    figure = new_figure(8, 5)
+    axes = figure.add_subplot()
+    plain_axes(axes)
+    for verdict, x, y in points:
+        _point(axes, verdict, x, y, selection, style)
+    frontier = sorted((x, y) for v, x, y in points if v.on_frontier)
+    if len(frontier) > 1:
+        axes.step(
+            *zip(*frontier, strict=True), where="post", color="#555555", linewidth=1, zorder=1
+        )
+    if selection.threshold is not None:
+        axes.axhline(selection.threshold, color="#555555", linewidth=0.9, linestyle=(0, (5, 4)))
+        axes.annotate(
+            f"threshold {selection.threshold:.4g}",
+            (1, selection.threshold),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color="#555555",
+        )
+    _logarithmic(axes, [x for _, x, _ in points], [y for _, _, y in points], selection.quality)
+    axes.set_xlabel(label_of(size))
+    axes.set_ylabel(label_of(selection.quality))
+    labelled = [(style.short[v.candidate.name], x, y) for v, x, y in points]
+    _label_points(figure, axes, labelled)
+    return figure
+
+
+def _point(
+    axes: Axes, verdict: Verdict, x: float, y: float, selection: Selection, style: Style
+) -> None:
+    name = verdict.candidate.name
+    colour = style.of[name][0] if verdict.is_eligible else GREY
+    error = verdict.candidate.deviations.get(selection.quality)
+    if error is not None:
+        axes.errorbar(x, y, yerr=error, color=colour, capsize=3, linewidth=1)
+    axes.scatter(x, y, s=42, color=colour, zorder=3)
+    if selection.winner is not None and selection.winner.candidate.name == name:
+        axes.scatter(x, y, s=190, facecolors="none", edgecolors=WINNER, linewidths=2, zorder=4)
+
+
+def _logarithmic(axes: Axes, xs: Sequence[float], ys: Sequence[float], quality: str) -> None:
+    if min(xs) > 0 and max(xs) > 2 * min(xs):
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: _thousands(value))
+    if quality.endswith("mse") and min(ys) > 0 and max(ys) > 5 * min(ys):
+        axes.set_yscale("log")
+    axes.margins(x=0.12, y=0.14)
+
+
+def _thousands(value: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6)):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value / 1024:.3g}K" if value >= 1024 else f"{value:.3g}"
+
+
+def _label_points(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """Names beside their points, each where it covers no other one."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    taken: list[tuple[float, float, float, float]] = []
+    pixels = [axes.transData.transform((x, y)) for _, x, y in points]
+    taken += [(px - 6, py - 6, px + 6, py + 6) for px, py in pixels]
+    fontsize = 8 if len(points) <= 20 else 6
+    places = [(8, 4, "left"), (8, -11, "left"), (-8, 4, "right"), (-8, -11, "right")]
+    places += [(0, 11, "center"), (0, -18, "center"), (10, 16, "left"), (10, -24, "left")]
+    places += [(-10, 16, "right"), (-10, -24, "right"), (10, 28, "left"), (10, -36, "left")]
+    inside = axes.get_window_extent(renderer)
+    for name, x, y in sorted(points, key=lambda point: point[1:]):
+        for dx, dy, align in places:
+            text = axes.annotate(
+                name, (x, y), (dx, dy), textcoords="offset points", ha=align, fontsize=fontsize
+            )
+            box = text.get_window_extent(renderer)
+            area = (box.x0, box.y0, box.x1, box.y1)
+            free = not any(_overlap(area, other) for other in taken)
+            if free and box.x0 >= inside.x0 and box.x1 <= inside.x1 and box.y0 >= inside.y0:
+                taken.append(area)
+                break
+            text.remove()
+        # A name that fits nowhere is left to the table.
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+# --- curves -------------------------------------------------------------------------------
+
+
+def _curves(selection: Selection, style: Style) -> Figure | None:
+    panels = [
+        (column, train)
+        for column, train in (
+            ("val_mse", "train_mse"),
+            ("val_psnr", None),
+            ("val_loss", "train_loss"),
+        )
+        if any(_curve(v.candidate, column) for v in selection.verdicts)
+    ]
+    if not panels:
+        return None
+    many = len(selection.verdicts) > NUM_LEGEND
+    figure = new_figure(5 * len(panels), 4.6)
+    for number, (column, train) in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), number + 1)
+        plain_axes(axes)
+        for verdict in reversed(selection.verdicts):
+            _draw_curve(axes, verdict, column, train, selection, style, many)
+        values = [y for v in selection.verdicts for _, y in _curve(v.candidate, column)]
+        if column != "val_psnr" and min(values) > 0 and max(values) > 5 * min(values):
+            axes.set_yscale("log")
+        axes.set_xlabel("iteration")
+        axes.set_title(label_of(column), fontsize=10)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(
+            handles[::-1],
+            labels[::-1],
+            loc="outside lower center",
+            ncols=6,
+            fontsize=7,
+            frameon=False,
+        )
+    return figure
+
+
+def _curve(candidate: Candidate, column: str) -> list[tuple[float, float]]:
+    run = candidate.runs[0]
+    values = run.curves.get(column, ())
+    steps = run.iterations if len(run.iterations) == len(values) else range(len(values))
+    return [(x, y) for x, y in zip(steps, values, strict=True) if math.isfinite(y)]
+
+
+def _draw_curve(
+    axes: Axes,
+    verdict: Verdict,
+    column: str,
+    train: str | None,
+    selection: Selection,
+    style: Style,
+    many: bool,
+) -> None:
+    name = verdict.candidate.name
+    colour, dash = style.of[name]
+    is_winner = selection.winner is not None and selection.winner.candidate.name == name
+    is_shown = not many or is_winner or (verdict.rank is not None and verdict.rank <= NUM_LEGEND)
+    if many and not is_shown:
+        colour, dash = "#d0d0d0", "-"
+    curve = _curve(verdict.candidate, column)
+    if not curve:
+        return
+    axes.plot(
+        *zip(*curve, strict=True),
+        dash,
+        color=colour,
+        linewidth=2.4 if is_winner else 1.2,
+        marker="o" if len(curve) == 1 else None,
+        markersize=4,
+        label=style.short[name] if is_shown else None,
+    )
+    shown = _curve(verdict.candidate, train) if train and not many else []
+    if shown:
+        axes.plot(*zip(*shown, strict=True), color=colour, linewidth=0.7, linestyle="--", alpha=0.6)
+
+
+# --- bars ---------------------------------------------------------------------------------
+
+
+def _bars(
+    axes: Axes, style: Style, rows: Sequence[tuple[Verdict, float]], selection: Selection
+) -> None:
+    """Horizontal bars with their numbers, best first."""
+    plain_axes(axes)
+    axes.grid(False, axis="y")
+    names = [style.short[v.candidate.name] for v, _ in rows]
+    winner = selection.winner.candidate.name if selection.winner else None
+    colours = [
+        WINNER if v.candidate.name == winner else COLOURS[0] if v.is_eligible else GREY
+        for v, _ in rows
+    ]
+    bars = axes.barh(range(len(rows)), [value for _, value in rows], color=colours, height=0.7)
+    axes.set_yticks(range(len(rows)), names, fontsize=8)
+    axes.invert_yaxis()
+    axes.bar_label(bars, [_number(value) for _, value in rows], padding=3, fontsize=7)
+    axes.margins(x=0.18)
+
+
+def _number(value: float) -> str:
+    return _si(value) if abs(value) >= 10_000 else f"{value:.3g}"
+
+
+def _si(value: float) -> str:
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def _height(number: int) -> float:
+    return 1.2 + 0.27 * max(number, 2)
+
+
+def _panel(selection: Selection, style: Style, metrics: Sequence[str]) -> Figure | None:
+    """Bars of several metrics side by side, the experiments in one order."""
+    shown = [m for m in metrics if any(m in v.candidate.metrics for v in selection.verdicts)]
+    if not shown:
+        return None
+    figure = new_figure(3.9 * len(shown), _height(len(selection.verdicts)))
+    for number, metric in enumerate(shown):
+        axes = figure.add_subplot(1, len(shown), number + 1)
+        rows = [(v, v.candidate.metrics.get(metric, math.nan)) for v in selection.verdicts]
+        rows = [(v, value if math.isfinite(value) else 0.0) for v, value in rows]
+        _bars(axes, style, rows, selection)
+        if number:
+            axes.tick_params(labelleft=False)
+        axes.set_title(label_of(metric), fontsize=9)
+        axes.xaxis.set_major_locator(_ticks())
+        axes.xaxis.set_major_formatter(lambda value, _: _si(value))
+    return figure
+
+
+def _ticks() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(4)
+
+
+def _relative(selection: Selection, style: Style) -> Figure | None:
+    name = selection.quality
+    known = [v for v in selection.verdicts if name in v.candidate.metrics]
+    if len(known) < 2:
+        return None
+    values = [v.candidate.metrics[name] for v in known]
+    is_min = selection.quality_mode == "min"
+    best = min(values) if is_min else max(values)
+    if not best:
+        return None
+    rows = [
+        (v, 100 * abs(value - best) / abs(best)) for v, value in zip(known, values, strict=True)
+    ]
+    rows.sort(key=lambda row: row[1])
+    figure = new_figure(7, _height(len(rows)))
+    axes = figure.add_subplot()
+    _bars(axes, style, rows, selection)
+    axes.set_xlabel(f"{label_of(name)}: % {'above' if is_min else 'below'} the best")
+    return figure
+
+
+def _convergence(selection: Selection, style: Style) -> Figure | None:
+    return _panel(selection, style, ("convergence_epochs", "stability"))
+
+
+def _efficiency(selection: Selection, style: Style) -> Figure | None:
+    metrics = ("latent_dims", "num_parameters", "macs_per_image", "images_per_sec")
+    return _panel(selection, style, metrics)

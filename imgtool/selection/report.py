@@ -1,0 +1,81 @@
+"""A selection as a page with figures, for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from imgtool.errors import UsageError
+from imgtool.files import write_bytes, write_text
+from imgtool.selection import pictures
+from imgtool.selection.page import render
+from imgtool.selection.plots import Style, figures
+from imgtool.selection.records import Selection
+
+TITLES = {
+    "quality": "Quality against size",
+    "curves": "Curves",
+    "relative": "Relative to the best",
+    "convergence": "Convergence and stability",
+    "efficiency": "Cost",
+    "reconstructions": "Reconstructions",
+    "interpolations": "Interpolations",
+    "latents": "Latents",
+}
+ORDER = (
+    "quality",
+    "reconstructions",
+    "curves",
+    "relative",
+    "convergence",
+    "efficiency",
+    "interpolations",
+    "latents",
+)
+
+
+def write_report(selection: Selection, folder: Path) -> Path:
+    """Write index.html, which holds everything, and its figures as PNGs beside it.
+
+    What is missing (pictures, curves, latents.json) is left out. Other files of the folder stay.
+
+    Returns:
+        the page's path.
+
+    Raises:
+        UsageError: the folder cannot be written to.
+    """
+    style = Style(selection)
+    made = {stem: (caption, data) for stem, caption, data in figures(selection)}
+    for stem, caption, data in (
+        (
+            "reconstructions",
+            "The same validation images in every experiment, in the order of the ranking.",
+            pictures.reconstructions(selection, style),
+        ),
+        (
+            "interpolations",
+            "Equal steps between the latents of two validation images, decoded.",
+            pictures.interpolations(selection, style),
+        ),
+        ("latents", "Statistics of latents.json.", pictures.latent_figure(selection, style)),
+    ):
+        if data is not None:
+            made[stem] = (caption, data)
+    shown = [(TITLES[stem], *made[stem]) for stem in ORDER if stem in made]
+    latents = {
+        v.candidate.name: found
+        for v in selection.verdicts
+        if (found := pictures.latents_of(v)) is not None
+    }
+    page = folder / "index.html"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for stem, (_, data) in made.items():
+            write_bytes(folder / f"{stem}.png", data)
+        write_text(page, render(selection, shown, latents))
+    except OSError as error:
+        raise UsageError(
+            f"cannot write the report to {folder}: {error.strerror or error}",
+            hint="give another folder to --report",
+        ) from error
+    return page
