@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 POLL_SEC = 0.2
 LOOK_SEC = 2.0
+TAIL_BYTES = 65536
 
 
 def run(
@@ -35,7 +36,7 @@ def run(
       imgtool logs S5 -f
       imgtool logs experiments/phase1_1_latent_shape_sweep/S5 -n 200 | less
     """
-    from commands._output import document, say
+    from commands._output import say
     from imgtool.errors import NoAnswer, UsageError
     from imgtool.sweep.find import find
     from imgtool.sweep.state import last_lines, log_of
@@ -54,12 +55,32 @@ def run(
         )
     if log is not None:
         say(f"{log}:")
-    position = log.stat().st_size if log is not None else 0
-    tail = last_lines(log, lines)
-    if tail:
-        document("\n".join(tail))
-    if follow:
-        _follow(directory, log, position)
+    if not follow:
+        _print(last_lines(log, lines))
+        return
+    position = _print_whole_lines(log, lines)
+    _follow(directory, log, position)
+
+
+def _print(lines: list[str]) -> None:
+    from commands._output import document
+
+    if lines:
+        document("\n".join(lines))
+
+
+def _print_whole_lines(log: Path | None, n: int) -> int:
+    """Print the last `n` whole lines; returns where what follows them begins."""
+    if log is None:
+        return 0
+    with open(log, "rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - TAIL_BYTES))
+        data = file.read(TAIL_BYTES)
+    whole, newline, rest = data.rpartition(b"\n")
+    lines = whole.decode(errors="replace").splitlines() if newline else []
+    _print(lines[-n:] if n else [])
+    return size - len(rest)
 
 
 def _follow(directory: ExperimentDir, log: Path | None, position: int) -> None:

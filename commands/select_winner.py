@@ -296,7 +296,10 @@ def _winner_grid(record: dict[str, Any]) -> Any:
         "why": record["reason"],
         "checkpoint": record["checkpoint_path"],
         "latent": " x ".join(map(str, shape)) if shape else None,
-        "parameters": ", ".join(f"{key}={value}" for key, value in record["parameters"].items()),
+        "parameters": ", ".join(
+            f"{key}={value}" if value is not None else f"no {key}"
+            for key, value in record["parameters"].items()
+        ),
         "mse per dim": f"{record['mse_per_dim']:.3g}" if record["mse_per_dim"] else None,
         "criteria": ", ".join(f"{key} {marks[value]}" for key, value in record["criteria"].items()),
         "ties": ", ".join(record["ties"]),

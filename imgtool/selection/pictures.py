@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from imgtool.selection.plots import COLOURS, Style, new_figure, plain_axes, png
+from imgtool.selection.plots import Style, new_figure, plain_axes, png
 from imgtool.selection.records import Selection, Verdict
 
 MAX_PIXELS = 40_000_000
@@ -115,8 +115,9 @@ def _as_png(image: Image.Image) -> bytes:
 def interpolations(selection: Selection, style: Style) -> bytes | None:
     """Strips from one validation image to another through the latent; None without any."""
     rows = []
-    for verdict in selection.verdicts[:8]:
-        for number in range(NUM_STRIPS):
+    shown = selection.verdicts[:8]
+    for verdict in shown:
+        for number in range(NUM_STRIPS if len(shown) <= NUM_STRIPS else 1):
             strip = _open(_samples(verdict) / f"interpolation_{number:02d}.png")
             if strip is not None:
                 rows.append((style.short[verdict.candidate.name], strip))
@@ -197,20 +198,32 @@ def _channels(axes: Any, known: Any, style: Style, key: str) -> None:
     for verdict, found in known:
         values = sorted(_floats(found.get(key)), reverse=True)
         if values:
-            colour = style.of[verdict.candidate.name][0]
-            name = style.short[verdict.candidate.name]
+            look, name = style.of[verdict.candidate.name], style.short[verdict.candidate.name]
             axes.plot(
-                range(1, len(values) + 1), values, "o-", ms=3, lw=1.2, color=colour, label=name
+                range(1, len(values) + 1),
+                values,
+                look.dash,
+                marker=look.marker,
+                ms=3.5,
+                lw=1.2,
+                color=look.colour,
+                label=name,
             )
     axes.set_xlabel("channel, largest first")
     axes.set_ylim(bottom=0)
 
 
 def _scatter(axes: Any, known: Any, style: Style, key: str) -> None:
-    for number, (verdict, found) in enumerate(known):
+    for verdict, found in known:
         values = _floats(found.get(key))
         points = list(zip(values[::2], values[1::2], strict=False))
         if points:
-            colour = style.of[verdict.candidate.name][0] or COLOURS[number % len(COLOURS)]
-            name = style.short[verdict.candidate.name]
-            axes.scatter(*zip(*points, strict=True), s=12, color=colour, alpha=0.7, label=name)
+            look, name = style.of[verdict.candidate.name], style.short[verdict.candidate.name]
+            axes.scatter(
+                *zip(*points, strict=True),
+                s=14,
+                color=look.colour,
+                marker=look.marker,
+                alpha=0.7,
+                label=name,
+            )

@@ -5,21 +5,27 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator, Sequence
-from itertools import cycle
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from imgtool.experiment.metrics import read_rows
 from imgtool.selection.records import Candidate, Selection, Verdict
 
 # Okabe & Ito 2008: told apart by colour-blind readers too; the lightest left out.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D")
 GREY = "#9a9a9a"
 WINNER = "#D55E00"
 DPI = 130
 NUM_LEGEND = 16
+MAX_LOG_BYTES = 50_000_000
+MAX_POINTS = 2_000
 UNITS = {
     "val_mse": "val MSE on [0,1]",
     "val_psnr": "val PSNR (dB)",
@@ -46,15 +52,27 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     return {name: "_".join(w[common:]) for name, w in zip(names, words, strict=True)}
 
 
+@dataclass(frozen=True)
+class Look:
+    """How an experiment is drawn."""
+
+    colour: str
+    dash: str
+    marker: str
+
+
 class Style:
-    """Every experiment has one colour and dash in all figures."""
+    """Every experiment looks the same in all figures."""
 
     def __init__(self, selection: Selection) -> None:
         names = sorted((v.candidate.name for v in selection.verdicts), key=_natural)
-        dashes = ("-", "--", ":", "-.")
-        pairs = ((c, d) for d in dashes for c in COLOURS)
-        self.of = dict(zip(names, cycle(pairs), strict=False))
         self.short = short_names(names)
+        self.of = {name: self._look(number) for number, name in enumerate(names)}
+
+    @staticmethod
+    def _look(number: int) -> Look:
+        turn = number // len(COLOURS) % len(DASHES)
+        return Look(COLOURS[number % len(COLOURS)], DASHES[turn], MARKERS[turn])
 
 
 def _natural(name: str) -> list[Any]:
@@ -68,7 +86,7 @@ def figures(selection: Selection) -> Iterator[tuple[str, str, bytes]]:
     style = Style(selection)
     for stem, caption, draw in (
         ("quality", _caption_of_quality(selection), _quality),
-        ("curves", "Training and validation, by iteration. Dashed: training.", _curves),
+        ("curves", "Validation and training loss, by iteration; the winner is bold.", _curves),
         ("relative", "Distance from the best, in per cent; lower is better.", _relative),
         (
             "convergence",
@@ -164,11 +182,12 @@ def _point(
     axes: Axes, verdict: Verdict, x: float, y: float, selection: Selection, style: Style
 ) -> None:
     name = verdict.candidate.name
-    colour = style.of[name][0] if verdict.is_eligible else GREY
+    look = style.of[name]
+    colour = look.colour if verdict.is_eligible else GREY
     error = verdict.candidate.deviations.get(selection.quality)
     if error is not None:
         axes.errorbar(x, y, yerr=error, color=colour, capsize=3, linewidth=1)
-    axes.scatter(x, y, s=42, color=colour, zorder=3)
+    axes.scatter(x, y, s=42, color=colour, marker=look.marker, zorder=3)
     if selection.winner is not None and selection.winner.candidate.name == name:
         axes.scatter(x, y, s=190, facecolors="none", edgecolors=WINNER, linewidths=2, zorder=4)
 
@@ -223,81 +242,85 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 # --- curves -------------------------------------------------------------------------------
 
+Curve = list[tuple[float, float]]
+LOSS = "training loss"
+
 
 def _curves(selection: Selection, style: Style) -> Figure | None:
-    panels = [
-        (column, train)
-        for column, train in (
-            ("val_mse", "train_mse"),
-            ("val_psnr", None),
-            ("val_loss", "train_loss"),
-        )
-        if any(_curve(v.candidate, column) for v in selection.verdicts)
-    ]
+    """The validation's, where there is more than a point, and the training loss."""
+    found = {
+        column: {v.candidate.name: _curve(v.candidate, column) for v in selection.verdicts}
+        for column in ("val_mse", "val_psnr")
+    }
+    found[LOSS] = {v.candidate.name: _training_loss(v.candidate) for v in selection.verdicts}
+    panels = {
+        column: curves
+        for column, curves in found.items()
+        if any(len(curve) > 1 for curve in curves.values())
+    }
     if not panels:
         return None
-    many = len(selection.verdicts) > NUM_LEGEND
-    figure = new_figure(5 * len(panels), 4.6)
-    for number, (column, train) in enumerate(panels):
+    figure = new_figure(max(7.0, 5.0 * len(panels)), 4.8)
+    for number, (column, curves) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), number + 1)
         plain_axes(axes)
         for verdict in reversed(selection.verdicts):
-            _draw_curve(axes, verdict, column, train, selection, style, many)
-        values = [y for v in selection.verdicts for _, y in _curve(v.candidate, column)]
+            _draw_curve(axes, verdict, curves[verdict.candidate.name], selection, style)
+        values = [y for curve in curves.values() for _, y in curve]
         if column != "val_psnr" and min(values) > 0 and max(values) > 5 * min(values):
             axes.set_yscale("log")
         axes.set_xlabel("iteration")
         axes.set_title(label_of(column), fontsize=10)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(
-            handles[::-1],
-            labels[::-1],
-            loc="outside lower center",
-            ncols=6,
-            fontsize=7,
-            frameon=False,
-        )
+    figure.legend(
+        handles[::-1], labels[::-1], loc="outside lower center", ncols=6, fontsize=7, frameon=False
+    )
     return figure
 
 
-def _curve(candidate: Candidate, column: str) -> list[tuple[float, float]]:
+def _curve(candidate: Candidate, column: str) -> Curve:
     run = candidate.runs[0]
     values = run.curves.get(column, ())
     steps = run.iterations if len(run.iterations) == len(values) else range(len(values))
     return [(x, y) for x, y in zip(steps, values, strict=True) if math.isfinite(y)]
 
 
+def _training_loss(candidate: Candidate) -> Curve:
+    """Every logged iteration of metrics.jsonl; the table's train_loss without one."""
+    folder = candidate.runs[0].exp_dir
+    path = (folder or Path("/nonexistent")) / "metrics.jsonl"
+    try:
+        if path.stat().st_size > MAX_LOG_BYTES:
+            return _curve(candidate, "train_loss")
+    except OSError:
+        return _curve(candidate, "train_loss")
+    rows = ([row.get("iteration"), row.get("loss")] for row in read_rows(path))
+    curve = [(float(row[0] or 0), float(row[1] or 0)) for row in rows if all(map(_is_number, row))]
+    return curve[:: max(1, len(curve) // MAX_POINTS)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def _draw_curve(
-    axes: Axes,
-    verdict: Verdict,
-    column: str,
-    train: str | None,
-    selection: Selection,
-    style: Style,
-    many: bool,
+    axes: Axes, verdict: Verdict, curve: Curve, selection: Selection, style: Style
 ) -> None:
     name = verdict.candidate.name
-    colour, dash = style.of[name]
     is_winner = selection.winner is not None and selection.winner.candidate.name == name
-    is_shown = not many or is_winner or (verdict.rank is not None and verdict.rank <= NUM_LEGEND)
-    if many and not is_shown:
-        colour, dash = "#d0d0d0", "-"
-    curve = _curve(verdict.candidate, column)
-    if not curve:
-        return
-    axes.plot(
-        *zip(*curve, strict=True),
-        dash,
-        color=colour,
-        linewidth=2.4 if is_winner else 1.2,
-        marker="o" if len(curve) == 1 else None,
-        markersize=4,
-        label=style.short[name] if is_shown else None,
-    )
-    shown = _curve(verdict.candidate, train) if train and not many else []
-    if shown:
-        axes.plot(*zip(*shown, strict=True), color=colour, linewidth=0.7, linestyle="--", alpha=0.6)
+    is_ranked = verdict.rank is not None and verdict.rank <= NUM_LEGEND
+    is_named = len(selection.verdicts) <= NUM_LEGEND or is_winner or is_ranked
+    look = style.of[name] if is_named else Look("#d0d0d0", "-", "o")
+    if curve:
+        axes.plot(
+            *zip(*curve, strict=True),
+            look.dash,
+            color=look.colour,
+            linewidth=2.4 if is_winner else 1.2,
+            marker=look.marker if len(curve) < 3 else None,
+            markersize=4,
+            label=style.short[name] if is_named else None,
+        )
 
 
 # --- bars ---------------------------------------------------------------------------------
@@ -323,7 +346,9 @@ def _bars(
 
 
 def _number(value: float) -> str:
-    return _si(value) if abs(value) >= 10_000 else f"{value:.3g}"
+    if abs(value) >= 10_000:
+        return _si(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _si(value: float) -> str:

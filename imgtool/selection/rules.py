@@ -17,6 +17,7 @@ from imgtool.selection.candidates import (
 )
 from imgtool.selection.records import Candidate, Evidence, Selection, Step, Verdict
 from imgtool.selection.rule_file import Criterion, Limit, Rule, direction
+from imgtool.selection.steps import criteria_of, gain_of, required_gain, steps_along
 from imgtool.selection.variational import choose_variational
 
 
@@ -59,7 +60,7 @@ def _selection(
     decides: Sequence[str],
 ) -> Selection:
     front = _frontier(eligible, rule)
-    steps = _steps(front or [], rule)
+    steps = steps_along(front or [], rule)
     ranking, reason = _ranked(eligible, front, steps, rule)
     ties = _ties(ranking, rule)
     if ties:
@@ -223,48 +224,6 @@ def _frontier(eligible: Sequence[Candidate], rule: Rule) -> list[Candidate] | No
     return frontier(eligible, _quality(rule), lambda c: sign * c.metrics[size])
 
 
-def required_gain(growth: float, rule: Rule) -> float:
-    """The relative gain from which a step to `growth` times the size is worth it."""
-    return rule.step_gain * math.log(growth) / math.log(rule.step_growth)
-
-
-def gain_of(smaller: float, larger: float, metric: str, sign: int) -> float:
-    """Relative improvement from one value to the next; of a psnr that of the error behind it."""
-    if "psnr" in metric:
-        return float(1 - 10 ** ((smaller - larger) / 10))
-    return sign * (smaller - larger) / abs(smaller) if smaller else 0.0
-
-
-def _steps(front: Sequence[Candidate], rule: Rule) -> list[Step]:
-    size = rule.size
-    if size is None:
-        return []
-    firsts: dict[float, Candidate] = {}
-    for candidate in ordered(front, _criteria(rule), rule):
-        firsts.setdefault(candidate.metrics[size], candidate)
-    line = [firsts[key] for key in sorted(firsts)]
-    sign = sign_of(rule.metric, rule)
-    steps = []
-    for a, b in zip(line, line[1:], strict=False):
-        gain = gain_of(a.metrics[rule.metric], b.metrics[rule.metric], rule.metric, sign)
-        if a.metrics[size] <= 0:
-            continue
-        growth = b.metrics[size] / a.metrics[size]
-        is_noise = is_tie(a, b, Criterion(metric=rule.metric), rule.noise)
-        is_worth_it = not is_noise and gain >= required_gain(growth, rule)
-        steps.append(
-            Step(smaller=a.name, larger=b.name, gain=gain, growth=growth, is_worth_it=is_worth_it)
-        )
-    return steps
-
-
-def _criteria(rule: Rule) -> list[Criterion]:
-    quality = Criterion(metric=rule.metric, tolerance=rule.tolerance)
-    if rule.choose == "smallest" and rule.size:
-        return [Criterion(metric=rule.size), quality, *rule.tie_breaks]
-    return [quality, *rule.tie_breaks]
-
-
 def _ranked(
     eligible: Sequence[Candidate],
     front: Sequence[Candidate] | None,
@@ -275,17 +234,17 @@ def _ranked(
     if not eligible:
         return [], ""
     if rule.choose == "variational":
-        ranked, reason = choose_variational(eligible, _criteria(rule), rule)
+        ranked, reason = choose_variational(eligible, criteria_of(rule), rule)
         return ranked, reason
     pool = list(eligible) if front is None else list(front)
     if rule.choose == "weighted":
         ranked = sorted(pool, key=lambda c: (_score(c, rule), c.name))
     else:
-        ranked = ordered(pool, _criteria(rule), rule)
+        ranked = ordered(pool, criteria_of(rule), rule)
     if rule.step_up:
         ranked = _stepped_up(ranked, steps)
     inside = {id(c) for c in pool}
-    rest = ordered([c for c in eligible if id(c) not in inside], _criteria(rule), rule)
+    rest = ordered([c for c in eligible if id(c) not in inside], criteria_of(rule), rule)
     return ranked + rest, _why(ranked[0], len(eligible), front, steps, rule)
 
 
@@ -384,6 +343,8 @@ def _why_not(
         return f"{beats.name} is no larger and no worse: {_value(beats, rule.metric)}"
     if size in candidate.metrics and winner.metrics.get(size, 0) > 0:
         growth = candidate.metrics[size] / winner.metrics[size]
+        if growth == 1:
+            return f"{told} than {winner.name} of the same size"
         return f"{told} than {winner.name} at {growth:.3g}x its {size}"
     return f"{told} than {winner.name}"
 

@@ -208,9 +208,9 @@ def _count_nonfinite(
 ) -> int:
     index = names.index(quality) if quality in names else names.index(_FROM[quality][0])
     count = 0
-    for line, value in zip(lines, values, strict=True):
+    for row, value in enumerate(values):
         if not math.isfinite(value):
-            cells = _cells(line)
+            cells = _cells(lines[row])
             count += index < len(cells) and bool(cells[index].strip())
     return count
 

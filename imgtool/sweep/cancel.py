@@ -99,10 +99,13 @@ def stop(
         say(f"{leader.directory.path.name} has not ended: sending SIGKILL")
         _to_all(leader, processes.descendants(root=leader.pid), signal.SIGKILL)
     left = _wait(left, kill_after_sec)
-    for pid, known in below.items():
-        if all(pid != leader.pid for leader in left):
-            for process in known:  # what outlived a leader that was killed
-                processes.send(process, signal.SIGKILL)
+    stuck = {leader.pid for leader in left}
+    orphans = [one for pid, known in below.items() if pid not in stuck for one in known]
+    for orphan in orphans:  # what outlived a leader that was killed
+        processes.send(orphan, signal.SIGKILL)
+    deadline = time.monotonic() + kill_after_sec
+    while any(_is_there(orphan) for orphan in orphans) and time.monotonic() < deadline:
+        time.sleep(POLL_SEC)
     return left
 
 
@@ -179,6 +182,10 @@ def _to_all(leader: Leader, below: Sequence[processes.Process], number: signal.S
     for process in below:
         processes.send(process, number)
     leader.send(signal.SIGCONT)
+
+
+def _is_there(process: processes.Process) -> bool:
+    return is_process(socket.gethostname(), process.pid, ticks=process.started)
 
 
 def _wait(leaders: Sequence[Leader], seconds: float) -> list[Leader]:

@@ -1,0 +1,168 @@
+import io
+import json
+
+import pytest
+
+from commands.main import main
+
+CONFIG = """family: autoencoder
+name: {name}
+phase: phase1_1_latent_shape_sweep
+model: {{latent_channels: {channels}, bottleneck: {bottleneck}}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def default_format(monkeypatch):
+    monkeypatch.delenv("IMGTOOL_FORMAT", raising=False)
+
+
+@pytest.fixture
+def select(capsys, monkeypatch):
+    """select('DIR', '--rule', 'best') -> exit code, records, stderr."""
+
+    def run(*words, stdin=""):
+        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        with pytest.raises(SystemExit) as caught:
+            main(["select-winner", *map(str, words)])
+        out, err = capsys.readouterr()
+        records = [json.loads(line) if line[:1] == "{" else line for line in out.splitlines()]
+        return int(caught.value.code), records, err
+
+    return run
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    def build(name, mse, dims, *, channels=4, bottleneck="none", state="completed"):
+        folder = tmp_path / "experiments" / name
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints" / "best.safetensors").write_bytes(b"x")
+        facts = {"latent_dims": dims, "latent_shape": [channels, 8, dims // 8 // channels]}
+        facts |= {"images_per_sec": 12.5, "peak_memory_bytes": 1000}
+        status = {"state": state, "facts": facts, "best": {"metric": "val_mse", "iteration": 2}}
+        (folder / "status.json").write_text(json.dumps(status))
+        text = CONFIG.format(name=name, channels=channels, bottleneck=bottleneck)
+        (folder / "config.yaml").write_text(text)
+        table = f"iteration,epoch,val_mse,val_psnr\n1,1,{mse * 2},20\n2,2,{mse},30.5\n"
+        (folder / f"{name}_metrics.csv").write_text(table)
+        return folder
+
+    return build
+
+
+@pytest.fixture
+def phase(tmp_path, experiment):
+    """A sweep's shared folder with S1 to S4; S4 has not begun."""
+    folders = [experiment("S1", 0.011, 256), experiment("S2", 0.010, 1024, channels=16)]
+    folders += [experiment("S3", 0.001, 64, state="diverged"), tmp_path / "experiments" / "S4"]
+    shared = tmp_path / "outputs"
+    shared.mkdir()
+    trials = [{"name": f.name, "exp_dir": str(f), "overrides": {}, "source": "x"} for f in folders]
+    content = {"schema": "imgtool-sweep/1", "name": "phase1_1", "trials": trials}
+    content |= {"phase": "phase1_1_latent_shape_sweep", "shared_dir": str(shared)}
+    content |= {"decides": ["model.latent_channels", "loss.kld"]}
+    (shared / "sweep.json").write_text(json.dumps(content))
+    return shared
+
+
+def test_shared_folder_of_a_sweep(phase, select):
+    code, (winner, *ranking), err = select(phase)
+    assert code == 0
+    assert "rule: efficiency" in err
+    assert (winner["kind"], winner["name"], winner["rule"]) == ("winner", "S1", "efficiency")
+    assert winner["parameters"] == {"model.latent_channels": 4, "loss.kld": None}
+    assert winner["decides"] == ["model.latent_channels", "loss.kld"]
+    assert winner["checkpoint_path"].endswith("S1/checkpoints/best.safetensors")
+    assert winner["latent_shape"] == [4, 8, 8]
+    assert (winner["images_per_sec"], winner["peak_memory_bytes"]) == (12.5, 1000)
+    assert winner["mse_per_dim"] == pytest.approx(0.011 / 256)
+    assert winner["criteria"] == {"mse": False, "psnr": True, "stability": None, "size": True}
+    assert [(r["rank"], r["name"]) for r in ranking] == [
+        (1, "S1"), (2, "S2"), (None, "S3"), (None, "S4"),
+    ]  # fmt: skip
+    assert "diverged" in ranking[2]["reason"]
+    assert "pending" in ranking[3]["reason"]
+
+
+def test_records_on_stdin(phase, tmp_path, select):
+    common = {"schema": "imgtool/1", "kind": "experiment", "phase": "phase1_1_latent_shape_sweep"}
+    lines = [
+        {**common, "path": str(tmp_path / "experiments" / name), "name": name, "state": state,
+         "decides": ["model.latent_channels"]}
+        for name, state in (("S1", "out_of_memory"), ("S2", "completed"))
+    ]  # fmt: skip
+    lines.append({"schema": "imgtool/1", "kind": "winner", "path": "/nowhere"})
+    code, (winner, *ranking), _ = select(stdin="\n".join(map(json.dumps, lines)))
+    assert code == 0
+    assert winner["name"] == "S2"
+    assert winner["parameters"] == {"model.latent_channels": 16}
+    assert [r["name"] for r in ranking] == ["S2", "S1"]
+
+
+def test_without_decides_the_keys_that_differ(experiment, select):
+    folders = [experiment("x", 0.1, 64), experiment("y", 0.2, 64, channels=8)]
+    for folder in folders:
+        text = (folder / "config.yaml").read_text().replace("phase1_1_latent_shape_sweep", "mine")
+        (folder / "config.yaml").write_text(text)
+    _, (winner, *_), err = select(folders[0].parent)
+    assert winner["parameters"] == {"model.latent_channels": 4}
+    assert "rule: best" in err
+
+
+def test_a_variational_winner_keeps_its_weight(experiment, select):
+    folder = experiment("V2", 0.1, 64, bottleneck="kl")
+    _, (winner, *_), _ = select(folder, "--rule", "best")
+    shipped = ["model.latent_channels", "model.downsampling_steps", "model.base_channels"]
+    assert list(winner["parameters"]) == shipped
+
+
+def test_plain_tables(tmp_path, select):
+    (tmp_path / "a.csv").write_text("val_psnr,latent_dims\n31,512\n32,512\n")
+    (tmp_path / "b.csv").write_text("val_psnr,latent_dims\n33,4096\n")
+    code, (winner, *_), err = select(tmp_path / "a.csv", tmp_path / "b.csv")
+    assert (code, winner["name"], winner["exp_dir"]) == (0, "a", None)
+    assert winner["path"] == str(tmp_path / "a.csv")
+    assert winner["parameters"] == {}
+    assert "derived" in err
+
+
+def test_imginav_columns(tmp_path, select):
+    (tmp_path / "a_metrics.csv").write_text("epoch,val_loss,val_MSE_rgb\n1,0.2,0.04\n")
+    _, (winner, *_), _ = select(tmp_path, "--columns", "imginav")
+    assert winner["metrics"]["val_mse"] == pytest.approx(0.01)
+
+
+def test_nothing_passes(phase, select):
+    code, ranking, err = select(phase, "--set", "threshold=1e-9")
+    assert code == 1
+    assert all(record["kind"] == "ranking" for record in ranking)
+    assert "closest is S2" in err
+
+
+def test_one_bad_file_is_told_and_all_bad_is_an_error(tmp_path, select):
+    (tmp_path / "a_metrics.csv").write_text("val_mse\n0.1\n")
+    (tmp_path / "b_metrics.csv").write_bytes(b"\0\1")
+    code, records, err = select(tmp_path)
+    assert code == 0
+    assert "warning: b" in err
+    assert records[-1]["state"] == "unreadable"
+    (tmp_path / "a_metrics.csv").write_text("")
+    assert select(tmp_path)[0] == 4
+    assert select(tmp_path / "nothing")[0] == 4
+
+
+@pytest.mark.parametrize(
+    "words", [["--rule", "bets"], ["--set", "threshhold=1"], ["--columns", "x"], []]
+)
+def test_usage(phase, select, words):
+    code, _, err = select(*([phase, *words] if words else []))
+    assert code == 2
+    assert "hint:" in err
+
+
+def test_table_and_paths(phase, tmp_path, select):
+    _, lines, _ = select(phase, "--format", "table")
+    assert any("the winner" in line for line in lines)
+    assert any(line.startswith("checkpoint") for line in lines)
+    assert select(phase, "--quiet")[1] == [str(tmp_path / "experiments" / "S1")]

@@ -1,0 +1,199 @@
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgtool.errors import ConfigError
+from imgtool.selection.candidates import aggregate, frontier
+from imgtool.selection.records import Evidence
+from imgtool.selection.rule_file import load_rule, names
+from imgtool.selection.rules import required_gain, select
+
+
+def run(name, mse, dims=None, *, group=None, state="completed", facts=None, **more):
+    metrics = {"val_mse": mse, **more}
+    if mse is None:
+        del metrics["val_mse"]
+    if dims is not None:
+        metrics["latent_dims"] = dims
+    return Evidence(
+        name=name, group=group or name, exp_dir=None, table_path=None, state=state,
+        epochs=(), iterations=(), curves={}, metrics=metrics, facts=facts or {},
+    )  # fmt: skip
+
+
+def winner(evidence, rule="efficiency", *sets):
+    found = select(evidence, load_rule(rule, sets)).winner
+    return found and found.candidate.name
+
+
+A, B, C = run("A", 0.0100, 4096), run("B", 0.0095, 16384), run("C", 0.0300, 512)
+
+
+def test_efficiency_takes_the_smallest_within_the_threshold():
+    selection = select([A, B, C], load_rule("efficiency"))
+    assert selection.winner.candidate.name == "A"
+    by_name = {v.candidate.name: v for v in selection.verdicts}
+    assert not by_name["C"].is_eligible
+    assert "above" in by_name["C"].reason
+    assert by_name["B"].on_frontier
+    (step,) = selection.steps
+    assert (step.smaller, step.larger, step.growth) == ("A", "B", 4)
+    assert step.gain == pytest.approx(0.05)
+    assert step.is_worth_it is False
+
+
+def test_absolute_thresholds():
+    assert winner([A, B, C], "efficiency", "threshold=0.05") == "C"
+    assert winner([A, B, C], "efficiency", "threshold=0.0096") == "B"
+    decibel = [run("A", 0.5, 4, val_psnr=31.0), run("B", 0.4, 2, val_psnr=29.0)]
+    assert winner(decibel, "efficiency", "threshold=30 dB") == "A"
+    selection = select([A, B, C], load_rule("efficiency", ["threshold=0.001"]))
+    assert selection.winner is None
+    assert "closest is B" in selection.reason
+
+
+def test_step_up_moves_only_while_it_is_worth_it():
+    line = [run("S", 0.0140, 1000), run("M", 0.0120, 4000), run("L", 0.0115, 16000)]
+    assert winner(line) == "S"
+    assert winner(line, "efficiency", "step_up=true") == "M"  # 14 %, then 4 %
+    rule = load_rule("efficiency")
+    assert required_gain(4, rule) == pytest.approx(0.10)
+    assert required_gain(2, rule) == pytest.approx(0.05)
+    assert required_gain(16, rule) == pytest.approx(0.20)
+
+
+def test_a_difference_inside_the_noise_is_a_tie():
+    seeds = [run(f"a{i}", m, 8, group="a", num_parameters=9) for i, m in enumerate((0.1, 0.2, 0.3))]
+    seeds += [run(f"b{i}", m, 8, group="b", num_parameters=5) for i, m in enumerate((0.15, 0.3))]
+    selection = select(seeds, load_rule("best"))
+    assert selection.winner.candidate.name == "b"  # fewer parameters decide
+    assert list(selection.ties) == ["a"]
+    assert "tie" in selection.reason
+    assert winner(seeds, "best", "noise=0") == "a"
+
+
+def test_seeds_give_means_and_sample_deviations():
+    (one,) = aggregate([run("x0", 0.1, group="x"), run("x1", 0.3, group="x")], load_rule("best"))
+    assert one.metrics["val_mse"] == pytest.approx(0.2)
+    assert one.deviations["val_mse"] == pytest.approx(math.sqrt(0.02))
+    assert one.runs[0].name == "x0"
+
+
+def test_states_and_missing_metrics():
+    others = [run("A", 0.1, 8), run("B", 0.01, 8, state="stopped"), run("C", None, 8)]
+    others += [run("D", 0.01, 8, state="diverged"), run("E", 0.01)]
+    selection = select(others, load_rule("efficiency"))
+    assert selection.winner.candidate.name == "A"
+    reasons = {v.candidate.name: v.reason for v in selection.verdicts}
+    assert "unfinished" in reasons["B"]
+    assert reasons["C"] == "has no finite val_mse"
+    assert "diverged" in reasons["D"]
+    assert reasons["E"] == "has no latent_dims"
+    assert winner(others, "efficiency", "unfinished=use") == "B"
+
+
+def test_nan_and_unstable_policies():
+    runs = [run("A", 0.1, num_nonfinite=2), run("B", 0.2), run("C", 0.05, num_spikes=3)]
+    assert winner(runs, "best") == "C"
+    assert winner(runs, "best", "unstable=reject") == "A"
+    assert winner(runs, "best", "unstable=reject", "nan=reject") == "B"
+
+
+def vae(mse=0.0104, smooth=0.9, active=8.0):
+    facts = {"latent_shape": [8, 4, 4]}
+    more = {"val_kld": 1.0, "interpolation_smoothness": smooth, "val_active_units": active}
+    return run("V2", mse, facts=facts, **more)
+
+
+def test_vae_test():
+    plain = run("V1", 0.01, interpolation_smoothness=0.8)
+    assert winner([plain, vae()], "vae-test") == "V2"
+    assert winner([plain, vae(mse=0.0120)], "vae-test") == "V1"
+    assert winner([plain, vae(mse=0.0120)], "vae-test", "margin=0.3") == "V2"
+    assert winner([plain, vae(smooth=0.7)], "vae-test") == "V1"
+    selection = select([plain, vae(active=1.0)], load_rule("vae-test"))
+    assert selection.winner.candidate.name == "V1"
+    assert "collapsed" in selection.reason
+    assert winner([run("V1", 0.01), vae()], "vae-test") == "V1"  # nothing shows smoothness
+
+
+def test_loss_tuning_lets_the_heads_decide_between_equals():
+    runs = [run("F1", 0.0100), run("F2", 0.0101, val_seg_miou=0.5)]
+    runs += [run("F3", 0.0200, val_seg_miou=0.9)]
+    assert winner(runs, "loss-tuning") == "F2"
+    assert winner(runs, "loss-tuning", "tolerance=0") == "F1"
+
+
+def test_fid_wants_enough_images():
+    runs = [run("A", None, fid=3.0, num_images=100), run("B", None, fid=9.0, num_images=5000)]
+    assert winner(runs, "fid") == "B"
+
+
+def test_best_knows_the_direction():
+    runs = [run("A", 0.1, val_psnr=20.0), run("B", 0.2, val_psnr=25.0)]
+    assert winner(runs, "best", "metric=val_psnr") == "B"
+
+
+points = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=20)
+
+
+def candidates(pairs):
+    return [run(f"E{i:02d}", q / 100, s) for i, (q, s) in enumerate(pairs)]
+
+
+@given(points)
+def test_frontier_against_brute_force(pairs):
+    pool = aggregate(candidates(pairs), load_rule("best"))
+
+    def at(c):
+        return c.metrics["val_mse"], c.metrics["latent_dims"]
+
+    def beaten(c):
+        mine = at(c)
+        return any(
+            o[0] <= mine[0] and o[1] <= mine[1] and o != mine for o in (at(other) for other in pool)
+        )
+
+    found = frontier(pool, lambda c: at(c)[0], lambda c: at(c)[1])
+    assert {c.name for c in found} == {c.name for c in pool if not beaten(c)}
+
+
+@given(points, st.integers(0, 99), st.sampled_from(["efficiency", "best"]), st.booleans())
+def test_a_dominated_newcomer_and_the_order_change_nothing(pairs, pick, rule, step_up):
+    sets = ["step_up=true"] if step_up and rule == "efficiency" else []
+    known = candidates(pairs)
+    first = winner(known, rule, *sets)
+    beaten = known[pick % len(known)]
+    for name in ("A", "Z"):
+        worse = run(name, beaten.metrics["val_mse"] * 1.01, beaten.metrics["latent_dims"] + 1)
+        assert winner([*known, worse], rule, *sets) == first
+    shuffled = random.Random(pick).sample(known, len(known))
+    assert select(shuffled, load_rule(rule, sets)) == select(known, load_rule(rule, sets))
+
+
+def test_every_shipped_rule_loads():
+    assert names() == ["best", "efficiency", "fid", "loss-tuning", "vae-test"]
+    assert all(load_rule(name).description for name in names())
+
+
+def test_rule_files_are_strict(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("rule: mine\nmetric: val_mse\nthreshhold: 3\n")
+    with pytest.raises(ConfigError, match="mine.yaml:3: unknown key threshhold") as caught:
+        load_rule(str(path))
+    assert "threshold" in caught.value.hint
+    for bad in ("unfinished: maybe", "threshold: soon", "metric: colour", "choose: weighted"):
+        path.write_text(f"rule: mine\n{bad}\n")
+        with pytest.raises(ConfigError):
+            load_rule(str(path))
+
+
+def test_weights(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("choose: weighted\nweights: {val_mse: 1.0, latent_dims: 0.5}\n")
+    runs = [run("A", 0.01, 400), run("B", 0.03, 100)]  # 0.01 * 20 against 0.03 * 10
+    assert winner(runs, str(path)) == "A"
+    assert winner(runs, str(path), "weights={val_mse: 1.0, latent_dims: 1.0}") == "B"
