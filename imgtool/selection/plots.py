@@ -224,7 +224,13 @@ def _label_points(figure: Figure, axes: Axes, points: Sequence[tuple[str, float,
     for name, x, y in sorted(points, key=lambda point: point[1:]):
         for dx, dy, align in places:
             text = axes.annotate(
-                name, (x, y), (dx, dy), textcoords="offset points", ha=align, fontsize=fontsize
+                name,
+                (x, y),
+                (dx, dy),
+                textcoords="offset points",
+                ha=align,
+                fontsize=fontsize,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.4},
             )
             box = text.get_window_extent(renderer)
             area = (box.x0, box.y0, box.x1, box.y1)

@@ -169,10 +169,10 @@ def _resolved(limit: Limit, usable: Sequence[Candidate]) -> Limit:
         return limit
     best = min(values) if limit.relation == "at_most" else max(values)
     if "psnr" in limit.metric:  # so many times the error, in dB
-        return replace(limit, value=best - 10 * math.log10(limit.value))
+        return replace(limit, value=best - 10 * math.log10(limit.value), is_factor=False)
     # Of a negative best (a loss), a factor goes the other way.
     factor = limit.value if best >= 0 else 1 / limit.value
-    return replace(limit, value=factor * best)
+    return replace(limit, value=factor * best, is_factor=False)
 
 
 def _outside(candidate: Candidate, limits: Sequence[Limit], rule: Rule) -> str | None:

@@ -20,28 +20,24 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from imgtool.errors import UserError
-from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.lock import start_ticks
 from imgtool.experiment.status import now_iso
 from imgtool.sweep import claim, jobs
-from imgtool.sweep.choose import why_not
 from imgtool.sweep.leftovers import MARK, orphans
 from imgtool.sweep.slots import Slot
 from imgtool.sweep.state import (
     BROKEN,
     KILLED,
     TrialState,
-    complaint,
-    job_path,
     read_job,
     read_state,
     write_job,
 )
 from imgtool.sweep.trial import Plan, Trial
+from imgtool.sweep.verdict import done_meanwhile, stamp, traces, verdict
 from imgtool.training import processes
 from imgtool.training.inbox import Inbox
 from imgtool.training.supervise import REPEAT_SEC, WATCHED
-from imgtool.units import format_duration
 
 GRACE_SEC = 300.0
 KILL_AFTER_SEC = 30.0
@@ -153,7 +149,7 @@ class _Pool:
         self.listener: Listener = listener
         self.received: signal.Signals | None = None
         self._plan, self._options = plan, options
-        self._waiting = deque((trial, _traces(trial.directory)) for trial in trials)
+        self._waiting = deque((trial, traces(trial.directory)) for trial in trials)
         self._free = deque(options.slots)
         self._running: list[Running] = []
         self._stopping = False
@@ -189,7 +185,7 @@ class _Pool:
 
     def _fill(self) -> None:
         while self._free and self._waiting and not self._stopping:
-            trial, traces = self._waiting.popleft()
+            trial, before = self._waiting.popleft()
             try:
                 held = claim.take(trial.directory)
             except UserError as error:
@@ -197,7 +193,7 @@ class _Pool:
                 continue
             if held is None:
                 self.listener.left(trial, "another sweep has it")
-            elif reason := _done_meanwhile(trial, traces):
+            elif reason := done_meanwhile(trial, before):
                 held.release()
                 self.listener.left(trial, reason)
             else:
@@ -207,7 +203,7 @@ class _Pool:
         slot = self._free.popleft()
         earlier = read_job(trial.directory) or {}
         log = trial.directory.child_log_path
-        before = _stamp(trial.directory)
+        before = stamp(trial.directory)
         try:
             jobs.write_config(trial)
             process = self._spawn(trial, slot)
@@ -371,9 +367,9 @@ class _Pool:
         code = running.process.returncode
         code = KILLED if code is None else 128 - code if code < 0 else code
         running.job |= {"stat": "EXIT" if code else "DONE", "exit_code": code, "ended": now_iso()}
-        is_silent = _stamp(running.trial.directory) == running.status_before
+        is_silent = stamp(running.trial.directory) == running.status_before
         if is_silent or read_state(running.trial.directory).state in ("running", "stale"):
-            running.job |= dict(zip(("state", "reason"), _verdict(running, code), strict=True))
+            running.job |= dict(zip(("state", "reason"), self._verdict(running, code), strict=True))
         if stuck:
             running.job |= {"state": "failed", "reason": stuck}
         self._note_job(running)
@@ -381,6 +377,15 @@ class _Pool:
         self._running.remove(running)
         self._free.append(running.slot)
         self._finish(running.trial, read_state(running.trial.directory))
+
+    def _verdict(self, running: Running, code: int) -> tuple[str, str]:
+        return verdict(
+            running.trial,
+            code,
+            after_sec=time.monotonic() - running.begun,
+            asked=running.job.get("asked"),
+            forced=running.stage in ("term", "kill"),
+        )
 
     def _note_job(self, running: Running) -> None:
         try:
@@ -400,46 +405,6 @@ class _Pool:
         if now >= self._next_tick:
             self._next_tick = now + TICK_SEC
             self.listener.tick(tuple(self._running))
-
-
-def _verdict(running: Running, code: int) -> tuple[str, str]:
-    """State and reason of a trial that ended without a word of its own."""
-    if running.is_asked or code == 128 + signal.SIGINT:
-        asked = running.job.get("asked", "SIGINT")
-        if running.stage in ("term", "kill"):
-            return "stopped", f"{asked}; it did not stop in time and was killed"
-        return "stopped", f"{asked}, before it could save"
-    if code == KILLED:
-        return "failed", "killed (perhaps out of memory)"
-    last = complaint(running.trial.directory.child_log_path)
-    after = format_duration(time.monotonic() - running.begun)
-    what = f"it ended with code {code} after {after}"
-    return "failed", f"{what}: {last}"[:500] if last else f"{what} and said nothing"
-
-
-def _done_meanwhile(trial: Trial, traces: tuple[tuple[int, int] | None, ...]) -> str | None:
-    """Why a trial that was to be run, and is claimed now, has become someone else's."""
-    found = read_state(trial.directory)
-    if _traces(trial.directory) != traces:
-        return f"another sweep has just run it: {found.state}"
-    return why_not(trial, found, BROKEN) if found.state == "completed" else None
-
-
-def _traces(directory: ExperimentDir) -> tuple[tuple[int, int] | None, ...]:
-    """What changes when anybody runs the trial."""
-    return _stamp(directory), _stamp_of(job_path(directory))
-
-
-def _stamp(directory: ExperimentDir) -> tuple[int, int] | None:
-    return _stamp_of(directory.status_path)
-
-
-def _stamp_of(path: os.PathLike[str]) -> tuple[int, int] | None:
-    try:
-        info = os.stat(path)
-    except OSError:
-        return None
-    return info.st_mtime_ns, info.st_ino
 
 
 def _to_group(running: Running, number: signal.Signals) -> None:
