@@ -60,7 +60,8 @@ def check(
 ) -> None:
     """Check configs without running anything: exit code 0 when all are good, else 2.
 
-    --quiet prints the paths of the good ones.
+    A sweep is good when every one of its experiments is. --quiet prints the paths of the good
+    ones.
 
     \b
     Example:
@@ -93,14 +94,19 @@ def _checked(source: str, family: str | None) -> dict[str, Any]:
     from imgtool.config.load import load
     from imgtool.errors import ConfigError
     from imgtool.models.registry import schema
+    from imgtool.sweep.plan import make_plan
+    from imgtool.sweep.spec import is_sweep
 
     record: dict[str, Any] = {"path": None, "config": source, "ok": False}
     error = hint = name = None
     try:
         record["path"] = Path(str(find(source).file))
-        experiment = load(source, family=family, schema_of=schema).experiment
-        name, family = experiment.name, experiment.family
+        if is_sweep(source):  # every experiment of it
+            name = make_plan(source, schema_of=schema).name
+        else:
+            experiment = load(source, family=family, schema_of=schema).experiment
+            name, family = experiment.name, experiment.family
         record["ok"] = True
-    except ConfigError as problem:
+    except (ConfigError, UsageError) as problem:
         error, hint = str(problem), problem.hint
     return {**record, "name": name, "family": family, "error": error, "hint": hint}

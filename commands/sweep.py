@@ -224,7 +224,7 @@ def _on_lsf(
     manifest.write(plan)
     _say_what_is_left(plan, choice.left)
     submitted = []
-    if choice.run:
+    if choice.run or options.then is not None:
         submitted = lsf.submit(
             plan,
             choice.run,
@@ -302,12 +302,12 @@ def _exit_code(states: Sequence[TrialState], good: set[str]) -> int:
 
 def _describe(output: Output, plan: Plan, left: Any) -> None:
     """A record a trial, with the upper bound of what it costs."""
-    from imgtool.units import parse_duration
+    from imgtool.sweep.lsf_words import walltime_sec
 
     rows = []
     for trial in plan.trials:
         lsf = trial.loaded.experiment.lsf
-        limit_sec = plan.duration_sec or parse_duration(lsf.walltime)
+        limit_sec = plan.duration_sec or walltime_sec(lsf.walltime)
         hours = 0.0 if trial.name in left else limit_sec * max(lsf.num_gpus, 0) / 3600
         rows.append(
             {

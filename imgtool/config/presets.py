@@ -24,12 +24,15 @@ def _root() -> Traversable:
 
 def names() -> list[str]:
     """Every preset of an experiment, S2 before S10."""
-    return [name for name in _all() if "/" in name]
+    known = set(sweeps())
+    return [name for name in _all() if name not in known]
 
 
 def sweeps() -> list[str]:
     """The sweeps, each of the experiments in the folder of its name."""
-    return [name for name in _all() if "/" not in name]
+    every = _all()
+    folders = {posixpath.dirname(name) for name in every}
+    return [name for name in every if name in folders]
 
 
 def _all() -> list[str]:

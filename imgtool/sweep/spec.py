@@ -67,6 +67,16 @@ def read_spec(word: str) -> Spec:
     return reader.spec()
 
 
+def is_sweep(word: str) -> bool:
+    """Whether a file or preset is a sweep rather than an experiment.
+
+    Raises:
+        ConfigError: nothing of that name, or no YAML.
+    """
+    source = find(word)
+    return bool(_SIGNS & set(parse_tree(source.read(), source.label)[0]))
+
+
 def _name(text: str) -> str:
     """Fit to be part of file and job names."""
     return re.sub(r"[^\w.-]", "_", text) or "sweep"

@@ -227,6 +227,8 @@ def _judge(
         return _ended(job)
     if stat in ("USUSP", "SSUSP"):
         return "running", "suspended by the cluster"  # its heart stands still, and it lives
+    if stat == "UNKWN":
+        return "running", "the cluster has lost sight of it"
     host, pid = status.get("host"), status.get("pid")
     if host == socket.gethostname() and not is_process(host, pid, started=status.get("started")):
         return "stale", f"its process {pid} is gone"

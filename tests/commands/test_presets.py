@@ -15,6 +15,7 @@ from imgtool.config import presets
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "packaged"
     files = {
+        "phase1_1.yaml": "# Three shapes.\nsweep: phase1_1\nexperiments: [phase1_1/S4.yaml]\n",
         "phase1_1/base.yaml": "# Shared.\nfamily: autoencoder\n",
         "phase1_1/S4.yaml": "# S4: the middle.\nbase: phase1_1/base\n",
         "phase1_2/V1.yaml": "base: ../phase1_1/S4.yaml\n",
@@ -37,15 +38,18 @@ def run(*args: str) -> int:
 def test_list(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("presets", "list") == 0
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert records[0] == {
+    assert [record["type"] for record in records] == ["sweep", *["experiment"] * 3]
+    assert records[0]["name"] == "phase1_1"
+    assert records[1] == {
         "schema": "imgtool/1",
         "kind": "preset",
         "name": "phase1_1/S4",
         "path": str(folder / "phase1_1/S4.yaml"),
+        "type": "experiment",
         "description": "S4: the middle.",
     }
-    assert run("presets", "list", "--quiet") == 0
-    assert capsys.readouterr().out.splitlines() == [record["path"] for record in records]
+    assert run("presets", "list", "--quiet") == 0  # for `config check -`
+    assert capsys.readouterr().out.splitlines() == [record["path"] for record in records[1:]]
     assert run("presets", "list", "--format", "table") == 0
     assert "S4: the middle." in capsys.readouterr().out
 

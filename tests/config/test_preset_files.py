@@ -177,5 +177,8 @@ def test_copies_mean_the_same(tmp_path, group):
     copies = presets.plan_copy(group, tmp_path)
     presets.write_copies(copies)
     for copy in copies:
+        if copy.name in presets.sweeps():  # its experiments lie beside it, as before
+            assert copy.text == presets.text(copy.name)
+            continue
         found = load(str(copy.path), family=None, schema_of=registry.schema).experiment
         assert found == get(copy.name)

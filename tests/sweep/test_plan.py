@@ -1,0 +1,203 @@
+"""From a sweep's file to its trials."""
+
+import json
+import multiprocessing
+from dataclasses import replace
+
+import pytest
+
+from imgtool.config import presets
+from imgtool.config.fields import keys_of
+from imgtool.errors import ConfigError, UsageError
+from imgtool.models.registry import schema
+from imgtool.sweep import manifest
+from imgtool.sweep.plan import make_plan
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def plan(word, **options):
+    return make_plan(word, schema_of=schema, **options)
+
+
+def names(found):
+    return [trial.name for trial in found.trials]
+
+
+def write(folder, name, text):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+BASE = "family: autoencoder\nphase: p\n"
+
+
+@pytest.mark.parametrize("name", presets.sweeps())
+def test_shipped_sweeps_are_complete(name):
+    found = plan(name)
+    assert len(found.trials) == len([n for n in presets.names() if n.startswith(f"{name}/")]) - (
+        name == "phase1_1"  # its base
+    )
+    assert found.phase == found.root.name == found.shared_dir.name
+    assert set(found.decides) <= set(keys_of(schema("autoencoder")))
+    assert {t.loaded.experiment.output.shared_dir for t in found.trials} == {str(found.shared_dir)}
+
+
+def test_later_phases_decide_what_the_earlier_ones_did():
+    decided = [set(plan(f"phase1_{phase}").decides) for phase in ("1", "2", "3", "final")]
+    assert decided[0] < decided[1] < decided[2] <= decided[3]
+
+
+def test_queues_of_phase_1_1():
+    found = plan("phase1_1")
+    queues = {t.name.split("_")[3]: t.loaded.experiment.lsf.queue for t in found.trials}
+    assert queues == {f"S{n}": "gpuv100" if n <= 10 else "gpul40s" for n in range(1, 13)}
+    assert found.max_running == {"gpuv100": 4, "gpul40s": 2}
+
+
+def test_a_trial_is_its_config_and_not_its_row(folder):
+    one = plan("phase1_1")
+    text = presets.text("phase1_1").replace("phase1_1/S1.yaml", "phase1_1/S2.yaml")
+    other = plan(write(folder, "x.yaml", text))  # S2 twice, S1 not at all
+    assert len(other.trials) == 11
+    known = {trial.name: trial.identity for trial in one.trials}
+    assert all(known[trial.name] == trial.identity for trial in other.trials)
+
+
+def test_names_tell_what_is_another_experiment():
+    plain = plan("phase1_1/S4").trials[0]
+    run_fields = plan("phase1_1/S4", sets=["data.manifest=x.csv", "train.epochs=3"]).trials[0]
+    assert (run_fields.name, run_fields.identity) == (plain.name, plain.identity)
+    changed = plan("phase1_1/S4", sets=["train.lr=0.5"]).trials[0]
+    assert changed.name == f"{plain.name}-{changed.identity[:8]}"
+    assert changed.overrides == {"train.lr": 0.5}
+    assert changed.loaded.experiment.name == changed.directory.path.name == changed.name
+
+
+def test_tiny_trials_lie_apart():
+    real, tiny = plan("phase1_1", only=["S4"]), plan("phase1_1", only=["S4"], tiny=True)
+    assert tiny.root == real.root / "tiny"
+    assert tiny.shared_dir == real.shared_dir / "tiny"
+    assert names(tiny) == names(real)
+    assert tiny.trials[0].identity != real.trials[0].identity
+
+
+def test_grids_seeds_and_sets(folder):
+    write(folder, "a.yaml", BASE + "name: a\n")
+    spec = write(
+        folder,
+        "s.yaml",
+        "base: a.yaml\nmatrix: {train.lr: [1e-3, 1e-4], model.latent_channels: [4, 8]}\n"
+        "exclude: [{train.lr: 1e-3, model.latent_channels: 8}]\nseeds: [0, 1]\n"
+        "set: {train.batch_size: 4}\n",
+    )
+    found = plan(spec, grid_words=["loss.mse=1,2"])
+    assert len(found.trials) == 3 * 2 * 2 == len(set(names(found)))
+    assert found.decides == ("train.lr", "model.latent_channels")
+    assert {t.loaded.experiment.train.batch_size for t in found.trials} == {4}
+    assert found.trials[0].overrides == {
+        "train.lr": 1e-3,
+        "model.latent_channels": 4,
+        "train.seed": 0,
+        "loss.mse": 1,
+        "train.batch_size": 4,
+    }
+
+
+def test_globs_are_in_the_order_people_count(folder):
+    for number in (10, 2, 1):
+        write(folder, f"e/S{number}.yaml", f"{BASE}model: {{latent_channels: {number}}}\n")
+    found = plan(write(folder, "s.yaml", "experiments: [e/S*.yaml]\n"))
+    assert names(found) == ["S1", "S2", "S10"]
+    assert found.root == folder / "experiments/p"
+
+
+def test_resources_are_below_set(folder):
+    write(folder, "a.yaml", BASE + "lsf: {queue: gpuv100, walltime: 1h}\n")
+    spec = write(
+        folder,
+        "s.yaml",
+        "experiments: [a.yaml]\nresources: {gpuv100: {walltime: 2h, num_cores: 3}}\n",
+    )
+    lsf = plan(spec).trials[0].loaded.experiment.lsf
+    assert (lsf.walltime, lsf.num_cores) == ("2h", 3)
+    assert plan(spec, sets=["lsf.walltime=9h"]).trials[0].loaded.experiment.lsf.walltime == "9h"
+
+
+@pytest.mark.parametrize("word", ["S3", "phase1_1_AE_S3_ch4_ds3"])
+def test_only(word):
+    assert names(plan("phase1_1", only=[word])) == ["phase1_1_AE_S3_ch4_ds3"]
+
+
+def test_only_something_else():
+    with pytest.raises(ConfigError, match="no trial 'S13'"):
+        plan("phase1_1", only=["S13"])
+
+
+def test_two_experiments_of_one_name_are_refused(folder):
+    write(folder, "a/x.yaml", BASE)
+    write(folder, "b/x.yaml", BASE + "train: {lr: 0.5}\n")
+    with pytest.raises(UsageError, match="both named x"):
+        plan(write(folder, "s.yaml", "experiments: [a/x.yaml, b/x.yaml]\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("experimets: [a.yaml]\nsweep: x\n", r"s\.yaml:1: unknown key experimets"),
+        ("sweep: x\n", "names no experiments"),
+        ("experiments: [b.yaml]\n", "no file or preset 'b.yaml'"),
+        ("experiments: a.yaml\n", "expected a list"),
+        ("base: a.yaml\nmatrix: {train.lr: 1e-3}\n", "expected a list of values"),
+        ("base: a.yaml\nmatrix: {train.lr: []}\n", "has no values"),
+        ("base: a.yaml\nmatrix: {train.lrr: [1]}\n", "unknown key train.lrr"),
+        ("base: a.yaml\nzip: {train.lr: [1], train.seed: [1, 2]}\n", "differ in length"),
+        ("base: a.yaml\nrandom: {space: {train.lr: {uniform: [0, 1]}}}\n", "num_trials is None"),
+        ("base: a.yaml\nseeds: [a]\n", "seeds is"),
+        ("base: a.yaml\nzip: {a: [1]}\nmatrix: {a: [1]}\n", "exclude each other"),
+        ("base: a.yaml\nexclude: [{a: 1}]\nsweep: s\n", "belongs to a matrix"),
+        ("base: a.yaml\nduration: soon\nsweep: s\n", "duration"),
+        ("experiments: [a.yaml]\nresources: {q: {wall: 1h}}\nset: {lsf.queue: q}\n", "key wall"),
+        ("experiments: [a.yaml]\nresources: {q: {max_running: 0}}\n", "max_running is 0"),
+    ],
+)
+def test_what_is_wrong_is_said_with_a_hint(folder, text, words):
+    write(folder, "a.yaml", BASE)
+    with pytest.raises(ConfigError, match=words) as caught:
+        plan(write(folder, "s.yaml", text))
+    assert caught.value.hint
+
+
+# --- sweep.json ---------------------------------------------------------------------------
+
+
+def write_part(number):
+    found = plan("phase1_1", only=[f"S{number}"])
+    manifest.write(found)
+
+
+def test_two_that_write_at_once_lose_no_trial():
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=write_part, args=(n,)) for n in range(1, 9)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    whole = plan("phase1_1")
+    kept = {trial["name"] for trial in manifest.read_trials(whole.manifest_path)}
+    assert kept == set(names(whole)[:8])
+    copy = json.loads((whole.shared_dir / "sweep.json").read_text())
+    assert copy["decides"] == list(whole.decides)
+
+
+def test_a_trial_that_changed_is_written_anew():
+    first = plan("phase1_1/S4")
+    manifest.write(first)
+    manifest.write(replace(first, trials=(replace(first.trials[0], identity="other"),)))
+    (kept,) = manifest.read_trials(first.manifest_path)
+    assert kept["identity"] == "other"
