@@ -58,7 +58,7 @@ def readme_script():
 def test_three_trials_to_the_next_phase(shell):
     script = """
     set -euo pipefail
-    imgtool data make layouts out/l --n 24 --size 64 --seed 0 --quiet
+    imgtool data make layouts out/l --n 60 --size 64 --seed 0 --quiet
     imgtool presets copy phase1 out/exp --quiet
     imgtool sweep out/exp/phase1_1.yaml --only S7,S8,S10 --tiny --set data.manifest=out/l/layouts.csv \
         --set train.max_iter=6 --set train.val_every=3 --executor local --slots 2 |
@@ -95,7 +95,7 @@ def test_three_trials_to_the_next_phase(shell):
 
 def test_a_failed_sweep_changes_nothing(shell):
     script = """
-    imgtool presets copy phase1 out/exp --quiet
+    imgtool presets copy phase1 out/exp --quiet >/dev/null
     imgtool sweep out/exp/phase1_1.yaml --only S7 --tiny --set data.manifest=missing.csv |
         imgtool select-winner - | imgtool update-config out/exp/phase1_2/*.yaml
     echo "${PIPESTATUS[*]}"

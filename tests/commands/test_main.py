@@ -86,7 +86,7 @@ def test_help_and_version():
         ),
         (["config", "show", "nowhere.yaml"], "error: ", "hint: "),
         (["presets", "show", "phase1_1/S55"], "error: ", "hint: did you mean"),
-        (["presets", "show", "phase1_1"], "error: no preset", "hint: phase1_1 is a group"),
+        (["presets", "show", "photos"], "error: no preset", "hint: photos is a group"),
         (
             ["train", "autoencoder", "--max", "3"],
             "error: no such option: --max",
