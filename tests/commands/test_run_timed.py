@@ -318,3 +318,58 @@ def test_nothing_heavy_is_loaded():
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert answer.stdout == "[]\n", answer.stderr
+
+
+# --- taking turns -------------------------------------------------------------------------
+
+# Saves one iteration further at every start, unless told to stand still.
+TURNS = r"""
+import json, pathlib, signal, struct, sys, time
+exp, still, state = pathlib.Path(sys.argv[1]), sys.argv[2] == "still", sys.argv[3]
+folder = exp / "checkpoints"
+folder.mkdir(parents=True, exist_ok=True)
+number = 7 if still else len(list(folder.iterdir())) + 1
+record = {"format": 1, "iteration": number, "epoch": 0, "identity": "x", "metrics": {"loss": 1.0},
+          "finite": True}
+def stop(*_):
+    text = json.dumps({"__metadata__": {"imgtool": json.dumps(record)}}).encode()
+    path = folder / f"iter_{number:06d}.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    (exp / "status.json").write_text(json.dumps({"state": state, "at": time.time()}))
+    sys.exit(0)
+signal.signal(signal.SIGINT, stop)
+print("ready", flush=True)
+while True:
+    time.sleep(0.05)
+"""
+
+
+def turn(experiment, how="on", state="stopped", *options):
+    child = [sys.executable, "-S", "-c", TURNS, str(experiment), how, state]
+    answer = run_timed(
+        *("--exp-dir", experiment, "--duration", "1s", "--requeue", *options), "--", *child
+    )
+    return answer.returncode, json.loads(answer.stdout), answer.stderr
+
+
+def test_turns_until_there_were_enough(tmp_path):
+    found = [turn(tmp_path / "a", "on", "stopped", "--max-turns", 2) for _ in range(2)]
+    assert [code for code, _, _ in found] == [99, 0]
+    assert [record["turn"] for _, record, _ in found] == [1, 2]
+    assert "number 2 of at most 2" in found[1][2]
+
+
+def test_a_completed_run_wants_no_other_turn(tmp_path):
+    assert turn(tmp_path / "a", "on", "completed")[0] == 0
+
+
+def test_turns_without_progress_end_the_chain(tmp_path):
+    found = [turn(tmp_path / "a", "still") for _ in range(3)]
+    assert [code for code, _, _ in found] == [99, 99, 1]
+    assert "did not come past iteration 7" in found[2][2]
+
+
+def test_turns_need_a_directory():
+    answer = run_timed("--duration", "1s", "--requeue", "--", "true")
+    assert answer.returncode == 2
+    assert "hint: add --exp-dir" in answer.stderr
