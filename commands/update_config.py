@@ -147,9 +147,12 @@ def _winner(source: str | None) -> dict[str, Any]:
             except ValueError as error:
                 raise UsageError(f"{name}: not a JSON record: {line[:80]}", hint=EXAMPLE) from error
     found = [row for row in rows if isinstance(row, dict) and row.get("kind") == "winner"]
-    if len(found) != 1:
-        what = "no winner's record" if not found else f"{len(found)} winners"
-        raise UsageError(f"{name} has {what}", hint=EXAMPLE)
+    if not found:
+        raise NoAnswer(
+            f"{name} has no winner's record", hint="see what select-winner said before it"
+        )
+    if len(found) > 1:
+        raise UsageError(f"{name} has {len(found)} winners", hint=EXAMPLE)
     return found[0]
 
 

@@ -69,6 +69,7 @@ def test_three_trials_to_the_next_phase(shell):
     assert answer.returncode == 0, answer.stderr
     (winner,) = records((shell.work / "out/winner.json").read_text(), "winner")
     assert winner["exp_dir"]
+    assert winner["family"] == "autoencoder"
     assert Path(winner["checkpoint_path"]).is_file()
     assert set(winner["parameters"]) == {
         "model.latent_channels",

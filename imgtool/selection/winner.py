@@ -140,6 +140,7 @@ def winner_record(
         "path": _path(run),
         "exp_dir": run.exp_dir,
         "phase": selection.phase,
+        "family": _family(run),
         "rule": selection.rule,
         "checkpoint_path": run.checkpoint,
         "latent_shape": list(shape) if isinstance(shape, list | tuple) else None,
@@ -155,6 +156,12 @@ def winner_record(
         "ties": list(selection.ties),
         "reason": verdict.reason,
     }
+
+
+def _family(run: Evidence) -> str | None:
+    """The model family, for which the parameters alone mean something."""
+    loaded = load_config(run)
+    return None if loaded is None else loaded.experiment.family
 
 
 def ranking_records(selection: Selection) -> Iterator[dict[str, Any]]:

@@ -96,7 +96,12 @@ def reap(excluded: frozenset[int]) -> None:
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return
-        if ended is None or ended.si_pid in excluded:
+        if ended is None:
+            return
+        if ended.si_pid in excluded:  # it hides the others from P_ALL
+            for pid in children() - excluded:
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
             return
         with suppress(ChildProcessError):
             os.waitpid(ended.si_pid, os.WNOHANG)

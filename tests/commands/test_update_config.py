@@ -99,7 +99,7 @@ def test_chosen_keys_and_a_file(folder, run):
         (["V1.yaml"], "", 1, "stdin is empty"),
         (["V1.yaml"], "\n \n", 1, "stdin is empty"),
         (["V1.yaml"], "no record\n", 2, "not a JSON record"),
-        (["V1.yaml"], '{"kind": "ranking"}\n', 2, "no winner's record"),
+        (["V1.yaml"], '{"kind": "ranking"}\n', 1, "no winner's record"),
         (["V1.yaml"], f"{winner()}\n{winner()}\n", 2, "2 winners"),
         (["V1.yaml"], winner(decides=[]), 2, "does not say which keys"),
         (["V1.yaml"], winner(decides=["model.x"]), 2, "no parameter model.x"),

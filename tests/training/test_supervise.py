@@ -295,6 +295,18 @@ def test_handlers_are_put_back(start):
     assert [signal.getsignal(number) for number in numbers] == before
 
 
+def test_a_zombie_of_others_does_not_hide_orphans():
+    theirs, ours = (subprocess.Popen(["true"]) for _ in range(2))
+    for child in (theirs, ours):
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    kept = processes.children() - {ours.pid}
+    processes.reap(kept)
+    assert theirs.pid in processes.children()
+    assert ours.pid not in processes.children()
+    theirs.wait()
+    ours.wait()
+
+
 def test_orphans_that_end_meanwhile_are_collected(start, tmp_path):
     counts, ours = [], processes.children()
 
