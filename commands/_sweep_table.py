@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from imgtool.experiment.layout import ExperimentDir
-    from imgtool.sweep.local import Listener, Running
+    from imgtool.sweep.local import Listener
+    from imgtool.sweep.running import Running
     from imgtool.sweep.slots import Slot
     from imgtool.sweep.trial import Trial
 
@@ -257,9 +258,11 @@ class PoolTable:
         from rich.text import Text
 
         table = Table(box=None, header_style="bold", pad_edge=False)
-        for column in ("slot", "experiment"):
-            table.add_column(column, no_wrap=True)
-        table.add_column("", width=16)
+        table.add_column("slot", no_wrap=True)
+        table.add_column("experiment", overflow="fold")  # it alone gives way
+        has_bar = self._live.console.width >= WIDE
+        if has_bar:
+            table.add_column("", width=16)
         for column in ("iteration", "loss", "best", "runs", "left"):
             table.add_column(column, justify="right", no_wrap=True)
         now = time.monotonic()
@@ -267,11 +270,12 @@ class PoolTable:
             state = read_state(trial.directory)
             total = float(state.max_iteration) if state.max_iteration else None
             bar = ProgressBar(total, state.iteration or 0, width=16, pulse=False)
+            place = _progress(state) if total else state.reason or "-"
             table.add_row(
                 Text(slot.label, "dim"),
                 Text(trial.name),
-                bar if total else Text(state.reason or "", "dim"),
-                *(_progress(state), _number(state.loss), _best(state)),
+                *([bar if total else ""] if has_bar else []),
+                *(place, _number(state.loss), _best(state)),
                 *(_duration(now - begun), _duration(state.eta_sec)),
             )
         waiting = self._num_trials - sum(self._ended.values()) - len(self._running)

@@ -52,10 +52,9 @@ def run(
       imgtool status --state running --quiet | imgtool cancel -
     """
     from commands._input import expand_paths
-    from commands._output import Output, say
+    from commands._output import Output
     from commands._sweep_table import ask_lsf
     from imgtool.errors import ExitCode, UsageError
-    from imgtool.sweep import cancel
     from imgtool.sweep.find import find
     from imgtool.sweep.state import ACTIVE, read_state
     from imgtool.units import parse_duration
@@ -68,7 +67,24 @@ def run(
     ask_lsf(one.directory for one in found)
     active = [one for one in found if read_state(one.directory).state in ACTIVE]
     here, cluster, elsewhere = _sort(active)
-    if not active:
+    _announce(here, cluster, elsewhere, dry_run)
+    if not dry_run:
+        _stop(here, cluster, grace_sec)
+    after = [(one, read_state(one.directory)) for one in active]
+    records = [{**state.record(**one.known), "dry_run": dry_run} for one, state in after]
+    output.emit("experiment", records, columns=COLUMNS)
+    if not dry_run and any(state.state in ACTIVE for _, state in after):
+        raise typer.Exit(ExitCode.NO)
+
+
+def _announce(
+    here: Sequence[Leader], cluster: Sequence[Found], elsewhere: Sequence[Found], dry_run: bool
+) -> None:
+    """Say what happens to which, before it does."""
+    from commands._output import say
+    from imgtool.sweep.cancel import job_name
+
+    if not (here or cluster or elsewhere):
         say("nothing is at work")
     for one in elsewhere:
         say(f"{one.name} {_where(one)}")
@@ -77,14 +93,7 @@ def run(
         say(f"{leader.directory.path.name}: {would} SIGINT to process {leader.pid}")
     for one in cluster:
         would = "would cancel" if dry_run else "cancelling"
-        say(f"{one.name}: {would} LSF job {cancel.job_name(one.directory)}")
-    if not dry_run:
-        _stop(here, cluster, grace_sec)
-    after = [(one, read_state(one.directory)) for one in active]
-    records = [{**state.record(**one.known), "dry_run": dry_run} for one, state in after]
-    output.emit("experiment", records, columns=COLUMNS)
-    if not dry_run and any(state.state in ACTIVE for _, state in after):
-        raise typer.Exit(ExitCode.NO)
+        say(f"{one.name}: {would} LSF job {job_name(one.directory)}")
 
 
 def _sort(active: Sequence[Found]) -> tuple[list[Leader], list[Found], list[Found]]:
@@ -112,9 +121,12 @@ def _where(one: Found) -> str:
     from imgtool.sweep.state import read_job, read_state
 
     state = read_state(one.directory)
+    job = read_job(one.directory) or {}
+    if job.get("executor") == "lsf" and not job.get("job_id"):
+        return f"was submitted as {job.get('name')}, and LSF has not said yet under which number"
     if state.state == "submitted":
         return f"has not started yet: {state.reason}"
-    host = (read_status(one.directory) or read_job(one.directory) or {}).get("host")
+    host = (read_status(one.directory) or job).get("host")
     return f"runs on {host}: cancel it there"
 
 

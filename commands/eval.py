@@ -76,19 +76,21 @@ def latents(
     from imgtool.evaluation.latents import measure
 
     records = []
-    for path in paths:
-        record = measure(
-            path,
-            num_images=num_images,
-            num_pairs=num_pairs,
-            device=device,
-            root=data_root,
-            manifest=manifest,
-        )
-        records.append(record)
-    if out is not None:
-        _write(out, records)
-    output.emit("quality", records, columns=COLUMNS)
+    try:
+        for path in paths:
+            record = measure(
+                path,
+                num_images=num_images,
+                num_pairs=num_pairs,
+                device=device,
+                root=data_root,
+                manifest=manifest,
+            )
+            records.append(record)
+    finally:  # one that cannot be read costs none of those before it
+        if out is not None and records:
+            _write(out, records)
+        output.emit("quality", records, columns=COLUMNS)
 
 
 def _write(out: Path, records: list[dict[str, object]]) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from imgtool.selection.rule_file import Rule
 
 SHOWN_REJECTED = 40
+WIDE = 100
 
 
 def complete_rules(incomplete: str) -> list[str]:
@@ -223,6 +224,13 @@ def _way_out(selection: Selection, rule: Rule) -> str:
     states = {verdict.candidate.runs[0].state for verdict in selection.verdicts}
     if states and not states & FINISHED and states - FAILED:
         return "wait for the sweep, or compare what is there with --set unfinished=use"
+    known = {key for verdict in selection.verdicts for key in verdict.candidate.metrics}
+    if states and "val_MSE_rgb" in known and rule.metric not in known:
+        return "these are the columns of another program: --columns imginav"
+    lacking = [key for key in (rule.metric, selection.size) if key and key not in known]
+    if lacking:
+        columns = ", ".join(sorted(k for k in known if not k.startswith(("num_", "best_"))))
+        return f"no table has a column {lacking[0]}; there are: {columns or 'none with numbers'}"
     if rule.threshold is not None:
         return "loosen the rule, such as --set threshold=…, or train more"
     return "see the ranking with --json, and the rule's file for its limits"
@@ -239,23 +247,23 @@ def _print_table(selection: Selection, record: dict[str, Any] | None) -> None:
     text = io.StringIO()
     width, is_terminal = Console().width, sys.stdout.isatty() or None
     console = Console(highlight=False, file=text, force_terminal=is_terminal, width=width)
-    console.print(_ranking_table(selection))
+    console.print(_ranking_table(selection, width))
     if record is not None:
         console.print()
         console.print(_winner_grid(record))
     document(text.getvalue())
 
 
-def _ranking_table(selection: Selection) -> Any:
+def _ranking_table(selection: Selection, width: int) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    shown = [selection.quality] + [
-        key for key in ("val_psnr", selection.size) if key and key != selection.quality
-    ]
+    others = [selection.size] if width < WIDE else ["val_psnr", selection.size]
+    shown = [selection.quality, *(key for key in others if key and key != selection.quality)]
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("", justify="right", no_wrap=True)
-    table.add_column("experiment", overflow="fold")
+    longest = max(len(verdict.candidate.name) for verdict in selection.verdicts)
+    table.add_column("experiment", overflow="fold", no_wrap=longest <= width // 3)
     for name in shown:
         table.add_column(name, justify="right", no_wrap=True)
     has_frontier = any(verdict.on_frontier is not None for verdict in selection.verdicts)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from imgtool.sweep.state import TrialState
     from imgtool.sweep.trial import Plan, Trial
 
-COLUMNS = ("name", "state", "iteration", "best", "elapsed_sec", "reason")
 PLAN_COLUMNS = ("name", "identity", "overrides", "queue", "walltime", "gpu_hours", "next")
 RETRY = ("failed", "diverged", "out_of_memory", "stale")
 
@@ -131,7 +130,7 @@ def run(
     plan = make_plan(
         spec,
         schema_of=schema,
-        only=[word.strip() for words in only or [] for word in words.split(",") if word.strip()],
+        only=_names(only),
         sets=sets or [],
         grid_words=grid or [],
         tiny=tiny,
@@ -173,6 +172,14 @@ def _refuse_other_executors_options(
             raise UsageError(
                 f"{name} is for --executor {other}", hint=f"add --executor {other}, or leave it out"
             )
+
+
+def _names(only: Sequence[str] | None) -> list[str]:
+    """The words of --only; none given means all, an empty one means a mistake."""
+    found = [word.strip() for words in only or [] for word in words.split(",") if word.strip()]
+    if only and not found:
+        raise UsageError("--only names no trial", hint="such as --only S3,S7; or leave it out")
+    return found
 
 
 def _states(retry: str | None) -> frozenset[str]:
@@ -266,14 +273,15 @@ def _say_what_is_left(plan: Plan, left: Any) -> None:
 
 
 def _emit(output: Output, plan: Plan) -> list[TrialState]:
+    from commands._sweep_table import show_states
     from imgtool.sweep.state import read_state
 
     states = [read_state(trial.directory) for trial in plan.trials]
-    rows = [
-        state.record(**_known(plan, trial))
-        for trial, state in zip(plan.trials, states, strict=True)
-    ]
-    output.emit("experiment", rows, columns=COLUMNS)
+    pairs = list(zip(plan.trials, states, strict=True))
+    if output.mode == "table":
+        show_states([(trial.name, state) for trial, state in pairs])
+    else:
+        output.emit("experiment", [state.record(**_known(plan, trial)) for trial, state in pairs])
     return states
 
 
@@ -320,9 +328,28 @@ def _describe(output: Output, plan: Plan, left: Any) -> None:
                 "next": left.get(trial.name, "would run"),
             }
         )
-    output.emit("trial", rows, columns=PLAN_COLUMNS)
+    shown = _brief(rows) if output.mode == "table" and len(rows) > 1 else rows
+    empty = () if any(row["overrides"] for row in shown) else ("overrides",)
+    output.emit("trial", shown, columns=[key for key in PLAN_COLUMNS if key not in empty])
     total = sum(row["gpu_hours"] for row in rows)
     say(f"{len(rows)} trials, {len(rows) - len(left)} to run, at most {total:g} GPU hours")
+
+
+def _brief(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For a table: overrides that all trials have are told once, and hashes as in names."""
+    others = [row["overrides"] for row in rows[1:]]
+    first = rows[0]["overrides"].items()
+    common = {k: v for k, v in first if all(k in other and other[k] == v for other in others)}
+    if common:
+        say("every trial: " + ", ".join(f"{key}={value}" for key, value in common.items()))
+    return [
+        {
+            **row,
+            "identity": row["identity"][:8],
+            "overrides": {k: v for k, v in row["overrides"].items() if k not in common},
+        }
+        for row in rows
+    ]
 
 
 def _show_commands(plan: Plan, trials: Sequence[Trial]) -> None:

@@ -57,8 +57,8 @@ def run(
 
     Takes the record of `imgtool select-winner` and writes the keys that its phase decides. A key
     that does not apply to the winner (the weight of a KL divergence without a variational
-    encoder) is dropped. Every file is checked before the first one is written; what is right
-    already stays as it is. The differences are printed.
+    encoder) is dropped. Every file is checked before the first one is written; what stands
+    there already stays as it is. The differences are printed.
 
     \b
     Example:
@@ -171,7 +171,7 @@ def _changes(
     winner: dict[str, Any] | None, sets: Sequence[str], keys: str | None
 ) -> tuple[dict[str, Any], str | None, str | None]:
     """Key -> value or DROP, the winner's family, and the comment that names it."""
-    from imgtool.config.edit import DROP
+    from imgtool.config.splice import DROP
     from imgtool.config.yaml_io import parse_value
 
     changes: dict[str, Any] = {}
@@ -203,7 +203,7 @@ def _keys(winner: dict[str, Any], parameters: dict[str, Any], keys: str | None) 
         wanted = [key.strip() for key in keys.split(",") if key.strip()]
     else:
         decided = winner.get("decides")
-        wanted = [key for key in decided if isinstance(key, str)] if decided else []
+        wanted = [k for k in decided if isinstance(k, str)] if isinstance(decided, list) else []
     if not wanted:
         raise UsageError(
             "the winner's phase does not say which keys it decides",

@@ -104,8 +104,11 @@ def csv_name(name: str) -> str:
     return re.sub(r"[^\w.+=,@-]", "_", name) + "_metrics.csv"
 
 
-def make_writable(folder: Path) -> None:
+def make_writable(folder: Path, *, instead: str = "give another --exp-dir") -> None:
     """Make `folder` and see that files can be written there.
+
+    Args:
+        instead: what to do where that cannot be mended.
 
     Raises:
         ExperimentError: a file is in the way, or it cannot be written to.
@@ -118,12 +121,12 @@ def make_writable(folder: Path) -> None:
     except (FileExistsError, NotADirectoryError) as error:
         raise ExperimentError(
             f"{folder} cannot be made: a file is in the way",
-            hint="give another --exp-dir",
+            hint=instead,
         ) from error
     except OSError as error:
         raise ExperimentError(
-            f"cannot write to the experiment's directory {folder}: {error.strerror or error}",
-            hint="check its permissions and the disk, or give another --exp-dir",
+            f"cannot write to the folder {folder}: {error.strerror or error}",
+            hint=f"check its permissions and the disk, or {instead}",
         ) from error
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import threading
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from imgtool.files import write_text
 
 State = Literal["pending", "running", "stopped", "completed", "failed", "diverged"]
 HEARTBEAT_SEC = 30.0
+NEWS_SEC = 5.0
 
 
 def now_iso() -> str:
@@ -40,7 +42,9 @@ class StatusFile:
             "pid": os.getpid(),
             "started": now_iso(),
         }
-        self._guard = threading.Lock()
+        self._guard = threading.Lock()  # of the fields
+        self._file_guard = threading.Lock()  # of the file; a slow disk holds nobody's `remember`
+        self._has_news = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -62,29 +66,36 @@ class StatusFile:
         """
         with self._guard:
             self._fields.update(fields, state=state, reason=reason)
-            try:
-                self._save()
-            except OSError as error:
-                raise ExperimentError(
-                    f"cannot write {self._path}: {error.strerror or error}",
-                    hint="check the disk and the permissions, then run the same command again",
-                ) from error
+        try:
+            self._save()
+        except OSError as error:
+            raise ExperimentError(
+                f"cannot write {self._path}: {error.strerror or error}",
+                hint="check the disk and the permissions, then run the same command again",
+            ) from error
 
     def remember(self, **fields: Any) -> None:
-        """Set fields that the next `write` or heartbeat carries; costs no disk access."""
+        """Set fields that the next `write` carries, or the heartbeat's thread within seconds.
+
+        Costs the caller no disk access.
+        """
         with self._guard:
             self._fields.update(fields)
+            self._has_news = True
 
-    def start_heartbeat(self, interval: float = HEARTBEAT_SEC) -> None:
+    def start_heartbeat(
+        self, interval: float = HEARTBEAT_SEC, news_interval: float = NEWS_SEC
+    ) -> None:
         """Rewrite the file every `interval` seconds with the fields as they then are.
 
-        A disk that is full or away is no reason to stop training: such a beat is left out.
+        What `remember` was told is written sooner, `news_interval` seconds apart at least. A
+        disk that is full or away is no reason to stop training: such a beat is left out.
         """
         if self._thread is not None:
             return
         self._stop.clear()
         self._thread = threading.Thread(
-            target=self._beat, args=(interval,), name="status heartbeat", daemon=True
+            target=self._beat, args=(interval, news_interval), name="status heartbeat", daemon=True
         )
         self._thread.start()
 
@@ -95,14 +106,20 @@ class StatusFile:
             self._thread.join()
             self._thread = None
 
-    def _beat(self, interval: float) -> None:
-        while not self._stop.wait(interval):
-            with suppress(OSError), self._guard:
-                self._save()
+    def _beat(self, interval: float, news_interval: float) -> None:
+        saved = time.monotonic()
+        while not self._stop.wait(min(interval, news_interval)):
+            if self._has_news or time.monotonic() - saved >= interval:
+                saved = time.monotonic()
+                with suppress(OSError):
+                    self._save()
 
     def _save(self) -> None:
-        record = plain({**self._fields, "heartbeat": now_iso()})
-        write_text(self._path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+        with self._file_guard:
+            with self._guard:
+                record = plain({**self._fields, "heartbeat": now_iso()})
+                self._has_news = False
+            write_text(self._path, json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
 def read_status(experiment: ExperimentDir) -> dict[str, Any] | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from imgtool.selection.records import Candidate, Evidence
 from imgtool.selection.rule_file import Criterion, Rule, direction
@@ -24,7 +26,12 @@ def aggregate(evidence: Iterable[Evidence], rule: Rule) -> list[Candidate]:
     groups: dict[str, list[Evidence]] = defaultdict(list)
     for one in evidence:
         groups[one.group].append(one)
-    return [_candidate(groups[name], rule) for name in sorted(groups)]
+    return [_candidate(groups[name], rule) for name in sorted(groups, key=natural)]
+
+
+def natural(name: str) -> list[Any]:
+    """Sorts S9 before S10."""
+    return [(0, int(w), "") if w.isdecimal() else (1, 0, w) for w in re.split(r"(\d+)", name) if w]
 
 
 def _candidate(runs: Sequence[Evidence], rule: Rule) -> Candidate:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from imgtool.config.yaml_io import parse_document
-from imgtool.errors import DataError, UserError
+from imgtool.errors import DataError, UsageError, UserError
 from imgtool.selection.candidates import UNREADABLE
 from imgtool.selection.records import Evidence
 from imgtool.selection.rule_file import Rule
@@ -29,6 +29,8 @@ _LATENTS = {
     "mean": "latent_mean",
     "std": "latent_std",
 }
+# Of fid*.json: what has to agree before two of them are compared.
+_FID_MEASURE = ("features", "weights", "resize", "image_size", "num_images")
 _CONFIGS = ("config.yaml", "trial.yaml")
 _SEED = re.compile(r"[-_.]?seed[-_=]?(\d+)$", re.IGNORECASE)
 _HASH = re.compile(r"-[0-9a-f]{8}$")
@@ -89,6 +91,12 @@ def find_sources(words: Iterable[str], records: Iterable[Mapping[str, Any]] = ()
 
 
 def _of_path(path: Path) -> Sources:
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        raise DataError(
+            f"{path} is a config, and has no results",
+            hint="name the folder that its experiments write to, or pipe: "
+            f"imgtool sweep {path.name} | imgtool select-winner -",
+        )
     if path.is_file():
         return Sources(runs=[Source(path=path)])
     if not path.is_dir():
@@ -177,6 +185,7 @@ def read_evidence(sources: Sources, rule: Rule, columns: str = "imgtool") -> lis
 
     Raises:
         DataError: not one can be read.
+        UsageError: the rule ranks FIDs, and they were measured differently.
     """
     found = [_read(source, rule, columns) for source in sources.runs]
     if not any(one.state != UNREADABLE for one in found):
@@ -185,6 +194,8 @@ def read_evidence(sources: Sources, rule: Rule, columns: str = "imgtool") -> lis
         raise DataError(
             f"no experiment can be read: {problem}{more}", hint="give exp_dirs or metrics CSVs"
         )
+    if rule.metric == "fid":
+        _refuse_unlike_fids(found)
     return _grouped(found, sources.runs)
 
 
@@ -254,18 +265,34 @@ def _read_experiment(source: Source, rule: Rule, columns: str) -> Evidence:
     )
 
 
-def _further(folder: Path, names: set[str]) -> dict[str, float]:
-    """Numbers of latents.json, and the FID measured on most images."""
-    found: dict[str, float] = {}
+def _further(folder: Path, names: set[str]) -> dict[str, Any]:
+    """Numbers of latents.json, and the FID measured on most images, with how it was measured."""
+    found: dict[str, Any] = {}
     if "latents.json" in names:
         numbers = _numbers(_json(folder / "latents.json"))
         found |= {_LATENTS[key]: value for key, value in numbers.items() if key in _LATENTS}
     for name in sorted(n for n in names if n.startswith("fid") and n.endswith(".json")):
-        numbers = _numbers(_json(folder / name))
+        content = _json(folder / name)
+        numbers = _numbers(content)
         count = numbers.get("num_images", numbers.get("n", 0.0))
         if "fid" in numbers and count > found.get("num_images", -1):
             found |= {"fid": numbers["fid"], "num_images": count}
+            found["fid_measure"] = {key: content[key] for key in _FID_MEASURE if key in content}
     return found
+
+
+def _refuse_unlike_fids(found: Sequence[Evidence]) -> None:
+    """FIDs of other features, resizes, weights or numbers of images cannot be ranked together."""
+    told = [one for one in found if one.facts.get("fid_measure")]
+    for one in told[1:]:
+        first, other = told[0].facts["fid_measure"], one.facts["fid_measure"]
+        for key in first.keys() & other.keys():
+            if first[key] != other[key]:
+                raise UsageError(
+                    f"FIDs measured differently: {key} is {first[key]} in {told[0].name} and "
+                    f"{other[key]} in {one.name}",
+                    hint="imgtool eval-fid --sweep SPEC measures all of them alike",
+                )
 
 
 def _checkpoint(folder: Path, status: Mapping[str, Any]) -> Path | None:

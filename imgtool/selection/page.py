@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from imgtool.selection.plots import label_of
 from imgtool.selection.records import Selection, Verdict
+from imgtool.selection.style import label_of
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #888; --accent: #D55E00; }

@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from imgtool.selection.plots import Style, new_figure, plain_axes, png
 from imgtool.selection.records import Selection, Verdict
+from imgtool.selection.style import Style, new_figure, plain_axes, png, whole_ticks
 
 MAX_PIXELS = 40_000_000
 MAX_BYTES = 10_000_000
@@ -209,6 +209,7 @@ def _channels(axes: Any, known: Any, style: Style, key: str) -> None:
                 color=look.colour,
                 label=name,
             )
+    whole_ticks(axes)
     axes.set_xlabel("channel, largest first")
     axes.set_ylim(bottom=0)
 

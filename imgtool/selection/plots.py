@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,71 +12,23 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from imgtool.experiment.metrics import read_rows
+from imgtool.selection.bars import convergence, efficiency, relative
 from imgtool.selection.records import Candidate, Selection, Verdict
+from imgtool.selection.style import (
+    GREY,
+    WINNER,
+    Look,
+    Style,
+    label_of,
+    new_figure,
+    plain_axes,
+    png,
+    whole_ticks,
+)
 
-# Okabe & Ito 2008: told apart by colour-blind readers too; the lightest left out.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", "--", ":", "-.")
-MARKERS = ("o", "s", "^", "D")
-GREY = "#9a9a9a"
-WINNER = "#D55E00"
-DPI = 130
 NUM_LEGEND = 16
 MAX_LOG_BYTES = 50_000_000
 MAX_POINTS = 2_000
-UNITS = {
-    "val_mse": "val MSE on [0,1]",
-    "val_psnr": "val PSNR (dB)",
-    "latent_dims": "latent dims (elements)",
-    "num_parameters": "parameters",
-    "macs_per_image": "multiply-accumulates an image",
-    "images_per_sec": "training images a second",
-    "peak_memory_bytes": "peak memory (bytes)",
-}
-
-
-def label_of(metric: str) -> str:
-    """A metric with its unit."""
-    return UNITS.get(metric, metric.replace("_", " "))
-
-
-def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Names without what all of them begin with: phase1_1_AE_S5_ch16_ds5 -> S5_ch16_ds5."""
-    words = [name.split("_") for name in names]
-    common = 0
-    if len(names) > 1:
-        while all(len(w) > common + 1 and w[common] == words[0][common] for w in words):
-            common += 1
-    return {name: "_".join(w[common:]) for name, w in zip(names, words, strict=True)}
-
-
-@dataclass(frozen=True)
-class Look:
-    """How an experiment is drawn."""
-
-    colour: str
-    dash: str
-    marker: str
-
-
-class Style:
-    """Every experiment looks the same in all figures."""
-
-    def __init__(self, selection: Selection) -> None:
-        names = sorted((v.candidate.name for v in selection.verdicts), key=_natural)
-        self.short = short_names(names)
-        self.of = {name: self._look(number) for number, name in enumerate(names)}
-
-    @staticmethod
-    def _look(number: int) -> Look:
-        turn = number // len(COLOURS) % len(DASHES)
-        return Look(COLOURS[number % len(COLOURS)], DASHES[turn], MARKERS[turn])
-
-
-def _natural(name: str) -> list[Any]:
-    import re
-
-    return [(0, int(w), "") if w.isdigit() else (1, 0, w) for w in re.split(r"(\d+)", name) if w]
 
 
 def figures(selection: Selection) -> Iterator[tuple[str, str, bytes]]:
@@ -87,17 +37,17 @@ def figures(selection: Selection) -> Iterator[tuple[str, str, bytes]]:
     for stem, caption, draw in (
         ("quality", _caption_of_quality(selection), _quality),
         ("curves", "Validation and training loss, by iteration; the winner is bold.", _curves),
-        ("relative", "Distance from the best, in per cent; lower is better.", _relative),
+        ("relative", "Distance from the best, in per cent; lower is better.", relative),
         (
             "convergence",
             "Epochs to nine tenths of the improvement, and how restless the last "
             "rows are (lower is steadier).",
-            _convergence,
+            convergence,
         ),
         (
             "efficiency",
             "What each latent costs: parameters, multiply-accumulates, speed.",
-            _efficiency,
+            efficiency,
         ),
     ):
         figure = draw(selection, style)
@@ -105,33 +55,16 @@ def figures(selection: Selection) -> Iterator[tuple[str, str, bytes]]:
             yield stem, caption, png(figure)
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG."""
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches."""
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-
-
-def plain_axes(axes: Axes) -> None:
-    """No frame above and at the right, a faint grid."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, color="#e4e4e4", linewidth=0.7)
-    axes.set_axisbelow(True)
-
-
 # --- quality against size -----------------------------------------------------------------
 
 
 def _caption_of_quality(selection: Selection) -> str:
     size = label_of(selection.size or "latent_dims")
+    has_line = sum(bool(verdict.on_frontier) for verdict in selection.verdicts) > 1
+    line = "The step line is the Pareto frontier; t" if has_line else "T"
     return (
-        f"{label_of(selection.quality)} against {size}. The step line is the Pareto frontier; "
-        "the ringed point is the winner; grey ones are rejected."
+        f"{label_of(selection.quality)} against {size}. {line}he ringed point is the winner; "
+        "grey ones are rejected."
     )
 
 
@@ -275,6 +208,7 @@ def _curves(selection: Selection, style: Style) -> Figure | None:
         values = [y for curve in curves.values() for _, y in curve]
         if column != "val_psnr" and min(values) > 0 and max(values) > 5 * min(values):
             axes.set_yscale("log")
+        whole_ticks(axes)
         axes.set_xlabel("iteration")
         axes.set_title(label_of(column), fontsize=10)
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -327,97 +261,3 @@ def _draw_curve(
             markersize=4,
             label=style.short[name] if is_named else None,
         )
-
-
-# --- bars ---------------------------------------------------------------------------------
-
-
-def _bars(
-    axes: Axes, style: Style, rows: Sequence[tuple[Verdict, float]], selection: Selection
-) -> None:
-    """Horizontal bars with their numbers, best first."""
-    plain_axes(axes)
-    axes.grid(False, axis="y")
-    names = [style.short[v.candidate.name] for v, _ in rows]
-    winner = selection.winner.candidate.name if selection.winner else None
-    colours = [
-        WINNER if v.candidate.name == winner else COLOURS[0] if v.is_eligible else GREY
-        for v, _ in rows
-    ]
-    bars = axes.barh(range(len(rows)), [value for _, value in rows], color=colours, height=0.7)
-    axes.set_yticks(range(len(rows)), names, fontsize=8)
-    axes.invert_yaxis()
-    axes.bar_label(bars, [_number(value) for _, value in rows], padding=3, fontsize=7)
-    axes.margins(x=0.18)
-
-
-def _number(value: float) -> str:
-    if abs(value) >= 10_000:
-        return _si(value)
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def _si(value: float) -> str:
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
-
-
-def _height(number: int) -> float:
-    return 1.2 + 0.27 * max(number, 2)
-
-
-def _panel(selection: Selection, style: Style, metrics: Sequence[str]) -> Figure | None:
-    """Bars of several metrics side by side, the experiments in one order."""
-    shown = [m for m in metrics if any(m in v.candidate.metrics for v in selection.verdicts)]
-    if not shown:
-        return None
-    figure = new_figure(3.9 * len(shown), _height(len(selection.verdicts)))
-    for number, metric in enumerate(shown):
-        axes = figure.add_subplot(1, len(shown), number + 1)
-        rows = [(v, v.candidate.metrics.get(metric, math.nan)) for v in selection.verdicts]
-        rows = [(v, value if math.isfinite(value) else 0.0) for v, value in rows]
-        _bars(axes, style, rows, selection)
-        if number:
-            axes.tick_params(labelleft=False)
-        axes.set_title(label_of(metric), fontsize=9)
-        axes.xaxis.set_major_locator(_ticks())
-        axes.xaxis.set_major_formatter(lambda value, _: _si(value))
-    return figure
-
-
-def _ticks() -> Any:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(4)
-
-
-def _relative(selection: Selection, style: Style) -> Figure | None:
-    name = selection.quality
-    known = [v for v in selection.verdicts if name in v.candidate.metrics]
-    if len(known) < 2:
-        return None
-    values = [v.candidate.metrics[name] for v in known]
-    is_min = selection.quality_mode == "min"
-    best = min(values) if is_min else max(values)
-    if not best:
-        return None
-    rows = [
-        (v, 100 * abs(value - best) / abs(best)) for v, value in zip(known, values, strict=True)
-    ]
-    rows.sort(key=lambda row: row[1])
-    figure = new_figure(7, _height(len(rows)))
-    axes = figure.add_subplot()
-    _bars(axes, style, rows, selection)
-    axes.set_xlabel(f"{label_of(name)}: % {'above' if is_min else 'below'} the best")
-    return figure
-
-
-def _convergence(selection: Selection, style: Style) -> Figure | None:
-    return _panel(selection, style, ("convergence_epochs", "stability"))
-
-
-def _efficiency(selection: Selection, style: Style) -> Figure | None:
-    metrics = ("latent_dims", "num_parameters", "macs_per_image", "images_per_sec")
-    return _panel(selection, style, metrics)

@@ -8,8 +8,9 @@ from imgtool.errors import UsageError
 from imgtool.files import write_bytes, write_text
 from imgtool.selection import pictures
 from imgtool.selection.page import render
-from imgtool.selection.plots import Style, figures
+from imgtool.selection.plots import figures
 from imgtool.selection.records import Selection
+from imgtool.selection.style import Style
 
 TITLES = {
     "quality": "Quality against size",

@@ -56,6 +56,11 @@ def find(words: Sequence[str], *, experiments: Path = EXPERIMENTS) -> list[Found
     for word in words:
         matches = _meant(word, experiments)
         if not matches:
+            if Path(word).suffix in (".yaml", ".yml") and Path(word).is_file():
+                raise NoAnswer(
+                    f"no experiment found for {word!r}: it has not been run from here",
+                    hint=f"see what it would do: imgtool sweep {word} --dry-run",
+                )
             raise NoAnswer(
                 f"no experiment found for {word!r}",
                 hint=f"give a sweep's file, a folder, or a name of what is below {experiments}/",

@@ -7,29 +7,25 @@ a signal--> INT to every trial's leader, once; nothing new starts
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from imgtool.errors import UserError
-from imgtool.experiment.lock import start_ticks
 from imgtool.experiment.status import now_iso
 from imgtool.sweep import claim, jobs
-from imgtool.sweep.leftovers import MARK, orphans
+from imgtool.sweep.leftovers import orphans
+from imgtool.sweep.running import Running, start
 from imgtool.sweep.slots import Slot
 from imgtool.sweep.state import (
     BROKEN,
     KILLED,
     TrialState,
-    read_job,
     read_state,
     write_job,
 )
@@ -83,28 +79,6 @@ class Options:
     grace_sec: float = GRACE_SEC
     kill_after_sec: float = KILL_AFTER_SEC
     command_of: Callable[[Plan, Trial], list[str]] = jobs.timed_command
-
-
-@dataclass(kw_only=True, eq=False)
-class Running:
-    """A trial that trains."""
-
-    trial: Trial
-    slot: Slot
-    process: subprocess.Popen[bytes]
-    claim: claim.Claim
-    job: dict[str, Any]
-    status_before: tuple[int, int] | None
-    begun: float = field(default_factory=time.monotonic)
-    stage: Literal["running", "asked", "term", "kill", "ended"] = "running"
-    deadline: float | None = None
-    killed_at: float | None = None
-    leftovers: list[processes.Process] = field(default_factory=list)
-
-    @property
-    def is_asked(self) -> bool:
-        """Whether it has been asked to stop."""
-        return "asked" in self.job
 
 
 def run(
@@ -181,7 +155,7 @@ class _Pool:
         self._insisted = time.monotonic()
         for running in self._running:
             if running.stage == "running" and running.process.poll() is None:
-                self._ask(running, why)
+                running.ask(why, self._options.grace_sec)
 
     def _fill(self) -> None:
         while self._free and self._waiting and not self._stopping:
@@ -201,55 +175,18 @@ class _Pool:
 
     def _start(self, trial: Trial, held: claim.Claim) -> None:
         slot = self._free.popleft()
-        earlier = read_job(trial.directory) or {}
-        log = trial.directory.child_log_path
-        before = stamp(trial.directory)
         try:
-            jobs.write_config(trial)
-            process = self._spawn(trial, slot)
+            running = start(trial, slot, held, self._options.command_of(self._plan, trial))
         except (OSError, UserError) as error:
             held.release()
             self._free.appendleft(slot)
             self._refuse(trial, str(error))
             return
-        now = now_iso()
-        job = {
-            "executor": "local",
-            "job_id": None,
-            "index": None,
-            "stat": "RUN",
-            "exit_code": None,
-            "attempt": _number(earlier.get("attempt")) + 1,
-            "submitted": now,
-            "started": now,
-            "host": socket.gethostname(),
-            "pid": process.pid,
-            "start_ticks": start_ticks(process.pid),
-            "slot": slot.label,
-            "log": str(log),
-            "identity": trial.identity,
-        }
-        running = Running(
-            trial=trial, slot=slot, process=process, claim=held, job=job, status_before=before
-        )
         self._running.append(running)
         with suppress(OSError):
-            held.add_child(process.pid)
+            held.add_child(running.process.pid)
         self._note_job(running)
-        self.listener.started(trial, slot, process.pid)
-
-    def _spawn(self, trial: Trial, slot: Slot) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, **slot.env, MARK: str(trial.directory.path)}
-        environment.setdefault("PYTHONUNBUFFERED", "1")
-        with open(trial.directory.child_log_path, "ab") as log:
-            return subprocess.Popen(
-                self._options.command_of(self._plan, trial),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-            )
+        self.listener.started(trial, slot, running.process.pid)
 
     def _refuse(self, trial: Trial, reason: str) -> None:
         """A trial that cannot be started."""
@@ -304,16 +241,9 @@ class _Pool:
         if running.stage == "asked":
             self.listener.note(f"{running.trial.name} has not stopped: TERM to its group")
             running.stage, running.deadline = "term", now + self._options.kill_after_sec
-            _to_group(running, signal.SIGTERM)
+            running.to_group(signal.SIGTERM)
         else:
             self._kill(running, now)
-
-    def _ask(self, running: Running, why: str) -> None:
-        running.stage = "asked"
-        running.deadline = time.monotonic() + self._options.grace_sec
-        running.job["asked"] = why
-        running.process.send_signal(signal.SIGINT)
-        running.process.send_signal(signal.SIGCONT)  # a suspended one could not obey
 
     def _kill(self, running: Running, now: float) -> None:
         """KILL to the leader and all below it, again and again until it is gone."""
@@ -321,7 +251,7 @@ class _Pool:
             running.stage, running.killed_at = "kill", now
             self.listener.note(f"{running.trial.name} has not ended: KILL")
         running.deadline = now + POLL_SEC
-        _to_group(running, signal.SIGKILL)
+        running.to_group(signal.SIGKILL)
         for process in processes.descendants(root=running.process.pid):
             processes.send(process, signal.SIGKILL)
         if now - running.killed_at > GIVE_UP_SEC:  # stuck in a driver or a file system
@@ -407,15 +337,5 @@ class _Pool:
             self.listener.tick(tuple(self._running))
 
 
-def _to_group(running: Running, number: signal.Signals) -> None:
-    for sent in (number, signal.SIGCONT):
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(running.process.pid, sent)
-
-
 def _at_terminal() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
-
-
-def _number(value: Any) -> int:
-    return value if type(value) is int else 0

@@ -15,11 +15,19 @@ from imgtool.experiment.status import now_iso
 from imgtool.files import write_text
 from imgtool.sweep import claim, jobs
 from imgtool.sweep.lsf_client import Client, Unavailable
-from imgtool.sweep.lsf_refresh import is_open, refresh
+from imgtool.sweep.lsf_refresh import refresh
 from imgtool.sweep.lsf_script import Options, Script, follow_up, new_stamp, scripts
 from imgtool.sweep.lsf_words import LsfError
 from imgtool.sweep.profile import Profile, read_profile
-from imgtool.sweep.state import ACTIVE, TrialState, job_path, read_job, read_state, write_job
+from imgtool.sweep.state import (
+    ACTIVE,
+    TrialState,
+    is_open,
+    job_path,
+    read_job,
+    read_state,
+    write_job,
+)
 from imgtool.sweep.trial import Plan, Trial
 
 __all__ = [

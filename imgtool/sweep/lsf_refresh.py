@@ -12,24 +12,12 @@ from imgtool.experiment.status import heartbeat_age_sec, now_iso, read_status
 from imgtool.sweep.alive import parse_time
 from imgtool.sweep.lsf_client import Client, Row, spec
 from imgtool.sweep.lsf_words import LsfError
-from imgtool.sweep.state import STALE_SEC, read_job, write_job
+from imgtool.sweep.state import ENDED, STALE_SEC, WAITING, is_open, read_job, write_job
 
-ENDED = frozenset({"DONE", "EXIT", "ZOMBI"})
-WAITING = frozenset({"PEND", "PSUSP", "WAIT", "PROV"})
 _AS = {"POST_DONE": "DONE", "POST_ERR": "DONE"}  # what follows a job is not the job
 CLEAN_SEC = 3600.0  # LSF forgets jobs an hour after their end, unless the site says otherwise
 SETTLE_SEC = 60.0  # a job may take a moment to be seen
 _FINAL = frozenset({"completed", "stopped", "failed", "diverged"})
-
-
-def is_open(job: Mapping[str, Any] | None) -> bool:
-    """Whether a job.json is of a cluster job that has not ended as far as it knows."""
-    return (
-        job is not None
-        and job.get("executor") == "lsf"
-        and job.get("stat") not in ENDED
-        and bool(job.get("job_id") or job.get("name"))
-    )
 
 
 def refresh(directories: Iterable[ExperimentDir], *, client: Client | None = None) -> str | None:

@@ -257,6 +257,12 @@ class _Job:
     def follow_up(self, command: str, parents: Sequence[str]) -> Script:
         if not command.strip() or "\0" in command:
             raise UsageError("--then is empty", hint='such as --then "imgtool status DIR --json"')
+        try:
+            shlex.split(command)
+        except ValueError as error:
+            raise UsageError(
+                f"--then is no command of a shell: {error}", hint="close its quotes"
+            ) from error
         queue = self.profile.site.then_queue
         log = self._checked(self.plan.jobs_dir / f"{self.name}.%J.log")
         words = ["-J", self.name, *self._queue(queue), "-n", "1"]

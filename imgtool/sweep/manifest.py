@@ -28,8 +28,8 @@ def write(plan: Plan) -> None:
         ExperimentError: a folder cannot be written to.
     """
     folders = [plan.root] + ([plan.shared_dir] if plan.shared_dir else [])
-    for folder in folders:
-        make_writable(folder)
+    for folder, key in zip(folders, ("root", "shared_dir"), strict=False):
+        make_writable(folder, instead=f"choose another with `{key}:` in the sweep's file")
     with _locked(plan.root):
         earlier = {trial["exp_dir"]: trial for trial in read_trials(plan.manifest_path)}
         content = {

@@ -7,9 +7,10 @@ from dataclasses import fields, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+from imgtool.config.fields import TOP_KEYS, keys_of, suggest
 from imgtool.config.identity import identity
 from imgtool.config.load import Loaded, load
-from imgtool.config.schema import FamilySchema, Lsf
+from imgtool.config.schema import Experiment, FamilySchema, Lsf
 from imgtool.errors import ConfigError, UsageError, did_you_mean
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.sweep import grid
@@ -51,13 +52,11 @@ def make_plan(
     combinations = grid.times(spec.combinations, extra)
     maker = _Maker(spec, schema_of, tuple(sets), tiny)
     made = [maker.make(config, values) for config in spec.configs for values in combinations]
-    phases = {loaded.experiment.phase for loaded, _, _, _ in made}
-    phase = phases.pop() if len(phases) == 1 else None
-    root = root_of(spec, phase).absolute()
-    root = root / TINY if tiny else root
-    shared = spec.shared_dir or _common(loaded.experiment.output.shared_dir for loaded, *_ in made)
-    shared_dir = None if shared is None else Path(shared).expanduser().absolute()
-    shared_dir = shared_dir / TINY if shared_dir is not None and tiny else shared_dir
+    experiments = [loaded.experiment for loaded, *_ in made]
+    families = dict.fromkeys(experiment.family for experiment in experiments)
+    _refuse_unknown_decides(spec, [schema_of(family) for family in families])
+    phase = _common(experiment.phase for experiment in experiments)
+    root, shared_dir = _folders(spec, experiments, phase, tiny)
     trials: dict[str, Trial] = {}
     stems: dict[str, str] = {}
     for loaded, name, values, config in made:
@@ -99,7 +98,10 @@ class _Maker:
     ) -> tuple[Loaded, str, dict[str, Any], str]:
         """The config with its values, the trial's name, and what sets it apart."""
         words = [*self.spec.sets, *as_sets(values), *self.sets]
-        loaded = self.load(config, words)
+        try:
+            loaded = self.load(config, words)
+        except ConfigError as error:
+            raise self.blame(error, values) from error
         loaded = self.with_resources(loaded, config)
         found = identity(loaded.experiment, "")
         if config not in self.plain:
@@ -116,6 +118,18 @@ class _Maker:
 
     def load(self, config: str, words: Sequence[str]) -> Loaded:
         return load(config, family=None, schema_of=self.schema_of, sets=words, tiny=self.tiny)
+
+    def blame(self, error: ConfigError, values: Mapping[str, Any]) -> ConfigError:
+        """The complaint about an override, said of the place where the user wrote it."""
+        mark, text = "--set: ", str(error)
+        own = {word.partition("=")[0].strip() for word in self.sets}
+        below = {word.partition("=")[0] for word in self.spec.sets}
+        wrong = {key for key in {*values, *below} - own if key in text.split()}
+        if not text.startswith(mark) or not wrong:
+            return error
+        in_file = wrong & {*below, *(key for row in self.spec.combinations for key in row)}
+        place = self.spec.source if in_file else "--grid"
+        return ConfigError(f"{place}: {text.removeprefix(mark)}", hint=error.hint)
 
     def with_resources(self, loaded: Loaded, config: str) -> Loaded:
         """What the sweep says of the experiment's queue; `--set lsf.…` still wins."""
@@ -148,12 +162,35 @@ class _Maker:
         return {key: getattr(lsf, key) for key in given}
 
 
+def _refuse_unknown_decides(spec: Spec, schemas: Sequence[FamilySchema]) -> None:
+    """A key that no experiment has would go from the winner into no config."""
+    known = {key for schema in schemas for key in keys_of(schema)} | set(TOP_KEYS)
+    varied = {key for row in spec.combinations for key in row}  # in an older spelling, perhaps
+    for key in spec.decides:
+        if key not in known | varied:
+            raise ConfigError(
+                f"{spec.source}: decides: unknown key {key}", hint=suggest(key, schemas[0])
+            )
+
+
 def _value_of(loaded: Loaded, key: str, text: str) -> Any:
     """The value that an override came to; its text where the key names no single field."""
     section, _, name = key.partition(".")
     part = getattr(loaded.experiment, section, None)
     value = getattr(part, name, text) if name else part
     return list(value) if isinstance(value, tuple) else value
+
+
+def _folders(
+    spec: Spec, experiments: Sequence[Experiment], phase: str | None, tiny: bool
+) -> tuple[Path, Path | None]:
+    """Where the exp_dirs are, and the folder that they share; `--tiny` ones lie apart."""
+    root = root_of(spec, phase).absolute()
+    word = spec.shared_dir or _common(one.output.shared_dir for one in experiments)
+    shared = None if word is None else Path(word).expanduser().absolute()
+    if not tiny:
+        return root, shared
+    return root / TINY, None if shared is None else shared / TINY
 
 
 def _common(values: Any) -> str | None:

@@ -62,6 +62,11 @@ def read_spec(word: str) -> Spec:
     source = find(word)
     values, lines = parse_tree(source.read(), source.label)
     if not _SIGNS & set(values):
+        if "family" not in values and "base" not in values:
+            raise ConfigError(
+                f"{source.label} is neither a sweep nor a config",
+                hint="a sweep has `experiments: [..]` or a `matrix:`, a config has a `family:`",
+            )
         return Spec(name=_name(source.stem), source=source.label, configs=(word,))
     reader = _Reader(source, values, lines)
     return reader.spec()
@@ -191,28 +196,29 @@ class _Reader:
         for key in ("exclude", "include"):
             if key in self.values and "matrix" not in self.values:
                 raise self.fail(key, f"{key} belongs to a matrix, and there is none")
-        found: list[dict[str, Any]] = [{}]
-        try:
-            if "matrix" in self.values:
-                found = grid.matrix(
-                    self.lists("matrix"),
-                    exclude=self.mappings("exclude"),
-                    include=self.mappings("include"),
-                )
-            elif "zip" in self.values:
-                found = grid.zipped(self.lists("zip"))
-            elif "random" in self.values:
-                found = self.random()
-        except ConfigError as error:
-            raise self.fail(kinds[0], str(error), error.hint) from error
+        found = self.varying(kinds[0]) if kinds else [{}]
         seeds = self.values.get("seeds", [])
         if not isinstance(seeds, list) or any(type(seed) is not int for seed in seeds):
             raise self.fail("seeds", f"seeds is {seeds!r}, expected a list such as [0, 1, 2]")
         return grid.times(found, [{SEED: seed} for seed in seeds] or [{}])
 
-    def random(self) -> list[dict[str, Any]]:
+    def varying(self, kind: str) -> list[dict[str, Any]]:
+        """The combinations of a matrix, a zip or a random draw."""
+        given = self.mapping("random") if kind == "random" else self.lists(kind)
+        exclude, include = self.mappings("exclude"), self.mappings("include")
+        try:
+            if kind == "matrix":
+                found = grid.matrix(given, exclude=exclude, include=include)
+            else:
+                found = grid.zipped(given) if kind == "zip" else self.random(given)
+        except ConfigError as error:
+            raise self.fail(kind, str(error), error.hint) from error
+        if not found:
+            raise self.fail("exclude", "exclude leaves no trial", "take one of its entries out")
+        return found
+
+    def random(self, given: Mapping[str, Any]) -> list[dict[str, Any]]:
         known = ("num_trials", "seed", "space")
-        given = self.mapping("random")
         for key in given:
             if key not in known:
                 raise ConfigError(f"random: unknown key {key}", hint=did_you_mean(key, list(known)))

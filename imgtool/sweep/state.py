@@ -41,7 +41,7 @@ KILLED = 137
 JOB_NAME = "job.json"
 WAITING = ("PEND", "PSUSP", "WAIT", "PROV")
 _ALIVE = ("RUN", "USUSP", "SSUSP")
-_ENDED = ("DONE", "EXIT", "ZOMBI")
+ENDED = ("DONE", "EXIT", "ZOMBI")
 _MEMORY_WORDS = (
     "out of memory",
     "outofmemory",
@@ -208,13 +208,26 @@ def write_job(directory: ExperimentDir, **fields: Any) -> None:
         raise
 
 
+def is_open(job: Mapping[str, Any] | None) -> bool:
+    """Whether a job.json is of a cluster job that has not ended as far as it knows.
+
+    One with a name and no number is: its submission was cut off before LSF's answer.
+    """
+    return (
+        job is not None
+        and job.get("executor") == "lsf"
+        and job.get("stat") not in ENDED
+        and bool(job.get("job_id") or job.get("name"))
+    )
+
+
 def _judge(
     status: Mapping[str, Any], job: Mapping[str, Any], age: float | None
 ) -> tuple[StateName, str | None]:
     """State and reason, from the later of the two files."""
     said, reason = status.get("state"), status.get("reason")
     stat = job.get("stat")
-    if stat and not _is_of_job(status, job):
+    if (stat or is_open(job)) and not _is_of_job(status, job):
         return _without_status(job)
     if said not in STATES:
         return "pending", None
@@ -223,7 +236,7 @@ def _judge(
         if verdict in STATES and _is_later(job.get("ended"), status.get("heartbeat")):
             return verdict, job.get("reason")
         return said, reason
-    if stat in _ENDED and _is_later(job.get("ended"), status.get("heartbeat"), missing=True):
+    if stat in ENDED and _is_later(job.get("ended"), status.get("heartbeat"), missing=True):
         return _ended(job)
     if stat in ("USUSP", "SSUSP"):
         return "running", "suspended by the cluster"  # its heart stands still, and it lives
@@ -246,7 +259,7 @@ def _without_status(job: Mapping[str, Any]) -> tuple[StateName, str | None]:
         if job.get("executor") == "local" and not _is_leader_alive(job):
             return "stale", f"its process {job.get('pid')} is gone"
         return "running", "starting"
-    if stat in _ENDED:
+    if stat in ENDED:
         return _ended(job)
     return "submitted", "the cluster has lost sight of it" if stat == "UNKWN" else None
 

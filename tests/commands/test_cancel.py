@@ -155,6 +155,16 @@ def test_what_runs_on_another_host_is_named(tmp_path):
     assert "a runs on elsewhere: cancel it there" in answer.stderr
 
 
+def test_a_job_that_lsf_has_not_numbered_is_named(tmp_path):
+    directory = make(tmp_path / "a")
+    (directory.path / "status.json").unlink(missing_ok=True)
+    job = {"executor": "lsf", "job_id": None, "name": "sweep-1", "stat": "PEND"}
+    (directory.path / "job.json").write_text(json.dumps({**job, "submitted": now_iso()}))
+    answer = imgtool("cancel", directory.path)
+    assert answer.returncode == 1
+    assert "a was submitted as sweep-1, and LSF has not said yet" in answer.stderr
+
+
 def test_nothing_named(tmp_path):
     assert imgtool("cancel", cwd=tmp_path).returncode == 2
     assert imgtool("cancel", "nowhere", cwd=tmp_path).returncode == 1

@@ -63,3 +63,13 @@ def test_no_checkpoint(tmp_path, capsys):
         error, hint = capsys.readouterr().err.splitlines()[-2:]
         assert error.startswith("error: ")
         assert hint.startswith("hint: ")
+
+
+def test_one_that_cannot_be_read_costs_no_other(trained, tmp_path, capsys):
+    capsys.readouterr()
+    out = tmp_path / "latents.jsonl"
+    assert run("eval", "latents", trained / "exp", tmp_path / "none", "--out", out, "--json") == 4
+    said = capsys.readouterr()
+    assert [json.loads(line)["kind"] for line in said.out.splitlines()] == ["quality"]
+    assert out.read_text().count("\n") == 1
+    assert "error: no checkpoint" in said.err

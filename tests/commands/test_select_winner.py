@@ -153,6 +153,28 @@ def test_one_bad_file_is_told_and_all_bad_is_an_error(tmp_path, select):
 
 
 @pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("epoch,val_MSE_rgb,latent_dims\n1,0.04,50\n", "--columns imginav"),
+        ("epoch,loss\n1,0.04\n", "no table has a column val_mse; there are: loss"),
+        ("epoch,val_mse\n1,0.04\n", "no table has a column latent_dims"),
+    ],
+)
+def test_what_a_table_lacks_is_named(tmp_path, select, text, hint):
+    (tmp_path / "a.csv").write_text(text)
+    code, _, err = select(tmp_path / "a.csv", "--rule", "efficiency")
+    assert code == 1
+    assert hint in err.splitlines()[-1]
+
+
+def test_a_sweep_file_is_no_table(tmp_path, select):
+    (tmp_path / "s.yaml").write_text("sweep: s\nexperiments: [phase1_1/S5]\n")
+    code, _, err = select(tmp_path / "s.yaml")
+    assert code == 4
+    assert "imgtool sweep s.yaml |" in err
+
+
+@pytest.mark.parametrize(
     "words", [["--rule", "bets"], ["--set", "threshhold=1"], ["--columns", "x"], []]
 )
 def test_usage(phase, select, words):

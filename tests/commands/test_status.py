@@ -129,6 +129,14 @@ def test_nothing_found_is_a_no(tmp_path, words):
     assert "hint:" in answer.stderr
 
 
+def test_a_sweep_that_has_not_run_is_said_to_be_one(tmp_path):
+    (tmp_path / "s.yaml").write_text("sweep: s\nexperiments: [phase1_1/S5]\n")
+    answer = imgtool("status", "s.yaml", cwd=tmp_path)
+    assert answer.returncode == 1
+    assert "it has not been run from here" in answer.stderr
+    assert "imgtool sweep s.yaml --dry-run" in answer.stderr
+
+
 def test_the_table_shows_why_something_failed(study):
     answer = imgtool("status", "p", "--format", "table", cwd=study, env=wide())
     assert "AE_S2       running         5/10" in answer.stdout
@@ -205,6 +213,23 @@ def test_the_live_table_shows_what_runs(tmp_path):
     assert "gpu 1" not in text
     assert "5/10" in text
     assert "1 failed · 1 running · 3 waiting" in text
+
+
+def test_the_live_table_shortens_no_number_at_80_columns(tmp_path):
+    from rich.console import Console
+
+    name = "phase1_1_AE_S11_ch8_ds6-f05469f9"
+    fields = {"state": "running", "iteration": 99_950, "max_iteration": 100_000, "loss": 0.50123}
+    trial = FakeTrial(put(tmp_path, name, **fields))
+    table = _sweep_table.PoolTable(1, Console(width=80, file=io.StringIO(), force_terminal=True))
+    table.started(trial, Slot("cpu 0"), 1)
+    table.close()
+    shown = Console(width=80, record=True, file=io.StringIO())
+    shown.print(table.render())
+    text = shown.export_text()
+    assert "…" not in text
+    assert "99950/100000" in text
+    assert "0.5012" in text
 
 
 def test_without_a_terminal_there_is_a_line_for_each_start_and_end(tmp_path, capsys, monkeypatch):

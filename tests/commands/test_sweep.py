@@ -43,6 +43,22 @@ def test_a_dry_run_tells_all_and_writes_nothing(folder, capsys):
     assert list(folder.iterdir()) == []
 
 
+def test_a_dry_run_s_table_fits_a_terminal(folder, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    words = ("--set", "data.manifest=a/folder/of/mine/layouts.csv", "--dry-run")
+    assert run("sweep", "phase1_1", "--only", "S7,S8", *words, "--format", "table") == 0
+    said = capsys.readouterr()
+    assert "every trial: data.manifest=a/folder/of/mine/layouts.csv" in said.err
+    head, *rows = said.out.strip().splitlines()
+    assert "overrides" not in head
+    assert len(rows) == 2
+    words += ("--grid", "train.seed=0,1", "--format", "table")
+    assert run("sweep", "phase1_1", "--only", "S7", *words) == 0
+    said = capsys.readouterr()
+    assert "train.seed" in said.out
+    assert "layouts.csv" not in said.out
+
+
 def test_a_dry_run_for_lsf_shows_the_scripts(folder, capsys):
     assert run("sweep", "phase1_1", "--executor", "lsf", "--dry-run") == 0
     said = capsys.readouterr()
@@ -70,12 +86,14 @@ def test_scripts_for_people_who_submit_by_hand(folder, capsys):
     [
         (["phase1_9"], "no config file or preset 'phase1_9'"),
         (["phase1_1", "--only", "S99"], "no trial 'S99'"),
+        (["phase1_1", "--only", ""], "--only names no trial"),
         (["phase1_1", "--set", "train.lrr=1"], "unknown key train.lrr"),
         (["phase1_1", "--grid", "loss.kld"], "not KEY=VALUE"),
         (["phase1_1", "--retry", "broken"], "no state 'broken'"),
         (["phase1_1", "--wait"], "--wait is for --executor lsf"),
         (["phase1_1", "--executor", "lsf", "--slots", "2"], "--slots is for --executor local"),
         (["phase1_1", "--duration", "soon"], "soon"),
+        (["phase1_1", "--executor", "lsf", "--dry-run", "--then", "ls 'x"], "No closing quotation"),
         (["phase1_1", "--executor", "lsf"], "there is no bsub here"),
     ],
 )

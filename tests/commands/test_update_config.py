@@ -67,6 +67,14 @@ def test_a_vae_brings_its_weight(folder, run):
     assert (folder / "V1.yaml").read_bytes() == after + b"\r\nloss:\r\n  kld: 3.0e-05\r\n"
 
 
+def test_a_decision_is_written_down_where_it_is_the_default(folder, run):
+    vae = {**VARIATIONAL, "loss.kld": 1e-4}
+    assert run("V1.yaml", stdin=winner(vae)) == 0
+    text = (folder / "V1.yaml").read_bytes()
+    assert text.endswith(b"\r\nloss:\r\n  kld: 0.0001\r\n")
+    assert run("V1.yaml", "--check", stdin=winner(vae)) == 0  # idempotent
+
+
 def test_check_and_dry_run_write_nothing(folder, run):
     assert run("V1.yaml", "--check", stdin=winner()) == 1
     assert run("V1.yaml", "--dry-run", stdin=winner()) == 0
@@ -102,6 +110,8 @@ def test_chosen_keys_and_a_file(folder, run):
         (["V1.yaml"], '{"kind": "ranking"}\n', 1, "no winner's record"),
         (["V1.yaml"], f"{winner()}\n{winner()}\n", 2, "2 winners"),
         (["V1.yaml"], winner(decides=[]), 2, "does not say which keys"),
+        (["V1.yaml"], winner(decides=5), 2, "does not say which keys"),
+        (["V1.yaml", "--set", "base=x"], "", 2, "base is not to be changed"),
         (["V1.yaml"], winner(decides=["model.x"]), 2, "no parameter model.x"),
         (["V1.yaml"], winner(family="genegan"), 2, "autoencoder family"),
         (["V1.yaml", "--keys", "loss.mse"], winner(), 2, "no parameter loss.mse"),

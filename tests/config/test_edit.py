@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from imgtool.config.edit import DROP, apply, plan
+from imgtool.config.edit import plan
+from imgtool.config.splice import DROP, apply
 from imgtool.config.yaml_io import parse_document
 from imgtool.errors import ConfigError
 from imgtool.models.registry import schema
@@ -30,6 +31,11 @@ CASES = {
         "loss:\n  mse: 1.0\n  kld: 0.0001\n\n# limits\ntrain:\n  epochs: 1\n",
     ),
     "a new section": ("name: a\n", {"loss.kld": 0.5}, "name: a\n\nloss:\n  kld: 0.5\n"),
+    "a new section after a comment of the last one": (
+        "loss:\r\n  mse: 1.0\r\n  # kld: none\r\n# end\r\n",
+        {"train.seed": 1},
+        "loss:\r\n  mse: 1.0\r\n  # kld: none\r\n\r\ntrain:\r\n  seed: 1\r\n# end\r\n",
+    ),
     "flow": (
         "model: {latent_channels: 16, base_channels: 32}  # both\n",
         {"model.base_channels": 64, "model.bottleneck": "kl"},
@@ -207,7 +213,7 @@ def test_an_older_spelling_is_kept(tmp_path):
     ("changes", "words"),
     [
         ({"model.latent_chanels": 4}, "no key model.latent_chanels"),
-        ({"family": "hpcm"}, "no key family"),
+        ({"family": "hpcm"}, "family is not to be changed"),
         ({"model.latent_channels": 0}, "latent_channels"),
         ({"model.latent_channels": "many"}, "latent_channels"),
     ],

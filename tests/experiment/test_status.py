@@ -64,6 +64,39 @@ def test_heartbeat_carries_the_last_fields(experiment):
     assert not experiment.status_path.exists()
 
 
+def test_news_are_written_long_before_the_next_heartbeat(experiment):
+    status = StatusFile(experiment)
+    status.write("running", iteration=1)
+    status.start_heartbeat(interval=600, news_interval=0.05)
+    before = experiment.status_path.stat().st_mtime_ns
+    time.sleep(0.3)
+    assert experiment.status_path.stat().st_mtime_ns == before  # no news, no writing
+    status.remember(iteration=2)
+    wait_for(lambda: read_status(experiment)["iteration"] == 2)
+    status.stop_heartbeat()
+
+
+def test_a_slow_disk_holds_nobody_who_has_news(experiment, monkeypatch):
+    from imgtool.experiment import status as module
+
+    is_writing, may_go_on = threading.Event(), threading.Event()
+
+    def slow(path, text):
+        is_writing.set()
+        may_go_on.wait(20)
+
+    status = StatusFile(experiment)
+    monkeypatch.setattr(module, "write_text", slow)
+    status.start_heartbeat(0.01)
+    assert is_writing.wait(20)
+    told = threading.Thread(target=status.remember, kwargs={"iteration": 2}, daemon=True)
+    told.start()
+    told.join(5)
+    assert not told.is_alive()
+    may_go_on.set()
+    status.stop_heartbeat()
+
+
 def test_a_full_disk_does_not_end_the_heartbeat(experiment, monkeypatch):
     from imgtool.experiment import status as module
 

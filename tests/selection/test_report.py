@@ -99,7 +99,8 @@ def test_a_page_that_needs_nothing_else(tmp_path, count):
     for source in page.images:
         kind, _, data = source.partition(",")
         assert kind == "data:image/png;base64"
-        Image.open(io.BytesIO(base64.b64decode(data))).verify()
+        with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+            picture.verify()
     words = " ".join(page.words)
     for verdict in found.verdicts:
         assert verdict.candidate.name in words
@@ -113,9 +114,9 @@ def test_reconstructions_are_those_that_all_have(tmp_path):
     both = [candidate(tmp_path, 1), candidate(tmp_path, 2)]
     (tmp_path / "exp2/samples/val_000003.png").unlink()
     folder = write_report(selection(both), tmp_path / "report").parent
-    sheet = Image.open(folder / "reconstructions.png")
-    assert sheet.width == 3 * 132  # the original and two experiments
-    assert sheet.height == 34 + 132  # one image
+    with Image.open(folder / "reconstructions.png") as sheet:
+        assert sheet.width == 3 * 132  # the original and two experiments
+        assert sheet.height == 34 + 132  # one image
 
 
 def test_hostile_names_are_text(tmp_path):
@@ -170,3 +171,12 @@ def test_a_file_in_the_way(tmp_path):
         write_report(selection([candidate(tmp_path, 1)]), tmp_path / "report")
     assert caught.value.hint
     assert (tmp_path / "report").read_text() == "mine"
+
+
+def test_what_is_counted_has_whole_ticks():
+    from imgtool.selection.style import new_figure, whole_ticks
+
+    axes = new_figure(4, 3).add_subplot()
+    axes.plot([1, 2], [0, 1])
+    whole_ticks(axes)
+    assert all(tick == int(tick) for tick in axes.get_xticks())

@@ -32,6 +32,15 @@ def winner(evidence, rule="efficiency", *sets):
 A, B, C = run("A", 0.0100, 4096), run("B", 0.0095, 16384), run("C", 0.0300, 512)
 
 
+def test_rejected_ones_are_in_the_order_people_count():
+    from imgtool.selection.candidates import natural
+
+    names = ["AE_S10_ch2", "AE_S1_ch16", "AE_S9_ch16", "AE_S11_ch8", "9", "AE", "x²"]
+    assert sorted(names, key=natural) == [
+        *("9", "AE", "AE_S1_ch16", "AE_S9_ch16", "AE_S10_ch2", "AE_S11_ch8", "x²")
+    ]
+
+
 def test_efficiency_takes_the_smallest_within_the_threshold():
     selection = select([A, B, C], load_rule("efficiency"))
     assert selection.winner.candidate.name == "A"

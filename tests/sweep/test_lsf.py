@@ -389,7 +389,7 @@ def test_the_real_run_timed_passes_lsfs_warning_on(tmp_path, cluster):
 
 def test_a_trial_that_is_deaf_to_the_limit(tmp_path, cluster, monkeypatch):
     monkeypatch.setenv("FAKE_LSF_SCALE", "0.1")
-    plan = plan_of(tmp_path, 1, walltime="1m")
+    plan = plan_of(tmp_path, 1, walltime="30m")  # 3 s: Python has started by then
     behave(plan.trials[0], "hang")
     submit(plan)
     assert wait(plan) == {"S1": "failed"}

@@ -8,7 +8,7 @@ import pytest
 
 from imgtool.config import presets
 from imgtool.config.fields import keys_of
-from imgtool.errors import ConfigError, UsageError
+from imgtool.errors import ConfigError, UsageError, UserError
 from imgtool.models.registry import schema
 from imgtool.sweep import manifest
 from imgtool.sweep.plan import make_plan
@@ -153,9 +153,19 @@ def test_two_experiments_of_one_name_are_refused(folder):
         ("sweep: x\n", "names no experiments"),
         ("experiments: [b.yaml]\n", "no file or preset 'b.yaml'"),
         ("experiments: a.yaml\n", "expected a list"),
-        ("base: a.yaml\nmatrix: {train.lr: 1e-3}\n", "expected a list of values"),
+        ("base: a.yaml\nmatrix: {train.lr: 1e-3}\n", r"^[^:]*s\.yaml:2: matrix: .* list of values"),
+        ("base: a.yaml\nmatrix: [1]\n", r"^[^:]*s\.yaml:2: matrix is"),
+        ("base: a.yaml\nrandom: [1]\n", r"^[^:]*s\.yaml:2: random is"),
         ("base: a.yaml\nmatrix: {train.lr: []}\n", "has no values"),
-        ("base: a.yaml\nmatrix: {train.lrr: [1]}\n", "unknown key train.lrr"),
+        ("base: a.yaml\nmatrix: {train.lrr: [1]}\n", r"s\.yaml: unknown key train.lrr"),
+        ("base: a.yaml\nmatrix: {train.lr: [x]}\n", r"s\.yaml: train.lr is 'x'"),
+        ("experiments: [a.yaml]\nset: {train.lrr: 1}\n", r"s\.yaml: unknown key train.lrr"),
+        (
+            "base: a.yaml\nmatrix: {train.seed: [1]}\nexclude: [{train.seed: 1}]\n",
+            "leaves no trial",
+        ),
+        ("experiments: [a.yaml]\ndecides: [train.lrr]\n", "decides: unknown key train.lrr"),
+        ("experiment: [a.yaml]\n", "neither a sweep nor a config"),
         ("base: a.yaml\nzip: {train.lr: [1], train.seed: [1, 2]}\n", "differ in length"),
         ("base: a.yaml\nrandom: {space: {train.lr: {uniform: [0, 1]}}}\n", "num_trials is None"),
         ("base: a.yaml\nseeds: [a]\n", "seeds is"),
@@ -171,6 +181,16 @@ def test_what_is_wrong_is_said_with_a_hint(folder, text, words):
     with pytest.raises(ConfigError, match=words) as caught:
         plan(write(folder, "s.yaml", text))
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["sweep: s\nexperiments: [a.yaml]\n", BASE])
+def test_whose_word_is_wrong_is_said(folder, text):
+    write(folder, "a.yaml", BASE)
+    path = write(folder, "s.yaml", text)
+    with pytest.raises(ConfigError, match="^--grid: unknown key train.lrr"):
+        plan(path, grid_words=["train.lrr=1,2"])
+    with pytest.raises(ConfigError, match="^--set: unknown key train.lrr"):
+        plan(path, grid_words=["train.seed=1,2"], sets=["train.lrr=1"])
 
 
 # --- sweep.json ---------------------------------------------------------------------------
@@ -201,3 +221,13 @@ def test_a_trial_that_changed_is_written_anew():
     manifest.write(replace(first, trials=(replace(first.trials[0], identity="other"),)))
     (kept,) = manifest.read_trials(first.manifest_path)
     assert kept["identity"] == "other"
+
+
+@pytest.mark.parametrize("key", ["root", "shared_dir"])
+def test_a_folder_in_a_file_s_way_names_the_key(folder, key):
+    write(folder, "a.yaml", BASE)
+    write(folder, "file", "")
+    path = write(folder, "s.yaml", f"experiments: [a.yaml]\n{key}: file/x\n")
+    with pytest.raises(UserError, match="a file is in the way") as caught:
+        manifest.write(plan(path))
+    assert f"`{key}:`" in caught.value.hint

@@ -156,6 +156,20 @@ def test_a_local_job_that_starts_or_died_while_starting(tmp_path):
     assert read_state(directory).state == "stale"
 
 
+def test_a_job_without_a_number_is_open(tmp_path):
+    """Its submission was cut off before LSF's answer, and LSF may run it."""
+    directory = ExperimentDir(tmp_path)
+    ended = {"state": "stopped", "started": "2026-01-01T00:00:00Z", "heartbeat": now_iso()}
+    directory.status_path.write_text(json.dumps(ended))
+    job = {"executor": "lsf", "job_id": None, "submitted": "2026-02-01T00:00:00Z"}
+    write_job(directory, **job, name="sweep-1")
+    assert read_state(directory).state == "submitted"
+    write_job(directory, **job, name="sweep-1", stat="EXIT", state="stopped", reason="x")
+    assert read_state(directory).state == "stopped"
+    write_job(directory, **job)
+    assert read_state(directory).state == "stopped"
+
+
 def test_a_zombie_is_gone(tmp_path):
     child = subprocess.Popen(["true"])
     while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":

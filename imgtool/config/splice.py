@@ -1,0 +1,271 @@
+"""Set and drop keys in the text of a YAML file, every other byte as it is.
+
+ruamel.yaml finds where a value stands; its text alone is replaced. Comments, quotes, indentation,
+line ends and anchors stay, since nothing is ever dumped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from imgtool.config.yaml_io import compose, format_value
+
+_ALIAS = re.compile(r"[ \t]*(\*[^\s,\]}]+)")
+_INDENTED_COMMENT = re.compile(r"\r?\n[ \t]+#[^\r\n]*")
+_ANCHOR = re.compile(r"&[^\s,\]}]+[ \t]*")
+
+
+class _Drop:
+    """Stands for a key that goes."""
+
+    def __repr__(self) -> str:
+        return "DROP"
+
+
+DROP = _Drop()
+
+
+def apply(text: str, changes: Mapping[str, Any], source: str) -> str:
+    """The text with keys set, or dropped where the value is DROP; nothing else is touched.
+
+    Raises:
+        ConfigError: not YAML, or a value that cannot be placed.
+    """
+    for key, value in changes.items():
+        text = drop_key(text, key, source) if value is DROP else set_key(text, key, value, source)
+    return text
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One `key: value` in the text: spans of the key, and of the value's own text."""
+
+    key: Any
+    value: Any
+    start: int  # of the value
+    end: int
+
+    @property
+    def is_empty(self) -> bool:
+        return self.start == self.end
+
+
+def _pairs(text: str, mapping: Any) -> list[_Pair]:
+    """The pairs that stand in a mapping itself; `<<` is among them, what it merges is not."""
+    return [_pair(text, key, value) for key, value in mapping.value]
+
+
+def _pair(text: str, key: Any, value: Any) -> _Pair:
+    after = text.index(":", key.end_mark.index) + 1
+    alias = _ALIAS.match(text, after)
+    if alias:
+        return _Pair(key, value, alias.start(1), alias.end(1))
+    if value.value == "" and value.style is None:
+        return _Pair(key, value, after, after)
+    return _Pair(key, value, value.start_mark.index, _content_end(text, value))
+
+
+def _content_end(text: str, node: Any) -> int:
+    """Where a value's text ends, without the blanks and comments that follow it."""
+    end: int = node.end_mark.index
+    if isinstance(node.value, str):
+        if node.style in ("|", ">"):
+            start: int = node.start_mark.index
+            return start + len(text[start:end].rstrip())
+        return end
+    if node.flow_style or not node.value:
+        return end
+    last = node.value[-1]
+    if isinstance(last, tuple):
+        pair = _pair(text, *last)
+        return pair.end
+    if last.start_mark.index < node.start_mark.index:  # an alias in a block list
+        return len(text[:end].rstrip())
+    return _content_end(text, last)
+
+
+def _is_mapping(node: Any) -> bool:
+    from ruamel.yaml.nodes import MappingNode
+
+    return isinstance(node, MappingNode)
+
+
+def _find(pairs: list[_Pair], name: str) -> _Pair | None:
+    return next((pair for pair in pairs if pair.key.value == name), None)
+
+
+def _newline(text: str) -> str:
+    return "\r\n" if "\r\n" in text else "\n"
+
+
+def _line_end(text: str, position: int) -> int:
+    """The end of the line that `position` is on, before its line break."""
+    end = text.find("\n", position)
+    if end < 0:
+        return len(text)
+    return end - 1 if end > position and text[end - 1] == "\r" else end
+
+
+def _line_start(text: str, position: int) -> int:
+    return text.rfind("\n", 0, position) + 1
+
+
+def _next_line(text: str, position: int) -> int:
+    end = text.find("\n", position)
+    return len(text) if end < 0 else end + 1
+
+
+def set_key(text: str, key: str, value: Any, source: str) -> str:
+    root = compose(text, source)
+    section, _, name = key.partition(".")
+    pairs = _pairs(text, root)
+    found = _find(pairs, section)
+    if not name:
+        if found is not None:
+            return _replace(text, found, value)
+        return _add(text, root, pairs, section, format_value(value))
+    if found is None:
+        inner = f"{{{name}: {format_value(value)}}}"
+        if root.flow_style:
+            return _add(text, root, pairs, section, inner)
+        return _add_section(text, root, pairs, section, name, value)
+    if text[found.start : found.start + 1] == "*":
+        return _override_alias(text, root, found, name, value)
+    if not _is_mapping(found.value):
+        return _fill(text, pairs, found, name, value)
+    inside = _pairs(text, found.value)
+    own = _find(inside, name)
+    if own is not None:
+        return _replace(text, own, value)
+    return _add(text, found.value, inside, name, format_value(value))
+
+
+def _replace(text: str, pair: _Pair, value: Any) -> str:
+    written = _like(text, pair, value)
+    if pair.is_empty:
+        return f"{text[: pair.end]} {written}{text[pair.end :]}"
+    node = pair.value
+    if isinstance(node.value, list) and not node.flow_style and text[pair.start] != "*":
+        after = text.index(":", pair.key.end_mark.index) + 1
+        header_end = _line_end(text, after)
+        return f"{text[:after]} {written}{text[after:header_end]}{text[pair.end :]}"
+    start = pair.start
+    anchor = _ANCHOR.match(text, start)
+    start = anchor.end() if anchor else start
+    return text[:start] + written + text[pair.end :]
+
+
+def _like(text: str, pair: _Pair, value: Any) -> str:
+    """The value in the quotes that the old one had, where these can hold it."""
+    style = getattr(pair.value, "style", None)
+    if isinstance(value, str) and isinstance(pair.value.value, str):
+        if style == "'" and "'" not in value and value.isprintable():
+            return f"'{value}'"
+        if style == '"' and not re.search(r'["\\]', value) and value.isprintable():
+            return f'"{value}"'
+    return format_value(value)
+
+
+def _add(text: str, mapping: Any, pairs: list[_Pair], name: str, written: str) -> str:
+    """A new pair after the last one of a mapping."""
+    if mapping.flow_style or not pairs:
+        end = mapping.end_mark.index - 1  # the closing bracket
+        before = text[:end].rstrip()
+        comma = "" if before[-1] in "{," else ","
+        space = "" if before[-1] == "{" else " "
+        return f"{before}{comma}{space}{name}: {written}{text[len(before) :]}"
+    last, first = pairs[-1], pairs[0]
+    place = _line_end(text, last.end)
+    indent = text[_line_start(text, first.key.start_mark.index) : first.key.start_mark.index]
+    indent = re.sub(r"\S", " ", indent)
+    return f"{text[:place]}{_newline(text)}{indent}{name}: {written}{text[place:]}"
+
+
+def _add_section(
+    text: str, root: Any, pairs: list[_Pair], section: str, name: str, value: Any
+) -> str:
+    nl, step = _newline(text), _step(pairs)
+    place = _line_end(text, pairs[-1].end) if pairs else len(text)
+    while comment := _INDENTED_COMMENT.match(text, place):  # belongs to the section before it
+        place = comment.end()
+    lines = f"{nl}{nl}{section}:{nl}{step}{name}: {format_value(value)}"
+    return text[:place] + lines + text[place:]
+
+
+def _step(pairs: list[_Pair]) -> str:
+    """The indentation of the first section that is written as a block."""
+    for pair in pairs:
+        if _is_mapping(pair.value) and not pair.value.flow_style and pair.value.value:
+            column = pair.value.value[0][0].start_mark.column
+            if column > 0:
+                return " " * int(column)
+    return "  "
+
+
+def _fill(text: str, pairs: list[_Pair], pair: _Pair, name: str, value: Any) -> str:
+    """A section that stands there without keys gets one."""
+    nl, step = _newline(text), _step(pairs)
+    place = _line_end(text, pair.end)
+    if not pair.is_empty:  # `model: null`
+        text = text[: pair.start].rstrip(" ") + text[pair.end :]
+        place = _line_end(text, pair.start - 1)
+    return f"{text[:place]}{nl}{step}{name}: {format_value(value)}{text[place:]}"
+
+
+def _override_alias(text: str, root: Any, pair: _Pair, name: str, value: Any) -> str:
+    """`model: *m` keeps what the anchor has and gets a value of its own."""
+    alias, written = text[pair.start : pair.end], format_value(value)
+    if root.flow_style:
+        return f"{text[: pair.start]}{{<<: {alias} , {name}: {written}}}{text[pair.end :]}"
+    nl, step = _newline(text), "  "
+    rest = f"{nl}{step}<<: {alias}{nl}{step}{name}: {written}"
+    place = _line_end(text, pair.end)
+    return text[: pair.start].rstrip(" ") + text[pair.end : place] + rest + text[place:]
+
+
+def drop_key(text: str, key: str, source: str) -> str:
+    root = compose(text, source)
+    section, _, name = key.partition(".")
+    pairs = _pairs(text, root)
+    found = _find(pairs, section)
+    if found is None or (name and not _is_mapping(found.value)):
+        return text
+    if not name:
+        return _remove(text, root, pairs, found)
+    inside = _pairs(text, found.value)
+    own = _find(inside, name)
+    if own is None:
+        return text
+    if len(inside) == 1:
+        return _remove(text, root, pairs, found)
+    return _remove(text, found.value, inside, own)
+
+
+def _remove(text: str, mapping: Any, pairs: list[_Pair], pair: _Pair) -> str:
+    """Take a pair out: its lines in a block, its text and a comma in a flow mapping."""
+    start, end = pair.key.start_mark.index, pair.end
+    if not mapping.flow_style:
+        return text[: _line_start(text, start)] + text[_next_line(text, end) :]
+    rest = re.compile(r"\s*,\s*").match(text, end)
+    if rest:
+        return text[:start] + text[rest.end() :]
+    before = text[:start].rstrip()
+    if before.endswith(","):
+        return before[:-1].rstrip() + text[end:]
+    return text[:start] + text[end:]
+
+
+def with_comment(text: str, comment: str) -> str:
+    """`# imgtool update-config: …` as the last line, in place of an earlier one."""
+    mark = "# imgtool update-config: "
+    nl = _newline(text)
+    lines = text.splitlines(keepends=True)
+    if lines and lines[-1].startswith(mark):
+        lines.pop()
+    body = "".join(lines)
+    if body and not body.endswith("\n"):
+        body += nl
+    return f"{body}{mark}{' '.join(comment.split())}{nl}"
