@@ -100,6 +100,8 @@ class DataInfo:
         mask_names, label_names: the classes, by number.
         palette: RGB of each mask class, 0..255.
         num_train_images: images in the training part.
+        pyramid: sizes of the pyramids that batches hold, of two images for each one of the batch
+            size (with an attribute and without); empty for plain images.
     """
 
     targets: frozenset[str]
@@ -108,3 +110,4 @@ class DataInfo:
     mask_names: tuple[str, ...] = ()
     label_names: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
+    pyramid: tuple[int, ...] = ()

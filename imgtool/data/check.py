@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from imgtool.data.base import IGNORE, BadFile, ImageDataset
+from imgtool.data.celeba import image_folder
+from imgtool.data.celeba_tables import ATTRIBUTE_STEMS, find_table, read_table
 from imgtool.data.layouts import LayoutManifest
 from imgtool.data.packed import PackedDataset
 from imgtool.data.photos import PhotoFolder
@@ -81,8 +83,9 @@ def check(
         progress: called with images done and in all.
 
     Returns:
-        A record: counts, sizes (as WxH), bad files (name, line, reason), duplicates, and for
-        layouts the share of pixels of each class (of those that have one) and of none.
+        A record: counts, sizes (as WxH), bad files (name, line, reason), duplicates, for
+        layouts the share of pixels of each class (of those that have one) and of none, and for
+        a folder in CelebA's layout how many images each attribute has and which are missing.
 
     Raises:
         DataError: there is nothing to check: no such path, no images, a broken manifest.
@@ -121,7 +124,29 @@ def check(
     if isinstance(dataset, LayoutManifest):
         record["num_empty_rows"] = dataset.num_empty
         record["num_repeated_rows"] = dataset.num_repeated
+    if isinstance(dataset, PhotoFolder):
+        record |= _attributes(Path(path), kind)
     return {**record, **_balance(dataset, totals)}
+
+
+def _attributes(root: Path, kind: Kind | None) -> dict[str, Any]:
+    """What CelebA's table of attributes in a folder of photos says; nothing without one."""
+    path = find_table(root, ATTRIBUTE_STEMS)
+    if kind is not None or path is None or root not in path.parents:
+        return {}
+    table = read_table(path)
+    _, files = image_folder(root, table.names)
+    missing = [name for name in table.names if name not in files]
+    return {
+        "dataset": "celeba",
+        "num_listed_images": len(table.names),
+        "num_missing_images": len(missing),
+        "missing_images": missing,
+        "attribute_counts": {
+            name: int((table.values[:, column] == 1).sum())
+            for column, name in enumerate(table.columns)
+        },
+    }
 
 
 def _balance(dataset: ImageDataset, totals: _Totals) -> dict[str, Any]:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from imgtool.config.faces import FacesData
 from imgtool.config.schema import Data
 from imgtool.data.augment import training_size
 from imgtool.data.base import DataInfo, ImageDataset
+from imgtool.data.celeba import CelebA
 from imgtool.data.layouts import LayoutManifest
 from imgtool.data.packed import PackedDataset
+from imgtool.data.pairs import FacePart, official_split, paired, split_faces
 from imgtool.data.palette import LABEL_NAMES, MASK_NAMES, PALETTE
 from imgtool.data.photos import PhotoFolder
+from imgtool.data.sampler import batches_per_epoch
 from imgtool.data.split import Split, given_split, make_split, positions
 from imgtool.data.views import View
 from imgtool.errors import ConfigError
@@ -30,6 +35,7 @@ class Datasets:
         fingerprint: hash of what is in the data, wherever it lies.
         info: what a family may know.
         bad_files: names of files left out because they cannot be read.
+        missing: names that a table of attributes lists and that are not there.
     """
 
     train: View
@@ -39,6 +45,15 @@ class Datasets:
     fingerprint: str
     info: DataInfo
     bad_files: list[str]
+    missing: Sequence[str] = ()
+
+    def batches_per_epoch(self, global_batch_size: int) -> int:
+        """Batches of all processes together that cover the training part once.
+
+        Args:
+            global_batch_size: of all processes; of faces, images of each of the two sets.
+        """
+        return batches_per_epoch(self.train.epoch_images, global_batch_size)
 
 
 def open_datasets(data: Data, *, split: Split | None = None, training: bool = True) -> Datasets:
@@ -53,6 +68,8 @@ def open_datasets(data: Data, *, split: Split | None = None, training: bool = Tr
         ConfigError: the section names no data, or data of another kind.
         DataError: the data cannot be used.
     """
+    if isinstance(data, FacesData):
+        return _open_faces(data, split)
     main = _open(data, _main_path(data))
     held = _open_val(data)
     if split is None:
@@ -74,8 +91,45 @@ def open_datasets(data: Data, *, split: Split | None = None, training: bool = Tr
     return Datasets(train, val, test, split, _fingerprint(main, held), info, bad_files)
 
 
+def _open_faces(data: FacesData, split: Split | None) -> Datasets:
+    if data.root is None:
+        raise ConfigError("data.root is not set", hint="--data-root names a folder of faces")
+    faces = CelebA(
+        data.root,
+        data.attribute,
+        image_sizes=data.image_sizes,
+        attribute_file=data.attribute_file,
+        skip_bad=data.skip_bad,
+    )
+    if split is None and data.official_split:
+        split = official_split(faces, data.split_seed, max_images=data.max_images)
+    elif split is None:
+        fractions = data.val_fraction, data.test_fraction
+        split = split_faces(faces, *fractions, data.split_seed, max_images=data.max_images)
+    train = FacePart(faces, positions(faces, split.train, "train"))
+    val = paired(faces, positions(faces, split.val, "val"))
+    test = paired(faces, positions(faces, split.test, "test"))
+    _keep_in_memory([train, val, test], data)
+    info = _faces_info(data, len(train))
+    return Datasets(
+        train, val, test, split, faces.fingerprint, info, faces.bad_files, faces.missing
+    )
+
+
+def _faces_info(data: FacesData, num_train_images: int) -> DataInfo:
+    return DataInfo(
+        targets=CelebA.targets,
+        image_size=(data.shown_size, data.shown_size),
+        num_train_images=num_train_images,
+        label_names=(f"without {data.attribute}", f"with {data.attribute}"),
+        pyramid=data.image_sizes,
+    )
+
+
 def expected_info(data: Data) -> DataInfo | None:
     """What the data will be like, while the config names none; None once it does."""
+    if isinstance(data, FacesData):
+        return _faces_info(data, 0) if data.root is None else None
     if data.manifest if data.dataset == "layouts" else data.root:
         return None
     side = data.crop or data.image_size

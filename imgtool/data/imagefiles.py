@@ -72,7 +72,7 @@ class ImageFiles:
     ) -> None:
         self.folder, self.manifest = Path(folder), manifest
         self._entries = list(entries)
-        found = _examine(
+        found = examine(
             [self.path(i) for i in range(len(self._entries))],
             verify=skip_bad if verify is None else verify,
         )
@@ -186,7 +186,7 @@ def _blake2b() -> Any:
     return hashlib.blake2b(digest_size=16)
 
 
-def _examine(paths: Sequence[str], *, verify: bool) -> list[Header | BadImage]:
+def examine(paths: Sequence[str], *, verify: bool) -> list[Header | BadImage]:
     """Headers, or what is wrong, in order. Threads hide a file system's latency."""
 
     def one(path: str) -> Header | BadImage:

@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
+from imgtool.config.faces import FacesData
 from imgtool.config.schema import Data
 from imgtool.data.augment import Augmentation, place, training_size
 from imgtool.data.base import ImageDataset, Sample, Size
 from imgtool.data.datasets import Datasets, open_datasets
+from imgtool.data.pairs import FacePart, FaceRow, PairSampler
 from imgtool.data.sampler import Draw, EpochSampler
 from imgtool.errors import DataError
 
@@ -52,6 +54,8 @@ def train_loader(
     the data has them, mask (B, H, W) uint8 and label (B,) int64. What is in batch b depends on
     the data, `data`, seed, rank and b alone.
 
+    Of faces a batch holds pyramids, `batch_size` of each set in turn: see imgtool.data.pairs.
+
     Args:
         start_batch: batches since the start of training that are passed over.
 
@@ -59,6 +63,15 @@ def train_loader(
         DataError: at once where images differ in size or are smaller than the crop; with a
             batch where one cannot be decoded.
     """
+    if isinstance(data, FacesData):
+        assert isinstance(dataset, FacePart)
+        sets = dataset.positives, dataset.negatives
+        row = FaceRow(data.image_sizes, seed, mirrored=data.flip == "horizontal")
+
+        def pairs(done: int) -> Iterable[Any]:
+            return PairSampler(*sets, batch_size, seed, rank, world_size, start_batch + done)
+
+        return _deliver(_Batches(dataset, row), pairs, num_workers, pin_memory)
     size = training_size(dataset, data.crop)
     batches = _Batches(dataset, _TrainRow(size, Augmentation.of(data, dataset, seed)))
 
@@ -81,10 +94,11 @@ def eval_loader(
 ) -> EvalBatches:
     """Batches of whole images, in order; consecutive images of one size share a batch.
 
-    As training batches, with valid (B,) bool besides: a rank that would see fewer batches
+    As training batches (of faces, too, with twice `batch_size` rows), with valid (B,) bool besides: a rank that would see fewer batches
     repeats its last one with valid False. May be iterated any number of times.
     """
-    plan = _eval_plan(dataset, batch_size, rank, world_size)
+    rows = 2 * batch_size if isinstance(data, FacesData) else batch_size
+    plan = _eval_plan(dataset, rows, rank, world_size)
     return EvalBatches(dataset, plan, num_workers, pin_memory)
 
 

@@ -38,6 +38,11 @@ class View:
         return self._cache is not None or (self.source.decoded and self.image_size is None)
 
     @property
+    def epoch_images(self) -> int:
+        """Images one pass over which is an epoch."""
+        return len(self)
+
+    @property
     def decoded_bytes(self) -> int:
         """Memory that all images and masks together need."""
         channels = 4 if "mask" in self.targets else 3

@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from imgtool.config.load import Loaded
 from imgtool.config.schema import Train
 from imgtool.data.datasets import expected_info, open_datasets
-from imgtool.data.sampler import batches_per_epoch
+from imgtool.data.pyramid import pyramid_size
 from imgtool.models.base import DataInfo, Noise, Task
 from imgtool.models.registry import family as find_family
 from imgtool.training.resume import identify
@@ -39,7 +39,8 @@ def describe(loaded: Loaded) -> dict[str, Any]:
             "num_train_images": len(datasets.train),
             "num_val_images": len(datasets.val),
             "num_test_images": len(datasets.test),
-            "batches_per_epoch": batches_per_epoch(len(datasets.train), batch_size),
+            **({"num_missing_images": len(datasets.missing)} if datasets.missing else {}),
+            "batches_per_epoch": datasets.batches_per_epoch(batch_size),
         }
     else:
         known["data"] = "not named yet"
@@ -93,6 +94,8 @@ def _kept_for_backward(task: Task, train: Train, data: DataInfo) -> int | None:
 def _meta_batch(batch_size: int, data: DataInfo) -> dict[str, Any]:
     assert data.image_size is not None
     height, width = data.image_size
+    if data.pyramid:
+        batch_size, (height, width) = 2 * batch_size, pyramid_size(data.pyramid)
     batch: dict[str, Any] = {
         "image": torch.empty((batch_size, 3, height, width), dtype=torch.uint8, device="meta"),
         "index": torch.empty((batch_size,), dtype=torch.int64, device="meta"),

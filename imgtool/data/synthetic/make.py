@@ -1,45 +1,38 @@
 """Folders of procedural images.
 
 A picture follows from (seed, its number) alone: how many are made, and by how many processes,
-changes nothing. Each file is written in one step, so a run that was killed is simply repeated.
+changes nothing.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-import multiprocessing
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 from PIL import Image
 
-from imgtool import files
-from imgtool.data.synthetic import layouts, photos
-from imgtool.errors import DataError, UsageError
+from imgtool.data.making import Progress, Written, claim, save, write, write_all
+from imgtool.data.synthetic import faces, layouts, photos
+from imgtool.data.synthetic.facedrawing import draw_face
+from imgtool.errors import UsageError
 
-Progress = Callable[[int, int], None]
 ImageFormat = Literal["png", "jpg"]
-MARKER = "made.json"
 MANIFEST = "layouts.csv"
 COLUMNS = ("scene_id", "type", "room_id", "layout_path", "is_empty")
-GENERATION = 1  # counts changes of what the pictures look like
+_ERA = {"generation": 1}  # counts changes of what the pictures look like
 MIN_SIZE, MAX_SIZE = 64, 8192
 MAX_IMAGES = 1_000_000
 JPEG_QUALITY = 92
-
-Unit = TypeVar("Unit")
-Written = list[tuple[Sequence[str], int]]  # a row of the manifest and a file's bytes
+FACES_FOLDER = "img_align_celeba"
+ATTRIBUTE_TABLE = "list_attr_celeba.txt"
+LANDMARK_TABLE = "list_landmarks_align_celeba.txt"
+PARTITION_TABLE = "list_eval_partition.txt"
+FACES_QUALITY = 95
 
 
 @dataclass(frozen=True)
@@ -47,7 +40,7 @@ class Made:
     """What has been made.
 
     Attributes:
-        path: what to train on: the manifest of layouts, the folder of photos.
+        path: what to train on: the manifest of layouts, the folder of photos or faces.
         num_bytes: of all images and the manifest; None after a dry run.
     """
 
@@ -90,14 +83,19 @@ def make_layouts(
         for number in range(count)
     }
     folder, started = Path(out), time.monotonic()
-    _claim(folder, {"what": "layouts", "size": size, "seed": seed}, names, dry_run=dry_run)
+    claim(
+        folder,
+        {"what": "layouts", "size": size, "seed": seed, **_ERA},
+        names | {MANIFEST},
+        dry_run=dry_run,
+    )
     if dry_run:
         return Made(folder / MANIFEST, num_images, None, time.monotonic() - started)
-    write = partial(_write_scene, folder, seed, size)
-    written = _write_all(write, list(enumerate(counts)), num_images, workers, progress)
+    one = partial(_write_scene, folder, seed, size)
+    written = write_all(one, list(enumerate(counts)), num_images, workers, progress)
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([COLUMNS, *(row for row, _ in written)])
-    num_bytes = _write(folder / MANIFEST, table.getvalue().encode())
+    num_bytes = write(folder / MANIFEST, table.getvalue().encode())
     num_bytes += sum(count for _, count in written)
     return Made(folder / MANIFEST, num_images, num_bytes, time.monotonic() - started)
 
@@ -122,13 +120,46 @@ def make_photos(
         raise UsageError(f"image format {image_format!r} is not png or jpg")
     names = [f"photo_{index:06d}.{image_format}" for index in range(num_images)]
     folder, started = Path(out), time.monotonic()
-    recipe = {"what": "photos", "size": size, "seed": seed, "image_format": image_format}
-    _claim(folder, recipe, set(names), dry_run=dry_run)
+    recipe = {"what": "photos", "size": size, "seed": seed, "image_format": image_format, **_ERA}
+    claim(folder, recipe, set(names), dry_run=dry_run)
     if dry_run:
         return Made(folder, num_images, None, time.monotonic() - started)
-    write = partial(_write_photo, folder, seed, size)
-    written = _write_all(write, list(enumerate(names)), num_images, workers, progress)
+    one = partial(_write_photo, folder, seed, size)
+    written = write_all(one, list(enumerate(names)), num_images, workers, progress)
     num_bytes = sum(count for _, count in written)
+    return Made(folder, num_images, num_bytes, time.monotonic() - started)
+
+
+def make_faces(
+    out: str | Path,
+    num_images: int,
+    *,
+    seed: int = 0,
+    workers: int = 1,
+    progress: Progress | None = None,
+    dry_run: bool = False,
+) -> Made:
+    """Faces in CelebA's layout: `out`/img_align_celeba/000001.jpg and so on, 178x218, and its
+    tables of attributes, landmarks and parts (of ten images eight train, one each val and test).
+
+    The arguments and errors are those of make_layouts.
+    """
+    _check(num_images, faces.HEIGHT, seed, workers)
+    names = [f"{index + 1:06d}.jpg" for index in range(num_images)]
+    tables = (ATTRIBUTE_TABLE, LANDMARK_TABLE, PARTITION_TABLE)
+    folder, started = Path(out), time.monotonic()
+    paths = {f"{FACES_FOLDER}/{name}" for name in names}
+    claim(folder, {"what": "faces", "seed": seed, **_ERA}, paths | set(tables), dry_run=dry_run)
+    if dry_run:
+        return Made(folder, num_images, None, time.monotonic() - started)
+    one = partial(_write_face, folder, seed)
+    written = write_all(one, list(enumerate(names)), num_images, workers, progress)
+    count = f"{num_images}\n"
+    heads = (count + " ".join(faces.ATTRIBUTES), count + " ".join(faces.LANDMARKS), "")
+    num_bytes = sum(size for _, size in written)
+    for column, (table, head) in enumerate(zip(tables, heads, strict=True)):
+        lines = [f"{head}\n" if head else "", *(row[column] for row, _ in written)]
+        num_bytes += write(folder / table, "".join(lines).encode())
     return Made(folder, num_images, num_bytes, time.monotonic() - started)
 
 
@@ -166,84 +197,6 @@ def _scene_counts(seed: int, num_images: int) -> list[int]:
     return counts
 
 
-# --- the folder -----------------------------------------------------------------------------
-
-
-def _claim(folder: Path, recipe: dict[str, Any], names: set[str], *, dry_run: bool) -> None:
-    """Make `folder` ours, or refuse it. Nothing but our own leftovers is ever removed."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file", hint="give a new or empty folder")
-    recipe = {**recipe, "generation": GENERATION}
-    try:
-        found = _files_in(folder)
-        if found:
-            _compare(folder, recipe)
-        own = names | {MARKER, MANIFEST}
-        leftovers = [name for name in found if _finished_name(name) in own and name not in own]
-        others = sorted(set(found) - own - set(leftovers))
-        if others:
-            more = f" and {len(others) - 1} more files" if len(others) > 1 else ""
-            raise UsageError(
-                f"{folder} holds {others[0]}{more}, which this command does not make",
-                hint="give a new or empty folder, or as large a --n as before",
-            )
-        if not dry_run:
-            for name in leftovers:
-                (folder / name).unlink(missing_ok=True)
-            for parent in {(folder / name).parent for name in names}:
-                parent.mkdir(parents=True, exist_ok=True)
-            files.write_text(folder / MARKER, json.dumps(recipe) + "\n")
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {folder}: {error.strerror}", hint="check its permissions and the disk"
-        ) from error
-
-
-def _files_in(folder: Path) -> list[str]:
-    """Every file below `folder`, as a relative path with slashes."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    if not folder.exists():
-        return []
-    return [
-        (Path(place) / name).relative_to(folder).as_posix()
-        for place, _, names in os.walk(folder, onerror=refuse)
-        for name in names
-    ]
-
-
-def _finished_name(name: str) -> str:
-    """The file that a temporary file would have become; `name` itself for any other."""
-    place, _, last = name.rpartition("/")
-    stem, mark, _ = last.partition(files.TEMPORARY_MARK)
-    if not mark or not stem.startswith("."):
-        return name
-    return f"{place}/{stem[1:]}" if place else stem[1:]
-
-
-def _compare(folder: Path, recipe: dict[str, Any]) -> None:
-    """Refuse a folder that was not made with the same options."""
-    try:
-        before = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(
-            f"{folder} is not empty, and this command did not make it",
-            hint="give a new or empty folder",
-        ) from None
-    except ValueError:
-        before = None
-    if before != recipe:
-        options = dict(before) if isinstance(before, dict) else {}
-        what = options.pop("what", "something")
-        told = ", ".join(f"{key} {value}" for key, value in options.items())
-        raise UsageError(
-            f"{folder} holds {what} made with other options ({told or 'unreadable'})",
-            hint="give the same options or another folder",
-        )
-
-
 # --- the files ------------------------------------------------------------------------------
 
 
@@ -254,7 +207,7 @@ def _write_scene(folder: Path, seed: int, size: int, unit: tuple[int, int]) -> W
         name = f"images/{layout.file_name}"
         empty = "true" if layout.is_empty else "false"
         row = (layout.scene_id, layout.type, layout.room_id, name, empty)
-        written.append((row, _save(layout.image, folder / name, "PNG", compress_level=6)))
+        written.append((row, save(layout.image, folder / name, "PNG", compress_level=6)))
     return written
 
 
@@ -262,74 +215,18 @@ def _write_photo(folder: Path, seed: int, size: int, unit: tuple[int, str]) -> W
     index, name = unit
     image = Image.fromarray(photos.draw_photo(seed, index, size))
     if name.endswith(".jpg"):
-        num_bytes = _save(image, folder / name, "JPEG", quality=JPEG_QUALITY)
+        num_bytes = save(image, folder / name, "JPEG", quality=JPEG_QUALITY)
     else:  # noise hardly compresses: higher levels take thrice the time for 5 % less
-        num_bytes = _save(image, folder / name, "PNG", compress_level=3)
+        num_bytes = save(image, folder / name, "PNG", compress_level=3)
     return [((name,), num_bytes)]
 
 
-def _save(image: Image.Image, path: Path, kind: str, **options: int) -> int:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return _write(path, buffer.getvalue())
-
-
-def _write(path: Path, content: bytes) -> int:
-    try:
-        files.write_bytes(path, content)
-    except OSError as error:
-        raise DataError(
-            f"cannot write {path}: {error.strerror}",
-            hint="free some space, then repeat the same command",
-        ) from error
-    return len(content)
-
-
-# --- the work -------------------------------------------------------------------------------
-
-
-def _write_all(
-    write: Callable[[Unit], Written],
-    units: Sequence[Unit],
-    num_images: int,
-    workers: int,
-    progress: Progress | None,
-) -> Written:
-    written: Written = []
-    for part in _mapped(write, units, min(workers, len(units))):
-        written += part
-        if progress is not None:
-            progress(len(written), num_images)
-    return written
-
-
-def _mapped(
-    write: Callable[[Unit], Written], units: Sequence[Unit], workers: int
-) -> Iterator[Written]:
-    """Results in the units' order."""
-    if workers == 1:
-        yield from map(write, units)
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
-    try:
-        yield from pool.map(write, units, chunksize=4)
-    except BrokenProcessPool as error:
-        raise DataError(
-            "a process that makes images was killed", hint="repeat it with --workers 1"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _prepare_worker() -> None:
-    """Leave Ctrl-C to the parent, and never outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-    os._exit(1)
+def _write_face(folder: Path, seed: int, unit: tuple[int, str]) -> Written:
+    index, name = unit
+    face = faces.random_face(seed, index)
+    signs = "".join(f" {1 if holds else -1:2d}" for holds in faces.attributes(face).values())
+    places = "".join(f" {value:4d}" for value in faces.landmarks(face))
+    part = max(0, index % 10 - 7)
+    row = (f"{name}{signs}\n", f"{name}{places}\n", f"{name} {part}\n")
+    image, path = Image.fromarray(draw_face(face)), folder / FACES_FOLDER / name
+    return [(row, save(image, path, "JPEG", quality=FACES_QUALITY, subsampling=0))]

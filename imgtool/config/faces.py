@@ -1,0 +1,67 @@
+"""The data section of families that learn from faces with and without an attribute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from imgtool.config.schema import STRICT, Data, Fraction, NonNegativeInt, PositiveInt, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class FacesData(Data):
+    """Two unpaired sets of faces, each image at several sizes."""
+
+    __pydantic_config__ = STRICT
+
+    dataset: Literal["celeba"] = option(  # type: ignore[assignment]
+        "celeba", "Kind of data set."
+    )
+    root: str | None = option(
+        None, "Folder of CelebA: images, attribute file.", run=True, flag="data-root"
+    )
+    attribute: str = option("Smiling", "Attribute that parts the images into two sets.")
+    attribute_file: str | None = option(
+        None, "Table of attributes (txt or csv); found in root when unset.", run=True
+    )
+    image_sizes: tuple[PositiveInt, ...] = option(
+        (64, 96, 128),
+        "Sizes that every image is resized to: pixels of the square's side.",
+        flag="img-sizes",
+        aliases=("image-sizes",),
+    )
+    image_size: PositiveInt | None = option(
+        None,
+        "The size of samples and evaluation; the largest of img-sizes when unset.",
+        run=True,
+        flag="img-size",
+        aliases=("image-size",),
+    )
+    official_split: bool = option(
+        False, "Train and validate on the parts that CelebA's own partition file names."
+    )
+    flip: Literal["auto", "none", "horizontal"] = option(
+        "auto", "Random flips; auto is none: a face is not as its mirror image."
+    )
+    val_fraction: Fraction = option(0.01, "Part of each set held out for validation.")
+    test_fraction: Fraction = option(0.0, "Part of each set held out for the final test.")
+    split_seed: NonNegativeInt = option(42, "Seed of the split.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.image_sizes:
+            raise ValueError("image_sizes is empty: name at least one size, such as 64")
+        if len(set(self.image_sizes)) != len(self.image_sizes):
+            raise ValueError("image_sizes names one size twice")
+        if self.image_size is not None and self.image_size not in self.image_sizes:
+            known = ", ".join(map(str, self.image_sizes))
+            raise ValueError(f"image_size {self.image_size} is none of image_sizes ({known})")
+        if self.crop is not None:
+            raise ValueError("faces are resized whole, without a crop: leave crop unset")
+        if self.val_root is not None:
+            raise ValueError("val_root is for photos: see val_fraction and official_split")
+
+    @property
+    def shown_size(self) -> int:
+        """The size of samples and evaluation."""
+        return self.image_size or max(self.image_sizes)

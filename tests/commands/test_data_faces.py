@@ -1,0 +1,95 @@
+"""`imgtool data make faces`, `data align` and `data check` of what they make."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from commands.main import main
+from imgtool.data.synthetic.make import make_faces
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def imgtool(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    def run(*words: object) -> Answer:
+        with pytest.raises(SystemExit) as left:
+            main(["data", *map(str, words)])
+        code = left.value.code
+        return Answer(int(code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "faces"
+    make_faces(folder, 3, seed=2)
+    return folder
+
+
+def test_make_faces_then_check_them(imgtool, tmp_path):
+    out = tmp_path / "faces"
+    dry = imgtool("make", "faces", out, "--n", 3, "--seed", 2, "--dry-run", "--json")
+    assert (dry.code, out.exists()) == (0, False)
+    made = imgtool("make", "faces", out, "--n", 3, "--seed", 2, "--json")
+    record = json.loads(made.out)
+    assert (made.code, record["num_images"], record["path"]) == (0, 3, str(out))
+    assert record["num_bytes"] == sum(
+        path.stat().st_size for path in out.rglob("*") if path.suffix in (".jpg", ".txt")
+    )
+    (out / "img_align_celeba" / "000002.jpg").unlink()
+    checked = imgtool("check", out, "--json")
+    record = json.loads(checked.out)
+    assert checked.code == 0
+    assert (record["dataset"], record["num_images"], record["num_missing_images"]) == (
+        "celeba",
+        2,
+        1,
+    )
+    assert record["sizes"] == {"178x218": 2}
+    assert len(record["attribute_counts"]) == 40
+    assert "listed and missing: 1 (000002.jpg)" in checked.err
+
+
+def test_a_number_out_of_range_and_a_foreign_folder_are_usage_errors(imgtool, tmp_path):
+    answer = imgtool("make", "faces", tmp_path / "out", "--n", 0)
+    assert answer.code == 2
+    assert answer.err.startswith("error: --n is 0")
+    (tmp_path / "mine.txt").write_text("x")
+    answer = imgtool("make", "faces", tmp_path, "--n", 1)
+    assert (answer.code, answer.err.count("\n")) == (2, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_align_tells_what_it_did(imgtool, faces, tmp_path):
+    out = tmp_path / "aligned"
+    answer = imgtool("align", faces, out, "--size", 64, "--image_format", "png", "--json")
+    record = json.loads(answer.out)
+    assert (answer.code, record["num_images"], record["size_px"]) == (0, 3, 64)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "align_5p",
+        "list_attr_celeba.txt",
+        "list_eval_partition.txt",
+        "list_landmarks_align_celeba.txt",
+        "made.json",
+    ]
+    assert len(list((out / "align_5p").glob("*.png"))) == 3
+
+
+def test_align_without_landmarks_is_one_clear_error(imgtool, tmp_path):
+    answer = imgtool("align", tmp_path, tmp_path / "out")
+    assert answer.code == 4
+    error, hint = answer.err.splitlines()
+    assert "no table of landmarks" in error
+    assert "list_landmarks_align_celeba.txt" in hint
+    assert not (tmp_path / "out").exists()
