@@ -12,6 +12,10 @@ A batch is a dict on the engine's device:
     index   (B,) int64, position in the data set
     valid   (B,) bool, False for images that only fill a batch up (evaluation)
     noise   a Noise (training only)
+
+Where the data are faces with and without an attribute (`imgtool.config.faces`), `image` holds
+pyramids (`imgtool.data.pyramid.unpack` gives each size), and rows take turns: 0, 2, 4 ... have
+the attribute, 1, 3, 5 ... do not; the two halves are as long as each other.
 """
 
 from __future__ import annotations
@@ -20,20 +24,25 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from fractions import Fraction
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from imgtool.config.schema import Experiment
 from imgtool.data.base import DataInfo
+from imgtool.errors import CheckpointError
 
 __all__ = [
     "Batch",
     "DataInfo",
     "Evaluator",
+    "Fake",
     "Family",
+    "Foreign",
     "Noise",
+    "Reader",
     "StepResult",
     "Study",
     "Task",
@@ -131,6 +140,20 @@ class Evaluator(ABC):
 
 
 @dataclass(frozen=True)
+class Fake:
+    """Images that a model makes, and what they are meant to look like.
+
+    Attributes:
+        images: uint8 (B, 3, S, S), or of the images' own size.
+        against: the real images that they are compared with: those `with` the attribute, those
+            `without` it, or `all`.
+    """
+
+    images: Tensor
+    against: Literal["with", "without", "all"]
+
+
+@dataclass(frozen=True)
 class Study:
     """What a family has to say of a trained model besides its metrics.
 
@@ -143,6 +166,33 @@ class Study:
     pictures: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Foreign:
+    """What a family found in another system's checkpoint.
+
+    Attributes:
+        model: every tensor of the task's modules by name, in any shape of equal size.
+        optimizers: update -> `parameter.key` -> state.
+        iteration: where it says so.
+        notes: what was not found, for people.
+    """
+
+    model: Mapping[str, Tensor]
+    optimizers: Mapping[str, Mapping[str, Tensor]]
+    iteration: int | None
+    notes: tuple[str, ...] = ()
+
+
+class Reader(Protocol):
+    """What the engine reads for a family. Both raise UserError naming the file."""
+
+    def tensors(self, path: str) -> Mapping[str, Tensor]:
+        """A checkpoint's weights by name, on the CPU; one of imgtool or a foreign `.pt`."""
+
+    def document(self, path: str) -> Any:
+        """What a JSON file says."""
+
+
 class Task(ABC):
     """A model being trained.
 
@@ -150,11 +200,14 @@ class Task(ABC):
         modules: every module whose state belongs in a checkpoint, by name.
         monitor: the metric that decides what is best, such as `val_mse`.
         monitor_mode: `min` or `max`.
+        has_best: whether `monitor` really tells better weights from worse ones. Where not, there
+            is no best checkpoint unless the user names a metric (`train.monitor`).
     """
 
     modules: nn.ModuleDict
     monitor: str = "val_loss"
     monitor_mode: str = "min"
+    has_best: bool = True
 
     @abstractmethod
     def all_updates(self) -> Sequence[Update]:
@@ -163,6 +216,32 @@ class Task(ABC):
     def updates(self, iteration: int) -> Sequence[Update]:
         """The updates of one iteration, in order; all of them by default."""
         return self.all_updates()
+
+    def batches_per_iteration(self) -> Fraction:
+        """Fresh batches of one iteration, on average over a run."""
+        updates = self.updates(1)
+        fresh = sum(1 for i, update in enumerate(updates) if i == 0 or update.fresh_batch)
+        return Fraction(fresh)
+
+    def warm_start(self, read: Reader) -> dict[str, Any] | None:
+        """Put weights of another model in, where the config asks for it; called once, before the
+        first iteration of a new experiment.
+
+        Returns:
+            A report of what was loaded, for warm_start.json; None where nothing was asked for.
+        """
+        return None
+
+    def from_foreign(self, foreign: Any) -> Foreign:
+        """Read another system's checkpoint of this model, as `torch.load` gave it.
+
+        Raises:
+            CheckpointError: this family knows no other system, or the file does not fit.
+        """
+        raise CheckpointError(
+            "there is no other system whose checkpoints of this family are known",
+            hint="`imgtool convert` is for GeneGAN",
+        )
 
     def compile_targets(self) -> Sequence[nn.Module]:
         """Modules that do the tensor work and are worth compiling."""
@@ -179,6 +258,11 @@ class Task(ABC):
     def reconstruct(self, batch: Batch) -> Tensor | None:
         """What the model makes of whole images, uint8 (B, 3, H, W); None where it makes none."""
         return None
+
+    def fakes(self, batch: Batch) -> Mapping[str, Fake]:
+        """What FID judges, by name: by default the reconstructions, if there are any."""
+        made = self.reconstruct(batch)
+        return {} if made is None else {"reconstruction": Fake(made, "all")}
 
     def study(self, batches: Iterable[Batch], *, num_images: int, num_pairs: int) -> Study | None:
         """A closer look at the trained model, in eval mode and under no_grad.

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 FAMILIES = {
     "autoencoder": "imgtool.models.autoencoder.task:AutoencoderFamily",
+    "genegan": "imgtool.models.genegan.task:GeneganFamily",
 }
 
 

@@ -243,7 +243,10 @@ class Loop:
         stepper.row_meter.clear()
         self._write_row(means, metrics)
         # Weights that may not be saved now cannot be the best ones.
-        if not self.saver.last_step_is_bad() and run.best.see(value, place.iteration):
+        judged = stepper.task.has_best or run.experiment.train.monitor is not None
+        if not judged or self.saver.last_step_is_bad():
+            return
+        if run.best.see(value, place.iteration):
             self._save(best=True)
 
     def _go_on_validating(self, number: int) -> bool:

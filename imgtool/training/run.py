@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,6 @@ from imgtool.data.loader import (
     open_datasets,
     train_loader,
 )
-from imgtool.data.sampler import batches_per_epoch
 from imgtool.data.split import Split
 from imgtool.errors import DivergedError, ExperimentError, OutOfMemory, UsageError, UserError
 from imgtool.experiment import provenance
@@ -28,6 +28,7 @@ from imgtool.experiment.checkpoints import list_checkpoints, remove_temporaries
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import StatusFile
 from imgtool.files import write_text
+from imgtool.models.base import Task
 from imgtool.models.registry import family as find_family
 from imgtool.training.agreement import Agreement
 from imgtool.training.context import Run
@@ -41,6 +42,7 @@ from imgtool.training.environment import Launch, read_launch, shared_cores
 from imgtool.training.keepsakes import leave_keepsakes
 from imgtool.training.loggers import Logs, open_logs
 from imgtool.training.loop import Loop
+from imgtool.training.reader import FileReader
 from imgtool.training.report import Outcome, Progress, Reporter
 from imgtool.training.resume import Start, choose_start, identify
 from imgtool.training.schedule import make_schedule
@@ -198,6 +200,7 @@ def _train(
     experiment = loaded.experiment
     device = resolve_device(experiment.train.device)
     datasets = _open_data(loaded, directory)
+    _tell_missing(datasets.missing, reporter)
     identity = identify(experiment, datasets.fingerprint)
     start = choose_start(resume, directory, loaded, identity, datasets.fingerprint, reporter)
     workers = experiment.data.num_workers
@@ -223,6 +226,8 @@ def _train(
     torch.manual_seed(experiment.train.seed)
     task = find_family(experiment.family).build(experiment, datasets.info)
     facts = task.facts()
+    if start.loaded is None:
+        _warm_start(task, directory, reporter, first=status is not None)
     if experiment.train.channels_last:
         task.modules.to(memory_format=torch.channels_last)
     if experiment.train.compile:
@@ -253,6 +258,25 @@ def _open_data(loaded: Loaded, directory: ExperimentDir) -> Datasets:
     started = bool(list_checkpoints(directory.checkpoints_dir))
     split = Split.read(kept) if started and kept.exists() else None
     return open_datasets(loaded.experiment.data, split=split)
+
+
+def _tell_missing(names: Sequence[str], reporter: Reporter) -> None:
+    if names:
+        more = " ..." if len(names) > 5 else ""
+        reporter.message(
+            f"warning: {_count(len(names), 'listed image')} missing, left out: "
+            + ", ".join(names[:5])
+            + more
+        )
+
+
+def _warm_start(task: Task, directory: ExperimentDir, reporter: Reporter, *, first: bool) -> None:
+    report = task.warm_start(FileReader())
+    if report is None or not first:
+        return
+    counts = ", ".join(f"{len(names)} {kind}" for kind, names in report.items())
+    reporter.message(f"began with another model's weights: {counts} (warm_start.json)")
+    write_text(directory.path / "warm_start.json", json.dumps(report, indent=1) + "\n")
 
 
 def _write_start(
@@ -335,6 +359,11 @@ def _assemble(
 ) -> Run:
     experiment, train = loaded.experiment, loaded.experiment.train
     task = stepper.task
+    if train.patience is not None and train.monitor is None and not task.has_best:
+        raise UsageError(
+            f"{experiment.family} has no metric of its own that early stopping could follow",
+            hint=f"give --monitor, such as {task.monitor}, or leave --patience out",
+        )
     best = BestValue(
         train.monitor or task.monitor, task.monitor_mode, train.patience, train.min_delta
     )
@@ -349,7 +378,7 @@ def _assemble(
             position.saved = -1  # elsewhere, or under another name
         _warn_of_other_ranks(header["position"].get("world_size"), stepper.launch, reporter)
     world = stepper.launch.world_size
-    num_batches = batches_per_epoch(len(datasets.train), train.batch_size * world)
+    num_batches = datasets.batches_per_epoch(train.batch_size * world)
     config = to_dict(experiment)
     logs: Logs | None = None
     if stepper.launch.is_first:

@@ -45,8 +45,7 @@ def make_schedule(
         UserError: a cosine without an end.
     """
     train = experiment.train
-    fresh = sum(1 for i, update in enumerate(task.updates(1)) if i == 0 or update.fresh_batch)
-    epoch = Fraction(num_batches, train.accumulate * fresh)
+    epoch = num_batches / (train.accumulate * task.batches_per_iteration())
 
     def iterations(interval: int | str) -> Every:
         return interval if isinstance(interval, int) else int(interval.removesuffix("ep")) * epoch

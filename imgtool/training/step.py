@@ -169,7 +169,9 @@ class Stepper:
         with self.fabric.no_backward_sync(wrapped, enabled=not last):
             losses = wrapped({**batch, "noise": self._noise(micro)})
             self.fabric.backward(losses["loss"] / self.train.accumulate)
-        names = tuple(sorted(losses))
+        # Of several updates the last one's loss is the iteration's.
+        last_update = update is self.task.all_updates()[-1]
+        names = tuple(sorted(name for name in losses if last_update or name != "loss"))
         values = torch.stack([losses[name].detach().to(torch.float32) for name in names])
         self.log_meter.add(names, values)
         self.row_meter.add(names, values)

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from imgtool.config import presets
 from imgtool.config.load import load
-from imgtool.config.schema import Experiment
+from imgtool.config.schema import Experiment, FamilySchema
 from imgtool.models import registry
 
 NAMES = presets.names()
@@ -31,6 +31,7 @@ SWEEP = {
     "S11": (8, 6, 8, "gpul40s"),
     "S12": (4, 2, 128, "gpul40s"),
 }
+BASES = {"phase1_1/base", "genegan/base"}  # never run as they are
 STUDY = [name for name in NAMES if re.match(r"(phase|legacy)", name)]
 
 
@@ -54,6 +55,10 @@ def family_of(name: str) -> str:
     return family_of(base)
 
 
+def schema_of(name: str) -> FamilySchema:
+    return registry.schema(family_of(name))
+
+
 def test_the_whole_study_is_there():
     expected = {f"phase1_1/{name}" for name in (*SWEEP, "base")}
     expected |= {"phase1_2/V1", "phase1_2/V2", "phase1_final/final", "photos/base"}
@@ -64,7 +69,7 @@ def test_the_whole_study_is_there():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_keys_exist_and_each_file_says_how_to_run_it(name):
-    sections = registry.schema(family_of(name)).section_types()
+    sections = schema_of(name).section_types()
     for key, values in parsed(name).items():
         if key in TOP:
             continue
@@ -72,8 +77,8 @@ def test_keys_exist_and_each_file_says_how_to_run_it(name):
         assert set(values) <= fields
     title, command = presets.text(name).splitlines()[:2]
     assert title.startswith("# ")
-    if name == "phase1_1/base":
-        assert command == "# imgtool presets copy phase1_1 experiments"
+    if name in BASES:
+        assert command == f"# imgtool presets copy {name.partition('/')[0]} experiments"
     else:
         start = f"# imgtool train {family_of(name)} --config {name} "
         assert command.startswith(start)
@@ -83,14 +88,14 @@ def test_keys_exist_and_each_file_says_how_to_run_it(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_preset_loads(name, tiny):
     experiment = get(name, tiny=tiny)
-    assert (experiment.train.max_iter == 100) == tiny
+    assert (experiment.train.max_iter == schema_of(name).tiny["train.max_iter"]) == tiny
     assert experiment.data.manifest is None
     assert experiment.data.root is None
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_has_a_name_of_its_own(name):
-    if name == "phase1_1/base":  # never run as it is
+    if name in BASES:
         return
     assert parsed(name)["name"] == get(name).name
     assert [get(other).name for other in NAMES].count(get(name).name) == 1
@@ -172,7 +177,7 @@ def test_what_earlier_phases_decide_stands_in_the_file_itself(name):
     assert values == [16, 4, 32]
 
 
-@pytest.mark.parametrize("group", ["phase1", "legacy_1_1", "photos"])
+@pytest.mark.parametrize("group", ["phase1", "legacy_1_1", "photos", "genegan"])
 def test_copies_mean_the_same(tmp_path, group):
     copies = presets.plan_copy(group, tmp_path)
     presets.write_copies(copies)
@@ -182,3 +187,43 @@ def test_copies_mean_the_same(tmp_path, group):
             continue
         found = load(str(copy.path), family=None, schema_of=registry.schema).experiment
         assert found == get(copy.name)
+
+
+QUEUE = {
+    "exp00": {},
+    "exp01": {"model.obj_blockconv": True, "model.obj_block_size": 4},
+    "exp02": {"model.multiscale_loss": True, "model.multiscale_critics": False},
+    "exp02_critics": {"model.multiscale_loss": True, "model.multiscale_critics": True},
+    "exp03_all": {"loss.multi_res_mode": "all"},
+    "exp03_random": {"loss.multi_res_mode": "random"},
+    "exp04_group_norm": {"model.norm": "group_norm", "model.norm_groups": 32},
+    "exp05_s2": {"loss.scale_weights": "s2"},
+    "exp05_inv_s2": {"loss.scale_weights": "inv_s2"},
+    "exp06a": {"model.init_vqvae_ckpt": None},
+}
+
+
+@pytest.mark.parametrize("name", QUEUE)
+def test_the_queue_differs_from_its_baseline_in_what_it_tests(name):
+    experiment, baseline = get(f"genegan/{name}"), get("genegan/exp00")
+    for key, value in QUEUE[name].items():
+        section, field = key.split(".")
+        assert getattr(getattr(experiment, section), field) == value
+    changed = {
+        f"{section}.{field.name}"
+        for section in ("model", "data", "train", "loss")
+        for field in dataclasses.fields(getattr(baseline, section))
+        if getattr(getattr(experiment, section), field.name)
+        != getattr(getattr(baseline, section), field.name)
+    }
+    assert changed <= set(QUEUE[name])
+
+
+def test_the_queue_is_the_references():
+    baseline = get("genegan/exp00")
+    train, data = baseline.train, baseline.data
+    assert (train.batch_size, train.lr, train.optimizer) == (64, 5e-5, "rmsprop")
+    assert (train.rmsprop_alpha, train.momentum, train.weight_decay) == (0.8, 0, 0)
+    assert (train.max_iter, train.save_every, train.sample_every) == (300_000, 20_000, 20_000)
+    assert (data.image_sizes, data.image_size, data.attribute) == ((64, 96, 128), 128, "Smiling")
+    assert get("genegan/exp06b").model.init_vqvae_ckpt

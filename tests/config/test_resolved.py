@@ -46,6 +46,20 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(("exp_dir", "shared_dir", "log_dir"), st.none() | TEXT.filter(str.strip)),
 }
 
+OF_FAMILY: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "genegan": {
+        "crop": st.none(),
+        "val_root": st.none(),
+        "image_sizes": st.sampled_from([(64, 96, 128), (32,), (128, 64)]),
+        "second_ratio": st.floats(0.1, 0.9),
+        "obj_block_size": st.just(4),
+        "bg_block_size": st.just(4),
+        "multiscale_loss": st.just(False),
+        "multiscale_critics": st.just(False),
+        "init_vqvae_map": st.none(),
+    }
+}
+
 
 def _finite(value: Any) -> bool:
     parts = value if isinstance(value, tuple) else (value,)
@@ -72,16 +86,17 @@ def _understood(annotation: Any) -> Any:
     return annotation
 
 
-def _section(cls: type) -> st.SearchStrategy[Any]:
+def _section(cls: type, family: str) -> st.SearchStrategy[Any]:
     hints = get_type_hints(cls, include_extras=True)
+    special = SPECIAL | OF_FAMILY.get(family, {})
     values = {
-        field.name: SPECIAL.get(field.name, _values(hints[field.name])) for field in fields(cls)
+        field.name: special.get(field.name, _values(hints[field.name])) for field in fields(cls)
     }
     return st.builds(cls, **values)
 
 
 def experiments(family: str) -> st.SearchStrategy[Experiment]:
-    sections = {name: _section(cls) for name, cls in schema(family).section_types().items()}
+    sections = {name: _section(cls, family) for name, cls in schema(family).section_types().items()}
     return st.builds(
         Experiment, name=NAME, phase=st.none() | NAME, family=st.just(family), **sections
     )

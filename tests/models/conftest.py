@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from imgtool.config.faces import FacesData
 from imgtool.config.schema import Experiment
+from imgtool.data.pyramid import pyramid_size
 from imgtool.models import registry
 from imgtool.models.base import DataInfo, Noise
 
@@ -51,6 +53,27 @@ def make_data() -> Callable[..., DataInfo]:
         return DataInfo(
             targets=frozenset(targets), image_size=image_size, num_train_images=8, **names
         )
+
+    return make
+
+
+@pytest.fixture
+def batch_of(make_batch: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+    """A batch as the loader makes it for a task: pyramids in pairs where it learns from faces."""
+
+    def make(task: Any, **options: Any) -> dict[str, Any]:
+        if not isinstance(task.experiment.data, FacesData):
+            return make_batch(**options)
+        sizes = task.experiment.data.image_sizes
+        rows, _ = pyramid_size(sizes)
+        random = torch.Generator().manual_seed(options.get("seed", 0))
+        image = torch.randint(0, 256, (4, rows, 1, 3), dtype=torch.uint8, generator=random)
+        return {
+            "image": image.permute(0, 3, 1, 2),
+            "label": torch.tensor([1, 0, 1, 0]),
+            "index": torch.arange(4),
+            "noise": options.get("noise") or Noise(0, 1),
+        }
 
     return make
 

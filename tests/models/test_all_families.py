@@ -24,7 +24,7 @@ def task(family: str, make_experiment: Callable[..., Any], make_data: Callable[.
 
 
 def step(task: Task, batch: dict[str, Any]) -> None:
-    for update in task.updates(0):
+    for update in task.updates(2):
         losses = update(batch)
         assert all(loss.ndim == 0 for loss in losses.values()), losses
         assert all(math.isfinite(loss.item()) for loss in losses.values()), losses
@@ -37,10 +37,10 @@ def step(task: Task, batch: dict[str, Any]) -> None:
         update.after_step(StepResult(torch.tensor(True), batch["noise"], lambda t: t))
 
 
-def test_an_update_trains_finite_losses(task: Task, make_batch: Callable[..., Any]) -> None:
+def test_an_update_trains_finite_losses(task: Task, batch_of: Callable[..., Any]) -> None:
     task.modules.train()
     for iteration in range(2):
-        step(task, make_batch(noise=Noise(0, iteration)))
+        step(task, batch_of(task, noise=Noise(0, iteration)))
 
 
 def test_parameter_sets_are_disjoint_and_cover_what_is_trained(task: Task) -> None:
@@ -55,14 +55,12 @@ def test_parameter_sets_are_disjoint_and_cover_what_is_trained(task: Task) -> No
     assert trained == {id(p) for p in task.modules.parameters() if p.requires_grad}
 
 
-def test_the_evaluator_names_the_monitored_metric(
-    task: Task, make_batch: Callable[..., Any]
-) -> None:
+def test_the_evaluator_names_the_monitored_metric(task: Task, batch_of: Callable[..., Any]) -> None:
     task.modules.eval()
     evaluator = task.evaluator()
     with torch.no_grad():
         for seed in range(2):
-            evaluator.update(make_batch(seed=seed))
+            evaluator.update(batch_of(task, seed=seed))
     metrics = evaluator.compute()
     monitored = metrics[task.monitor.removeprefix("val_")]
     assert task.monitor.startswith("val_")
@@ -73,21 +71,21 @@ def test_the_evaluator_names_the_monitored_metric(
 
 
 def test_evaluating_and_sampling_draw_nothing_from_the_global_generator(
-    task: Task, make_batch: Callable[..., Any]
+    task: Task, batch_of: Callable[..., Any]
 ) -> None:
     before = torch.get_rng_state()
     task.modules.eval()
     task.facts()
     with torch.no_grad():
-        task.evaluator().update(make_batch())
-        task.sample(make_batch())
+        task.evaluator().update(batch_of(task))
+        task.sample(batch_of(task))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_samples_are_pictures(task: Task, make_batch: Callable[..., Any]) -> None:
+def test_samples_are_pictures(task: Task, batch_of: Callable[..., Any]) -> None:
     task.modules.eval()
-    for size in ((64, 64), (72, 100)):
-        pictures = task.sample(make_batch(size=size))
+    for size in ((64, 64), (72, 100)):  # where images may have any
+        pictures = task.sample(batch_of(task, size=size))
         assert pictures
         for picture in pictures.values():
             assert picture.dtype == torch.uint8
@@ -109,9 +107,9 @@ def test_a_state_dict_restores_a_task(
     task: Task,
     make_experiment: Callable[..., Any],
     make_data: Callable[..., Any],
-    make_batch: Callable[..., Any],
+    batch_of: Callable[..., Any],
 ) -> None:
-    step(task, make_batch())
+    step(task, batch_of(task))
     state = {name: value.clone() for name, value in task.modules.state_dict().items()}
     other = registry.family(family).build(make_experiment(family), make_data("mask", "label"))
     other.modules.load_state_dict(state)
@@ -120,7 +118,7 @@ def test_a_state_dict_restores_a_task(
         each.modules.eval()
         evaluator = each.evaluator()
         with torch.no_grad():
-            evaluator.update(make_batch(seed=3))
+            evaluator.update(batch_of(task, seed=3))
         found.append(evaluator.compute())
     assert found[0] == found[1]
 

@@ -1,0 +1,1 @@
+"""GeneGAN: an attribute as an object that can be taken from one face and given to another."""

@@ -1,0 +1,166 @@
+"""Layers of the GeneGAN: one normalisation a size, and convolution by blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from imgtool.models.genegan.schema import Model
+
+
+@dataclass(frozen=True)
+class At:
+    """How a network is called.
+
+    Attributes:
+        size: pixels of the side of the images that this call is about.
+        groups: batches that lie behind one another in the tensors; batch norm takes the
+            statistics of each by itself, as separate calls would.
+        track: whether batch norms in training update their running statistics.
+    """
+
+    size: int
+    groups: int = 1
+    track: bool = True
+
+
+class SwitchableNorm(nn.Module):
+    """A batch norm for each size, with statistics and affine parameters of its own.
+
+    Args:
+        channels: of the features.
+        sizes: of the images.
+        used: sizes whose features come this way; the parameters of the others are kept as the
+            reference has them, and not trained.
+    """
+
+    def __init__(self, channels: int, sizes: Collection[int], used: Collection[int]) -> None:
+        super().__init__()
+        self.norms = nn.ModuleDict()
+        for size in sizes:
+            norm = nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+            del norm.num_batches_tracked  # with a momentum nothing reads it
+            norm.register_buffer("num_batches_tracked", None)
+            self.norms[str(size)] = norm.requires_grad_(size in used)
+
+    def forward(self, x: Tensor, at: At) -> Tensor:
+        """x (G * B, C, H, W); the statistics of each of the G groups are its own."""
+        norm = self.norms[str(at.size)]
+        assert isinstance(norm, nn.BatchNorm2d)
+        if not self.training or at.groups == 1:
+            return self._normalise(x, norm, at)
+        return torch.cat([self._normalise(group, norm, at) for group in x.chunk(at.groups)])
+
+    def _normalise(self, x: Tensor, norm: nn.BatchNorm2d, at: At) -> Tensor:
+        keep = at.track or not self.training
+        return F.batch_norm(
+            x,
+            norm.running_mean if keep else None,
+            norm.running_var if keep else None,
+            norm.weight,
+            norm.bias,
+            self.training,
+            norm.momentum or 0.0,
+            norm.eps,
+        )
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group norm; it needs no statistics, so that size and groups do not matter to it."""
+
+    def forward(self, x: Tensor, at: At) -> Tensor:  # type: ignore[override]
+        return super().forward(x)
+
+
+def make_norm(
+    channels: int, model: Model, sizes: Collection[int], used: Collection[int] | None = None
+) -> SwitchableNorm | GroupNorm:
+    """The normalisation that the config asks for."""
+    if model.norm == "group_norm":
+        return GroupNorm(model.norm_groups, channels)
+    return SwitchableNorm(channels, sizes, sizes if used is None else used)
+
+
+class Layer(nn.Module):
+    """Convolution without bias, normalisation, activation (in place: nobody needs its input).
+
+    Args:
+        conv: Conv2d or ConvTranspose2d.
+        norm: after it, or None.
+        slope: of the leaky ReLU; 0 is a plain one.
+    """
+
+    def __init__(
+        self,
+        conv: nn.Conv2d | nn.ConvTranspose2d,
+        norm: SwitchableNorm | GroupNorm | None,
+        slope: float,
+    ) -> None:
+        super().__init__()
+        self.conv, self.norm, self.slope = conv, norm, slope
+
+    def forward(self, x: Tensor, at: At) -> Tensor:
+        return self.finish(self.conv(x), at)
+
+    def finish(self, x: Tensor, at: At) -> Tensor:
+        """What follows the convolution."""
+        if self.norm is not None:
+            x = self.norm(x, at)
+        return F.leaky_relu(x, self.slope, inplace=True)
+
+
+class BlockConv(nn.Module):
+    """Residual 3x3 convolution with weights of its own for each block of the features.
+
+    The features (B, C, H, W) are cut into blocks of block x block; each is padded with zeros and
+    convolved by itself, and the results are put back in place. All blocks are one grouped
+    convolution. Sizes with equally many blocks share them.
+
+    Args:
+        channels: C.
+        block: side of a block.
+        sides: H = W of each size's features.
+    """
+
+    def __init__(
+        self, channels: int, block: int, sides: dict[int, int], norm: SwitchableNorm | GroupNorm
+    ) -> None:
+        super().__init__()
+        self.block, self.slope = block, 0.2
+        grids = sorted({side // block for side in sides.values()})
+        self.weights = nn.ParameterDict(
+            {
+                f"grid{grid}": nn.Parameter(torch.empty(grid * grid * channels, channels, 3, 3))
+                for grid in grids
+            }
+        )
+        self.norm = norm
+
+    def forward(self, x: Tensor, at: At) -> Tensor:
+        return x + F.leaky_relu(self.norm(self.by_blocks(x), at), self.slope, inplace=True)
+
+    def by_blocks(self, x: Tensor) -> Tensor:
+        """The convolution alone, (B, C, H, W)."""
+        batch, channels, height, width = x.shape
+        block, down, across = self.block, height // self.block, width // self.block
+        cut = x.reshape(batch, channels, down, block, across, block)
+        cut = cut.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, block, block)
+        done = F.conv2d(cut, self.weights[f"grid{down}"], padding=1, groups=down * across)
+        done = done.view(batch, down, across, channels, block, block)
+        return done.permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
+
+
+def initialise(module: nn.Module) -> None:
+    """Weights from N(0, 0.02), biases 0; normalisations begin as the identity."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.normal_(part.weight, 0, 0.02)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, BlockConv):
+            for weight in part.weights.values():
+                nn.init.normal_(weight, 0, 0.02)

@@ -1,0 +1,194 @@
+"""Splitter, joiner and critic (GeneGAN, arXiv 1705.04932, for several sizes).
+
+    splitter  face (B, 3, S, S) on 0..255 -> background (B, 3C, h, h), object (B, C, h, h)
+    joiner    background, object          -> face (B, 3, S, S) on 0..255
+    critic    face                        -> (B,), unbounded
+
+h is 16, 12, 16 for S = 64, 96, 128. Convolutions are shared by all sizes and have no bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from imgtool.models.genegan.layers import At, BlockConv, Layer, initialise, make_norm
+from imgtool.models.genegan.schema import SHALLOW, Model, bottleneck_side
+
+CRITIC_POOL = 4
+
+
+def _down(channels: int, width: int) -> nn.Conv2d:
+    return nn.Conv2d(channels, width, 4, stride=2, padding=1, bias=False)
+
+
+def _up(channels: int, width: int) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1, bias=False)
+
+
+def object_channels(model: Model) -> int:
+    """Channels of the bottleneck that are the object, of 4 * base_channels."""
+    return round(4 * model.base_channels * model.second_ratio)
+
+
+class Splitter(nn.Module):
+    """Halves a face two or three times and parts its features by channel."""
+
+    def __init__(self, model: Model, sizes: Sequence[int]) -> None:
+        super().__init__()
+        width, large = model.base_channels, [size for size in sizes if size > SHALLOW]
+        self.num_object = object_channels(model)
+        self.num_background = 4 * width - self.num_object
+        self.layers = nn.ModuleList(
+            [
+                Layer(_down(3, width), None, 0.2),
+                Layer(_down(width, 2 * width), make_norm(2 * width, model, sizes), 0.2),
+                Layer(
+                    nn.Conv2d(2 * width, 4 * width, 3, padding=1, bias=False),
+                    make_norm(4 * width, model, sizes),
+                    0.2,
+                ),
+            ]
+        )
+        if large:
+            norm = make_norm(4 * width, model, sizes, large)
+            self.layers.append(Layer(_down(4 * width, 4 * width), norm, 0.2))
+        sides = {size: bottleneck_side(size) for size in sizes}
+        self.object_blocks = self.background_blocks = None
+        if model.obj_blockconv:
+            norm = make_norm(self.num_object, _fitting(model, self.num_object), sizes)
+            self.object_blocks = BlockConv(self.num_object, model.obj_block_size, sides, norm)
+        if model.bg_blockconv:
+            norm = make_norm(self.num_background, _fitting(model, self.num_background), sizes)
+            self.background_blocks = BlockConv(
+                self.num_background, model.bg_block_size, sides, norm
+            )
+        initialise(self)
+
+    def forward(self, face: Tensor, at: At) -> tuple[Tensor, Tensor]:
+        """Background and object of faces (B, 3, S, S), float32 on 0..255."""
+        x = face / 255
+        for layer in self.layers[: 3 if at.size <= SHALLOW else 4]:
+            x = layer(x, at)
+        background, thing = x.split([self.num_background, self.num_object], dim=1)
+        if self.background_blocks is not None:
+            background = self.background_blocks(background, at)
+        if self.object_blocks is not None:
+            thing = self.object_blocks(thing, at)
+        return background, thing
+
+
+class Joiner(nn.Module):
+    """Makes faces of backgrounds and objects.
+
+    Pairs that share a part share its part of the first layer, which is linear: four faces of two
+    backgrounds and one object cost 2 * 3/4 + 1/4 of a first layer and not 4.
+    """
+
+    def __init__(self, model: Model, sizes: Sequence[int], heads: Sequence[int] = ()) -> None:
+        super().__init__()
+        width, large = 2 * model.base_channels, [size for size in sizes if size > SHALLOW]
+        self.num_background = 4 * model.base_channels - object_channels(model)
+        self.layers = nn.ModuleList(
+            [
+                Layer(_up(4 * model.base_channels, width), make_norm(width, model, sizes), 0.0),
+                Layer(_up(width, width), make_norm(width, model, sizes), 0.0),
+            ]
+        )
+        if large:
+            self.layers.append(Layer(_up(width, width), make_norm(width, model, sizes, large), 0.0))
+        self.to_rgb = nn.Conv2d(width, 3, 3, padding=1, bias=False)
+        self.bias = nn.Parameter(torch.zeros(3))
+        initialise(self)
+        self.heads = nn.ModuleDict()
+        for size in heads:
+            self.heads[str(size)] = head = nn.Conv2d(3, 3, 1, bias=False)
+            nn.init.dirac_(head.weight)  # begins as the resized face
+
+    def forward(
+        self,
+        backgrounds: Sequence[Tensor],
+        objects: Sequence[Tensor],
+        pairs: Sequence[tuple[int, int | None]],
+        at: At,
+    ) -> Tensor:
+        """Faces (len(pairs) * B, 3, S, S) on 0..255, float32, pair by pair.
+
+        Args:
+            backgrounds, objects: (B, C, h, h) each.
+            pairs: (number of the background, number of the object or None for zeros).
+        """
+        return to_face(self.logits(backgrounds, objects, pairs, at))
+
+    def logits(
+        self,
+        backgrounds: Sequence[Tensor],
+        objects: Sequence[Tensor],
+        pairs: Sequence[tuple[int, int | None]],
+        at: At,
+    ) -> Tensor:
+        """Faces before tanh; arguments as of forward()."""
+        at = At(at.size, groups=len(pairs), track=at.track)
+        first, *rest = (layer for layer in self.layers if isinstance(layer, Layer))
+        of_background, of_object = first.conv.weight.split(
+            [self.num_background, first.conv.in_channels - self.num_background]
+        )
+        grounds = _apart(backgrounds, of_background)
+        things = _apart(objects, of_object)
+        x = torch.cat([grounds[a] if b is None else grounds[a] + things[b] for a, b in pairs])
+        x = first.finish(x, at)
+        for layer in rest[: 1 if at.size <= SHALLOW else 2]:
+            x = layer(x, at)
+        return self.to_rgb(x) + self.bias.view(3, 1, 1)
+
+    def at_scale(self, logits: Tensor, size: int) -> Tensor:
+        """Faces (B, 3, s, s) of a smaller size out of the largest one's logits (B, 3, S, S)."""
+        small = F.interpolate(
+            logits, (size, size), mode="bilinear", antialias=True, align_corners=False
+        )
+        return to_face(self.heads[str(size)](small))
+
+
+class Critic(nn.Module):
+    """Wasserstein critic: no sigmoid, any size."""
+
+    def __init__(self, model: Model, sizes: Sequence[int]) -> None:
+        super().__init__()
+        width = model.base_channels
+        self.layers = nn.ModuleList([Layer(_down(3, width), None, 0.2)])
+        for before, after in ((1, 2), (2, 4), (4, 4)):
+            conv = _down(before * width, after * width)
+            self.layers.append(Layer(conv, make_norm(after * width, model, sizes), 0.2))
+        self.judge = nn.Linear(4 * width * CRITIC_POOL**2, 1)
+        initialise(self)
+
+    def forward(self, face: Tensor, at: At) -> Tensor:
+        """Judgements (B,) of faces (B, 3, S, S) on 0..255."""
+        x = face / 255
+        for layer in self.layers:
+            x = layer(x, at)
+        x = F.adaptive_avg_pool2d(x, CRITIC_POOL)
+        return self.judge(x.flatten(1)).squeeze(1)
+
+
+def to_face(logits: Tensor) -> Tensor:
+    """Any real numbers to 0..255, float32: bfloat16 has too few levels near the ends."""
+    return (torch.tanh(logits.float()) + 1) * 127.5
+
+
+def _apart(parts: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
+    if not parts:
+        return []
+    done = F.conv_transpose2d(torch.cat(list(parts)), weight, stride=2, padding=1)
+    return list(done.chunk(len(parts)))
+
+
+def _fitting(model: Model, channels: int) -> Model:
+    """The config with as many groups as divide `channels`."""
+    from dataclasses import replace
+    from math import gcd
+
+    return replace(model, norm_groups=gcd(model.norm_groups, channels))

@@ -1,0 +1,349 @@
+"""The GeneGAN as a task: a critic update, some times an iteration, and a generator update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imgtool.config.schema import Experiment
+from imgtool.data.pyramid import unpack
+from imgtool.models.base import (
+    Batch,
+    DataInfo,
+    Fake,
+    Family,
+    Foreign,
+    Noise,
+    Reader,
+    StepResult,
+    Task,
+    Update,
+)
+from imgtool.models.genegan import legacy
+from imgtool.models.genegan import losses as formulas
+from imgtool.models.genegan.evaluator import GeneganEvaluator
+from imgtool.models.genegan.layers import At
+from imgtool.models.genegan.losses import Faces
+from imgtool.models.genegan.network import Critic, Joiner, Splitter, to_face
+from imgtool.models.genegan.schema import faces_data
+from imgtool.models.genegan.warm_start import from_vqvae
+from imgtool.nn.cost import count_macs, count_parameters
+from imgtool.nn.images import grid
+
+# What the joiner makes, as (background, object): of A and B with the object u of A.
+AU_HAT, B0_HAT, BU, A0 = (0, 0), (1, None), (1, 0), (0, None)
+
+
+class Networks(nn.Module):
+    """The four networks, and what a pass through them gives.
+
+    Args:
+        experiment: complete and checked.
+
+    Attributes:
+        sizes: of the images that come in.
+        scales: of those that come out: the same, but for `multiscale_loss`.
+        judged: of those that critics see.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        super().__init__()
+        model, sizes = experiment.model, faces_data(experiment).image_sizes
+        top = max(sizes)
+        self.multiscale = model.multiscale_loss
+        self.scales = sizes
+        self.sizes = (top,) if self.multiscale else sizes
+        everywhere = not self.multiscale or model.multiscale_critics
+        self.judged = sizes if everywhere else (top,)
+        heads = [size for size in sizes if size != top] if self.multiscale else []
+        self.splitter = Splitter(model, self.sizes)
+        self.joiner = Joiner(model, self.sizes, heads)
+        self.critic_Ax = Critic(model, self.judged)
+        self.critic_Be = Critic(model, self.judged)
+
+    def split(self, Au: Tensor, B0: Tensor, at: At) -> tuple[list[Tensor], list[Tensor]]:
+        """Backgrounds A, B and objects x, e of two batches (B, 3, S, S), split by themselves."""
+        both = At(at.size, groups=2, track=at.track)
+        backgrounds, objects = self.splitter(torch.cat([Au, B0]), both)
+        return list(backgrounds.chunk(2)), list(objects.chunk(2))
+
+    def exchange(self, real: Mapping[int, tuple[Tensor, Tensor]], size: int) -> dict[int, Faces]:
+        """Bu and A0 at every scale that `size` gives; statistics stay as they are."""
+        at = At(size, track=False)
+        backgrounds, objects = self.split(*real[size], at)
+        made = self._join(backgrounds, objects[:1], [BU, A0], at)
+        return {s: Faces(*real[s], *both.chunk(2)) for s, both in made.items() if s in self.judged}
+
+    def all_four(
+        self, real: Mapping[int, tuple[Tensor, Tensor]], size: int, *, track: bool = True
+    ) -> tuple[Tensor, dict[int, Faces]]:
+        """The object e of B0, and the four faces at every scale that `size` gives."""
+        at = At(size, track=track)
+        backgrounds, (x, e) = self.split(*real[size], at)
+        made = self._join(backgrounds, [x], [AU_HAT, B0_HAT, BU, A0], at)
+        faces = {}
+        for scale, four in made.items():
+            Au_hat, B0_hat, Bu, A0_made = four.chunk(4)
+            faces[scale] = Faces(*real[scale], Bu, A0_made, Au_hat, B0_hat)
+        return e, faces
+
+    def _join(
+        self,
+        backgrounds: Sequence[Tensor],
+        objects: Sequence[Tensor],
+        pairs: Sequence[tuple[int, int | None]],
+        at: At,
+    ) -> dict[int, Tensor]:
+        logits = self.joiner.logits(backgrounds, objects, pairs, at)
+        made = {at.size: to_face(logits)}
+        if self.multiscale:
+            made |= {s: self.joiner.at_scale(logits, s) for s in self.scales if s != at.size}
+        return made
+
+    def convolutions(self) -> Iterator[Tensor]:
+        """The generator's convolution weights, for the decay."""
+        for network in (self.splitter, self.joiner):
+            yield from (p for p in network.parameters() if p.ndim == 4)
+
+
+class _Part(Update):
+    """What both updates share: the real images by size, and this iteration's sizes."""
+
+    def __init__(self, task: GeneganTask) -> None:
+        super().__init__()
+        self._outside = [task]  # no submodule: this update does not train all of it
+
+    @property
+    def task(self) -> GeneganTask:
+        return self._outside[0]
+
+
+class CriticUpdate(_Part):
+    """One step of both critics, whose parameters are clipped afterwards (WGAN)."""
+
+    name = "critic"
+
+    def __init__(self, task: GeneganTask) -> None:
+        super().__init__(task)
+        self.critic_Ax, self.critic_Be = task.networks.critic_Ax, task.networks.critic_Be
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Ax_Bx, Be_Ae and their sum loss_D, weighted over the sizes."""
+        networks, task = self.task.networks, self.task
+        real = task.real(batch)
+        terms: dict[int, dict[str, Tensor]] = {}
+        for size in task.sizes_now:
+            with torch.no_grad():
+                made = networks.exchange(real, size)
+            for scale, faces in made.items():
+                at = At(scale, groups=2)
+                of_Bu, of_Au = self.critic_Ax(torch.cat([faces.Bu, faces.Au]), at).chunk(2)
+                of_A0, of_B0 = self.critic_Be(torch.cat([faces.A0, faces.B0]), at).chunk(2)
+                terms[scale] = formulas.critic_losses(of_Bu, of_Au, of_A0, of_B0)
+        losses = formulas.weighted_mean(terms, task.weights(terms))
+        loss = losses["Ax_Bx"] + losses["Be_Ae"]
+        return {**losses, "loss_D": loss, "loss": loss}
+
+    @torch.no_grad()
+    def after_step(self, result: StepResult) -> None:
+        clip = self.task.loss.critic_clip
+        parameters: list[Tensor] = [p for p in self.parameters() if p.requires_grad]
+        torch._foreach_clamp_min_(parameters, -clip)
+        torch._foreach_clamp_max_(parameters, clip)
+
+
+class GeneratorUpdate(_Part):
+    """One step of splitter and joiner."""
+
+    name = "generator"
+
+    def __init__(self, task: GeneganTask) -> None:
+        super().__init__(task)
+        self.splitter, self.joiner = task.networks.splitter, task.networks.joiner
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The terms of the loss, weighted over the sizes, and their sums."""
+        task, networks = self.task, self.task.networks
+        real = task.real(batch)
+        cycles: dict[int, dict[str, Tensor]] = {}
+        judged: dict[int, dict[str, Tensor]] = {}
+        objects: dict[int, dict[str, Tensor]] = {}
+        with _frozen(networks.critic_Ax, networks.critic_Be):
+            for size in task.sizes_now:
+                e, made = networks.all_four(real, size)
+                objects[size] = {"e": e.abs().mean()}
+                for scale, faces in made.items():
+                    cycles[scale] = formulas.reconstruction_losses(faces)
+                    if scale in networks.judged:
+                        at = At(scale)
+                        judged[scale] = {
+                            "Bx": -networks.critic_Ax(faces.Bu, at).mean(),
+                            "Ae": -networks.critic_Be(faces.A0, at).mean(),
+                        }
+        losses: dict[str, Tensor] = {}
+        for terms in (objects, cycles, judged):
+            losses |= formulas.weighted_mean(terms, task.weights(terms))
+        total = formulas.generator_total(losses, task.loss)
+        decay = task.loss.generator_decay * formulas.weight_decay(networks.convolutions())
+        loss = total + decay
+        return {
+            **losses,
+            "loss_G_nodecay": total,
+            "loss_G_decay": decay,
+            "loss_G": loss,
+            "loss": loss,
+        }
+
+
+@contextmanager
+def _frozen(*modules: nn.Module) -> Iterator[None]:
+    """Gradients go through the modules and not into them: half of their backward is saved."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+class GeneganTask(Task):
+    """Modules: `splitter`, `joiner`, `critic_Ax`, `critic_Be`."""
+
+    monitor = "val_cycle"
+    has_best = False  # who exchanges nothing reconstructs best; `imgtool eval-fid` judges
+
+    def __init__(self, experiment: Experiment, data: DataInfo) -> None:
+        self.experiment, self.data = experiment, data
+        self.loss = experiment.loss
+        self.networks = Networks(experiment)
+        self.modules = nn.ModuleDict(dict(self.networks.named_children()))
+        self.critic, self.generator = CriticUpdate(self), GeneratorUpdate(self)
+        self.shown_size: int = faces_data(experiment).shown_size
+        self.data_sizes = faces_data(experiment).image_sizes
+        self.sizes_now = self.networks.sizes
+        self._weights = formulas.scale_weights(self.loss.scale_weights, self.networks.scales)
+
+    # What an iteration consists of
+
+    def all_updates(self) -> Sequence[Update]:
+        return (self.critic, self.generator)
+
+    def updates(self, iteration: int) -> Sequence[Update]:
+        """Critic steps, then one of the generator. Also draws the size of `random` mode."""
+        loss, sizes = self.loss, self.networks.sizes
+        if loss.multi_res_mode == "random":
+            noise = Noise(self.experiment.train.seed, iteration)
+            drawn = torch.randint(len(sizes), (), generator=noise.generator("size"))
+            self.sizes_now = (sizes[int(drawn)],)
+        bursts = (iteration - 1) % loss.critic_burst_every == 0
+        number = loss.critic_burst if bursts else loss.critic_steps
+        return (*[self.critic] * number, self.generator)
+
+    def batches_per_iteration(self) -> Fraction:
+        loss = self.loss
+        more = Fraction(loss.critic_burst - loss.critic_steps, loss.critic_burst_every)
+        return 1 + loss.critic_steps + more
+
+    def weights(self, terms: Mapping[int, Any]) -> dict[int, float]:
+        """Weights of these sizes. A drawn one stands for all, so that the mean stays the same."""
+        if self.loss.multi_res_mode == "random":
+            return {size: self._weights[size] * len(self.networks.sizes) for size in terms}
+        total = sum(self._weights[size] for size in terms)
+        return {size: self._weights[size] / total for size in terms}
+
+    def real(self, batch: Batch) -> dict[int, tuple[Tensor, Tensor]]:
+        """Au and B0 by size, float32 (B, 3, S, S) on 0..255."""
+        wanted = {*self.sizes_now, *(self.networks.scales if self.networks.multiscale else ())}
+        found = unpack(batch["image"], self.data_sizes)
+        return {s: pair(image) for s, image in found.items() if s in wanted}
+
+    def compile_targets(self) -> Sequence[nn.Module]:
+        return tuple(self.modules.values())
+
+    def warm_start(self, read: Reader) -> dict[str, Any] | None:
+        """Begin with the weights of a VQ-VAE; see `warm_start.from_vqvae`."""
+        model = self.experiment.model
+        if model.init_vqvae_ckpt is None:
+            return None
+        generator = {"splitter": self.networks.splitter, "joiner": self.networks.joiner}
+        names = read.document(model.init_vqvae_map) if model.init_vqvae_map else None
+        return from_vqvae(generator, read.tensors(model.init_vqvae_ckpt), names)
+
+    def from_foreign(self, foreign: Any) -> Foreign:
+        """Checkpoints of the earlier PyTorch system; see `legacy.read`."""
+        return legacy.read(foreign, dict(self.modules.items()), self.all_updates(), self.data_sizes)
+
+    # Looking at it
+
+    def evaluator(self) -> GeneganEvaluator:
+        return GeneganEvaluator(self)
+
+    @torch.no_grad()
+    def faces(self, batch: Batch) -> Faces:
+        """The six faces of each pair at the shown size, float32 on 0..255."""
+        found = unpack(batch["image"], self.data_sizes)
+        real = {s: pair(image) for s, image in found.items()}
+        _, made = self.networks.all_four(real, self.shown_size, track=False)
+        return made[self.shown_size]
+
+    def sample(self, batch: Batch) -> dict[str, Tensor]:
+        """`faces`: a row a pair, Au | B0 | A0 | Bu | Au_hat | B0_hat, at the shown size."""
+        faces = self.faces(batch)
+        assert faces.Au_hat is not None
+        assert faces.B0_hat is not None
+        columns = (faces.Au, faces.B0, faces.A0, faces.Bu, faces.Au_hat, faces.B0_hat)
+        rows = zip(*(to_uint8(column).cpu() for column in columns), strict=True)
+        return {"faces": grid(list(rows))}
+
+    def fakes(self, batch: Batch) -> Mapping[str, Fake]:
+        faces = self.faces(batch)
+        return {
+            "Bu": Fake(to_uint8(faces.Bu), "with"),
+            "A0": Fake(to_uint8(faces.A0), "without"),
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """Trainable parameters (in all and by network), the parts of the bottleneck at the shown
+        size (C, h, w), and the multiply-accumulates of one exchange of a pair at that size.
+        """
+        size = self.shown_size
+        parts = dict(self.modules.items())
+        with torch.device("meta"):
+            twin = Networks(self.experiment).eval()
+        side = twin.splitter(torch.empty(1, 3, size, size, device="meta"), At(size))[0].shape[-1]
+
+        def exchange(face: Tensor) -> object:
+            return twin.exchange(dict.fromkeys(twin.scales, (face, face)), size)
+
+        return {
+            "num_parameters": count_parameters(self.modules),
+            **{f"num_parameters_{name}": count_parameters(part) for name, part in parts.items()},
+            "background_shape": [self.networks.splitter.num_background, side, side],
+            "object_shape": [self.networks.splitter.num_object, side, side],
+            "macs_per_exchange": count_macs(exchange, (size, size)),
+        }
+
+
+def pair(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Au and B0, float32 (B, 3, S, S), of uint8 rows that take turns (2B, 3, S, S)."""
+    return image[0::2].float(), image[1::2].float()
+
+
+def to_uint8(face: Tensor) -> Tensor:
+    """0..255 to the nearest byte."""
+    return face.round().clamp(0, 255).to(torch.uint8)
+
+
+class GeneganFamily(Family):
+    """GeneGAN at several sizes."""
+
+    def build(self, experiment: Experiment, data: DataInfo) -> GeneganTask:
+        """The task with fresh weights."""
+        return GeneganTask(experiment, data)
