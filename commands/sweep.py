@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from commands._options import SetOption, TinyOption, complete_presets
-from commands._output import FormatOption, JsonOption, Output, QuietOption, document, say
+from commands._output import FormatOption, JsonOption, Output, QuietOption, say
+from commands._sweep_plan import describe, known, show_commands, show_scripts, write_scripts
 from imgtool.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from imgtool.sweep.state import TrialState
     from imgtool.sweep.trial import Plan, Trial
 
-PLAN_COLUMNS = ("name", "identity", "overrides", "queue", "walltime", "gpu_hours", "next")
 RETRY = ("failed", "diverged", "out_of_memory", "stale")
 
 
@@ -73,7 +72,9 @@ def run(
     ] = False,
     then: Annotated[
         str | None,
-        typer.Option(metavar="COMMAND", help="LSF: a job for when every trial has ended."),
+        typer.Option(
+            metavar="COMMAND", help="A command for when every trial has ended; LSF: a job."
+        ),
     ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="LSF: wait until every trial has ended.")
@@ -119,7 +120,6 @@ def run(
         local={"--slots": slots, "--fail-fast": fail_fast or None},
         lsf={
             "--requeue": requeue or None,
-            "--then": then,
             "--wait": wait or None,
             "--script-dir": script_dir,
             "--max-running": max_running,
@@ -136,6 +136,7 @@ def run(
         tiny=tiny,
         duration_sec=None if duration is None else parse_duration(duration),
     )
+    then = plan.then if then is None else then
     if executor == "lsf":
         from imgtool.sweep.lsf import Options
 
@@ -144,22 +145,24 @@ def run(
         )
         if dry_run:
             choice = choose(plan, retry=again)
-            _describe(output, plan, choice.left)
-            _show_scripts(plan, choice.run, options)
+            describe(output, plan, choice.left)
+            show_scripts(plan, choice.run, options)
             return
         if script_dir is not None:
-            _write_scripts(output, plan, choose(plan, retry=again).run, options)
+            write_scripts(output, plan, choose(plan, retry=again).run, options)
             return
         raise typer.Exit(_on_lsf(output, plan, again, options, wait, poll_sec))
     if dry_run:
         choice = choose(plan, retry=again)
-        _describe(output, plan, choice.left)
-        _show_commands(plan, choice.run)
+        describe(output, plan, choice.left)
+        show_commands(plan, choice.run)
+        if then is not None:
+            say(then)
         return
     from imgtool.sweep.slots import find_slots
 
     places = find_slots(slots=slots, slots_per_gpu=slots_per_gpu)
-    raise typer.Exit(_here(output, plan, again, places, fail_fast))
+    raise typer.Exit(_here(output, plan, again, places, fail_fast, then))
 
 
 def _refuse_other_executors_options(
@@ -198,7 +201,12 @@ def _states(retry: str | None) -> frozenset[str]:
 
 
 def _here(
-    output: Output, plan: Plan, retry: frozenset[str], places: Sequence[Any], fail_fast: bool
+    output: Output,
+    plan: Plan,
+    retry: frozenset[str],
+    places: Sequence[Any],
+    fail_fast: bool,
+    then: str | None,
 ) -> int:
     from commands._sweep_table import ask_lsf, pool_listener
     from imgtool.sweep import local, manifest
@@ -216,7 +224,23 @@ def _here(
     states = _emit(output, plan)
     if received is not None:
         return ExitCode.INTERRUPTED
-    return _exit_code(states, {"completed"})
+    followed = then is None or _follow_up(then)
+    code = _exit_code(states, {"completed"})
+    return code if followed else ExitCode.NO
+
+
+def _follow_up(command: str) -> bool:
+    """Run --then. What it prints is talk: standard output has the sweep's records."""
+    import shlex
+    import subprocess
+    import sys
+
+    say(f"then: {command}")
+    own = f'imgtool() {{ {shlex.quote(sys.executable)} -m imgtool "$@"; }}\n'
+    done = subprocess.run(["bash", "-c", own + command], stdout=sys.stderr, check=False)
+    if done.returncode:
+        say(f"the command of --then ended with {done.returncode}")
+    return done.returncode == 0
 
 
 def _on_lsf(
@@ -281,21 +305,8 @@ def _emit(output: Output, plan: Plan) -> list[TrialState]:
     if output.mode == "table":
         show_states([(trial.name, state) for trial, state in pairs])
     else:
-        output.emit("experiment", [state.record(**_known(plan, trial)) for trial, state in pairs])
+        output.emit("experiment", [state.record(**known(plan, trial)) for trial, state in pairs])
     return states
-
-
-def _known(plan: Plan, trial: Trial) -> dict[str, Any]:
-    return {
-        "name": trial.name,
-        "phase": trial.loaded.experiment.phase,
-        "family": trial.family,
-        "identity": trial.identity,
-        "overrides": dict(trial.overrides),
-        "shared_dir": plan.shared_dir,
-        "decides": list(plan.decides),
-        "source": trial.source,
-    }
 
 
 def _exit_code(states: Sequence[TrialState], good: set[str]) -> int:
@@ -303,96 +314,3 @@ def _exit_code(states: Sequence[TrialState], good: set[str]) -> int:
     if wrong:
         say(f"{len(wrong)} of {len(states)} trials have not completed")
     return ExitCode.NO if wrong else ExitCode.OK
-
-
-# --- looking first ------------------------------------------------------------------------
-
-
-def _describe(output: Output, plan: Plan, left: Any) -> None:
-    """A record a trial, with the upper bound of what it costs."""
-    from imgtool.sweep.lsf_words import walltime_sec
-
-    rows = []
-    for trial in plan.trials:
-        lsf = trial.loaded.experiment.lsf
-        limit_sec = plan.duration_sec or walltime_sec(lsf.walltime)
-        hours = 0.0 if trial.name in left else limit_sec * max(lsf.num_gpus, 0) / 3600
-        rows.append(
-            {
-                "path": trial.directory.path,
-                **_known(plan, trial),
-                "queue": lsf.queue,
-                "num_gpus": lsf.num_gpus,
-                "walltime": lsf.walltime,
-                "gpu_hours": round(hours, 3),
-                "next": left.get(trial.name, "would run"),
-            }
-        )
-    shown = _brief(rows) if output.mode == "table" and len(rows) > 1 else rows
-    empty = () if any(row["overrides"] for row in shown) else ("overrides",)
-    output.emit("trial", shown, columns=[key for key in PLAN_COLUMNS if key not in empty])
-    total = sum(row["gpu_hours"] for row in rows)
-    say(f"{len(rows)} trials, {len(rows) - len(left)} to run, at most {total:g} GPU hours")
-
-
-def _brief(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For a table: overrides that all trials have are told once, and hashes as in names."""
-    others = [row["overrides"] for row in rows[1:]]
-    first = rows[0]["overrides"].items()
-    common = {k: v for k, v in first if all(k in other and other[k] == v for other in others)}
-    if common:
-        say("every trial: " + ", ".join(f"{key}={value}" for key, value in common.items()))
-    return [
-        {
-            **row,
-            "identity": row["identity"][:8],
-            "overrides": {k: v for k, v in row["overrides"].items() if k not in common},
-        }
-        for row in rows
-    ]
-
-
-def _show_commands(plan: Plan, trials: Sequence[Trial]) -> None:
-    from imgtool.sweep.jobs import timed_command
-
-    for trial in trials:
-        say(shlex.join(timed_command(plan, trial)))
-
-
-def _show_scripts(plan: Plan, trials: Sequence[Trial], options: Any) -> None:
-    from imgtool.sweep import lsf
-
-    if not trials:
-        return
-    for script in lsf.scripts(plan, trials, options):
-        _show(f"\n# {script.path}\n{script.text}")
-        if script.manifest_text is not None:
-            _show(f"# {script.manifest_path}\n{script.manifest_text}")
-
-
-def _show(text: str) -> None:
-    """Scripts are part of the answer for people; records alone go down a pipe."""
-    import sys
-
-    (document if sys.stdout.isatty() else say)(text)
-
-
-def _write_scripts(output: Output, plan: Plan, trials: Sequence[Trial], options: Any) -> None:
-    from imgtool.sweep import lsf, manifest
-
-    if not trials:
-        say("nothing is to run")
-        return
-    manifest.write(plan)
-    rows = [
-        {
-            "path": script.path,
-            "name": script.name,
-            "queue": script.queue,
-            "num_trials": len(script.trials),
-            "manifest": script.manifest_path,
-            "submit": f"bsub < {shlex.quote(str(script.path))}",
-        }
-        for script in lsf.write_scripts(plan, trials, options)
-    ]
-    output.emit("job", rows)

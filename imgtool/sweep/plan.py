@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path, PurePath
@@ -82,6 +83,7 @@ def make_plan(
             if keys.get("max_running") is not None
         },
         duration_sec=duration_sec if duration_sec is not None else spec.duration_sec,
+        then=None if spec.then is None else spec.then.replace("{root}", shlex.quote(str(root))),
     )
 
 

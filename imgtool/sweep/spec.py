@@ -19,7 +19,7 @@ from imgtool.units import parse_duration
 
 KEYS = (
     *("sweep", "experiments", "base", "matrix", "exclude", "include", "zip", "random", "seeds"),
-    *("set", "root", "shared_dir", "decides", "resources", "duration"),
+    *("set", "root", "shared_dir", "decides", "resources", "duration", "then"),
 )
 _SIGNS = {"sweep", "experiments", "matrix", "zip", "random", "seeds", "decides"}
 SEED = "train.seed"
@@ -39,6 +39,7 @@ class Spec:
         decides: config keys that its winner decides.
         resources: queue -> keys of `lsf` and max_running.
         duration_sec: time limit of a trial.
+        then: a shell command for when every trial has ended; `{root}` is the sweep's folder.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Spec:
     decides: tuple[str, ...] = ()
     resources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     duration_sec: float | None = None
+    then: str | None = None
 
 
 def read_spec(word: str) -> Spec:
@@ -109,6 +111,7 @@ class _Reader:
             decides=tuple(self.texts("decides")) or self.varied(),
             resources=self.resources(),
             duration_sec=None if duration is None else self.told("duration", duration),
+            then=self.text("then"),
         )
 
     def fail(self, key: str, problem: str, hint: str | None = None) -> ConfigError:

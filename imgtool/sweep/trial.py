@@ -56,6 +56,7 @@ class Plan:
         trials: in the order of the spec, without repeats.
         max_running: queue -> most trials of it that run at once; other queues have no limit.
         duration_sec: time limit of a trial; None without one.
+        then: a shell command for when every trial has ended.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Plan:
     trials: tuple[Trial, ...]
     max_running: Mapping[str, int] = field(default_factory=dict)
     duration_sec: float | None = None
+    then: str | None = None
 
     @property
     def manifest_path(self) -> Path:

@@ -118,10 +118,16 @@ def test_a_trial_that_cannot_start_is_a_failed_one(folder):
     assert row["state"] == "failed"
     assert "no.csv" in row["reason"]
     again = subprocess.run(
-        [*PROGRAM, "sweep", "phase1_1", "--only", "S7", "--tiny", "--set", "data.manifest=no.csv"],
+        [
+            *(*PROGRAM, "sweep", "phase1_1", "--only", "S7", "--tiny"),
+            *("--set", "data.manifest=no.csv", "--then", "imgtool --version > after; echo talk"),
+        ],
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert again.returncode == 1
+    assert "imgtool" in Path("after").read_text()
+    assert "talk" in again.stderr
+    assert "talk" not in again.stdout
     assert "--retry failed runs it again" in again.stderr
