@@ -13,11 +13,11 @@ import torch
 
 from imgtool.config.chain import in_memory
 from imgtool.config.load import load
-from imgtool.config.schema import Experiment
-from imgtool.data.datasets import open_datasets
+from imgtool.config.schema import Data, Experiment
+from imgtool.data.datasets import Datasets, open_datasets
 from imgtool.data.loader import eval_loader
 from imgtool.data.split import Split
-from imgtool.errors import CheckpointError
+from imgtool.errors import CheckpointError, ConfigError
 from imgtool.experiment.layout import ExperimentDir, find_checkpoint
 from imgtool.models.base import Task
 from imgtool.models.registry import family as find_family
@@ -38,6 +38,7 @@ class Restored:
         experiment: as the checkpoint says, data paths possibly replaced.
         task: in eval mode on `device`; averaged weights where the checkpoint has them.
         num_images: of the validation set.
+        datasets: the parts of its data.
     """
 
     path: Path
@@ -46,12 +47,12 @@ class Restored:
     task: Task
     device: torch.device
     num_images: int
-    _val: Any
+    datasets: Datasets
 
     def batches(self) -> Iterator[dict[str, Any]]:
         """The validation images, whole, on the device."""
         loader = eval_loader(
-            self._val,
+            self.datasets.val,
             self.experiment.data,
             batch_size=self.experiment.train.batch_size,
             rank=0,
@@ -70,7 +71,14 @@ class Restored:
 
 
 def restore(
-    source: str, *, device: str = "auto", root: str | None = None, manifest: str | None = None
+    source: str,
+    *,
+    device: str = "auto",
+    root: str | None = None,
+    manifest: str | None = None,
+    attribute: str | None = None,
+    attribute_file: str | None = None,
+    image_size: int | None = None,
 ) -> Restored:
     """Open a checkpoint.
 
@@ -78,11 +86,14 @@ def restore(
         source: a file, or an exp_dir: its best checkpoint.
         device: as `train.device`.
         root, manifest: where the data lies now, instead of where the checkpoint says.
+        attribute: parts faces into two sets by another attribute than training did.
+        attribute_file: where the table of attributes lies now.
+        image_size: instead of `data.image_size`.
 
     Raises:
         CheckpointError: there is none, or it cannot be read.
         DataError: its data cannot.
-        ConfigError: its config is of a newer imgtool.
+        ConfigError: its config is of a newer imgtool, or has no such data.
     """
     path = _find(source)
     loaded = checkpoint.read(path)
@@ -91,10 +102,20 @@ def restore(
         raise CheckpointError(f"{path} has no config", hint="give a checkpoint of imgtool train")
     text = json.dumps(config).encode()
     experiment = load(in_memory(path, text), family=None, schema_of=schema).experiment
-    data = experiment.data
-    data = replace(data, root=root or data.root, manifest=manifest or data.manifest)
+    trained_on = experiment.data
+    given = {
+        "root": root,
+        "manifest": manifest,
+        "attribute": attribute,
+        "attribute_file": attribute_file,
+        "image_size": image_size,
+    }
+    data = _with(trained_on, {k: v for k, v in given.items() if v is not None}, path)
     experiment = replace(experiment, data=data)
-    datasets = open_datasets(data, split=_split(path), training=False)
+    # The parts that were held out are those of the attribute that it was trained on.
+    same_sets = getattr(data, "attribute", None) == getattr(trained_on, "attribute", None)
+    split = _split(path) if same_sets else None
+    datasets = open_datasets(data, split=split, training=False)
     place = resolve_device(device)
     task = find_family(experiment.family).build(experiment, datasets.info)
     load_weights(task.modules, loaded, path)
@@ -106,8 +127,23 @@ def restore(
         task=task,
         device=place,
         num_images=len(datasets.val),
-        _val=datasets.val,
+        datasets=datasets,
     )
+
+
+def _with(data: Data, given: dict[str, Any], path: Path) -> Data:
+    """The data section with other values."""
+    if {"attribute", "attribute_file"} & given.keys() and not hasattr(data, "attribute"):
+        raise ConfigError(
+            f"{path}: its {data.dataset} have no attributes",
+            hint="leave it out, or give a checkpoint of genegan",
+        )
+    if "image_size" in given:
+        given = {**given, "crop": None}  # evaluation looks at whole images
+    try:
+        return replace(data, **given)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}", hint="give one of these, or leave it out") from error
 
 
 def _find(source: str) -> Path:

@@ -1,0 +1,221 @@
+"""An iteration of GeneGAN training (one critic and one generator update) against the plain step.
+
+Both sides train the full-width GeneGAN at 64, 96 and 128 px on the CPU, from the same JPEG faces,
+with the same batch, threads and optimizer.
+
+Baseline: the reference's step as it is written down in tests/models/genegan/transcription.py:
+splitter and joiner called for every face by themselves, four joiner passes in critic steps as
+well, gradients into the critics in generator steps, NCHW, a decode for every size, and the
+allocator as it comes.
+
+Ours: `imgtool train genegan` as users get it, checks and logs included, without validation or
+checkpoint in the measured iterations. `--precision bf16-mixed` measures it in bfloat16 (against
+the same float32 baseline). `--profile` says where our time goes, and the floor: the
+multiply-accumulates of a step at the rate of a large matrix product on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from _pairs import report, run_pairs
+
+SIZES = (64, 96, 128)
+WARM_UP = 1
+BOUNDS = {"32": ">= 1.4", "bf16-mixed": ">= 2.7"}
+
+
+def settings(folder: Path, options: argparse.Namespace) -> list[str]:
+    """Overrides for our side: bursts of the critics are left out, one update of each is timed."""
+    return [
+        f"data.root={folder}",
+        "data.num_workers=0",
+        "data.cache=none",
+        "loss.critic_burst=1",
+        f"train.batch_size={options.batch}",
+        f"train.max_iter={WARM_UP + options.iterations}",
+        f"train.precision={options.precision}",
+        f"train.threads={options.threads}",
+        "train.device=cpu",
+    ]
+
+
+def ours(folder: Path, options: argparse.Namespace) -> float:
+    """Iterations a second of `imgtool.training.run.train`."""
+    from imgtool.config.load import load
+    from imgtool.experiment.layout import ExperimentDir
+    from imgtool.models.registry import schema
+    from imgtool.training.environment import prepare
+    from imgtool.training.report import Silence
+    from imgtool.training.stopping import StopRequest
+
+    prepare(deterministic=False)
+    from imgtool.training.run import train
+
+    times: dict[int, float] = {}
+
+    class Clock(Silence):
+        def progress(self, progress: Any) -> None:
+            times.setdefault(progress.iteration, time.perf_counter())
+
+    loaded = load(None, family="genegan", schema_of=schema, sets=settings(folder, options))
+    with tempfile.TemporaryDirectory() as place:
+        directory = ExperimentDir(place)
+        directory.create()
+        train(loaded, directory, stop=StopRequest(), reporter=Clock())
+    return options.iterations / (times[WARM_UP + options.iterations] - times[WARM_UP])
+
+
+def plain(folder: Path, options: argparse.Namespace) -> float:
+    """Iterations a second of the transcription."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from tests.models.genegan.transcription import Reference
+
+    task = make_task(folder, options)
+    reference = Reference(task.modules.state_dict(), SIZES, 128)
+    torch.set_num_threads(options.threads)
+    rng = np.random.default_rng(0)
+    files = sorted((folder / "img_align_celeba").iterdir())
+    trained = {"lr": 5e-5, "alpha": 0.8}
+    critic = torch.optim.RMSprop(reference.critic_parameters(), **trained)
+    generator = torch.optim.RMSprop(reference.generator_parameters(), **trained)
+    weights = dict.fromkeys(SIZES, 1 / 3)
+
+    def read(file: Path, size: int) -> torch.Tensor:
+        with Image.open(file) as image:
+            small = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(small)).permute(2, 0, 1).float()
+
+    def draw() -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        chosen = rng.choice(len(files), (2, options.batch))
+        return {
+            s: tuple(torch.stack([read(files[i], s) for i in half]) for half in chosen)
+            for s in SIZES
+        }
+
+    begin = 0.0
+    for iteration in range(WARM_UP + options.iterations):
+        if iteration == WARM_UP:
+            begin = time.perf_counter()
+        for optimizer, loss_of in (
+            (critic, reference.critic_loss),
+            (generator, reference.generator_loss),
+        ):
+            loss = loss_of(draw(), weights)
+            critic.zero_grad()
+            generator.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if optimizer is critic:
+                reference.clip()
+            loss.item()
+    return options.iterations / (time.perf_counter() - begin)
+
+
+def make_task(folder: Path, options: argparse.Namespace) -> Any:
+    """The task of our side, with fresh weights."""
+    from imgtool.config.load import load
+    from imgtool.data.base import DataInfo
+    from imgtool.models.registry import family, schema
+
+    loaded = load(None, family="genegan", schema_of=schema, sets=settings(folder, options))
+    info = DataInfo(targets=frozenset({"label"}), image_size=(128, 128), num_train_images=1)
+    return family("genegan").build(loaded.experiment, info)
+
+
+def profile(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Where an iteration's time goes, in parts of it, and the floor."""
+    from imgtool.training.environment import prepare
+
+    prepare(deterministic=False)
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from imgtool.data.pyramid import pyramid_size
+    from imgtool.models.base import Noise
+
+    torch.set_num_threads(options.threads)
+    task = make_task(folder, options)
+    task.modules.to(memory_format=torch.channels_last)
+    rows, _ = pyramid_size(SIZES)
+    image = torch.randint(0, 256, (2 * options.batch, rows, 1, 3), dtype=torch.uint8)
+    batch = {"image": image.permute(0, 3, 1, 2), "noise": Noise(0, 2)}
+
+    def step() -> None:
+        for update in task.updates(2):
+            update(batch)["loss"].backward()
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    begin = time.perf_counter()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+        step()
+    seconds = time.perf_counter() - begin
+    total = sum(event.self_cpu_time_total for event in found.key_averages())
+    parts = sorted(found.key_averages(), key=lambda event: -event.self_cpu_time_total)[:10]
+    a, b = torch.rand(2, 3072, 3072)
+    torch.mm(a, b)
+    begin = time.perf_counter()
+    for _ in range(3):
+        torch.mm(a, b)
+    peak = 3 * 2 * 3072**3 / (time.perf_counter() - begin)
+    return {
+        "iteration_sec": round(seconds, 2),
+        "floor_sec": round(counter.get_total_flops() / peak, 2),
+        "gflop": round(counter.get_total_flops() / 1e9),
+        "peak_gflops": round(peak / 1e9),
+        "parts": {event.key: round(event.self_cpu_time_total / total, 3) for event in parts},
+    }
+
+
+def main() -> None:
+    """Run both sides in turn, or one of them when called for it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=4, help="images of each set")
+    parser.add_argument("--iterations", type=int, default=2, help="timed, each side")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--precision", choices=[*BOUNDS], default="32", help="of our side")
+    parser.add_argument("--profile", action="store_true", help="where our time goes")
+    parser.add_argument("--side", choices=["ours", "plain"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        side = ours if options.side == "ours" else plain
+        print(json.dumps({"rate": side(options.folder, options)}))
+        return
+    from imgtool.data.synthetic.make import make_faces
+
+    with tempfile.TemporaryDirectory() as place:
+        make_faces(place, 64, seed=0)
+        if options.profile:
+            print(json.dumps(profile(Path(place), options)))
+            return
+        words = [sys.executable, __file__, "--folder", place]
+        for name in ("batch", "iterations", "threads", "precision"):
+            words += [f"--{name}", str(getattr(options, name))]
+        pairs = run_pairs(
+            [*words, "--side", "ours"], [*words, "--side", "plain"], options.pairs, rate=True
+        )
+    report(
+        "genegan_iteration",
+        pairs,
+        BOUNDS[options.precision],
+        batch_size=options.batch,
+        precision=options.precision,
+        num_threads=options.threads,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Fréchet Inception distance: features, statistics, distances, and what they are taken of."""

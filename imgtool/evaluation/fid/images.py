@@ -1,0 +1,149 @@
+"""Images for FID: which are drawn, and how they reach Inception."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from imgtool.config.schema import Data
+from imgtool.data.base import ImageDataset, Size
+from imgtool.data.loader import eval_loader
+from imgtool.data.photos import PhotoFolder
+from imgtool.data.pyramid import unpack
+from imgtool.data.sampler import random_stream
+from imgtool.data.views import View
+from imgtool.errors import UsageError
+from imgtool.evaluation.fid.inception import NUM_FEATURES, Extractor
+from imgtool.evaluation.fid.statistics import Features
+
+Positions = NDArray[np.int64]
+Tell = Callable[[int, int], None]
+MOST = 5000  # images a side, where nobody says how many
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Images of one side, in an order drawn at random.
+
+    Attributes:
+        source: the data set.
+        positions: (n,) in it.
+        pyramid: the sizes that its images hold, one of which is `shown`; empty of plain images.
+    """
+
+    source: ImageDataset
+    positions: Positions
+    pyramid: tuple[int, ...] = ()
+    shown: int | None = None
+
+    def fingerprint(self) -> str:
+        """Hash of names and contents of the images, in their order."""
+        digest = hashlib.blake2b(digest_size=16)
+        for index in self.positions.tolist():
+            line = f"{self.source.name(index)}\0{self.source.content_hash(index)}\n"
+            digest.update(line.encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    def by_size(self) -> Positions:
+        """Places in `positions`, images of one size together."""
+        sizes = np.array([self.source.size(i) for i in self.positions.tolist()])
+        return np.lexsort((sizes[:, 1], sizes[:, 0]))
+
+
+def draw(candidates: Positions, n: int, seed: int) -> Positions:
+    """n of the positions, in random order: the same for the same seed."""
+    order = np.argsort(random_stream(seed, 0, len(candidates)), kind="stable")
+    return candidates[order[:n]]
+
+
+def choose_n(n: int | None, available: dict[str, int]) -> int:
+    """How many images of each side.
+
+    Args:
+        n: as asked for; None takes 5000, or what there is.
+        available: images by side.
+
+    Raises:
+        UsageError: a side has fewer.
+    """
+    least = min(available.values())
+    sizes = "there are " + " and ".join(f"{count} {side}" for side, count in available.items())
+    if least < 2:
+        raise UsageError(f"too few images: {sizes}", hint="a distance needs 2 of each side")
+    if n is None:
+        return min(MOST, least)
+    if n > least:
+        raise UsageError(f"--n {n}: {sizes}", hint=f"--n {least} takes all that both sides have")
+    return n
+
+
+class Squares(View):
+    """A data set with every image resized to a square of one size, bicubic and antialiased."""
+
+    def __init__(self, source: ImageDataset, side: int) -> None:
+        super().__init__(source, range(len(source)))
+        self._side = side
+
+    def size(self, index: int) -> Size:
+        """(H, W), equal."""
+        return self._side, self._side
+
+
+def open_folder(path: Path, image_size: int | None, *, skip_bad: bool = False) -> ImageDataset:
+    """Every image below a folder.
+
+    Raises:
+        DataError: there is none, or one is bad.
+    """
+    found = PhotoFolder(path, skip_bad=skip_bad)
+    return found if image_size is None else Squares(found, image_size)
+
+
+def loader(
+    source: ImageDataset, positions: Positions, data: Data, *, batch_size: int, num_workers: int
+) -> Iterator[dict[str, Any]]:
+    """Batches of whole images, in this order."""
+    view = View(source, positions.tolist())
+    return iter(
+        eval_loader(
+            view,
+            data,
+            batch_size=batch_size,
+            rank=0,
+            world_size=1,
+            num_workers=num_workers,
+            pin_memory=False,
+        )
+    )
+
+
+def real_features(
+    drawn: Drawn, extractor: Extractor, *, batch_size: int, num_workers: int, tell: Tell
+) -> Features:
+    """Features of images, (n, d) float32 in the order in which they were drawn."""
+    order = drawn.by_size()
+    found = np.empty((len(order), NUM_FEATURES), np.float32)
+    done = 0
+    batches = loader(
+        drawn.source,
+        drawn.positions[order],
+        Data(),
+        batch_size=batch_size,
+        num_workers=num_workers,
+    )
+    for batch in batches:
+        images: torch.Tensor = batch["image"]
+        if drawn.pyramid:
+            assert drawn.shown is not None
+            images = unpack(images, drawn.pyramid)[drawn.shown]
+        found[order[done : done + len(images)]] = extractor(images).numpy()
+        done += len(images)
+        tell(done, len(order))
+    return found
