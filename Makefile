@@ -6,6 +6,7 @@ UV := $(BIN)/uv
 READY := $(VENV)/.ready
 LOCK_OPTIONS := --extra dev --extra wandb --generate-hashes --no-emit-index-url \
 	--python-version 3.11 --universal
+TEST_PROCESSES ?= 2
 CODE := imgtool commands tests benchmarks
 
 .PHONY: help setup demo test test-slow lint format lock completions bench wheel clean
@@ -36,7 +37,7 @@ demo: setup
 	$(BIN)/imgtool demo out/demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
@@ -63,6 +64,9 @@ bench: setup
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/selection.py
+	$(BIN)/python benchmarks/faces.py
+	$(BIN)/python benchmarks/genegan.py
+	$(BIN)/python benchmarks/fid.py
 
 wheel: setup
 	UV=$(abspath $(UV)) bash .ci/try-wheel $(abspath $(BIN))

@@ -1,8 +1,15 @@
 """What every test may rely on."""
 
+import os
 import signal
 
 # A script that runs the suite in the background (`make test &`) hands SIGINT down as ignored,
 # and a shell cannot trap what was ignored when it started: the tests' children could not stop.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Processes of the suite share the cores: torch in each takes one, and waits without spinning.
+# (Children choose their own number of threads, as imgtool does for everybody.)
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -189,6 +189,15 @@ class Train:
             except UsageError as error:
                 raise ValueError(f"max_time: {error} ({error.hint})") from error
 
+    @property
+    def ends_with_the_run(self) -> bool:
+        """Whether the learning rate depends on when the run ends."""
+        return self.schedule == "cosine"
+
+    def step_factor(self, iteration: int, horizon: int | None) -> float:
+        """Learning rate of the step schedule at `iteration` (1 is the first), as a part of lr."""
+        return float(self.step_gamma ** ((iteration - 1) // self.step_iterations))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
@@ -266,6 +275,10 @@ def _accept(experiment: Experiment) -> None:
     return None
 
 
+def _never(experiment: Experiment) -> bool:
+    return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class FamilySchema:
     """The torch-free half of a family: `imgtool/models/FAMILY/schema.py` exposes one as SCHEMA.
@@ -287,6 +300,7 @@ class FamilySchema:
     tiny: Mapping[str, Any]
     check: Callable[[Experiment], None] = _accept
     needs: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
+    takes_turns: Callable[[Experiment], bool] = _never
 
     def section_types(self) -> dict[str, type]:
         """Every section of the file, in the order in which it is written."""

@@ -44,8 +44,14 @@ def resolve_device(wanted: str) -> torch.device:
     return device
 
 
-def make_fabric(train: Train, device: torch.device, launch: Launch) -> Fabric:
-    """A launched Fabric: one device, or one process of a torchrun group."""
+def make_fabric(
+    train: Train, device: torch.device, launch: Launch, *, takes_turns: bool = False
+) -> Fabric:
+    """A launched Fabric: one device, or one process of a torchrun group.
+
+    Args:
+        takes_turns: as `FamilySchema.takes_turns`.
+    """
     devices: Any = 1
     if device.type == "cuda" and device.index is not None and not launch.distributed:
         devices = [device.index]
@@ -53,7 +59,11 @@ def make_fabric(train: Train, device: torch.device, launch: Launch) -> Fabric:
     if launch.distributed:
         devices = launch.local_world_size
         # Families reduce their own buffers; broadcasting rank 0's would undo that.
-        strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+        strategy = DDPStrategy(
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=takes_turns,
+        )
     precision: dict[str, Any] = {"precision": "32-true"}
     if train.precision == "bf16-mixed":
         precision = {"precision": "bf16-mixed"}

@@ -30,6 +30,7 @@ from imgtool.experiment.status import StatusFile
 from imgtool.files import write_text
 from imgtool.models.base import Task
 from imgtool.models.registry import family as find_family
+from imgtool.models.registry import schema
 from imgtool.training.agreement import Agreement
 from imgtool.training.context import Run
 from imgtool.training.device import (
@@ -209,7 +210,8 @@ def _train(
             datasets.train, experiment.data, device.type, shared_cores(launch.local_world_size)
         )
     threads = configure_torch(experiment.train, device, workers, launch)
-    fabric = make_fabric(experiment.train, device, launch)
+    takes_turns = schema(experiment.family).takes_turns(experiment)
+    fabric = make_fabric(experiment.train, device, launch, takes_turns=takes_turns)
     if experiment.train.precision == "16-mixed" and device.type != "cuda":
         reporter.message(f"note: 16-mixed is for CUDA; on {device.type} it is bf16-mixed")
     if status is not None:

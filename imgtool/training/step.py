@@ -172,9 +172,10 @@ class Stepper:
         # Of several updates the last one's loss is the iteration's.
         last_update = update is self.task.all_updates()[-1]
         names = tuple(sorted(name for name in losses if last_update or name != "loss"))
-        values = torch.stack([losses[name].detach().to(torch.float32) for name in names])
-        self.log_meter.add(names, values)
-        self.row_meter.add(names, values)
+        if names:
+            values = torch.stack([losses[name].detach().to(torch.float32) for name in names])
+            self.log_meter.add(names, values)
+            self.row_meter.add(names, values)
         return torch.isfinite(losses["loss"].detach())
 
     def _judge(

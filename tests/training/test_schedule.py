@@ -8,7 +8,7 @@ from imgtool.errors import UserError
 from imgtool.models.registry import schema
 from imgtool.training.schedule import due, make_schedule
 
-ONE_UPDATE = SimpleNamespace(updates=lambda i: [SimpleNamespace(fresh_batch=True)])
+ONE_UPDATE = SimpleNamespace(batches_per_iteration=lambda: Fraction(1))
 
 
 def experiment(*sets):

@@ -28,6 +28,28 @@ class At:
     track: bool = True
 
 
+class BatchNorm(nn.Module):
+    """A batch norm's parameters and running statistics (eps 1e-3, momentum 0.01).
+
+    No count of batches: with a momentum nothing reads it.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor, track: bool) -> Tensor:
+        """x (B, C, H, W); `track` updates the running statistics, in training."""
+        keep = track or not self.training
+        mean, var = (self.running_mean, self.running_var) if keep else (None, None)
+        return F.batch_norm(x, mean, var, self.weight, self.bias, self.training, 0.01, 1e-3)
+
+
 class SwitchableNorm(nn.Module):
     """A batch norm for each size, with statistics and affine parameters of its own.
 
@@ -42,31 +64,16 @@ class SwitchableNorm(nn.Module):
         super().__init__()
         self.norms = nn.ModuleDict()
         for size in sizes:
-            norm = nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
-            del norm.num_batches_tracked  # with a momentum nothing reads it
-            norm.register_buffer("num_batches_tracked", None)
+            norm = BatchNorm(channels)
             self.norms[str(size)] = norm.requires_grad_(size in used)
 
     def forward(self, x: Tensor, at: At) -> Tensor:
         """x (G * B, C, H, W); the statistics of each of the G groups are its own."""
         norm = self.norms[str(at.size)]
-        assert isinstance(norm, nn.BatchNorm2d)
         if not self.training or at.groups == 1:
-            return self._normalise(x, norm, at)
-        return torch.cat([self._normalise(group, norm, at) for group in x.chunk(at.groups)])
-
-    def _normalise(self, x: Tensor, norm: nn.BatchNorm2d, at: At) -> Tensor:
-        keep = at.track or not self.training
-        return F.batch_norm(
-            x,
-            norm.running_mean if keep else None,
-            norm.running_var if keep else None,
-            norm.weight,
-            norm.bias,
-            self.training,
-            norm.momentum or 0.0,
-            norm.eps,
-        )
+            whole: Tensor = norm(x, at.track)
+            return whole
+        return torch.cat([norm(group, at.track) for group in x.chunk(at.groups)])
 
 
 class GroupNorm(nn.GroupNorm):

@@ -196,4 +196,5 @@ SCHEMA = FamilySchema(
         "loss.critic_burst": 4,
     },
     check=check,
+    takes_turns=lambda experiment: experiment.loss.multi_res_mode == "random",
 )
