@@ -1,4 +1,4 @@
-"""Every preset of the queue trains, resumes bit for bit, and makes what FID is measured on."""
+"""Every preset of the queue trains, resumes bit for bit, and is evaluated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from imgtool.config import presets
 from imgtool.config.load import load
 from imgtool.data.synthetic.make import make_faces
-from imgtool.evaluation.restore import restore
+from imgtool.evaluation.fid.evaluate import CheckpointMeter
+from imgtool.evaluation.fid.measure import Options
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.registry import schema
 from imgtool.training.checkpoint import read
@@ -56,6 +57,22 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class Quiet:
+    """Hears what a measurement says, and says nothing."""
+
+    def note(self, text: str) -> None: ...
+
+    def progress(self, stage: str, unit: str, done: int, total: int) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def meter(tmp_path_factory: pytest.TempPathFactory) -> CheckpointMeter:
+    """One Inception, of random weights, for all presets."""
+    cache = tmp_path_factory.mktemp("cache")
+    options = Options(weights="random", n=3, batch_size=3, device="cpu", cache_dir=cache)
+    return CheckpointMeter(options, Quiet(), {})
+
+
 def trained(name, faces, exp_dir, *sets, stop_after=0):
     given = [*SMALLER, f"data.root={faces}", *sets]
     loaded = load(name, family=None, schema_of=schema, sets=given, tiny=True)
@@ -87,21 +104,23 @@ def check_resume(name, faces, folder, *sets):
     return straight
 
 
+def check_evaluation(directory, meter):
+    record = meter.measure(str(directory.path))
+    assert (record["iteration"], record["num_images"]) == (4, 3)
+    assert (record["Bu_against"], record["A0_against"]) == ("with", "without")
+    assert record["fid"] == (record["fid_Bu"] + record["fid_A0"]) / 2 > 0
+    assert record["fid_baseline"] > 0
+    assert not record["comparable"]
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_every_preset_trains_resumes_and_makes_fakes(name, faces, tmp_path):
+def test_every_preset_trains_resumes_and_is_evaluated(name, faces, tmp_path, meter):
     directory = check_resume(name, faces, tmp_path)
-    restored = restore(str(directory.path), device="cpu")
-    with restored.looking():
-        fakes = restored.task.fakes(next(iter(restored.batches())))
-    assert set(fakes) == {"Bu", "A0"}
-    side = restored.experiment.data.shown_size
-    for fake in fakes.values():
-        assert fake.images.shape[1:] == (3, side, side)
-        assert fake.images.dtype == torch.uint8
+    check_evaluation(directory, meter)
     assert list(directory.samples_dir.glob("iter_000004_faces.png"))
 
 
-def test_exp06b_begins_with_a_vqvae_of_ours(faces, tmp_path):
+def test_exp06b_begins_with_a_vqvae_of_ours(faces, tmp_path, meter):
     photos = faces / "img_align_celeba"
     of_vqvae = [
         *("data.image_size=64", "data.crop=64", "data.max_images=8", "model.base_channels=16"),
@@ -114,6 +133,7 @@ def test_exp06b_begins_with_a_vqvae_of_ours(faces, tmp_path):
     train(loaded, vqvae, stop=StopRequest(), reporter=Silence())
     begins = (f"model.init_vqvae_ckpt={vqvae.path}", "model.base_channels=16")
     directory = check_resume("genegan/exp06b", faces, tmp_path, *begins)
+    check_evaluation(directory, meter)
     report = json.loads((directory.path / "warm_start.json").read_text())
     assert set(report) == {"loaded", "ambiguous", "missing"}
     assert report["loaded"]["splitter.layers.3.conv.weight"].startswith("network.encoder")
