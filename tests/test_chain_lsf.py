@@ -64,7 +64,7 @@ def sweep(duration_sec, *words):
         *(*PROGRAM, "sweep", "hard.yaml", "--tiny", "--executor", "lsf", "--wait", "--poll", "1s"),
         *("--set", "data.manifest=l/layouts.csv", "--set", f"train.max_iter={ITERATIONS}"),
         *("--set", "train.val_every=60", "--set", "train.save_every=20", "--requeue"),
-        *("--set", "train.epochs=1000"),
+        *("--set", "train.epochs=1000", "--set", "train.patience=null"),
         *("--duration", f"{duration_sec}s", *words),
     ]
 
