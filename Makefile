@@ -67,6 +67,8 @@ bench: setup
 	$(BIN)/python benchmarks/faces.py
 	$(BIN)/python benchmarks/genegan.py
 	$(BIN)/python benchmarks/fid.py
+	$(BIN)/python benchmarks/coding.py
+	$(BIN)/python benchmarks/hpcm.py
 
 wheel: setup
 	UV=$(abspath $(UV)) bash .ci/try-wheel $(abspath $(BIN))

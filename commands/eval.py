@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from commands._files import write_records
 from commands._output import FormatOption, JsonOption, Output, QuietOption
 
 app = typer.Typer(help="Measure checkpoints after training.")
@@ -33,6 +34,24 @@ def _group() -> None:
 _group.__doc__ = "Measure checkpoints after training."
 
 
+def fill() -> None:
+    """Add the commands whose options are built only when `eval` is named."""
+    if any(command.name == "rd" for command in app.registered_commands):
+        return
+    from commands._eval_bd_rate import bd_rate
+    from commands._eval_rd import rd
+
+    app.command("rd")(rd)
+    app.command("bd-rate")(bd_rate)
+
+
+def fold_arguments(args: list[str]) -> list[str]:
+    """Give each of several values after --ckpt or --quality of `rd` an option of its own."""
+    from commands._eval_rd import LIST_OPTIONS, spread_arguments
+
+    return spread_arguments(args, LIST_OPTIONS) if "rd" in args[:1] else args
+
+
 @app.command("latents")
 def latents(
     sources: Annotated[
@@ -53,6 +72,10 @@ def latents(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the records there as well.")
     ] = None,
+    plots: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Draw there: interpolations, or spectra by scale (hpcm)."),
+    ] = None,
     format: FormatOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -61,11 +84,13 @@ def latents(
 
     interpolation_smoothness is the distance of the two ends of a decoded interpolation over the
     length of its path, averaged over pairs of validation images: 1 is a straight cross-fade.
-    Variational encoders are measured at their mean.
+    Variational encoders are measured at their mean. Of hpcm: the power of the latents that are new
+    at each scale, by spatial frequency.
 
     \b
     Example:
       imgtool eval latents experiments/phase1_2_vae_test/*
+      imgtool eval latents out/h --plots out/spectra
     """
     from commands._input import expand_paths
     from imgtool.training.environment import prepare
@@ -85,26 +110,10 @@ def latents(
                 device=device,
                 root=data_root,
                 manifest=manifest,
+                plots=plots,
             )
             records.append(record)
     finally:  # one that cannot be read costs none of those before it
         if out is not None and records:
-            _write(out, records)
+            write_records(out, "quality", records)
         output.emit("quality", records, columns=COLUMNS)
-
-
-def _write(out: Path, records: list[dict[str, object]]) -> None:
-    import json
-
-    from commands._output import SCHEMA, plain
-    from imgtool.errors import DataError
-    from imgtool.files import write_text
-
-    lines = [json.dumps({"schema": SCHEMA, "kind": "quality", **plain(r)}) for r in records]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, "\n".join(lines) + "\n")
-    except OSError as error:
-        raise DataError(
-            f"cannot write {out}: {error.strerror or error}", hint="check the disk and permissions"
-        ) from error

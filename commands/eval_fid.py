@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from commands._files import cannot_write, see_that_it_can_be_written, write_records
 from commands._options import complete_presets
 from commands._output import FormatOption, JsonOption, Output, QuietOption, say
 
@@ -26,7 +27,8 @@ def run(
     ckpt: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="CKPT", help="A checkpoint or an exp_dir (its best); repeatable; - reads them."
+            metavar="CKPT",
+            help="A checkpoint or an exp_dir (its best, or latest); repeatable; - reads them.",
         ),
     ] = None,
     real: Annotated[
@@ -149,7 +151,9 @@ def run(
         rows: list[dict[str, Any]] = [{"path": Path(source)} for source in sources]
         output.emit("experiment" if sweep else "checkpoint", rows or [{"real": real, "path": fake}])
         return
-    _see_that_it_can_be_written([path for path in (out, plot) if path is not None])
+    for path in (out, plot):
+        if path is not None:
+            see_that_it_can_be_written(path)
 
     from imgtool.training.environment import prepare
 
@@ -286,7 +290,7 @@ def _measure(
 
 
 def _keep_in_experiment(source: str, record: dict[str, Any]) -> None:
-    _write_json([record], Path(source) / SWEEP_FILE)
+    write_records(Path(source) / SWEEP_FILE, "fid", [record])
 
 
 def _columns(records: Sequence[dict[str, Any]]) -> Sequence[str]:
@@ -303,52 +307,13 @@ def _columns(records: Sequence[dict[str, Any]]) -> Sequence[str]:
     return [*COLUMNS[:3], *dict.fromkeys(own), *COLUMNS[3:]]
 
 
-def _see_that_it_can_be_written(paths: Sequence[Path]) -> None:
-    """Before the work, not after it."""
-    from imgtool.errors import DataError
-    from imgtool.files import temporary_beside
-
-    for path in paths:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir():
-                raise IsADirectoryError(21, "it is a folder")
-            probe = temporary_beside(path)
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OSError as error:
-            raise DataError(
-                f"cannot write {path}: {error.strerror or error}",
-                hint="check the disk and permissions",
-            ) from error
-
-
 def _write(records: list[dict[str, Any]], out: Path | None, plot: Path | None) -> None:
-    from imgtool.errors import DataError
-
     if out is not None and records:
-        _write_json(records, out)
+        write_records(out, "fid", records)
     if plot is not None and records:
         from imgtool.evaluation.fid.plot import plot_fid
 
         try:
             plot_fid(records, plot)
         except OSError as error:
-            raise DataError(f"cannot write {plot}: {error.strerror or error}") from error
-
-
-def _write_json(records: Sequence[dict[str, Any]], path: Path) -> None:
-    """One record a line."""
-    import json
-
-    from commands._output import SCHEMA, plain
-    from imgtool.errors import DataError
-    from imgtool.files import write_text
-
-    lines = [json.dumps({"schema": SCHEMA, "kind": "fid", **plain(row)}) for row in records]
-    try:
-        write_text(path, "\n".join(lines) + "\n")
-    except OSError as error:
-        raise DataError(
-            f"cannot write {path}: {error.strerror or error}", hint="check the disk and permissions"
-        ) from error
+            raise cannot_write(plot, error) from error

@@ -18,7 +18,7 @@ from imgtool.data.pairs import FacePart, official_split, paired, split_faces
 from imgtool.data.palette import LABEL_NAMES, MASK_NAMES, PALETTE
 from imgtool.data.photos import PhotoFolder
 from imgtool.data.sampler import batches_per_epoch
-from imgtool.data.split import Split, given_split, make_split, positions
+from imgtool.data.split import Split, given_split, make_split, positions, shared
 from imgtool.data.views import View
 from imgtool.errors import ConfigError
 
@@ -36,6 +36,7 @@ class Datasets:
         info: what a family may know.
         bad_files: names of files left out because they cannot be read.
         missing: names that a table of attributes lists and that are not there.
+        tested_too: names of training and validation images that test_root holds as well.
     """
 
     train: View
@@ -46,6 +47,7 @@ class Datasets:
     info: DataInfo
     bad_files: list[str]
     missing: Sequence[str] = ()
+    tested_too: Sequence[str] = ()
 
     def batches_per_epoch(self, global_batch_size: int) -> int:
         """Batches of all processes together that cover the training part once.
@@ -62,7 +64,8 @@ def open_datasets(data: Data, *, split: Split | None = None, training: bool = Tr
     Args:
         data: the config's section.
         split: use this one as it is, instead of drawing one.
-        training: refuse training images that cannot share a batch.
+        training: refuse training images that cannot share a batch, and look for those that
+            test_root holds as well. Without it a test_root that is gone is no error.
 
     Raises:
         ConfigError: the section names no data, or data of another kind.
@@ -77,7 +80,11 @@ def open_datasets(data: Data, *, split: Split | None = None, training: bool = Tr
     val_source = main if held is None else held
     train = View(main, positions(main, split.train, "train"), image_size=data.image_size)
     val = View(val_source, positions(val_source, split.val, "val"), image_size=data.image_size)
-    test = View(main, positions(main, split.test, "test"), image_size=data.image_size)
+    tested = _open_test(data, required=training)
+    if tested is None:
+        test = View(main, positions(main, split.test, "test"), image_size=data.image_size)
+    else:
+        test = View(tested, range(len(tested)), image_size=data.image_size)
     _keep_in_memory([train, val, test], data)
     info = DataInfo(
         targets=main.targets,
@@ -87,8 +94,10 @@ def open_datasets(data: Data, *, split: Split | None = None, training: bool = Tr
         label_names=main.label_names,
         palette=main.palette,
     )
-    bad_files = [*main.bad_files, *(held.bad_files if held else [])]
-    return Datasets(train, val, test, split, _fingerprint(main, held), info, bad_files)
+    bad_files = [name for source in (main, held, tested) if source for name in source.bad_files]
+    fingerprint = _fingerprint(main, held)  # tests do not change what is trained
+    tested_too = _in_both([train, val], tested) if training and tested is not None else ()
+    return Datasets(train, val, test, split, fingerprint, info, bad_files, tested_too=tested_too)
 
 
 def _open_faces(data: FacesData, split: Split | None) -> Datasets:
@@ -182,6 +191,23 @@ def _open(data: Data, path: Path) -> Source:
 
 def _open_val(data: Data) -> Source | None:
     return None if data.val_root is None else _open(data, Path(data.val_root))
+
+
+def _open_test(data: Data, *, required: bool) -> Source | None:
+    """The separate test set of families that have one."""
+    path = getattr(data, "test_root", None)
+    if path is None or (not required and not Path(path).exists()):
+        return None
+    return _open(data, Path(path))
+
+
+def _in_both(parts: Sequence[View], tested: Source) -> list[str]:
+    everywhere = range(len(tested))
+    return [
+        part.name(index)
+        for part in parts
+        for index in sorted(shared(part, range(len(part)), tested, everywhere))
+    ]
 
 
 def _draw(data: Data, main: Source, held: Source | None) -> Split:

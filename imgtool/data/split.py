@@ -130,11 +130,11 @@ def given_split(
     val_unique, val_duplicates = without_duplicates(val)
     val_chosen = _draw(val_unique, max_images, seed)
     train_unique, train_duplicates = without_duplicates(train)
-    shared = _shared(train, train_unique, val, val_chosen)
-    train_chosen = _draw([i for i in train_unique if i not in shared], max_images, seed)
+    both = shared(train, train_unique, val, val_chosen)
+    train_chosen = _draw([i for i in train_unique if i not in both], max_images, seed)
     if not train_chosen:
         raise DataError("every training image is also a validation image", hint="see --val-root")
-    duplicates = [train.name(i) for i in sorted({*train_duplicates, *shared})]
+    duplicates = [train.name(i) for i in sorted({*train_duplicates, *both})]
     return Split(
         [train.name(i) for i in train_chosen],
         [val.name(i) for i in val_chosen],
@@ -178,8 +178,8 @@ def without_duplicates(dataset: ImageDataset) -> tuple[list[int], list[int]]:
     return unique, sorted(duplicates)
 
 
-def _shared(
-    first: ImageDataset, indices: list[int], second: ImageDataset, others: list[int]
+def shared(
+    first: ImageDataset, indices: Sequence[int], second: ImageDataset, others: Sequence[int]
 ) -> set[int]:
     """Positions in `first` of files that `second` has too."""
     by_length: dict[int, list[int]] = {}

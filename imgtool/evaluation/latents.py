@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from imgtool.errors import DataError, NoAnswer
-from imgtool.evaluation.restore import restore
+from imgtool.evaluation.restore import Restored, restore
+from imgtool.training.validation import save_picture
 
 
 def measure(
@@ -16,6 +21,7 @@ def measure(
     device: str = "auto",
     root: str | None = None,
     manifest: str | None = None,
+    plots: Path | None = None,
 ) -> dict[str, Any]:
     """The family's study of a checkpoint, over its validation images.
 
@@ -23,6 +29,7 @@ def measure(
         source: a checkpoint file or an exp_dir.
         num_images, num_pairs: at most so many are looked at.
         device, root, manifest: as `restore`.
+        plots: a folder for the study's pictures, NAME_ITERATION_PICTURE.png.
 
     Raises:
         NoAnswer: the family has no latents.
@@ -39,12 +46,30 @@ def measure(
     if study is None or "latents" not in study.documents:
         raise NoAnswer(
             f"{found.path}: the {found.experiment.family} family has no latents to study",
-            hint="give checkpoints of autoencoders",
+            hint="give checkpoints of autoencoders or codecs",
         )
+    pictures = [] if plots is None else _draw(found, study.pictures, plots)
     return {
         "path": found.path,
         "name": found.experiment.name,
         "family": found.experiment.family,
         "iteration": found.iteration,
         **study.documents["latents"],
+        **({"plots": pictures} if pictures else {}),
     }
+
+
+def _draw(found: Restored, pictures: Mapping[str, Tensor], folder: Path) -> list[Path]:
+    stem = f"{found.experiment.name}_{found.iteration:06d}"
+    paths = []
+    for name, picture in pictures.items():
+        path = folder.absolute() / f"{stem}_{name}.png"
+        try:
+            save_picture(picture.cpu(), path)
+        except OSError as error:
+            raise DataError(
+                f"cannot write {path}: {error.strerror or error}",
+                hint="check the disk and permissions",
+            ) from error
+        paths.append(path)
+    return paths

@@ -12,6 +12,7 @@ A batch is a dict on the engine's device:
     index   (B,) int64, position in the data set
     valid   (B,) bool, False for images that only fill a batch up (evaluation)
     noise   a Noise (training only)
+    epoch   passes over the data before this iteration, a float (training only)
 
 Where the data are faces with and without an attribute (`imgtool.config.faces`), `image` holds
 pyramids (`imgtool.data.pyramid.unpack` gives each size), and rows take turns: 0, 2, 4 ... have
@@ -72,11 +73,17 @@ class Noise:
 
     def normal(self, like: Tensor, purpose: str) -> Tensor:
         """Standard normal numbers, shape (B, ...) and device of `like`, float32."""
+        return self._part_of(torch.randn, like, purpose)
+
+    def uniform(self, like: Tensor, purpose: str) -> Tensor:
+        """Numbers from -1/2 to 1/2, shape (B, ...) and device of `like`, float32."""
+        return self._part_of(torch.rand, like, purpose) - 0.5
+
+    def _part_of(self, draw: Callable[..., Tensor], like: Tensor, purpose: str) -> Tensor:
         if like.device.type == "meta":  # a dry run
             return torch.empty_like(like, dtype=torch.float32)
         whole = (like.shape[0] * self.parts, *like.shape[1:])
-        generator = self.generator(purpose, like.device)
-        drawn = torch.randn(whole, generator=generator, device=like.device)
+        drawn = draw(whole, generator=self.generator(purpose, like.device), device=like.device)
         return drawn[self.part * like.shape[0] : (self.part + 1) * like.shape[0]]
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 FAMILIES = {
     "autoencoder": "imgtool.models.autoencoder.task:AutoencoderFamily",
     "genegan": "imgtool.models.genegan.task:GeneganFamily",
+    "hpcm": "imgtool.models.hpcm.task:HpcmFamily",
 }
 
 

@@ -40,6 +40,7 @@ def describe(loaded: Loaded) -> dict[str, Any]:
             "num_val_images": len(datasets.val),
             "num_test_images": len(datasets.test),
             **({"num_missing_images": len(datasets.missing)} if datasets.missing else {}),
+            **({"num_tested_too": len(datasets.tested_too)} if datasets.tested_too else {}),
             "batches_per_epoch": datasets.batches_per_epoch(batch_size),
         }
     else:
@@ -100,6 +101,7 @@ def _meta_batch(batch_size: int, data: DataInfo) -> dict[str, Any]:
         "image": torch.empty((batch_size, 3, height, width), dtype=torch.uint8, device="meta"),
         "index": torch.empty((batch_size,), dtype=torch.int64, device="meta"),
         "noise": Noise(0, 0),
+        "epoch": 0.0,
     }
     if "mask" in data.targets:
         batch["mask"] = torch.empty((batch_size, height, width), dtype=torch.uint8, device="meta")

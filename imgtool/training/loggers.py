@@ -114,7 +114,7 @@ class Logs:
 
     def _forward(self, row: Mapping[str, Any], prefix: str) -> None:
         values = {
-            f"{prefix}/{key}": float(value)
+            key if "/" in key else f"{prefix}/{key}": float(value)
             for key, value in row.items()
             if isinstance(value, int | float) and key != "iteration"
         }

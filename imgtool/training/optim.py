@@ -38,12 +38,12 @@ def lr_factor(train: Train, iteration: int, horizon: int | None) -> float:
     """Learning rate at `iteration` (1 is the first), as a part of `lr`.
 
     Args:
-        horizon: where the cosine reaches its end, in iterations.
+        horizon: where the schedule reaches its end, in iterations.
     """
     if iteration <= train.warmup_iterations:
         return iteration / train.warmup_iterations
     if train.schedule == "step":
-        return train.step_gamma ** ((iteration - 1) // train.step_iterations)
+        return train.step_factor(iteration, horizon)
     if train.schedule == "cosine" and horizon is not None:
         span = max(1, horizon - train.warmup_iterations)
         progress = min(1.0, (iteration - train.warmup_iterations) / span)

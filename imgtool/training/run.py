@@ -201,7 +201,8 @@ def _train(
     experiment = loaded.experiment
     device = resolve_device(experiment.train.device)
     datasets = _open_data(loaded, directory)
-    _tell_missing(datasets.missing, reporter)
+    _tell(datasets.missing, "listed image", "missing, left out", reporter)
+    _tell(datasets.tested_too, "image", "of the training data in the test set as well", reporter)
     identity = identify(experiment, datasets.fingerprint)
     start = choose_start(resume, directory, loaded, identity, datasets.fingerprint, reporter)
     workers = experiment.data.num_workers
@@ -236,7 +237,10 @@ def _train(
         for module in task.compile_targets():
             module.compile()
     open_loader = partial(_open_train_loader, experiment, datasets, launch, workers, device)
-    stepper = Stepper(fabric, task, experiment.train, launch, open_loader)
+    num_batches = datasets.batches_per_epoch(experiment.train.batch_size * launch.world_size)
+    stepper = Stepper(
+        fabric, task, experiment.train, launch, open_loader, batches_per_epoch=num_batches
+    )
     run = _assemble(
         loaded, directory, datasets, identity, start, stepper, stop, reporter, workers, status
     )
@@ -262,14 +266,12 @@ def _open_data(loaded: Loaded, directory: ExperimentDir) -> Datasets:
     return open_datasets(loaded.experiment.data, split=split)
 
 
-def _tell_missing(names: Sequence[str], reporter: Reporter) -> None:
+def _tell(names: Sequence[str], what: str, matter: str, reporter: Reporter) -> None:
+    """Warn of some images, the first by name."""
     if names:
         more = " ..." if len(names) > 5 else ""
-        reporter.message(
-            f"warning: {_count(len(names), 'listed image')} missing, left out: "
-            + ", ".join(names[:5])
-            + more
-        )
+        first = ", ".join(names[:5]) + more
+        reporter.message(f"warning: {_count(len(names), what)} {matter}: {first}")
 
 
 def _warm_start(task: Task, directory: ExperimentDir, reporter: Reporter, *, first: bool) -> None:
@@ -379,8 +381,6 @@ def _assemble(
         if start.path.resolve() != directory.checkpoint_path(position.iteration).resolve():
             position.saved = -1  # elsewhere, or under another name
         _warn_of_other_ranks(header["position"].get("world_size"), stepper.launch, reporter)
-    world = stepper.launch.world_size
-    num_batches = datasets.batches_per_epoch(train.batch_size * world)
     config = to_dict(experiment)
     logs: Logs | None = None
     if stepper.launch.is_first:
@@ -396,7 +396,7 @@ def _assemble(
         directory=directory,
         stepper=stepper,
         validator=_validator(experiment, datasets, stepper, workers),
-        schedule=make_schedule(experiment, task, num_batches, horizon),
+        schedule=make_schedule(experiment, task, stepper.batches_per_epoch, horizon),
         position=position,
         metrics=metrics,
         best=best,

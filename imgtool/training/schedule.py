@@ -39,10 +39,10 @@ def make_schedule(
 
     Args:
         num_batches: batches an epoch.
-        horizon: the cosine's end in an earlier start of this experiment; it stays.
+        horizon: the schedule's end in an earlier start of this experiment; it stays.
 
     Raises:
-        UserError: a cosine without an end.
+        UserError: a schedule that depends on the run's end, and the run has none.
     """
     train = experiment.train
     epoch = num_batches / (train.accumulate * task.batches_per_iteration())
@@ -57,9 +57,9 @@ def make_schedule(
         limits.append((math.ceil(train.epochs * epoch), "epochs"))
     last, reason = min(limits) if limits else (None, "")
     wanted = train.decay_iterations or horizon or last
-    if train.schedule == "cosine" and wanted is None:
+    if train.ends_with_the_run and wanted is None:
         raise UserError(
-            "a cosine schedule must know its end",
+            f"a {train.schedule} schedule must know its end",
             hint="give --decay-iterations, --max-iter or --epochs",
         )
     return Schedule(

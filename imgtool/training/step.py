@@ -55,7 +55,10 @@ class Stepper:
         train: Train,
         launch: Launch,
         open_loader: Callable[[int], Iterator[dict[str, Any]]],
+        *,
+        batches_per_epoch: int = 1,
     ) -> None:
+        self.batches_per_epoch = batches_per_epoch
         self.fabric, self.task, self.train, self.launch = fabric, task, train, launch
         self.device = fabric.device
         self.scaler = grad_scaler(fabric)
@@ -65,11 +68,12 @@ class Stepper:
         self._holds = any(not update.fresh_batch for update in task.all_updates())
         self._wrapped: dict[str, Any] = {}
         self.optimizers: dict[str, dict[str, Optimizer]] = {}
-        self._parameters: dict[str, list[nn.Parameter]] = {}
+        self._sets: dict[str, list[list[nn.Parameter]]] = {}
         for update in task.all_updates():
             self._wrapped[update.name] = fabric.setup_module(update)
             sets = update.parameter_sets()
-            self._parameters[update.name] = disjoint(update, sets)
+            check_disjoint(update, sets)
+            self._sets[update.name] = list(sets.values())
             self.optimizers[update.name] = {
                 name: build_optimizer(train, parameters) for name, parameters in sets.items()
             }
@@ -141,8 +145,11 @@ class Stepper:
             optimizer.zero_grad(set_to_none=True)
             set_lr(optimizer, self.train.lr * lr_factor)
         finite = torch.ones((), dtype=torch.bool, device=self.device)
+        before = self.batches - (0 if fresh else self.train.accumulate)
+        place = {"epoch": before / self.batches_per_epoch}
         for micro in range(self.train.accumulate):
-            finite &= self._backward(update, self._batch(micro, fresh=fresh), micro)
+            batch = self._batch(micro, fresh=fresh) | place
+            finite &= self._backward(update, batch, micro)
         bad, norm = self._judge(update, optimizers, finite)
         for optimizer in optimizers:
             self._apply(optimizer, bad)
@@ -185,10 +192,12 @@ class Stepper:
         if self.scaler is not None:
             for optimizer in optimizers:
                 self.scaler.unscale_(optimizer)
-        parameters = self._parameters[update.name]
-        norm = gradient_norm(parameters)
-        if self.train.clip_norm:
-            clip_gradients(parameters, norm, self.train.clip_norm)
+        norms = []  # each set is clipped by itself, so that none can slow another down
+        for parameters in self._sets[update.name]:
+            norms.append(gradient_norm(parameters))
+            if self.train.clip_norm:
+                clip_gradients(parameters, norms[-1], self.train.clip_norm)
+        norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
         # Every rank masks and counts, or none.
         lost, overflow = self._any_rank(torch.stack([~finite, ~torch.isfinite(norm)]))
         bad = counted = lost | overflow
@@ -239,12 +248,11 @@ class Stepper:
             shutdown()
 
 
-def disjoint(update: Update, sets: dict[str, list[nn.Parameter]]) -> list[nn.Parameter]:
-    """All parameters of an update, after a proof that its sets share none."""
+def check_disjoint(update: Update, sets: dict[str, list[nn.Parameter]]) -> None:
+    """Make sure that an update's sets share no parameter, and leave none out."""
     together = [parameter for parameters in sets.values() for parameter in parameters]
     if len({id(parameter) for parameter in together}) != len(together):
         raise AssertionError(f"update {update.name}: parameter sets overlap")
     trained = {id(p) for p in update.parameters() if p.requires_grad}
     if trained != {id(parameter) for parameter in together}:
         raise AssertionError(f"update {update.name}: parameter sets do not cover what it trains")
-    return together

@@ -177,7 +177,7 @@ def test_what_earlier_phases_decide_stands_in_the_file_itself(name):
     assert values == [16, 4, 32]
 
 
-@pytest.mark.parametrize("group", ["phase1", "legacy_1_1", "photos", "genegan"])
+@pytest.mark.parametrize("group", ["phase1", "legacy_1_1", "photos", "genegan", "hpcm"])
 def test_copies_mean_the_same(tmp_path, group):
     copies = presets.plan_copy(group, tmp_path)
     presets.write_copies(copies)

@@ -57,7 +57,14 @@ OF_FAMILY: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "multiscale_loss": st.just(False),
         "multiscale_critics": st.just(False),
         "init_vqvae_map": st.none(),
-    }
+    },
+    "hpcm": {
+        "tau_init": st.floats(0, 0.3),
+        "tau_final": st.floats(0.3, 1),
+        "step_fractions": st.just((0.5, 0.9)),
+        "step_factors": st.just((0.3, 0.1)),
+        "test_root": st.none(),
+    },
 }
 
 

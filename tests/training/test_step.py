@@ -27,10 +27,11 @@ class Linear(Update):
         self.name, self.fresh_batch = name, fresh_batch
         self.layer = nn.Linear(3, 1)
         self.added = 0.0
-        self.seen = []
+        self.seen, self.epochs = [], []
 
     def forward(self, batch):
         self.seen.append(int(batch["index"]))
+        self.epochs.append(batch["epoch"])
         x = batch["image"].float().mean(dim=(2, 3)) / 255
         return {"loss": self.layer(x).float().mean() + self.added}
 
@@ -92,6 +93,42 @@ def test_an_update_without_batches_of_its_own_sees_those_of_the_one_before(accum
     assert stepper.task.first.seen == list(range(3 * accumulate))
     assert stepper.task.second.seen == stepper.task.first.seen
     assert stepper.batches == 3 * accumulate
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_an_iterations_updates_are_told_where_it_began(accumulate):
+    stepper = make(accumulate=accumulate)
+    stepper.batches_per_epoch = 4
+    iterate(stepper, 3)
+    begun = [i * accumulate / 4 for i in range(3) for _ in range(accumulate)]
+    assert stepper.task.first.epochs == begun
+    assert stepper.task.second.epochs == begun
+
+
+def test_sets_of_parameters_are_clipped_each_by_itself():
+    class Two(Linear):
+        def __init__(self, name):
+            super().__init__(name)
+            self.other = nn.Linear(3, 1)
+
+        def parameter_sets(self):
+            return {"main": list(self.layer.parameters()), "other": list(self.other.parameters())}
+
+        def forward(self, batch):
+            x = batch["image"].float().mean(dim=(2, 3)) / 255
+            return {"loss": self.layer(x).mean() + self.added * self.other(x).mean()}
+
+    def moved(added):
+        stepper = make(clip_norm=0.1)
+        update = stepper.task.first = Two("first")
+        update.added = added
+        stepper = Stepper(stepper.fabric, stepper.task, stepper.train, ALONE, loader)
+        before = [p.detach().clone() for p in update.layer.parameters()]
+        stepper.step(update, 1.0)
+        pairs = zip(before, update.layer.parameters(), strict=True)
+        return torch.cat([(new - old).flatten() for old, new in pairs]).detach()
+
+    torch.testing.assert_close(moved(0.0), moved(1e6))
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -1,0 +1,91 @@
+"""What the commands of the codec share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from commands._output import say
+from imgtool.errors import Interrupted, UsageError, UserError
+
+if TYPE_CHECKING:
+    from imgtool.evaluation.codec.codec import Codec
+    from imgtool.evaluation.codec.plan import Job
+
+CkptOption = Annotated[
+    str,
+    typer.Option(
+        "--ckpt",
+        metavar="CKPT",
+        help="What `imgtool export` wrote; or a checkpoint, or an exp_dir: its best.",
+    ),
+]
+DeviceOption = Annotated[
+    str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps; decode where you encoded.")
+]
+
+
+def check_device(device: str) -> None:
+    """Refuse what is no device before torch is imported."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", device, re.ASCII):
+        raise UsageError(f"--device {device!r}", hint="auto, cpu, cuda, cuda:1 or mps")
+
+
+def find_ckpt(ckpt: str) -> Path:
+    """The file that `--ckpt` means, for a dry run."""
+    from imgtool.experiment.layout import ExperimentDir, find_checkpoint
+
+    best = ExperimentDir(ckpt).best_path
+    return find_checkpoint(best if best.exists() else ckpt)
+
+
+def open_codec(ckpt: str, device: str) -> Codec:
+    """The codec; a note where it is no export."""
+    from imgtool.training.environment import prepare
+
+    prepare(deterministic=True)
+    from imgtool.evaluation.codec.export import open_codec as open_it
+
+    codec = open_it(ckpt, device=device)
+    if not codec.facts.is_export:
+        say(
+            f"note: {codec.facts.path} is a checkpoint: its probability tables were made just "
+            "now; `imgtool export` keeps them"
+        )
+    return codec
+
+
+def work_through(
+    jobs: Sequence[Job], work: Callable[[Job], dict[str, Any]], stage: str
+) -> tuple[list[dict[str, Any]], list[UserError]]:
+    """Records of what went well, and what went wrong with the others: one bad file costs no other.
+
+    Ctrl-C counts as one that went wrong, the first.
+
+    Args:
+        stage: what is being done, for the progress bar.
+    """
+    from commands._rate import RateWatcher
+
+    records: list[dict[str, Any]] = []
+    failures: list[UserError] = []
+    with RateWatcher() as watcher:
+        for done, job in enumerate(jobs):
+            watcher.progress(stage, "files", done, len(jobs))
+            try:
+                records.append(work(job))
+            except UserError as error:
+                if len(jobs) == 1:
+                    raise
+                watcher.note(f"warning: {error}")
+                failures.append(error)
+            except KeyboardInterrupt:
+                left = len(jobs) - done
+                hint = "what was done before is whole"
+                failures.insert(0, Interrupted(f"interrupted, {left} files left", hint=hint))
+                break
+    return records, failures

@@ -1,0 +1,238 @@
+"""The body of `imgtool eval rd`, imported only when `eval` is called for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from commands._files import cannot_write, see_that_it_can_be_written
+from commands._output import FormatOption, JsonOption, Output, QuietOption
+
+if TYPE_CHECKING:
+    from imgtool.data.base import ImageDataset
+    from imgtool.errors import UserError
+    from imgtool.evaluation.rate_distortion.measure import Point, Tell
+
+LIST_OPTIONS = ("--ckpt", "--quality")
+COLUMNS = ("name", "quality", "bpp", "psnr", "ms_ssim", "encode_sec", "decode_sec", "num_images")
+Measured = tuple[str, str, list["Point"], list["UserError"]]
+
+
+def rd(
+    data: Annotated[
+        Path, typer.Option("--data", "--data-root", metavar="DIR", help="Images to code, deeply.")
+    ],
+    ckpt: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CKPT...",
+            help="Exports, checkpoints or exp_dirs (the best one) of hpcm, one for each lambda; "
+            "- reads them.",
+        ),
+    ] = None,
+    codec: Annotated[
+        Literal["jpeg", "webp"] | None,
+        typer.Option(help="An anchor made with Pillow, instead of checkpoints."),
+    ] = None,
+    quality: Annotated[
+        list[str] | None,
+        typer.Option(metavar="N...", help="Qualities of the anchor, 0 to 100; a dozen when unset."),
+    ] = None,
+    subsampling: Annotated[
+        Literal["4:2:0", "4:4:4"], typer.Option(help="Chroma of the anchor; WebP is 4:2:0.")
+    ] = "4:2:0",
+    real_bytes: Annotated[
+        bool,
+        typer.Option(
+            "--real-bytes",
+            help="Encode and decode; else likelihoods estimate the bits of hpcm. Anchors always do.",
+        ),
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the curve; the network's or codec's when unset.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json", help="The curve and every image, in CompressAI's results schema."
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw the curve: bpp against PSNR.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be measured, and stop.")
+    ] = False,
+    format: FormatOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure rate and distortion of codecs: bits a pixel, PSNR, MS-SSIM, times.
+
+    PSNR is that of the 8-bit RGB picture, averaged over the images in dB. With --real-bytes the
+    rate is that of real streams, which are decoded again, and times are taken.
+
+    \b
+    Example:
+      imgtool eval rd --ckpt out/a out/b out/c --data kodak --real-bytes --out rd.json
+      imgtool eval rd --codec jpeg --quality 10 30 50 70 90 --data kodak --out jpeg.json
+    """
+    from commands._input import expand_paths
+
+    output = Output(format, as_json=json, quiet=quiet)
+    sources = expand_paths(ckpt or [])
+    qualities = [_quality(word) for word in quality or []]
+    _check(sources, codec, qualities, plot)
+    if dry_run:
+        rows = [{"path": Path(source), "data": data} for source in sources]
+        output.emit("rd", rows or [{"name": codec, "quality": qualities, "data": data}])
+        return
+    for path in (out, plot):
+        if path is not None:
+            see_that_it_can_be_written(path)
+
+    from imgtool.training.environment import prepare
+
+    prepare(deterministic=False)
+    from commands._counting import counting
+    from imgtool.data.photos import PhotoFolder
+
+    images = PhotoFolder(data)
+    with counting("coding") as tell:
+        if codec is not None:
+            title, how, points, failures = _anchor(codec, qualities, subsampling, images, tell)
+        else:
+            title, how, points, failures = _checkpoints(sources, real_bytes, device, images, tell)
+    _finish(points, name or title, how, data, out, plot)
+    columns = COLUMNS if codec is not None else [key for key in COLUMNS if key != "quality"]
+    output.emit("rd", [point.record for point in points], columns=columns)
+    if failures:
+        raise failures[0]
+
+
+def spread_arguments(args: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Repeat an option before each of its values: `--ckpt a b` becomes `--ckpt a --ckpt b`.
+
+    The values end at the next option or at `--`; `-` alone is a value.
+    """
+    spread: list[str] = []
+    option: str | None = None
+    has_value = False
+    for position, word in enumerate(args):
+        if word == "--":
+            return [*spread, *args[position:]]
+        if word.startswith("-") and word != "-":
+            asked, equals, _ = word.partition("=")
+            option = asked if asked.replace("_", "-") in options else None
+            has_value = bool(equals)
+            spread.append(word)
+        elif option is None:
+            spread.append(word)
+        else:
+            spread += [option, word] if has_value else [word]
+            has_value = True
+    return spread
+
+
+def _quality(word: str) -> int:
+    from imgtool.errors import UsageError
+
+    try:
+        return int(word)
+    except ValueError:
+        raise UsageError(f"--quality {word!r}", hint="whole numbers from 0 to 100") from None
+
+
+def _check(
+    sources: Sequence[str], codec: str | None, qualities: Sequence[int], plot: Path | None
+) -> None:
+    from imgtool.errors import UsageError
+
+    hint = "give --ckpt CKPT..., or --codec jpeg"
+    if bool(sources) == (codec is not None):
+        what = "--ckpt and --codec are apart" if sources else "nothing to measure"
+        raise UsageError(what, hint=hint)
+    if qualities and codec is None:
+        raise UsageError("--quality is for anchors", hint="give --codec jpeg, or leave it out")
+    if len(set(qualities)) < len(qualities) or len(set(sources)) < len(sources):
+        raise UsageError("one value is given twice", hint="each point once")
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise UsageError(f"--plot {plot} is no PNG", hint="--plot rd.png")
+
+
+def _anchor(
+    codec: Literal["jpeg", "webp"],
+    qualities: Sequence[int],
+    subsampling: Literal["4:2:0", "4:4:4"],
+    images: ImageDataset,
+    tell: Tell,
+) -> Measured:
+    from imgtool.evaluation.rate_distortion.anchors import QUALITIES, Anchor
+    from imgtool.evaluation.rate_distortion.measure import measure
+
+    coders = [Anchor(codec, q, subsampling) for q in qualities or QUALITIES[codec]]
+    points = []
+    for number, coder in enumerate(coders):
+        facts = {"quality": coder.quality}
+        told = _of_all(tell, number, len(coders))
+        points.append(measure(coder, coder.title, facts, images, told))
+    return coders[0].title, coders[0].description, points, []
+
+
+def _checkpoints(
+    sources: Sequence[str], real_bytes: bool, device: str, images: ImageDataset, tell: Tell
+) -> Measured:
+    """Points, and what went wrong with the others: one bad file costs none of the rest."""
+    from imgtool.errors import UserError
+    from imgtool.evaluation.rate_distortion.coders import open_coder
+    from imgtool.evaluation.rate_distortion.measure import measure
+
+    points: list[Point] = []
+    failures: list[UserError] = []
+    title = how = ""
+    for number, source in enumerate(sources):
+        try:
+            coder = open_coder(source, real_bytes=real_bytes, device=device)
+            told = _of_all(tell, number, len(sources))
+            points.append(measure(coder, coder.label, coder.facts, images, told))
+        except UserError as error:
+            failures.append(error)
+            continue
+        title, how = coder.title, coder.description
+    return title, how, points, failures
+
+
+def _of_all(tell: Tell, number: int, count: int) -> Callable[[int, int], None]:
+    """Counts the images of all points together."""
+    return lambda done, total: tell(number * total + done, count * total)
+
+
+def _finish(
+    points: Sequence[Point], name: str, how: str, data: Path, out: Path | None, plot: Path | None
+) -> None:
+    if not points:
+        return
+    import json
+
+    from commands._output import SCHEMA, plain
+    from imgtool.evaluation.rate_distortion.measure import as_curve, document
+    from imgtool.files import write_text
+
+    if out is not None:
+        found: dict[str, Any] = {"schema": SCHEMA, "kind": "rd"}
+        found |= plain(document(name, how, data, points))
+        try:
+            write_text(out, json.dumps(found, indent=1, allow_nan=False) + "\n")
+        except OSError as error:
+            raise cannot_write(out, error) from error
+    if plot is not None:
+        from imgtool.evaluation.rate_distortion.plot import plot_curves
+
+        try:
+            plot_curves([as_curve(name, points)], plot)
+        except OSError as error:
+            raise cannot_write(plot, error) from error

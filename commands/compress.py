@@ -1,0 +1,90 @@
+"""`imgtool compress`: images to .hpcm files by a trained HPCM."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from commands._codec import (
+    CkptOption,
+    DeviceOption,
+    check_device,
+    find_ckpt,
+    open_codec,
+    work_through,
+)
+from commands._output import FormatOption, JsonOption, Output, QuietOption
+
+COLUMNS = ("path", "width", "height", "file_bytes", "bpp", "estimate_bpp", "psnr", "encode_sec")
+DRY_COLUMNS = ("source", "path", "width", "height")
+
+
+def run(
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMG...", help="Images, and folders of them, searched deeply; - reads names."
+        ),
+    ],
+    ckpt: CkptOption,
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out", "-o", metavar="OUT", help="NAME.hpcm for one image; a folder for several."
+        ),
+    ],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Decode each before it is written, and compare.")
+    ] = False,
+    device: DeviceOption = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be written, and stop.")
+    ] = False,
+    format: FormatOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Compress images with a trained HPCM.
+
+    Any size from 1x1 on; grey images stay grey; transparency is laid on white, 16 bits become
+    8, EXIF orientation is applied. Decoding gives exactly the pixels that `psnr` speaks of, on
+    the same kind of device with the same torch; where it cannot, it is an error and no picture.
+    A file that cannot be compressed costs no other one; the exit code is then 4. On a CPU a 4K
+    image takes 2.4 GB of memory with HPCM_Tiny and 13 GB with HPCM_Base.
+
+    \b
+    Example:
+      imgtool export out/h/checkpoints/best.safetensors codec.safetensors
+      imgtool compress kodim09.png --ckpt codec.safetensors -o kodim09.hpcm --verify
+      imgtool compress kodak/ --ckpt codec.safetensors -o streams/
+    """
+    output = Output(format, as_json=json, quiet=quiet)
+    from commands._input import expand_paths
+
+    check_device(device)
+    words = expand_paths(images)
+    from imgtool.evaluation.codec.plan import plan_compression
+
+    jobs = plan_compression(words, out)
+    if dry_run:
+        path = find_ckpt(ckpt)
+        rows = [{**_size(job.source), "path": job.target, "checkpoint": path} for job in jobs]
+        output.emit("stream", [{**row, "dry_run": True} for row in rows], columns=DRY_COLUMNS)
+        return
+    codec = open_codec(ckpt, device)
+    from imgtool.evaluation.codec.batch import compress
+
+    records, failures = work_through(
+        jobs, lambda job: compress(codec, job, verify=verify), "compressing"
+    )
+    output.emit("stream", records, columns=COLUMNS)
+    if failures:
+        raise failures[0]
+
+
+def _size(source: Any) -> dict[str, Any]:
+    from imgtool.data.images import probe
+
+    height, width = probe(source).size
+    return {"source": source, "height": height, "width": width}

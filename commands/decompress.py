@@ -1,0 +1,95 @@
+"""`imgtool decompress`: .hpcm files to PNGs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from commands._codec import (
+    CkptOption,
+    DeviceOption,
+    check_device,
+    find_ckpt,
+    open_codec,
+    work_through,
+)
+from commands._output import FormatOption, JsonOption, Output, QuietOption
+from imgtool.evaluation.codec.container import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from imgtool.evaluation.codec.plan import Job
+
+COLUMNS = ("path", "width", "height", "file_bytes", "bpp", "decode_sec")
+DRY_COLUMNS = ("source", "path", "width", "height", "bpp", "model_hash", "lmbda")
+
+
+def run(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="Files that `imgtool compress` wrote, and folders; - reads names.",
+        ),
+    ],
+    ckpt: CkptOption,
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out", "-o", metavar="OUT", help="NAME.png for one file; a folder for several."
+        ),
+    ],
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="Refuse larger images before taking memory for them.")
+    ] = MAX_PIXELS,
+    device: DeviceOption = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the headers, and stop.")] = False,
+    format: FormatOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Decompress .hpcm files with the model that compressed them.
+
+    What is written is exactly what the encoder saw. A damaged file, another model, or a machine
+    whose arithmetic differs is an error and never a wrong picture.
+
+    \b
+    Example:
+      imgtool decompress kodim09.hpcm --ckpt codec.safetensors -o kodim09.png
+      imgtool decompress streams/ --ckpt codec.safetensors -o pictures/
+    """
+    output = Output(format, as_json=json, quiet=quiet)
+    from commands._input import expand_paths
+
+    check_device(device)
+    words = expand_paths(files)
+    from imgtool.evaluation.codec.plan import plan_decompression
+
+    jobs = plan_decompression(words, out)
+    if dry_run:
+        path = find_ckpt(ckpt)
+        rows = [{**_look(job), "checkpoint": path, "dry_run": True} for job in jobs]
+        output.emit("picture", rows, columns=DRY_COLUMNS)
+        return
+    codec = open_codec(ckpt, device)
+    from imgtool.evaluation.codec.batch import decompress
+
+    records, failures = work_through(
+        jobs, lambda job: decompress(codec, job, max_pixels=max_pixels), "decompressing"
+    )
+    output.emit("picture", records, columns=COLUMNS)
+    if failures:
+        raise failures[0]
+
+
+def _look(job: Job) -> dict[str, Any]:
+    from imgtool.evaluation.codec.container import Container
+    from imgtool.evaluation.codec.plan import naming, read_stream
+
+    data = read_stream(job.source)
+    with naming(job.source):
+        return {
+            "path": job.target,
+            "source": job.source,
+            **Container.unpack(data).record(),
+        }

@@ -1,0 +1,1 @@
+"""HPCM as a codec: exported models, the container of streams, entropy coding."""

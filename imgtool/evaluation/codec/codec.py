@@ -1,0 +1,247 @@
+"""Images to `.hpcm` files and back, by one trained HPCM."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from imgtool.errors import DataError
+from imgtool.evaluation.codec.coding import MAX_RESIDUAL, Alphabet, Decoder, Ints, Part
+from imgtool.evaluation.codec.container import MAX_PIXELS, Container, StreamError, damaged
+from imgtool.evaluation.codec.exact import environment, exact_arithmetic, threads_of
+from imgtool.models.hpcm.entropy import table_index
+from imgtool.models.hpcm.network import HPCM, UNIT
+from imgtool.models.hpcm.partition import Step, coarser, gather
+from imgtool.models.hpcm.tables import Tables
+
+__all__ = ["MAX_PIXELS", "Codec", "Encoded", "Facts"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What an exported model says of itself.
+
+    Attributes:
+        path: the file.
+        model_name: of its network.
+        lmbda: that it was trained with.
+        distortion: that it was trained for, `mse` or `ms-ssim`.
+        iteration: of its checkpoint.
+        model_hash: 16 hexadecimal digits; of the network, its weights and its tables.
+        is_export: whether the file has the tables; else they have just been made.
+    """
+
+    path: Path
+    model_name: str
+    lmbda: float
+    distortion: str
+    iteration: int
+    model_hash: str
+    is_export: bool
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An image's file, and what will come of it.
+
+    Attributes:
+        data: the file.
+        reconstruction: uint8 (3, H, W) on the CPU, exactly what decoding gives.
+        estimate_bits: what the streams should take by the model's integer tables.
+        coding_sec: time of the entropy coding alone.
+    """
+
+    data: bytes
+    reconstruction: Tensor
+    estimate_bits: float
+    coding_sec: float
+
+
+class Codec:
+    """Codes one image at a time.
+
+    Decoding repeats the encoder's arithmetic bit for bit: on the same device, in float32, with
+    as many threads. Where it cannot, it says so: the file knows a CRC of the pixels.
+
+    Args:
+        model: with its weights, on `device`, in eval mode.
+        tables: of the model.
+        facts: of the file that they come from.
+
+    Attributes:
+        facts: as given.
+    """
+
+    def __init__(self, model: HPCM, tables: Tables, facts: Facts, device: torch.device) -> None:
+        self.facts, self.device = facts, device
+        self._model, self._alphabet = model, Alphabet(tables)
+        self._num_scales = tables.num_scales
+
+    @property
+    def lmbda(self) -> float:
+        """Lambda of the model's training."""
+        return self.facts.lmbda
+
+    @property
+    def model_hash(self) -> str:
+        """16 hexadecimal digits that a file and its decoder must share."""
+        return self.facts.model_hash
+
+    def encode(self, image: Tensor) -> Encoded:
+        """Compress an image; one whose channels are equal stays so.
+
+        Args:
+            image: uint8 (3, H, W), H and W at least 1, on any device.
+
+        Raises:
+            DataError: the model makes of it what cannot be coded.
+            OutOfMemory: there is too little.
+            TypeError: the image is of another type; a range is never guessed from the values.
+        """
+        if image.dtype != torch.uint8:
+            raise TypeError(f"an image is uint8, not {image.dtype}")
+        _, height, width = image.shape
+        grey = bool(torch.equal(image[0], image[1]) and torch.equal(image[0], image[2]))
+        threads = threads_of(self.device)
+        parts: list[Part] = []
+        with exact_arithmetic(self.device, threads):
+            unit = image[None].to(self.device).float().div_(255)
+            y, z = self._model.analyse(unit)
+            del unit
+            means = self._means_of_z(*z.shape[2:])
+            parts.append(Part(self._tables_of_z(*z.shape[2:]), _rounded(z - means)))
+            z_hat = self._values(parts[0].residuals, means)
+            s2 = coarser(y, 3)
+            grids = {1: coarser(s2, 2), 2: s2, 3: y}
+
+            def code(number: int, step: Step, scales: Tensor, means: Tensor) -> Tensor:
+                residuals = _rounded(gather(grids[step.scale], step) - means)
+                parts.append(Part(_tables_of_y(scales), residuals))
+                return self._values(residuals, means)
+
+            y_hat = self._model.walk(z_hat, code)
+            pixels = self._pixels(y_hat, height, width, grey)
+        begin = time.perf_counter()
+        streams = self._alphabet.encode(parts[:1]), self._alphabet.encode(parts[1:])
+        coding_sec = time.perf_counter() - begin
+        container = Container(
+            model_hash=bytes.fromhex(self.model_hash),
+            lmbda=self.lmbda,
+            height=height,
+            width=width,
+            grey=grey,
+            threads=threads,
+            environment=environment(self.device),
+            z=streams[0],
+            y=streams[1],
+        )
+        data = replace(container, pixels_crc=container.crc_of(pixels.numpy().data)).pack()
+        estimate = sum(self._alphabet.bits(part) for part in parts)
+        return Encoded(data, pixels, estimate, coding_sec)
+
+    def decode(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+        """Decompress a file to uint8 (3, H, W) on the CPU.
+
+        Args:
+            max_pixels: larger images are refused before anything is allocated.
+
+        Raises:
+            StreamError: it is damaged, of another model, too large, or was written where
+                arithmetic differs.
+            OutOfMemory: there is too little.
+        """
+        container = Container.unpack(data)
+        self._refuse_unfit(container, max_pixels)
+        size = -(-container.height // UNIT), -(-container.width // UNIT)
+        try:
+            with exact_arithmetic(self.device, container.threads if self._on_cpu else 0):
+                stream = Decoder(self._alphabet, container.z)
+                residuals = stream.read(self._tables_of_z(*size))
+                stream.finish()  # a wrong size ends here, before the networks see it
+                z_hat = self._values(residuals, self._means_of_z(*size))
+                stream = Decoder(self._alphabet, container.y)
+
+                def code(number: int, step: Step, scales: Tensor, means: Tensor) -> Tensor:
+                    return self._values(stream.read(_tables_of_y(scales)), means)
+
+                y_hat = self._model.walk(z_hat, code)
+                stream.finish()
+                pixels = self._pixels(y_hat, container.height, container.width, container.grey)
+            if container.crc_of(pixels.numpy().data) != container.pixels_crc:
+                raise damaged("the pixels' checksum is wrong")
+        except StreamError as error:
+            if self._same_arithmetic(container):
+                raise
+            raise StreamError(
+                "cannot be decoded exactly here: it was encoded with another torch, processor "
+                "or GPU",
+                hint="decompress it where it was compressed, with the same torch and --device",
+            ) from error
+        return pixels
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self.device.type == "cpu"
+
+    def _same_arithmetic(self, container: Container) -> bool:
+        same_kind = (container.threads > 0) == self._on_cpu
+        return same_kind and container.environment == environment(self.device)
+
+    def _refuse_unfit(self, container: Container, max_pixels: int) -> None:
+        if container.model_hash.hex() != self.model_hash:
+            raise StreamError(
+                f"compressed with the model {container.model_hash.hex()} (lambda "
+                f"{container.lmbda:.4g}), and {self.facts.path} is {self.model_hash}",
+                hint="give the --ckpt that it was compressed with",
+            )
+        height, width = container.height, container.width
+        # Networks see whole units: of an image of one row they make 64.
+        padded = -(-height // UNIT) * -(-width // UNIT) * UNIT**2
+        if height * width > max_pixels or padded > 2 * max(max_pixels, 1 << 20):
+            raise StreamError(
+                f"{width}x{height} is more than {max_pixels} pixels"
+                + ("" if height * width > max_pixels else " when padded"),
+                hint="if you trust the file, give a larger --max-pixels",
+            )
+
+    # --- what encoder and decoder share -------------------------------------------------------
+
+    def _means_of_z(self, rows: int, columns: int) -> Tensor:
+        return self._model.means_hyper.expand(-1, -1, rows, columns).contiguous()
+
+    def _tables_of_z(self, rows: int, columns: int) -> NDArray[np.int16]:
+        first, num_rows = self._num_scales, len(self._alphabet.tables.rows)
+        return np.repeat(np.arange(first, num_rows, dtype=np.int16), rows * columns)
+
+    def _values(self, residuals: Ints, means: Tensor) -> Tensor:
+        """What the decoder knows of latents, of the means' shape."""
+        whole = torch.from_numpy(residuals).to(self.device).float()
+        return whole.view(means.shape) + means
+
+    def _pixels(self, y_hat: Tensor, height: int, width: int, grey: bool) -> Tensor:
+        x_hat = self._model.synthesise(y_hat)[0, :, :height, :width]
+        if grey:
+            x_hat = x_hat.mean(dim=0, keepdim=True).expand(3, -1, -1)
+        return (x_hat * 255).round_().clamp_(0, 255).to("cpu", torch.uint8).contiguous()
+
+
+def _tables_of_y(scales: Tensor) -> NDArray[Any]:
+    return table_index(scales).to("cpu", torch.uint8).flatten().numpy()
+
+
+def _rounded(residuals: Tensor) -> Ints:
+    """(n,) int32."""
+    whole = residuals.round()
+    if not bool(whole.abs().amax() <= MAX_RESIDUAL):  # NaN is refused too
+        raise DataError(
+            "the model makes latents of it that are too large or not finite",
+            hint="take a checkpoint that is trained better",
+        )
+    return whole.to("cpu", torch.int32).flatten().numpy()

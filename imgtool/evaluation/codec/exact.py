@@ -1,0 +1,80 @@
+"""Arithmetic that gives the same bits when a stream is decoded as when it was encoded."""
+
+from __future__ import annotations
+
+import os
+import platform
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from imgtool.errors import OutOfMemory
+
+MAX_THREADS = 255
+
+
+def threads_of(device: torch.device) -> int:
+    """What results depend on besides the environment: CPU threads, 1..255; 0 on other devices."""
+    return min(torch.get_num_threads(), MAX_THREADS) if device.type == "cpu" else 0
+
+
+def environment(device: torch.device) -> int:
+    """A CRC, 0..65535, of what results depend on: torch, the kind of processor or GPU."""
+    words = [torch.__version__, device.type]
+    if device.type == "cuda":
+        words += [torch.cuda.get_device_name(device), str(torch.backends.cudnn.version())]
+    else:
+        words += [platform.machine(), torch.backends.cpu.get_cpu_capability()]
+    return zlib.crc32(" ".join(words).encode()) & 0xFFFF
+
+
+def allow_deterministic_cublas() -> None:
+    """Set what cuBLAS reads when it is first used; the user's own setting wins."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+@contextmanager
+def exact_arithmetic(device: torch.device, threads: int) -> Iterator[None]:
+    """float32 without TF32 or autocast, deterministic algorithms, no gradients.
+
+    Args:
+        threads: of the CPU, 1..255: sums are split among them, and their bits with them. 0
+            leaves them as they are.
+
+    Raises:
+        OutOfMemory: the memory of the device or of the machine does not suffice.
+    """
+    before = (
+        torch.get_num_threads(),
+        torch.get_float32_matmul_precision(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    try:
+        if threads:
+            torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision("highest")
+        torch.use_deterministic_algorithms(True)
+        with (
+            torch.no_grad(),
+            torch.autocast(device.type, enabled=False),
+            torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+            ),
+        ):
+            yield
+    except (RuntimeError, MemoryError) as error:
+        words = str(error).lower()
+        full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not full and "can't allocate memory" not in words:
+            raise
+        raise OutOfMemory(
+            f"out of memory: {' '.join(str(error).split())[:200] or type(error).__name__}",
+            hint="a smaller image, or a --device with more memory; see `imgtool compress --help`",
+        ) from error
+    finally:
+        torch.set_num_threads(before[0])
+        torch.set_float32_matmul_precision(before[1])
+        torch.use_deterministic_algorithms(before[2], warn_only=before[3])

@@ -1,0 +1,260 @@
+"""Models that are done: the codec's weights and its integer probability tables in one file.
+
+An export is a safetensors file with the tensors `codec.*` and `tables.*`, and in its metadata
+one JSON value with what builds the network, lambda, and the hash of all that decoding depends on.
+Nothing of training or of its regularisers is in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from imgtool import __version__
+from imgtool.errors import CheckpointError, UsageError
+from imgtool.evaluation.codec.codec import Codec, Facts
+from imgtool.evaluation.codec.container import HASH_BYTES
+from imgtool.evaluation.codec.exact import allow_deterministic_cublas
+from imgtool.experiment.layout import ExperimentDir, find_checkpoint
+from imgtool.files import replacing_through_folder
+from imgtool.models.hpcm.network import HPCM
+from imgtool.models.hpcm.tables import Tables
+from imgtool.models.hpcm.variants import VARIANTS
+from imgtool.training import checkpoint
+from imgtool.training.device import resolve_device
+
+FORMAT = 1
+METADATA_KEY = "imgtool-codec"
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a network is built of.
+
+    Attributes:
+        model_name: a name in VARIANTS.
+        legacy_s2_hyper: as `model.legacy_s2_hyper`.
+    """
+
+    model_name: str
+    legacy_s2_hyper: bool
+
+
+@dataclass(frozen=True)
+class Export:
+    """A codec that is ready to be written or used.
+
+    Attributes:
+        source: the file that it was read from.
+        tensors: weights (`codec.*`) and tables (`tables.*`), float32 and int32, on the CPU.
+        is_export: whether `source` is an export; else its tables have just been made.
+    """
+
+    source: Path
+    build: Build
+    lmbda: float
+    distortion: str
+    iteration: int
+    tensors: Mapping[str, Tensor]
+    model_hash: str
+    is_export: bool
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of the network."""
+        return sum(t.numel() for name, t in self.tensors.items() if name.startswith("codec."))
+
+    def facts(self) -> Facts:
+        """The same for people."""
+        return Facts(
+            path=self.source,
+            model_name=self.build.model_name,
+            lmbda=self.lmbda,
+            distortion=self.distortion,
+            iteration=self.iteration,
+            model_hash=self.model_hash,
+            is_export=self.is_export,
+        )
+
+    def network(self) -> HPCM:
+        """The network with its weights, in eval mode on the CPU.
+
+        Raises:
+            CheckpointError: the weights are another network's.
+        """
+        model = _network(self.build)
+        checkpoint.load_module(model, _part(self.tensors, "codec"), self.source)
+        return model.eval()
+
+    def write(self, out: Path) -> None:
+        """Write the file, atomically.
+
+        Raises:
+            CheckpointError: the disk refuses.
+        """
+        facts = {
+            "format": FORMAT,
+            "imgtool": __version__,
+            "model": asdict(self.build),
+            "lmbda": self.lmbda,
+            "distortion": self.distortion,
+            "iteration": self.iteration,
+            "model_hash": self.model_hash,
+        }
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with replacing_through_folder(out) as temporary:
+                save_file(dict(self.tensors), temporary, metadata={METADATA_KEY: json.dumps(facts)})
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise CheckpointError(
+                f"cannot write {out}: {reason}", hint="check the disk and permissions"
+            ) from error
+
+
+def open_codec(source: str, *, device: str = "auto") -> Codec:
+    """Open an export; or a checkpoint of `imgtool train hpcm`, whose tables are made on the spot.
+
+    Args:
+        source: a file, or an exp_dir: its best checkpoint.
+        device: as `train.device`.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+        UsageError: it is of another family.
+    """
+    place = resolve_device(device)
+    if place.type == "cuda":
+        allow_deterministic_cublas()
+    export = read(source)
+    model, stored = export.network(), _part(export.tensors, "tables")
+    tables = Tables.from_tensors(stored, num_channels=model.variant.N)
+    return Codec(model.to(place), tables, export.facts(), place)
+
+
+def read(source: str) -> Export:
+    """What `open_codec` opens, read whole.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+        UsageError: it is of another family.
+    """
+    best = ExperimentDir(source).best_path
+    path = find_checkpoint(best if best.exists() else source)
+    return _read_export(path) or _of_checkpoint(path)
+
+
+def _read_export(path: Path) -> Export | None:
+    """None where the file is something else."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as handle:
+            text = (handle.metadata() or {}).get(METADATA_KEY)
+            if text is None:
+                return None
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None  # the reader of checkpoints says what is wrong
+    try:
+        facts = json.loads(text)
+        if facts["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path} has export format {facts['format']}; this imgtool reads {FORMAT}",
+                hint="export it again with this imgtool",
+            )
+        export = Export(
+            source=path,
+            build=_build(path, facts["model"]),
+            lmbda=_positive(facts["lmbda"]),
+            distortion=str(facts["distortion"]),
+            iteration=int(facts["iteration"]),
+            tensors=tensors,
+            model_hash=str(facts["model_hash"]),
+            is_export=True,
+        )
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise _damaged(path, f"its metadata lacks or spoils a value ({error})") from error
+    if _hash(export.build, tensors) != export.model_hash:
+        raise _damaged(path, "its tensors are not those that it was written with")
+    return export
+
+
+def _of_checkpoint(path: Path) -> Export:
+    loaded = checkpoint.read(path)
+    config = loaded.header.get("config")
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} has no config", hint="give a checkpoint of imgtool train")
+    if config.get("family") != "hpcm":
+        raise UsageError(
+            f"{path} is of the family {config.get('family')}",
+            hint="codecs are trained by `imgtool train hpcm`",
+        )
+    try:
+        build, lmbda = _build(path, config["model"]), _positive(config["loss"]["lmbda"])
+        distortion = str(config["loss"]["distortion"])
+        iteration = int(loaded.header["iteration"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise _damaged(path, f"its header lacks or spoils a value ({error})") from error
+    weights = {**loaded.part("model.codec"), **loaded.part("ema.codec")}
+    if not checkpoint.all_finite(weights):
+        raise CheckpointError(
+            f"{path} holds weights that are not finite", hint="take an earlier checkpoint"
+        )
+    model = _network(build)
+    checkpoint.load_module(model, weights, path)
+    own = {f"codec.{name}": value for name, value in model.state_dict().items()}
+    own |= {f"tables.{name}": value for name, value in Tables.of(model).tensors().items()}
+    tensors = {name: value.detach().contiguous() for name, value in own.items()}
+    return Export(
+        path, build, lmbda, distortion, iteration, tensors, _hash(build, tensors), is_export=False
+    )
+
+
+def _build(path: Path, model: Any) -> Build:
+    name, legacy = model["model_name"], model["legacy_s2_hyper"]
+    if name not in VARIANTS or not isinstance(legacy, bool):
+        raise CheckpointError(
+            f"{path}: there is no network {name!r}", hint="known: " + ", ".join(VARIANTS)
+        )
+    return Build(name, legacy)
+
+
+def _network(build: Build) -> HPCM:
+    return HPCM(VARIANTS[build.model_name], legacy_s2_hyper=build.legacy_s2_hyper)
+
+
+def _positive(value: object) -> float:
+    if not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+        raise ValueError(f"lambda is {value!r}")
+    return float(value)
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    start = prefix + "."
+    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+
+
+def _hash(build: Build, tensors: Mapping[str, Tensor]) -> str:
+    """16 hexadecimal digits."""
+    digest = hashlib.blake2b(json.dumps(asdict(build)).encode(), digest_size=HASH_BYTES)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _damaged(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is not a usable codec: {why}",
+        hint="make it anew: imgtool export CKPT OUT.safetensors",
+    )

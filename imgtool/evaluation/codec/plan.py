@@ -1,0 +1,116 @@
+"""Which images become which files, and the other way round. Without torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgtool.data.images import SUFFIXES
+from imgtool.errors import DataError, OutOfMemory, UsageError
+
+STREAM_SUFFIX = ".hpcm"
+PICTURE_SUFFIX = ".png"
+MAX_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file that becomes another one."""
+
+    source: Path
+    target: Path
+
+
+def plan_compression(words: Sequence[str], out: str) -> list[Job]:
+    """Which images become which files.
+
+    Args:
+        words: images, and folders that are searched for them, deeply.
+        out: a file for one image; a folder for several, in which what came from a folder lies
+            as it did there.
+
+    Raises:
+        UsageError: no images, two for one file, or `out` is of the other kind.
+        DataError: a folder cannot be read, or has no images.
+    """
+    return _plan(words, out, SUFFIXES, STREAM_SUFFIX)
+
+
+def plan_decompression(words: Sequence[str], out: str) -> list[Job]:
+    """As `plan_compression`, from .hpcm files to PNGs."""
+    return _plan(words, out, frozenset({STREAM_SUFFIX}), PICTURE_SUFFIX)
+
+
+def _plan(words: Sequence[str], out: str, reads: frozenset[str], suffix: str) -> list[Job]:
+    if not words:
+        raise UsageError("no files are named", hint="name files or folders; `-` reads their names")
+    target = Path(out)
+    into_folder = target.is_dir() or out.endswith(os.sep)
+    if len(words) == 1 and not Path(words[0]).is_dir() and not into_folder:
+        if target.suffix.lower() != suffix:
+            raise UsageError(
+                f"-o {out} is no name of a {suffix} file",
+                hint=f"NAME{suffix}, or a folder with a {os.sep} at its end",
+            )
+        return [Job(Path(words[0]), target)]
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"-o {out} is a file", hint="several files go to a folder")
+    found = [entry for word in words for entry in _entries(Path(word), reads)]
+    jobs = [Job(source, (target / name).with_suffix(suffix)) for source, name in found]
+    taken: dict[Path, Path] = {}
+    for job in jobs:
+        other = taken.setdefault(job.target, job.source)
+        if other != job.source:
+            raise UsageError(
+                f"{other} and {job.source} would both become {job.target}",
+                hint="give them one after the other, with another -o",
+            )
+    return [Job(source, path) for path, source in taken.items()]
+
+
+def _entries(path: Path, reads: frozenset[str]) -> list[tuple[Path, Path]]:
+    """Files, and their names below the output folder."""
+    if not path.is_dir():
+        return [(path, Path(path.name))]
+    try:
+        found = sorted(
+            file.relative_to(path)
+            for file in path.rglob("*")
+            if file.suffix.lower() in reads
+            and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        )
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    if not found:
+        kinds = ", ".join(sorted(suffix[1:] for suffix in reads))
+        raise DataError(f"{path}: nothing to read in this folder", hint=f"looked for {kinds}")
+    return [(path / name, name) for name in found]
+
+
+def read_stream(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        DataError: it cannot be read, or is too large.
+    """
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(f"{path}: {reason}", hint="name an .hpcm file") from error
+    if len(data) > MAX_BYTES:
+        raise DataError(f"{path} has more than {MAX_BYTES} bytes", hint="name an .hpcm file")
+    return data
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the file's name before what the codec says of it."""
+    try:
+        yield
+    except (DataError, OutOfMemory) as error:
+        raise type(error)(f"{path}: {error}", hint=error.hint) from error

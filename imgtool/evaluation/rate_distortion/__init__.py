@@ -1,0 +1,1 @@
+"""Rate and distortion of codecs on folders of images: points, curves, and distances of curves."""

@@ -1,0 +1,125 @@
+"""Trained HPCM codecs as coders whose rate and distortion can be measured."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imgtool.errors import DataError
+from imgtool.evaluation.codec.codec import MAX_PIXELS, Codec, Facts
+from imgtool.evaluation.codec.exact import exact_arithmetic
+from imgtool.evaluation.codec.export import open_codec, read
+from imgtool.evaluation.rate_distortion.measure import Coded
+from imgtool.models.hpcm.network import HPCM
+from imgtool.models.hpcm.variants import VARIANTS
+from imgtool.training.checkpoint import load_module
+from imgtool.training.device import resolve_device
+
+
+class Trained:
+    """What both ways of measuring have in common.
+
+    Attributes:
+        title: name of the network.
+        label: the same with lambda.
+        facts: path, lambda, iteration.
+        description: how the rate is found.
+    """
+
+    description = ""
+
+    def __init__(self, facts: Facts) -> None:
+        self.title = facts.model_name
+        self.label = f"{facts.model_name} {facts.lmbda:g}"
+        self.facts: dict[str, Any] = {
+            "path": facts.path,
+            "lmbda": facts.lmbda,
+            "distortion": facts.distortion,
+            "iteration": facts.iteration,
+            "model_hash": facts.model_hash,
+        }
+
+    def __call__(self, image: Tensor) -> Coded:
+        """Encode and decode uint8 (3, H, W)."""
+        raise NotImplementedError
+
+
+class Streams(Trained):
+    """Encodes to a file in memory and decodes it again; the whole file counts, header included."""
+
+    description = "bytes of real streams"
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__(codec.facts)
+        self._codec = codec
+        # What torch does once only, at its first call, is not the first image's time.
+        codec.decode(codec.encode(torch.zeros(3, 64, 64, dtype=torch.uint8)).data)
+
+    def __call__(self, image: Tensor) -> Coded:
+        """As in Trained.
+
+        Raises:
+            DataError: decoding gives other pixels than encoding promised.
+        """
+        begin = time.perf_counter()
+        encoded = self._codec.encode(image)
+        between = time.perf_counter()
+        pixels = image.shape[1] * image.shape[2]
+        decoded = self._codec.decode(encoded.data, max_pixels=max(MAX_PIXELS, pixels))
+        end = time.perf_counter()
+        if not torch.equal(decoded, encoded.reconstruction):
+            raise DataError(
+                "a stream did not decode to what was encoded",
+                hint="please report this, with your torch and processor or GPU",
+            )
+        return Coded(
+            bits=8.0 * len(encoded.data),
+            decoded=decoded,
+            num_bytes=len(encoded.data),
+            encode_sec=between - begin,
+            decode_sec=end - between,
+        )
+
+
+class Estimate(Trained):
+    """One pass through the network; bits are those of the likelihoods, without any coding."""
+
+    description = "bits estimated by likelihoods"
+
+    def __init__(self, model: HPCM, facts: Facts, device: torch.device) -> None:
+        super().__init__(facts)
+        self._model, self._device = model, device
+
+    def __call__(self, image: Tensor) -> Coded:
+        """As in Trained."""
+        with exact_arithmetic(self._device, 0):
+            found = self._model(image[None].to(self._device).float().div_(255))
+            likelihoods = (found.likelihood_y, found.likelihood_z)
+            bits = -sum(p.double().log2().sum().item() for p in likelihoods)
+            decoded = (found.x_hat[0] * 255).round_().clamp_(0, 255).to("cpu", torch.uint8)
+        return Coded(bits=bits, decoded=decoded)
+
+
+def open_coder(source: str, *, real_bytes: bool, device: str) -> Trained:
+    """Open an export, a checkpoint or an exp_dir (its best checkpoint) of hpcm.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+        UsageError: it is of another family.
+    """
+    if real_bytes:
+        return Streams(open_codec(source, device=device))
+    place = resolve_device(device)
+    export = read(source)
+    model = HPCM(VARIANTS[export.build.model_name], legacy_s2_hyper=export.build.legacy_s2_hyper)
+    prefix = "codec."
+    weights = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in export.tensors.items()
+        if name.startswith(prefix)
+    }
+    load_module(model, weights, export.source)
+    return Estimate(model.to(place).eval(), export.facts(), place)

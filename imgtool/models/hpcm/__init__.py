@@ -1,0 +1,1 @@
+"""HPCM, a learned image codec with a hierarchical progressive context model."""

@@ -1,0 +1,210 @@
+"""imgtool export, compress and decompress: from a checkpoint to files and back."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from commands.main import main
+from tests.evaluation.codec.making import make_image, make_model, write_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def run(*args):
+    with pytest.raises(SystemExit) as caught:
+        main([*map(str, args)])
+    return int(caught.value.code or 0)
+
+
+def records(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def picture(image, mode="RGB"):
+    return Image.fromarray(image.permute(1, 2, 0).numpy()).convert(mode)
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return image.mode, np.asarray(image)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An experiment, its export, and images in a folder."""
+    made = tmp_path_factory.mktemp("codec")
+    path = write_checkpoint(made / "exp/checkpoints/iter_000007.safetensors")
+    (path.parent / "best.safetensors").symlink_to(path.name)
+    assert run("export", made / "exp", made / "codec.safetensors", "--quiet") == 0
+    (made / "images/deep").mkdir(parents=True)
+    picture(make_image(17, 31)).save(made / "images/a.png")
+    picture(make_image(20, 24, grey=True), "L").save(made / "images/deep/b.png")
+    picture(make_image(9, 9), "RGBA").save(made / "images/deep/c.png")
+    (made / "images/notes.txt").write_text("no image")
+    return made
+
+
+def test_export_says_what_it_wrote(folder, tmp_path, capsys):
+    out = tmp_path / "deep/codec.safetensors"
+    best = folder / "exp/checkpoints/best.safetensors"
+    assert run("export", best, out, "--dry-run") == 0
+    assert not list(tmp_path.iterdir())
+    assert run("export", best, out) == 0
+    dry, row = records(capsys)
+    assert (row["kind"], row["model_name"], row["lmbda"]) == ("export", "HPCM_Tiny", 0.013)
+    assert dry["model_hash"] == row["model_hash"]
+    assert row["file_bytes"] == out.stat().st_size
+    assert out.read_bytes() == (folder / "codec.safetensors").read_bytes()
+
+
+def test_one_image_there_and_back(folder, tmp_path, capsys):
+    image, stream, back = folder / "images/a.png", tmp_path / "a.hpcm", tmp_path / "a.png"
+    codec = ("--ckpt", folder / "codec.safetensors", "--device", "cpu")
+    assert run("compress", image, *codec, "-o", stream, "--verify", "--json") == 0
+    (row,) = records(capsys)
+    assert (row["kind"], row["height"], row["width"], row["verified"]) == ("stream", 17, 31, True)
+    assert row["file_bytes"] == stream.stat().st_size
+    assert row["bpp"] == pytest.approx(8 * row["file_bytes"] / (17 * 31))
+    assert 0 < row["bpp"] - row["estimate_bpp"] <= 8 * 64 / (17 * 31)
+    assert run("decompress", stream, *codec, "-o", back) == 0
+    (decoded,) = records(capsys)
+    assert (decoded["kind"], Path(decoded["path"])) == ("picture", back)
+    mode, shown = pixels(back)
+    assert mode == "RGB"
+    mse = np.mean((shown.astype(float) - pixels(image)[1]) ** 2)
+    assert row["psnr"] == pytest.approx(10 * np.log10(255**2 / mse), abs=1e-6)
+
+
+def test_a_folder_there_and_back(folder, tmp_path, capsys):
+    codec = ("--ckpt", folder / "codec.safetensors")
+    streams, back = tmp_path / "streams", tmp_path / "pictures"
+    assert run("compress", folder / "images", *codec, "-o", streams, "--quiet") == 0
+    names = ["a", "deep/b", "deep/c"]
+    printed = capsys.readouterr().out.split()
+    assert printed == [str(streams / f"{name}.hpcm") for name in names]
+    assert run("decompress", streams, *codec, "-o", back, "--quiet") == 0
+    assert capsys.readouterr().out.split() == [str(back / f"{name}.png") for name in names]
+    assert [pixels(back / f"{name}.png")[0] for name in names] == ["RGB", "L", "RGB"]
+    assert pixels(back / "deep/b.png")[1].shape == (20, 24)
+
+
+def test_names_come_from_a_pipe(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{folder / 'images/a.png'}\n"))
+    codec = ("--ckpt", folder / "codec.safetensors")
+    assert run("compress", "-", *codec, "-o", f"{tmp_path}/out/", "--dry-run") == 0
+    (row,) = records(capsys)
+    assert (row["path"], row["dry_run"]) == (str(tmp_path / "out/a.hpcm"), True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_will_do(folder, tmp_path, capsys):
+    image = folder / "images/deep/c.png"
+    assert run("compress", image, "--ckpt", folder / "exp", "-o", tmp_path / "c.hpcm") == 0
+    assert "imgtool export" in capsys.readouterr().err
+    codec = ("--ckpt", folder / "codec.safetensors")
+    dry = ("-o", tmp_path / "c.png", "--dry-run")
+    assert run("decompress", tmp_path / "c.hpcm", *codec, *dry) == 0
+    (row,) = records(capsys)
+    assert (row["height"], row["lmbda"], row["grey"]) == (9, 0.013, False)
+    assert run("decompress", tmp_path / "c.hpcm", *codec, "-o", tmp_path / "c.png") == 0
+
+
+def test_a_bad_file_costs_no_other(folder, tmp_path, capsys):
+    codec = ("--ckpt", folder / "codec.safetensors")
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    words = (tmp_path / "bad.png", folder / "images/a.png", "-o", tmp_path / "out")
+    assert run("compress", *words, *codec) == 4
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["path"] == str(tmp_path / "out/a.hpcm")
+    assert "warning: " in shown.err
+    stream = tmp_path / "out/a.hpcm"
+    (tmp_path / "out/cut.hpcm").write_bytes(stream.read_bytes()[:-9])
+    assert run("decompress", tmp_path / "out", *codec, "-o", tmp_path / "back") == 4
+    assert [path.name for path in (tmp_path / "back").iterdir()] == ["a.png"]
+    assert "cut.hpcm: damaged" in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_what_was_done(folder, tmp_path, capsys, monkeypatch):
+    from imgtool.evaluation.codec.codec import Codec
+
+    encode, calls = Codec.encode, []
+
+    def encode_one(self, image):
+        calls.append(image)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return encode(self, image)
+
+    monkeypatch.setattr(Codec, "encode", encode_one)
+    codec = ("--ckpt", folder / "codec.safetensors", "-o", tmp_path)
+    assert run("compress", folder / "images", *codec) == 130
+    (row,) = records(capsys)
+    assert Path(row["path"]) == tmp_path / "a.hpcm"
+    assert [path.name for path in tmp_path.rglob("*.hpcm")] == ["a.hpcm"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("compress", "A", "-o", "a.jpg"), 2, "is no name of a .hpcm file"),
+        (("compress", "A", "A.txt", "-o", "IMAGES/a.png"), 2, "is a file"),
+        (("compress", "nobody.png", "-o", "a.hpcm"), 4, "no such file"),
+        (("compress", "EMPTY", "-o", "out"), 4, "nothing to read"),
+        (("compress", "A", "B/a.jpg", "-o", "out"), 2, "would both become"),
+        (("compress", "A", "-o", "a.hpcm", "--device", "tpu"), 2, "--device 'tpu'"),
+        (("compress", "A", "-o", "a.hpcm", "--ckpt", "nowhere"), 4, "nowhere"),
+        (("compress", "A", "-o", "IMAGES/a.png/b.hpcm"), 4, "cannot write"),
+        (("decompress", "S", "-o", "a.jpg"), 2, "is no name of a .png file"),
+        (("decompress", "A", "-o", "a.png"), 4, "not an .hpcm file"),
+        (("decompress", "nobody.hpcm", "-o", "a.png"), 4, "no such file"),
+        (("decompress", "S", "-o", "a.png", "--max-pixels", 500), 4, "17 is more than 500 pixels"),
+        (("decompress", "S", "-o", "a.png", "--ckpt", "OTHER"), 4, "compressed with the model"),
+        (("export", "CODEC", "x.safetensors"), 2, "is an export already"),
+        (("export", "EXP", "x.pt"), 2, "no name of a safetensors file"),
+        (("export", "A", "x.safetensors"), 4, "a.png"),
+    ],
+)
+def test_what_is_wrong_is_said(folder, tmp_path, capsys, monkeypatch, words, code, said):
+    stream, other = folder / "a.hpcm", folder / "other.safetensors"
+    codec = ("--ckpt", folder / "codec.safetensors")
+    if not stream.exists():
+        assert run("compress", folder / "images/a.png", *codec, "-o", stream, "--quiet") == 0
+        write_checkpoint(other, make_model(seed=5))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    places = {
+        "A": folder / "images/a.png",
+        "B/a.jpg": folder / "images/other/a.jpg",
+        "S": stream,
+        "IMAGES/a.png": folder / "images/a.png",
+        "IMAGES/a.png/b.hpcm": folder / "images/a.png/b.hpcm",
+        "EMPTY": tmp_path / "empty",
+        "CODEC": folder / "codec.safetensors",
+        "EXP": folder / "exp",
+        "OTHER": other,
+    }
+    given = [places.get(word, word) for word in words]
+    if words[0] != "export" and "--ckpt" not in words:
+        given += codec
+    capsys.readouterr()
+    assert run(*given) == code
+    shown = capsys.readouterr()
+    error, hint = [line for line in shown.err.splitlines() if not line.startswith("note: ")]
+    assert error.startswith("error: ")
+    assert said in error
+    assert hint.startswith("hint: ")
+    assert shown.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]

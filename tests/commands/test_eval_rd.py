@@ -1,0 +1,250 @@
+"""imgtool eval rd and eval bd-rate, on a codec trained here and on anchors."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from commands._eval_rd import spread_arguments
+from commands.main import main
+
+PNG = b"\x89PNG"
+
+
+def run(*args):
+    with pytest.raises(SystemExit) as caught:
+        main([*map(str, args)])
+    return int(caught.value.code or 0)
+
+
+def lines(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """photos/, an experiment exp/, and its exports a and b of two lambdas."""
+    folder = tmp_path_factory.mktemp("rd")
+    rng = np.random.default_rng(0)
+    (folder / "photos").mkdir()
+    for number, size in enumerate([(64, 64), (70, 33)]):
+        small = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(small).resize(size).save(folder / f"photos/{number}.png")
+    words = (
+        *("train", "hpcm", "--tiny", "--data-root", folder / "photos", "--val-fraction", 0.5),
+        *("--crop", 32, "--batch-size", 1, "--max-iter", 1, "--val-every", 1, "--threads", 1),
+        *("--device", "cpu", "--exp-dir", folder / "exp", "--quiet"),
+    )
+    assert run(*words) == 0
+    from imgtool.evaluation.codec.export import read
+
+    exported = read(str(folder / "exp"))
+    for name, lmbda in (("a", 0.013), ("b", 0.05)):
+        replace(exported, lmbda=lmbda).write(folder / f"{name}.safetensors")
+    return folder
+
+
+def test_real_bytes_and_estimate(place, tmp_path, capsys):
+    capsys.readouterr()
+    codecs = (place / "a.safetensors", place / "b.safetensors")
+    out = tmp_path / "deep/rd.json"
+    words = ("eval", "rd", "--ckpt", *codecs, "--data", place / "photos", "--device", "cpu")
+    assert run(*words, "--real-bytes", "--out", out, "--json") == 0
+    rows = lines(capsys.readouterr().out)
+    assert [row["kind"] for row in rows] == ["rd", "rd"]
+    assert [row["lmbda"] for row in rows] == [0.013, 0.05]
+    assert [row["path"] for row in rows] == [str(path) for path in codecs]
+    document = json.loads(out.read_text())
+    assert document["name"] == "HPCM_Tiny"
+    assert set(document["results"]) == {"bpp", "psnr-rgb", "encoding_time", "decoding_time"}
+    for point in document["points"]:
+        assert point["real_bytes"] is True
+        for image in point["images"]:
+            pixels = image["height"] * image["width"]
+            assert image["bpp"] == pytest.approx(8 * image["num_bytes"] / pixels)
+            assert image["encode_sec"] > 0
+    assert document["points"][0]["images"][1]["width"] == 70
+
+    assert run(*words, "--out", tmp_path / "estimate.json", "--json") == 0
+    guesses = lines(capsys.readouterr().out)
+    assert [row["encode_sec"] for row in guesses] == [None, None]
+    for row, guess in zip(rows, guesses, strict=True):
+        assert guess["psnr"] == pytest.approx(row["psnr"], abs=0.05)
+        # Small images: what a file has besides its streams is most of it.
+        assert 0 < guess["bpp"] < row["bpp"] < guess["bpp"] + 8 * 130 / (70 * 33)
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_bytes_are_those_of_compress(place, capsys):
+    from imgtool.data.images import decode
+    from imgtool.evaluation.codec.export import open_codec
+
+    import torch  # isort: skip
+
+    capsys.readouterr()
+    words = ("--ckpt", place / "exp", "--data", place / "photos", "--device", "cpu")
+    assert run("eval", "rd", *words, "--real-bytes", "--json") == 0
+    (row,) = lines(capsys.readouterr().out)
+    codec = open_codec(str(place / "exp"), device="cpu")
+    rates, errors = [], []
+    for name in ("0.png", "1.png"):
+        pixels, _ = decode(place / "photos" / name)
+        image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+        data = codec.encode(image).data
+        made = codec.decode(data).permute(1, 2, 0).numpy().astype(np.float64)
+        rates.append(8 * len(data) / (pixels.shape[0] * pixels.shape[1]))
+        errors.append(20 * np.log10(255 / np.sqrt(np.mean((made - pixels) ** 2))))
+    assert row["bpp"] == pytest.approx(np.mean(rates))
+    assert row["psnr"] == pytest.approx(np.mean(errors))
+
+
+def test_anchors_and_their_distance(place, tmp_path, capsys):
+    capsys.readouterr()
+    common = ("eval", "rd", "--data", place / "photos", "--quality", 20, 60, 90, "--json")
+    jpeg, webp = tmp_path / "jpeg.json", tmp_path / "webp.json"
+    picture = tmp_path / "rd.png"
+    assert run(*common, "--codec", "jpeg", "--out", jpeg, "--plot", picture) == 0
+    assert run(*common, "--codec", "webp", "--out", webp, "--name", "the other") == 0
+    rows = lines(capsys.readouterr().out)
+    assert [row["quality"] for row in rows] == [20, 60, 90] * 2
+    assert picture.read_bytes().startswith(PNG)
+    picture.unlink()
+    assert run("eval", "bd-rate", jpeg, webp, "--plot", picture, "--json") == 0
+    said = capsys.readouterr()
+    (row,) = lines(said.out)
+    assert (row["kind"], row["anchor"], row["name"]) == ("bd-rate", "JPEG 4:2:0", "the other")
+    assert row["bd_rate_percent"] < 0
+    low, high = row["overlap_db"]
+    assert low < high
+    assert 0 < row["overlap_share"] <= 1
+    assert "the same images" not in said.err
+    assert picture.read_bytes().startswith(PNG)
+
+
+def test_published_curves(tmp_path, capsys):
+    capsys.readouterr()
+    assert run("eval", "bd-rate", "hpcm-base", "hpcm-large", "hpcm-base/clic", "--json") == 0
+    said = capsys.readouterr()
+    first, second = lines(said.out)
+    assert first["bd_rate_percent"] == pytest.approx(-4.26, abs=0.01)
+    assert second["name"] == "HPCM-Base (clic, published)"
+    assert said.err.count("the same images") == 1
+    for words in (("--metric", "ms-ssim"), ("--method", "akima"), ("--format", "table")):
+        assert run("eval", "bd-rate", "hpcm-base", "hpcm-large", *words) == 0
+    assert "-4." in capsys.readouterr().out
+
+
+def test_nothing_is_written_in_a_dry_run(place, tmp_path, capsys):
+    out, picture = tmp_path / "new/rd.json", tmp_path / "new/rd.png"
+    words = ("--data", place / "photos", "--out", out, "--plot", picture, "--dry-run")
+    assert run("eval", "rd", "--ckpt", place / "none", *words) == 0
+    assert run("eval", "rd", "--codec", "jpeg", *words) == 0
+    assert run("eval", "bd-rate", "hpcm-base", "hpcm-large", "--plot", picture, "--dry-run") == 0
+    assert not out.parent.exists()
+
+
+def test_one_that_cannot_be_read_costs_no_other(place, tmp_path, capsys):
+    capsys.readouterr()
+    out = tmp_path / "rd.json"
+    words = ("--data", place / "photos", "--device", "cpu", "--out", out, "--json")
+    assert run("eval", "rd", "--ckpt", place / "none", place / "a.safetensors", *words) == 4
+    said = capsys.readouterr()
+    assert len(lines(said.out)) == 1
+    assert len(json.loads(out.read_text())["points"]) == 1
+    assert "error: no checkpoint" in said.err
+
+
+def test_a_curve_without_answer_costs_no_other(tmp_path, capsys):
+    capsys.readouterr()
+    far = tmp_path / "far.json"
+    far.write_text('{"name": "far", "results": {"bpp": [1, 2], "psnr-rgb": [60, 70]}}')
+    picture = tmp_path / "rd.png"
+    words = ("hpcm-base", far, "hpcm-large", "--plot", picture, "--json")
+    assert run("eval", "bd-rate", *words) == 1
+    said = capsys.readouterr()
+    assert [row["name"] for row in lines(said.out)] == ["HPCM-Large (kodak, published)"]
+    assert "no quality in common" in said.err
+    assert picture.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("rd", "--data", "PHOTOS"), 2),
+        (("rd", "--ckpt", "a", "--codec", "jpeg", "--data", "PHOTOS"), 2),
+        (("rd", "--ckpt", "a", "--quality", "3", "--data", "PHOTOS"), 2),
+        (("rd", "--ckpt", "a", "a", "--data", "PHOTOS"), 2),
+        (("rd", "--codec", "jpeg", "--quality", "good", "--data", "PHOTOS"), 2),
+        (("rd", "--codec", "jpeg", "--quality", "101", "--data", "PHOTOS"), 2),
+        (("rd", "--codec", "webp", "--subsampling", "4:4:4", "--data", "PHOTOS"), 2),
+        (("rd", "--codec", "bpg", "--data", "PHOTOS"), 2),
+        (("rd", "--codec", "jpeg", "--plot", "a.pdf", "--data", "PHOTOS"), 2),
+        (("rd", "--codec", "jpeg", "--data", "none"), 4),
+        (("rd", "--codec", "jpeg", "--data", "EMPTY"), 4),
+        (("rd", "--codec", "jpeg", "--out", "PHOTOS", "--data", "PHOTOS"), 4),
+        (("rd", "--ckpt", "PHOTOS/0.png", "--data", "PHOTOS"), 4),
+        (("bd-rate", "hpcm-base"), 2),
+        (("bd-rate", "hpcm-base", "none.json"), 4),
+        (("bd-rate", "hpcm-base", "PHOTOS"), 4),
+        (("bd-rate", "hpcm-base", "hpcm-large", "--method", "linear"), 2),
+        (("bd-rate", "hpcm-base", "hpcm-large", "--plot", "rd.jpg"), 2),
+        (("bd-rate", "hpcm-base", "hpcm-large", "--plot", "PHOTOS.png"), 4),
+    ],
+)
+def test_wrong_uses(words, code, place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "folder.png").mkdir()
+    names = {"PHOTOS.png": tmp_path / "folder.png", "PHOTOS": place / "photos", "EMPTY": "empty"}
+    capsys.readouterr()
+    given = []
+    for word in words:
+        for name, path in names.items():
+            word = word.replace(name, str(path))
+        given.append(word)
+    assert run("eval", *given) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    error, hint = said.err.splitlines()[-2:]
+    assert error.startswith("error: ")
+    assert hint.startswith("hint: ")
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "folder.png"}
+
+
+def test_a_checkpoint_of_another_family(place, tmp_path, capsys):
+    words = (
+        *("train", "autoencoder", "--tiny", "--data-root", place / "photos", "--heads", "rgb"),
+        *("--crop", 32, "--batch-size", 1, "--max-iter", 1, "--device", "cpu", "--threads", 1),
+        *("--val-fraction", 0, "--exp-dir", tmp_path / "ae", "--quiet"),
+    )
+    assert run(*words) == 0
+    for real in ((), ("--real-bytes",)):
+        capsys.readouterr()
+        assert run("eval", "rd", "--ckpt", tmp_path / "ae", "--data", place / "photos", *real) == 2
+        assert "of the family autoencoder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("rd --ckpt a b --data d", "rd --ckpt a --ckpt b --data d"),
+        ("rd --ckpt=a b,c --data d", "rd --ckpt=a --ckpt b,c --data d"),
+        ("rd --ckpt a --ckpt b c", "rd --ckpt a --ckpt b --ckpt c"),
+        ("rd --data d --ckpt - b", "rd --data d --ckpt - --ckpt b"),
+        ("rd --ckpt a -- b", "rd --ckpt a -- b"),
+        ("rd --real-bytes --ckpt", "rd --real-bytes --ckpt"),
+    ],
+)
+def test_several_values_after_one_option(given, expected):
+    assert spread_arguments(given.split(), ["--ckpt"]) == expected.split()
+
+
+def test_other_commands_keep_their_words(place, capsys):
+    """Only rd's arguments are spread."""
+    from commands.eval import fold_arguments
+
+    words = ["latents", "--ckpt", "a", "b", str(Path("rd"))]
+    assert fold_arguments(words) == words

@@ -1,0 +1,225 @@
+"""The codec: what is decoded is what was encoded, to the last pixel, or it is an error."""
+
+from __future__ import annotations
+
+import random
+import struct
+import zlib
+from dataclasses import replace
+
+import pytest
+import torch
+
+from imgtool.errors import DataError
+from imgtool.evaluation.codec import exact
+from imgtool.evaluation.codec.codec import MAX_PIXELS, Codec
+from imgtool.evaluation.codec.container import Container, StreamError
+from imgtool.evaluation.codec.export import open_codec
+from imgtool.models.hpcm.tables import Tables
+from tests.evaluation.codec.making import make_image, make_model
+
+SIZES = [(1, 1), (17, 31), (255, 257)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("grey", [False, True], ids=["colour", "grey"])
+def test_decoding_gives_what_encoding_saw(codec, size, grey):
+    image = make_image(*size, grey=grey)
+    encoded = codec.encode(image)
+    decoded = codec.decode(encoded.data)
+    assert decoded.shape == image.shape
+    assert decoded.dtype == torch.uint8
+    assert torch.equal(decoded, encoded.reconstruction)
+    container = Container.unpack(encoded.data)
+    assert (container.height, container.width, container.grey) == (*size, grey)
+    assert bool(torch.equal(decoded[0], decoded[1])) == grey
+    excess = len(encoded.data) - encoded.estimate_bits / 8
+    assert 0 < excess <= max(64, 0.005 * encoded.estimate_bits / 8)
+
+
+def test_the_streams_hold_what_the_network_makes(codec):
+    """The reconstruction is that of the network in evaluation, and so is the rate."""
+    image = make_image(40, 70)
+    encoded = codec.encode(image)
+    with torch.no_grad():
+        out = codec._model(image[None].float() / 255)
+    shown = (out.x_hat[0] * 255).round().clamp(0, 255)
+    assert (shown - encoded.reconstruction).abs().max() <= 1
+    bits = sum(-likelihood.log2().sum() for likelihood in (out.likelihood_y, out.likelihood_z))
+    assert encoded.estimate_bits == pytest.approx(float(bits), rel=0.02)
+
+
+def test_latents_far_beyond_their_tables(codec):
+    model = make_model()
+    with torch.no_grad():
+        model.g_a[-1].bias.mul_(1e4)
+        model.h_a[-1].bias.mul_(1e4)
+    wild = Codec(model, Tables.of(model), codec.facts, codec.device)
+    encoded = wild.encode(make_image(30, 80))
+    assert torch.equal(wild.decode(encoded.data), encoded.reconstruction)
+    assert len(encoded.data) <= 1.005 * encoded.estimate_bits / 8 + 64
+
+
+def test_a_range_is_never_guessed(codec):
+    with pytest.raises(TypeError, match="uint8"):
+        codec.encode(make_image(4, 4).float() / 255)
+
+
+def test_strides_of_the_image_do_not_matter(codec):
+    image = make_image(30, 50)
+    upside = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    assert codec.encode(upside).data == codec.encode(image).data
+
+
+def test_threads_do_not_matter(codec):
+    """Sums are split among threads: the decoder takes as many as the encoder had."""
+    image = make_image(70, 130)
+    torch.set_num_threads(1)
+    one = codec.encode(image)
+    torch.set_num_threads(2)
+    two = codec.encode(image)
+    assert torch.equal(codec.decode(one.data), one.reconstruction)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    assert torch.equal(codec.decode(two.data), two.reconstruction)
+    assert [Container.unpack(made.data).threads for made in (one, two)] == [1, 2]
+
+
+def test_settings_of_torch_are_put_back(codec):
+    torch.set_float32_matmul_precision("medium")
+    try:
+        data = codec.encode(make_image(9, 9)).data
+        with pytest.raises(StreamError):
+            codec.decode(with_fresh_crc(data[:50] + b"\1" + data[51:]))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.is_grad_enabled()
+
+
+def test_another_environment_is_named(codec, monkeypatch):
+    data = codec.encode(make_image(20, 20)).data
+    container = Container.unpack(data)
+    elsewhere = replace(container, environment=container.environment ^ 1)
+    with pytest.raises(StreamError, match="another torch, processor or GPU"):
+        codec.decode(elsewhere.pack())  # its pixels' CRC covers the header
+    monkeypatch.setattr(torch, "__version__", "1.0")
+    assert exact.environment(codec.device) != container.environment
+    assert codec.decode(data).shape == (3, 20, 20)  # the same pixels are no error
+
+
+def test_another_model_is_refused(codec):
+    model = make_model(seed=2)
+    facts = replace(codec.facts, model_hash="00" * 8)
+    other = Codec(model, Tables.of(model), facts, codec.device)
+    data = codec.encode(make_image(8, 8)).data
+    with pytest.raises(StreamError, match=codec.model_hash):
+        other.decode(data)
+    forged = replace(Container.unpack(data), model_hash=bytes(8)).pack()
+    with pytest.raises(StreamError):
+        other.decode(forged)
+
+
+def test_too_large_images_are_refused_before_the_work(codec):
+    data = codec.encode(make_image(8, 8)).data
+    with pytest.raises(StreamError, match="8x8 is more than 63 pixels"):
+        codec.decode(data, max_pixels=63)
+    vast = replace(Container.unpack(data), height=1 << 24, width=1 << 24).pack()
+    with pytest.raises(StreamError, match=f"more than {MAX_PIXELS} pixels"):
+        codec.decode(vast)
+    flat = replace(Container.unpack(data), height=1, width=1 << 24).pack()
+    with pytest.raises(StreamError, match="pixels when padded"):
+        codec.decode(flat)
+    large = replace(Container.unpack(data), height=6000, width=6000).pack()
+    with pytest.raises(StreamError, match="does not end"):  # z's stream says so, not the network
+        codec.decode(large)
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e20])
+def test_latents_that_cannot_be_coded_are_refused(codec, value):
+    model = make_model()
+    with torch.no_grad():
+        model.g_a[-1].bias[0] = value
+    broken = Codec(model.eval(), Tables.of(model), codec.facts, codec.device)
+    with pytest.raises(DataError, match="too large or not finite"):
+        broken.encode(make_image(8, 8))
+
+
+def with_fresh_crc(data):
+    return data[:-4] + struct.pack("<I", zlib.crc32(data[:-4]))
+
+
+def mutate(data, source):
+    """One to four changes: bits, bytes, and now and then bytes lost or doubled."""
+    changed = bytearray(data)
+    for _ in range(source.choice([1, 1, 2, 4])):
+        place = source.randrange(len(changed))
+        kind = source.random()
+        if kind < 0.5:
+            changed[place] ^= 1 << source.randrange(8)
+        elif kind < 0.8:
+            changed[place] ^= source.randrange(1, 256)
+        elif kind < 0.9:
+            del changed[place : place + source.randrange(1, 9)]
+        else:
+            changed[place:place] = source.randbytes(source.randrange(1, 9))
+        if not changed:
+            break
+    return bytes(changed)
+
+
+def test_every_truncation_and_ten_thousand_mutations(codec):
+    data = codec.encode(make_image(5, 9)).data
+    for length in range(len(data)):
+        with pytest.raises(StreamError):
+            codec.decode(data[:length])
+    source = random.Random(11)
+    num_mutations = 0
+    while num_mutations < 10_000:
+        changed = mutate(data, source)
+        if changed == data:
+            continue
+        num_mutations += 1
+        with pytest.raises(StreamError):
+            codec.decode(changed)
+
+
+def repaired_mutations(codec, count, seed):
+    data = codec.encode(make_image(17, 31)).data
+    source = random.Random(seed)
+    done = 0
+    while done < count:
+        changed = with_fresh_crc(mutate(data[:-4], source) + bytes(4))
+        if changed == data:
+            continue
+        done += 1
+        with pytest.raises(StreamError) as caught:
+            codec.decode(changed, max_pixels=1 << 20)
+        assert caught.value.hint
+
+
+def test_mutations_that_pass_the_first_crc(codec):
+    repaired_mutations(codec, 30, seed=1)
+
+
+@pytest.mark.slow
+def test_five_hundred_mutations_that_pass_the_first_crc(codec):
+    repaired_mutations(codec, 500, seed=2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_decodes_what_it_encoded(files):
+    codec = open_codec(str(files / "codec.safetensors"), device="cuda")
+    for size in SIZES:
+        encoded = codec.encode(make_image(*size))
+        assert Container.unpack(encoded.data).threads == 0
+        assert torch.equal(codec.decode(encoded.data), encoded.reconstruction)
+
+
+def test_a_stream_of_a_gpu_is_never_a_wrong_picture_here(codec):
+    """Its CRC is that of other pixels: arithmetic differs in the last bits."""
+    container = replace(Container.unpack(codec.encode(make_image(30, 30)).data), threads=0)
+    with pytest.raises(StreamError, match="another torch, processor or GPU"):
+        codec.decode(container.pack())

@@ -1,0 +1,133 @@
+"""Bjontegaard deltas against published numbers, worked examples and quadrature."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
+
+from imgtool.errors import NoAnswer
+from imgtool.evaluation.rate_distortion.bd_rate import bd_rate
+from imgtool.evaluation.rate_distortion.curves import Curve, load_curve
+
+METHODS = ("cubic", "pchip", "akima")
+# VTM on Kodak as CompressAI keeps it: eight points against six.
+VTM = Curve(
+    "VTM",
+    "psnr",
+    (0.0482, 0.1125, 0.2458, 0.4905, 0.8748, 1.4308, 2.3246, 3.6326),
+    (26.145, 28.493, 31.200, 34.262, 37.420, 40.424, 43.506, 46.592),
+)
+
+
+def curve(bpp, db, name="a"):
+    return Curve(name, "psnr", tuple(bpp), tuple(db))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        ("kodak", (-4.35, -4.26, -4.27)),
+        ("clic", (-4.81, -4.73, -4.73)),
+        ("tecnick", (-4.86, -4.79, -4.79)),
+    ],
+)
+def test_large_against_base(dataset, expected):
+    base = load_curve(f"hpcm-base/{dataset}", "psnr")
+    large = load_curve(f"hpcm-large/{dataset}", "psnr")
+    for method, percent in zip(METHODS, expected, strict=True):
+        assert bd_rate(base, large, method).percent == pytest.approx(percent, abs=0.0051)
+
+
+@pytest.mark.parametrize(("name", "percent"), [("hpcm-base", -16.02), ("hpcm-large", -19.95)])
+def test_unequal_numbers_of_points(name, percent):
+    found = bd_rate(VTM, load_curve(name, "psnr"))
+    assert found.percent == pytest.approx(percent, abs=0.006)
+    assert found.test_share == 1
+    assert found.anchor_share < 0.5
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("factor", [0.8, 1.0, 2.5])
+def test_a_constant_factor_is_the_answer(method, factor):
+    rates = np.array([0.1, 0.22, 0.4, 0.9, 1.7])
+    quality = [28.0, 30.5, 32.9, 36.0, 39.1]
+    found = bd_rate(curve(rates, quality), curve(rates * factor, quality), method)
+    assert found.percent == pytest.approx(100 * (factor - 1), abs=1e-9)
+
+
+def test_worked_by_hand():
+    """ln(rate) linear in dB: 0.1 a dB on one side, 0.1 a dB and 0.05 (q - 32) more on the other.
+
+    Over 32..34 dB the difference is 0.05 (q - 32), on average 0.05: e^0.05 - 1 = 5.127 %.
+    """
+    anchor = curve([math.exp(0.1 * q) for q in (30, 34)], (30, 34))
+    test = curve([math.exp(0.1 * q + 0.05 * (q - 32)) for q in (32, 36)], (32, 36))
+    found = bd_rate(anchor, test)
+    assert found.percent == pytest.approx(5.127109637602412, abs=1e-9)
+    assert found.overlap_db == (32, 34)
+    assert (found.anchor_share, found.test_share) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"), [("pchip", PchipInterpolator), ("akima", Akima1DInterpolator)]
+)
+def test_quadrature(method, kind):
+    test = load_curve("hpcm-base", "psnr")
+    splines = [kind(c.quality_db, np.log10(c.bpp)) for c in (VTM, test)]
+    low, high = test.quality_db[0], test.quality_db[-1]
+    areas = [quad(spline, low, high, limit=200, epsabs=1e-10)[0] for spline in splines]
+    expected = 100 * (10 ** ((areas[1] - areas[0]) / (high - low)) - 1)
+    assert bd_rate(VTM, test, method).percent == pytest.approx(expected, abs=1e-5)
+
+
+def test_cubic_is_the_least_squares_polynomial():
+    test = load_curve("hpcm-large", "psnr")
+    low, high = test.quality_db[0], test.quality_db[-1]
+    areas = []
+    for one in (VTM, test):
+        fit = np.polynomial.Polynomial.fit(one.quality_db, np.log(one.bpp), 3).integ()
+        areas.append(fit(high) - fit(low))
+    expected = 100 * math.expm1((areas[1] - areas[0]) / (high - low))
+    assert bd_rate(VTM, test, "cubic").percent == pytest.approx(expected, abs=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    steps=st.lists(st.tuples(st.floats(0.05, 1), st.floats(0.1, 4)), min_size=4, max_size=8),
+    shift=st.floats(-1, 1),
+    method=st.sampled_from(METHODS),
+)
+def test_the_other_way_round(steps, shift, method):
+    """(1 + a against b) (1 + b against a) = 1."""
+    rates = np.exp(np.cumsum([r for r, _ in steps]) - 3)
+    quality = 30 + np.cumsum([q for _, q in steps])
+    one = curve(rates, quality)
+    other = curve(rates * np.linspace(1, 1.5, len(rates)), quality + shift * 0.1)
+    there, back = bd_rate(one, other, method).percent, bd_rate(other, one, method).percent
+    assert (1 + there / 100) * (1 + back / 100) == pytest.approx(1, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("other", "method", "words"),
+    [
+        (curve([1.0, 2.0], [40, 44]), "pchip", "no quality in common"),
+        (curve([1.0, 2.0], [34, 36]), "pchip", "no quality in common"),  # they only touch
+        (curve([1.0], [32]), "pchip", "1 point; pchip needs 2"),
+        (curve([], []), "pchip", "0 points; pchip needs 2"),
+        (curve([0.5, 1.0], [31, 33]), "akima", "2 points; akima needs 3"),
+        (curve([0.5, 1.0, 2.0], [31, 33, 35]), "cubic", "3 points; cubic needs 4"),
+        (curve([0.5, 1.0, 2.0], [31, 33, 32.5]), "pchip", "not monotone: 33 dB at 1 bpp"),
+        (curve([0.5, 1.0, 1.0], [31, 33, 34]), "pchip", "not monotone"),
+        (curve([0.5, 1.0, 2.0], [31, 31, 34]), "pchip", "not monotone"),
+    ],
+)
+def test_no_answer(other, method, words):
+    anchor = curve([0.2, 0.4, 0.7, 1.1], [30, 31, 32, 34], name="anchor")
+    for pair in ((anchor, other), (other, anchor)):
+        with pytest.raises(NoAnswer, match=words) as caught:
+            bd_rate(*pair, method)
+        assert caught.value.hint

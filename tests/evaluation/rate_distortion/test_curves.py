@@ -1,0 +1,136 @@
+"""Files of results: ours, CompressAI's, published ones, and what is none."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imgtool.errors import DataError
+from imgtool.evaluation.rate_distortion.curves import load_curve, published_names, read_curve
+
+
+def write(path, document):
+    path.write_text(document if isinstance(document, str) else json.dumps(document))
+    return path
+
+
+def test_both_spellings_of_compressai(tmp_path):
+    for keys in (("psnr-rgb", "ms-ssim-rgb"), ("psnr", "ms-ssim")):
+        results = {"bpp": [1.0, 0.5], keys[0]: [34.0, 31], keys[1]: [0.99, 0.9]}
+        path = write(tmp_path / "a.json", {"name": "JPEG", "description": "", "results": results})
+        found = read_curve(path, "psnr")
+        assert (found.name, found.bpp, found.quality_db) == ("JPEG", (0.5, 1.0), (31.0, 34.0))
+        assert read_curve(path, "ms-ssim").quality_db == pytest.approx((10, 20))
+
+
+def test_the_file_names_a_curve_without_a_name(tmp_path):
+    path = write(tmp_path / "vtm.json", {"results": {"bpp": [1], "psnr": [30]}})
+    assert read_curve(path, "psnr").name == "vtm"
+
+
+def test_published_curves():
+    assert published_names() == ["hpcm-base", "hpcm-large"]
+    found = load_curve("hpcm-base", "psnr")
+    assert found == load_curve("hpcm-base/kodak", "psnr")
+    assert found.name == "HPCM-Base (kodak, published)"
+    for name in published_names():
+        for metric in ("psnr", "ms-ssim"):
+            for dataset in ("kodak", "clic", "tecnick"):
+                one = load_curve(f"{name}/{dataset}", metric)
+                assert len(one.bpp) == len(one.quality_db) == 6
+                assert list(one.bpp) == sorted(one.bpp)
+                assert list(one.quality_db) == sorted(one.quality_db)
+    ends = load_curve("hpcm-large/tecnick", "ms-ssim")
+    assert (ends.bpp[0], ends.quality_db[-1]) == (0.0767, 22.0749)
+
+
+def test_a_file_wins_over_a_published_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "hpcm-base", {"name": "mine", "results": {"bpp": [1], "psnr": [30]}})
+    assert load_curve("hpcm-base", "psnr").name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("hpcm-base/imagenet", "no published curve on 'imagenet'"),
+        ("hpcm_base", "no such file"),
+        ("none.json", "no such file"),
+        (".", "directory"),
+    ],
+)
+def test_nothing_there(source, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=words):
+        load_curve(source, "psnr")
+
+
+BAD = [
+    "",
+    "{",
+    "[]",
+    "[" * 100_000,
+    {"results": []},
+    {"results": {}},
+    {"results": {"bpp": [1]}},
+    {"results": {"bpp": [1], "ms-ssim": [0.9]}},
+    {"results": {"bpp": [1, 2], "psnr": [30]}},
+    {"results": {"bpp": 1, "psnr": [30]}},
+    {"results": {"bpp": ["1"], "psnr": [30]}},
+    {"results": {"bpp": [True], "psnr": [30]}},
+    {"results": {"bpp": [0], "psnr": [30]}},
+    {"results": {"bpp": [1], "psnr": [None]}},
+    '{"results": {"bpp": [1], "psnr": [NaN]}}',
+    '{"results": {"bpp": [1e999], "psnr": [30]}}',
+    {"results": {"bpp": [1] * 20_000, "psnr": [30] * 20_000}},
+]
+
+
+@pytest.mark.parametrize("document", BAD, ids=range(len(BAD)))
+def test_what_is_no_file_of_results(document, tmp_path):
+    path = write(tmp_path / "a.json", document)
+    with pytest.raises(DataError) as caught:
+        load_curve(str(path), "psnr")
+    assert str(path) in str(caught.value)
+    assert caught.value.hint
+    assert "\n" not in str(caught.value)
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="not JSON"):
+        read_curve(tmp_path / "a.json", "psnr")
+
+
+def test_a_lossless_point_has_no_ms_ssim_in_db(tmp_path):
+    path = write(tmp_path / "a.json", {"results": {"bpp": [1], "ms-ssim": [1.0]}})
+    with pytest.raises(DataError, match="no value in dB"):
+        read_curve(path, "ms-ssim")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["bpp", "psnr", "name", "points", "x"]), inner, max_size=4
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(results=JSON, points=JSON, name=JSON)
+def test_any_json(results, points, name, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    write(path, {"name": name, "results": results, "points": points})
+    try:
+        found = read_curve(path, "psnr")
+    except DataError:
+        return
+    assert all(rate > 0 and math.isfinite(rate) for rate in found.bpp)
+    assert all(math.isfinite(value) for value in found.quality_db)
+    assert len(found.bpp) == len(found.quality_db)
