@@ -1,22 +1,46 @@
-"""`imgtool data check` and `imgtool data pack` as processes."""
+"""`imgtool data check` and `imgtool data pack`; one of them as a process."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from commands.main import main
 from imgtool.data.packed import PackedDataset
 
 
-def imgtool(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "imgtool", "data", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Call = Callable[..., Done]
+
+
+@pytest.fixture
+def imgtool(capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run `imgtool data ...` in this process."""
+
+    def call(*words: object) -> Done:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main(["data", *map(str, words)])
+        out, err = capsys.readouterr()
+        return Done(int(caught.value.code or 0), out, err)
+
+    return call
 
 
 @pytest.fixture
@@ -29,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def test_check_and_pack(folder: Path) -> None:
+def test_check_and_pack(folder: Path, imgtool: Call) -> None:
     checked = imgtool("check", folder)
     assert (checked.returncode, checked.stderr) == (0, "")
     record = json.loads(checked.stdout)
@@ -52,7 +76,7 @@ def test_check_and_pack(folder: Path) -> None:
     assert PackedDataset(out).size(0) == (40, 60)
 
 
-def test_bad_files(folder: Path) -> None:
+def test_bad_files(folder: Path, imgtool: Call) -> None:
     (folder / "empty.png").touch()
     checked = imgtool("check", folder)
     assert checked.returncode == 4
@@ -72,6 +96,14 @@ def test_bad_files(folder: Path) -> None:
     assert len(PackedDataset(out)) == 3
 
 
+def test_a_process_ends_with_the_code(folder: Path) -> None:
+    (folder / "empty.png").touch()
+    command = [sys.executable, "-m", "imgtool", "data", "check", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert done.stderr.startswith("bad: empty.png")
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -83,7 +115,9 @@ def test_bad_files(folder: Path) -> None:
         (["pack", "gone", "x.safetensors", "--image-size", "0"], 2, "error: "),
     ],
 )
-def test_errors_are_one_line_and_a_hint(words: list[str], code: int, message: str) -> None:
+def test_errors_are_one_line_and_a_hint(
+    words: list[str], code: int, message: str, imgtool: Call
+) -> None:
     done = imgtool(*words)
     assert done.returncode == code
     assert done.stderr.startswith(message)
