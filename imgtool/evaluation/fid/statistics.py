@@ -185,8 +185,12 @@ def _trace_of_root(one: Statistics, other: Statistics) -> float:
 
 def _eigenvalues(one: Statistics, other: Statistics) -> Floats:
     """Of S1 S2 as far as S1's rank goes, ascending."""
-    gram = one.factor.T @ other.sigma @ one.factor
-    return linalg.eigvalsh(gram, check_finite=False, overwrite_a=True)
+    if one.cholesky is None:
+        gram = one.factor.T @ other.sigma @ one.factor
+    else:  # one triangle of L^T S2 L, for a quarter of the operations
+        sygst: Any = linalg.get_lapack_funcs("sygst", (other.sigma,))
+        gram, _ = sygst(other.sigma, one.cholesky, itype=2, lower=1)
+    return linalg.eigvalsh(gram, lower=True, check_finite=False, overwrite_a=True)
 
 
 def standard_error(real: Statistics, fake: Statistics) -> float | None:
