@@ -67,6 +67,7 @@ def run_pairs(
             best = (max if rate else min)(runs, key=lambda run: run[0])
             (found.ours, found.baseline)[side].append(best[0])
             found.details[("ours", "baseline")[side]] = best[1]
+        print(f"pair {number + 1} of {pairs}: {found.ratios[-1]:.3f}", file=sys.stderr, flush=True)
     found.load_after = os.getloadavg()[0]
     return found
 
