@@ -3,10 +3,12 @@
 import os
 import signal
 
-# A script that runs the suite in the background (`make test &`) hands SIGINT down as ignored,
-# and a shell cannot trap what was ignored when it started: the tests' children could not stop.
+# A script that runs the suite in the background (`make test &`, nohup) hands SIGINT or SIGHUP
+# down as ignored: the tests' children could not stop, and wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Processes of the suite share the cores: torch in each takes one, and waits without spinning.
 # (Children choose their own number of threads, as imgtool does for everybody.)
