@@ -227,6 +227,7 @@ def torchrun(ranks, *args):
     )
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one_process_with_the_double_batch(photos, tmp_path, call):
     # Adam turns gradients that are zero up to rounding into whole steps; SGD does not.
     common = ("--max-iter", 6, "--val-every", 3, "--bottleneck", "kl", "--num-workers", 0)

@@ -18,8 +18,13 @@ def same_tensors(a, b):
     assert not different, different[:5]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("bottleneck", ["none", "kl", "vq"])
+@pytest.mark.parametrize(
+    ("bottleneck", "workers"),
+    [
+        *(("none", 0), ("kl", 0), ("vq", 0), ("vq", 2)),
+        *(pytest.param(name, 2, marks=pytest.mark.slow) for name in ("none", "kl")),
+    ],
+)
 def test_ten_and_ten_are_twenty(run, tmp_path, bottleneck, workers):
     sets = [f"model.bottleneck={bottleneck}", f"data.num_workers={workers}"]
     straight = run(tmp_path / "straight", *sets, "train.max_iter=20")

@@ -132,4 +132,4 @@ def quantise(y: Tensor, means: Tensor) -> Tensor:
 def table_index(alpha: Tensor) -> Tensor:
     """The smallest scale in SCALE_TABLE that is at least alpha, or the last: int64, 0..59."""
     table = torch.tensor(SCALE_TABLE[:-1], dtype=torch.float64).to(alpha.dtype)
-    return torch.bucketize(alpha, table.to(alpha.device))
+    return torch.bucketize(alpha.contiguous(), table.to(alpha.device))
