@@ -65,9 +65,10 @@ def _make(folder: Path, tables: int, rows: int) -> None:
 
 
 def _ours(folder: Path) -> float:
-    from imgtool.selection.gather import find_sources, read_evidence
+    from imgtool.selection.gather import read_evidence
     from imgtool.selection.rule_file import load_rule
     from imgtool.selection.rules import select
+    from imgtool.selection.sources import find_sources
 
     start = time.perf_counter()
     rule = load_rule("efficiency")

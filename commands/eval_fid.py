@@ -251,7 +251,7 @@ def _sources(ckpt: list[str] | None, sweep: str | None) -> list[str]:
 def _experiments(sweep: str) -> list[Path]:
     """The directories of a sweep's experiments: planned anew, or as its folder remembers."""
     if Path(sweep).is_dir():
-        from imgtool.selection.gather import find_sources
+        from imgtool.selection.sources import find_sources
 
         return [source.path for source in find_sources([sweep]).runs]
     from imgtool.models.registry import schema

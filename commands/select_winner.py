@@ -110,9 +110,10 @@ def _select(
     words: Sequence[str], rule_name: str | None, sets: Sequence[str], columns: str
 ) -> tuple[Selection, Rule]:
     from commands._output import say
-    from imgtool.selection.gather import find_sources, phase_in_config, read_evidence
+    from imgtool.selection.gather import phase_in_config, read_evidence
     from imgtool.selection.rule_file import load_rule
     from imgtool.selection.rules import select
+    from imgtool.selection.sources import find_sources
     from imgtool.selection.winner import default_rule, shipped_decides
 
     paths, records = _inputs(words)

@@ -1,5 +1,4 @@
-"""Evidence from wherever it lies: a phase's shared folder, experiment directories, plain tables,
-and the records that `imgtool sweep` and `imgtool status` print."""
+"""What runs have to say for themselves: metrics, parameters and costs, from wherever they lie."""
 
 from __future__ import annotations
 
@@ -7,8 +6,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,9 @@ from imgtool.errors import DataError, UsageError, UserError
 from imgtool.selection.candidates import UNREADABLE
 from imgtool.selection.records import Evidence
 from imgtool.selection.rule_file import Rule
+from imgtool.selection.sources import CONFIGS, CSV_END, Source, Sources, read_json
 from imgtool.selection.table import Table, read_table
 
-SWEEP_NAME = "sweep.json"
-CSV_END = "_metrics.csv"
-MAX_JSON_BYTES = 16_000_000
 # Of latents.json: name there -> metric.
 _LATENTS = {
     **{key: key for key in ("interpolation_smoothness", "path_length", "max_step_ratio")},
@@ -31,153 +28,8 @@ _LATENTS = {
 }
 # Of fid*.json: what has to agree before two of them are compared.
 _FID_MEASURE = ("features", "weights", "resize", "image_size", "num_images")
-_CONFIGS = ("config.yaml", "trial.yaml")
 _SEED = re.compile(r"[-_.]?seed[-_=]?(\d+)$", re.IGNORECASE)
 _HASH = re.compile(r"-[0-9a-f]{8}$")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where one run is to be read.
-
-    Attributes:
-        path: exp_dir or CSV.
-        table: a copy of the table for where the exp_dir has none, or is gone.
-        name, state, overrides, origin: as the sweep knows them; None where it does not.
-    """
-
-    path: Path
-    table: Path | None = None
-    name: str | None = None
-    state: str | None = None
-    reason: str | None = None
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    origin: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sources:
-    """What is to be read, and what is known of the whole.
-
-    Attributes:
-        phases: those that sweeps and records name.
-        decides: the keys that these decide.
-    """
-
-    runs: Sequence[Source]
-    phases: Sequence[str] = ()
-    decides: Sequence[str] = ()
-
-    @property
-    def phase(self) -> str | None:
-        """The phase; None when unknown or several."""
-        return self.phases[0] if len(self.phases) == 1 else None
-
-
-def find_sources(words: Iterable[str], records: Iterable[Mapping[str, Any]] = ()) -> Sources:
-    """Find the runs behind paths and records; a run named twice is one.
-
-    Raises:
-        DataError: a path does not exist, or a folder has nothing to read.
-    """
-    parts = [_of_path(Path(word).expanduser().absolute()) for word in words]
-    parts += [_of_record(record) for record in records]
-    runs = {os.path.realpath(run.path): run for part in reversed(parts) for run in part.runs}
-    return Sources(
-        runs=[runs[key] for key in sorted(runs)],
-        phases=sorted({phase for part in parts for phase in part.phases}),
-        decides=list(dict.fromkeys(key for part in parts for key in part.decides)),
-    )
-
-
-def _of_path(path: Path) -> Sources:
-    if path.suffix in (".yaml", ".yml") and path.is_file():
-        raise DataError(
-            f"{path} is a config, and has no results",
-            hint="name the folder that its experiments write to, or pipe: "
-            f"imgtool sweep {path.name} | imgtool select-winner -",
-        )
-    if path.is_file():
-        return Sources(runs=[Source(path=path)])
-    if not path.is_dir():
-        raise DataError(f"{path} does not exist", hint="give a folder, an exp_dir or a CSV")
-    if (path / SWEEP_NAME).is_file():
-        return _of_sweep(path)
-    if _is_experiment(path):
-        return Sources(runs=[Source(path=path)])
-    names = sorted(os.listdir(path))
-    tables = [n for n in names if n.endswith(CSV_END)] or [n for n in names if n.endswith(".csv")]
-    runs = [path / n for n in tables] or [path / n for n in names if _is_experiment(path / n)]
-    if not runs:
-        raise DataError(
-            f"{path} has no {SWEEP_NAME}, no experiments and no tables",
-            hint="give the phase's shared folder, experiment directories or CSVs",
-        )
-    return Sources(runs=[Source(path=run) for run in runs])
-
-
-def _is_experiment(path: Path) -> bool:
-    return any((path / name).is_file() for name in ("status.json", *_CONFIGS))
-
-
-def _of_sweep(folder: Path) -> Sources:
-    content = _json(folder / SWEEP_NAME)
-    trials = content.get("trials") if isinstance(content, dict) else None
-    if not isinstance(trials, list):
-        raise DataError(
-            f"{folder / SWEEP_NAME} is damaged", hint="run `imgtool sweep` again; it loses nothing"
-        )
-    shared = content.get("shared_dir")
-    runs = []
-    for trial in trials:
-        if not isinstance(trial, dict) or not isinstance(trial.get("exp_dir"), str):
-            continue
-        name = trial.get("name") if isinstance(trial.get("name"), str) else None
-        path = Path(trial["exp_dir"])
-        if not path.is_dir() and (folder / path.name).is_dir():  # moved together with the sweep
-            path = folder / path.name
-        copies = [folder, Path(shared)] if isinstance(shared, str) else [folder]
-        table = next(
-            (c / f"{name}{CSV_END}" for c in copies if (c / f"{name}{CSV_END}").is_file()), None
-        )
-        overrides, origin = trial.get("overrides"), trial.get("source")
-        runs.append(
-            Source(
-                path=path,
-                table=table,
-                name=name,
-                overrides=overrides if isinstance(overrides, dict) else {},
-                origin=origin if isinstance(origin, str) else None,
-            )
-        )
-    phase = content.get("phase")
-    return Sources(
-        runs=runs, phases=[phase] if isinstance(phase, str) else [], decides=_words(content)
-    )
-
-
-def _words(content: Mapping[str, Any]) -> list[str]:
-    decides = content.get("decides")
-    return [key for key in decides if isinstance(key, str)] if isinstance(decides, list) else []
-
-
-def _of_record(record: Mapping[str, Any]) -> Sources:
-    def text(key: str) -> str | None:
-        return record[key] if isinstance(record.get(key), str) else None
-
-    path, name, shared = Path(text("path") or "").absolute(), text("name"), text("shared_dir")
-    overrides, phase = record.get("overrides"), text("phase")
-    table = Path(shared) / f"{name}{CSV_END}" if shared and name else None
-    run = Source(
-        path=path,
-        table=table if table and table.is_file() else None,
-        name=name,
-        state=text("state"),
-        reason=text("reason"),
-        overrides=overrides if isinstance(overrides, dict) else {},
-        origin=text("source"),
-    )
-    return Sources(runs=[run], phases=[phase] if phase else [], decides=_words(record))
 
 
 def read_evidence(sources: Sources, rule: Rule, columns: str = "imgtool") -> list[Evidence]:
@@ -226,9 +78,9 @@ def _stem(path: Path) -> str:
 
 def _read_experiment(source: Source, rule: Rule, columns: str) -> Evidence:
     names = set(os.listdir(source.path))
-    status = _json(source.path / "status.json") if "status.json" in names else {}
+    status = read_json(source.path / "status.json") if "status.json" in names else {}
     status = status if isinstance(status, dict) else {}
-    is_known = source.name or names & {"status.json", *_CONFIGS}
+    is_known = source.name or names & {"status.json", *CONFIGS}
     if not is_known and not any(n.endswith(CSV_END) for n in names):
         raise DataError(f"{source.path} is no experiment")
     told = status.get("state") if isinstance(status.get("state"), str) else None
@@ -238,7 +90,7 @@ def _read_experiment(source: Source, rule: Rule, columns: str) -> Evidence:
     best = status.get("best") if isinstance(status.get("best"), dict) else {}
     assert isinstance(best, dict)
     iteration = best.get("iteration")
-    state = source.state or told or ("unknown" if tables and not names & {*_CONFIGS} else "pending")
+    state = source.state or told or ("unknown" if tables and not names & {*CONFIGS} else "pending")
     table, problem = None, None
     if path is not None:
         try:
@@ -269,10 +121,10 @@ def _further(folder: Path, names: set[str]) -> dict[str, Any]:
     """Numbers of latents.json, and the FID measured on most images, with how it was measured."""
     found: dict[str, Any] = {}
     if "latents.json" in names:
-        numbers = _numbers(_json(folder / "latents.json"))
+        numbers = _numbers(read_json(folder / "latents.json"))
         found |= {_LATENTS[key]: value for key, value in numbers.items() if key in _LATENTS}
     for name in sorted(n for n in names if n.startswith("fid") and n.endswith(".json")):
-        content = _json(folder / name)
+        content = read_json(folder / name)
         numbers = _numbers(content)
         count = numbers.get("num_images", numbers.get("n", 0.0))
         if "fid" in numbers and count > found.get("num_images", -1):
@@ -384,7 +236,7 @@ def _grouped(found: Sequence[Evidence], sources: Sequence[Source]) -> list[Evide
 def phase_in_config(sources: Sources) -> str | None:
     """The phase that the first experiment's config names."""
     for source in sources.runs:
-        for name in _CONFIGS:
+        for name in CONFIGS:
             try:
                 text = (source.path / name).read_text(encoding="utf-8")
                 entry = parse_document(text, name).get("phase")
@@ -392,13 +244,3 @@ def phase_in_config(sources: Sources) -> str | None:
                 continue
             return entry.value if entry and isinstance(entry.value, str) else None
     return None
-
-
-def _json(path: Path) -> Any:
-    """What a small JSON file holds; None when it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_JSON_BYTES + 1)
-        return json.loads(data) if len(data) <= MAX_JSON_BYTES else None
-    except (OSError, ValueError, RecursionError):
-        return None

@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -44,71 +44,15 @@ from imgtool.training.keepsakes import leave_keepsakes
 from imgtool.training.loggers import Logs, open_logs
 from imgtool.training.loop import Loop
 from imgtool.training.reader import FileReader
-from imgtool.training.report import Outcome, Progress, Reporter
+from imgtool.training.report import Outcome, Reporter
 from imgtool.training.resume import Start, choose_start, identify
 from imgtool.training.schedule import make_schedule
 from imgtool.training.state import Position, restore
 from imgtool.training.step import Stepper
 from imgtool.training.stopping import BestValue, StopRequest, TimeBudget
+from imgtool.training.trainlog import LoggedReporter, train_log
 from imgtool.training.validation import Validator
 from imgtool.units import parse_duration
-
-
-class _LogFile(logging.FileHandler):
-    """A full disk is met where something that matters is written, not here."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        pass
-
-
-class LoggedReporter:
-    """Passes news on and keeps what matters of them in train.log."""
-
-    def __init__(self, inner: Reporter) -> None:
-        self._inner = inner
-        self._log = logging.getLogger("imgtool.train")
-
-    def message(self, text: str) -> None:
-        """Log and pass on."""
-        self._log.info(text)
-        self._inner.message(text)
-
-    def progress(self, progress: Progress) -> None:
-        """Log the iterations whose losses were read."""
-        if progress.logged:
-            losses = " ".join(f"{k}={v:.5g}" for k, v in progress.losses.items())
-            self._log.info(
-                "iteration %d epoch %.2f %s %.1f images/s",
-                progress.iteration,
-                progress.epoch,
-                losses,
-                progress.images_per_sec,
-            )
-        self._inner.progress(progress)
-
-
-@contextmanager
-def _train_log(directory: ExperimentDir, *, first: bool) -> Iterator[None]:
-    """Send messages and Python's warnings to train.log, and keep them off the terminal."""
-    handler: logging.Handler = logging.NullHandler()
-    if first:
-        handler = _LogFile(directory.log_path, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    loggers = [logging.getLogger(n) for n in ("imgtool.train", "py.warnings", "lightning_fabric")]
-    logging.captureWarnings(True)
-    before = [list(logger.handlers) for logger in loggers]
-    for logger in loggers:
-        logger.handlers = [handler]  # Fabric's has one of its own, to the terminal
-        logger.propagate = False
-    loggers[0].setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        for logger, handlers in zip(loggers, before, strict=True):
-            logger.handlers = handlers
-        logging.captureWarnings(False)
-        with suppress(OSError):  # what a full disk did not take
-            handler.close()
 
 
 def train(
@@ -134,7 +78,7 @@ def train(
     """
     launch = read_launch()
     status = StatusFile(directory) if launch.is_first else None
-    with _train_log(directory, first=launch.is_first):
+    with train_log(directory, first=launch.is_first):
         news = LoggedReporter(reporter)
         try:
             outcome = _train(loaded, directory, stop, news, resume, argv, launch, status)
