@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from _pairs import report, run_pairs
+from _profile import profile_step
 
 SIZES = (64, 96, 128)
 WARM_UP = 1
@@ -139,7 +140,6 @@ def profile(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     prepare(deterministic=False)
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from imgtool.data.pyramid import pyramid_size
     from imgtool.models.base import Noise
@@ -155,27 +155,7 @@ def profile(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         for update in task.updates(2):
             update(batch)["loss"].backward()
 
-    with FlopCounterMode(display=False) as counter:
-        step()
-    begin = time.perf_counter()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
-        step()
-    seconds = time.perf_counter() - begin
-    total = sum(event.self_cpu_time_total for event in found.key_averages())
-    parts = sorted(found.key_averages(), key=lambda event: -event.self_cpu_time_total)[:10]
-    a, b = torch.rand(2, 3072, 3072)
-    torch.mm(a, b)
-    begin = time.perf_counter()
-    for _ in range(3):
-        torch.mm(a, b)
-    peak = 3 * 2 * 3072**3 / (time.perf_counter() - begin)
-    return {
-        "iteration_sec": round(seconds, 2),
-        "floor_sec": round(counter.get_total_flops() / peak, 2),
-        "gflop": round(counter.get_total_flops() / 1e9),
-        "peak_gflops": round(peak / 1e9),
-        "parts": {event.key: round(event.self_cpu_time_total / total, 3) for event in parts},
-    }
+    return profile_step(step)
 
 
 def main() -> None:

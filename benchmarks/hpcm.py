@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from _pairs import report, run_pairs
+from _profile import profile_step
 
 SIZES = {"crop": (16, 320, 16, 16), "kodak": (1, 320, 32, 48), "4k": (1, 320, 136, 240)}
 LAMBDA = 0.013
@@ -204,7 +205,6 @@ def profile(part: str, folder: Path, options: argparse.Namespace) -> dict[str, A
 
     prepare(deterministic=False)
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from imgtool.config.load import load
     from imgtool.data.base import DataInfo
@@ -220,34 +220,11 @@ def profile(part: str, folder: Path, options: argparse.Namespace) -> dict[str, A
     task.modules.to(memory_format=torch.channels_last)
     image = torch.randint(0, 256, (batch, crop, crop, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
 
-    def step(iteration: int) -> None:
-        for update in task.updates(iteration):
-            update({"image": image, "noise": Noise(0, iteration)})["loss"].backward()
+    def step() -> None:
+        for update in task.updates(1):
+            update({"image": image, "noise": Noise(0, 1)})["loss"].backward()
 
-    step(1)
-    with FlopCounterMode(display=False) as counter:
-        step(2)
-    begin = time.perf_counter()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
-        step(3)
-    seconds = time.perf_counter() - begin
-    total = sum(event.self_cpu_time_total for event in found.key_averages())
-    parts = sorted(found.key_averages(), key=lambda event: -event.self_cpu_time_total)[:12]
-    a, b = torch.rand(2, 3072, 3072)
-    torch.mm(a, b)
-    begin = time.perf_counter()
-    for _ in range(3):
-        torch.mm(a, b)
-    peak = 3 * 2 * 3072**3 / (time.perf_counter() - begin)
-    return {
-        "part": part,
-        "iteration_sec": round(seconds, 3),
-        "floor_sec": round(counter.get_total_flops() / peak, 3),
-        "gflop": round(counter.get_total_flops() / 1e9, 1),
-        "peak_gflops": round(peak / 1e9),
-        "num_threads": options.threads,
-        "parts": {event.key: round(event.self_cpu_time_total / total, 3) for event in parts},
-    }
+    return {"part": part, "num_threads": options.threads, **profile_step(step)}
 
 
 def one_side(options: argparse.Namespace) -> float:
