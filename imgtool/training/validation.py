@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +39,28 @@ class Validator:
 
     @contextmanager
     def looking(self, *, averaged: bool = True) -> Iterator[None]:
-        """Eval mode, no gradients, and unless told otherwise averaged weights if there are any."""
+        """Eval mode, no gradients, and unless told otherwise averaged weights if there are any.
+
+        Not compiled: whole images of any size would be compiled once more, for minutes.
+        """
         self.task.modules.eval()
         ema = self.ema if averaged else None
         if ema is not None:
             ema.swap()
         try:
-            with torch.no_grad(), self.autocast():
+            with torch.no_grad(), self.autocast(), self._eager():
                 yield
         finally:
             if ema is not None:
                 ema.swap()
             self.task.modules.train()
+
+    def _eager(self) -> AbstractContextManager[object]:
+        # set_stance imports the compiler, which a run without it need not wait for.
+        if any(module._compiled_call_impl for module in self.task.compile_targets()):
+            eager: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+            return eager
+        return nullcontext()
 
     def metrics(
         self, all_reduce: Callable[[Tensor], Tensor], go_on: Callable[[int], bool]

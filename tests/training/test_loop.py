@@ -186,6 +186,22 @@ def test_compiled_targets_train(run, tmp_path, monkeypatch):
     assert compiled
 
 
+def test_validation_is_not_compiled(run, tmp_path, monkeypatch):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(torch.is_grad_enabled())
+        return graph
+
+    def compile_(module):
+        module._compiled_call_impl = torch.compile(module._call_impl, backend=backend)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_)
+    run(tmp_path / "a", "train.max_iter=2", "train.val_every=1", "train.compile=true")
+    assert graphs
+    assert all(graphs)
+
+
 def test_bf16_keeps_weights_in_float32(run, tmp_path):
     trained = run(tmp_path / "a", "train.max_iter=2", "train.precision=bf16-mixed")
     weights = [t for name, t in trained.tensors().items() if name.startswith("model.")]

@@ -18,7 +18,8 @@ from imgtool.evaluation.codec.container import MAX_PIXELS, Container, StreamErro
 from imgtool.evaluation.codec.exact import environment, exact_arithmetic, threads_of
 from imgtool.models.hpcm.entropy import table_index
 from imgtool.models.hpcm.network import HPCM, UNIT
-from imgtool.models.hpcm.partition import Step, coarser, gather
+from imgtool.models.hpcm.partition import coarser, gather
+from imgtool.models.hpcm.steps import Step
 from imgtool.models.hpcm.tables import Tables
 
 __all__ = ["MAX_PIXELS", "Codec", "Encoded", "Facts"]

@@ -16,7 +16,8 @@ from imgtool.models.hpcm.attention import CrossAttention
 from imgtool.models.hpcm.entropy import MIN_SCALE, full_precision, lower_bound
 from imgtool.models.hpcm.layers import Pointwise, depthwise_block
 from imgtool.models.hpcm.misplacement import misplaced
-from imgtool.models.hpcm.partition import Step, add, coarser, gather, place, steps
+from imgtool.models.hpcm.partition import add, coarser, gather, place
+from imgtool.models.hpcm.steps import Step, steps
 from imgtool.models.hpcm.variants import Variant
 
 # (number, step, scales, means) -> the step's latents, all packed (B, channels of the step, h, w)

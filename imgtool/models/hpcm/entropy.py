@@ -25,6 +25,8 @@ SCALE_TABLE: tuple[float, ...] = tuple(
     MIN_SCALE * (64 / MIN_SCALE) ** (i / (NUM_SCALES - 1)) for i in range(NUM_SCALES)
 )
 
+_ENTRIES_PER_LOG = (NUM_SCALES - 1) / math.log(64 / MIN_SCALE)
+
 
 def full_precision(x: Tensor) -> Tensor:
     """x, as float32 if it is of half precision: rates and residuals are nothing for autocast."""
@@ -130,6 +132,13 @@ def quantise(y: Tensor, means: Tensor) -> Tensor:
 
 
 def table_index(alpha: Tensor) -> Tensor:
-    """The smallest scale in SCALE_TABLE that is at least alpha, or the last: int64, 0..59."""
-    table = torch.tensor(SCALE_TABLE[:-1], dtype=torch.float64).to(alpha.dtype)
-    return torch.bucketize(alpha.contiguous(), table.to(alpha.device))
+    """The smallest scale in SCALE_TABLE that is at least alpha, or the last: int32, 0..59.
+
+    Exact, and so the same everywhere: the logarithm only says which entry to compare with.
+    """
+    table = torch.tensor(SCALE_TABLE[:-1], dtype=torch.float64).to(alpha.dtype).to(alpha.device)
+    # Entries are 0.106 apart in log, a hundred times what float16 loses there.
+    nearest = alpha.log().sub_(math.log(MIN_SCALE)).mul_(_ENTRIES_PER_LOG).round_()
+    nearest = nearest.clamp_(0, NUM_SCALES - 2).nan_to_num_(0).to(torch.int32)
+    entry = table.index_select(0, nearest.flatten()).view(alpha.shape)
+    return alpha.gt(entry).add(nearest)

@@ -21,7 +21,8 @@ from imgtool.models.hpcm.entropy import (
     lower_bound,
     quantise,
 )
-from imgtool.models.hpcm.partition import Step, coarser, merge, place, split
+from imgtool.models.hpcm.partition import coarser, merge, place, split
+from imgtool.models.hpcm.steps import Step
 from imgtool.models.hpcm.transforms import make_g_a, make_g_s, make_h_a, make_h_s
 from imgtool.models.hpcm.variants import Variant
 from imgtool.nn.images import pad_to_multiple

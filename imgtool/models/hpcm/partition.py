@@ -1,15 +1,4 @@
-"""Which latents belong to which scale and to which coding step: plain strided slices.
-
-y (B, M, 4h, 4w) has 8 groups of channels. Every 2x2 cell of a grid gives, in each group, one
-latent to the next coarser grid: scale 3 is y's own grid (1/16 of the image), scale 2 has half its
-sides (1/32), scale 1 a quarter (1/64). Within a scale, coding steps follow one another:
-
-    scale 1    steps 1, 2     all of that grid, two channel halves on opposite checkerboards
-    scale 2    steps 3..5     the rest of its grid, four channel quarters, each on another phase
-    scale 3    steps 6..11    the rest of y, eight groups, each on two cells of a 4x4 tile
-
-At every step each position has one active group (or two, where steps are merged), so that a step's
-latents pack into a dense tensor of its grid with fewer channels. Source: HPCM, section 3.2, figure 2.
+"""Latents to coding steps and back: the slices of `steps`, taken, added and put together.
 
 Several latents of one kind may be stacked along the channels (scales and means: 2 M channels).
 """
@@ -17,128 +6,13 @@ Several latents of one kind may be stacked along the channels (scales and means:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from imgtool.models.hpcm.variants import Variant
-
-# Which latents go to the next coarser grid: row and column phase (mod 2) of each of 4 groups, in
-# as many equal parts of the channels as `halves` says.
-COARSER: dict[int, tuple[int, tuple[tuple[int, int], ...]]] = {
-    3: (2, ((0, 0), (1, 1), (0, 1), (1, 0))),
-    2: (1, ((0, 0), (0, 1), (1, 0), (1, 1))),
-}
-
-# The 8 patterns of scale 3, cells of a 4x4 tile, and which pattern each group has in each step.
-_PATTERNS = (
-    ((0, 0), (2, 2)),
-    ((0, 2), (2, 0)),
-    ((1, 1), (3, 3)),
-    ((1, 3), (3, 1)),
-    ((0, 1), (2, 3)),
-    ((0, 3), (2, 1)),
-    ((1, 0), (3, 2)),
-    ((1, 2), (3, 0)),
-)
-_S3_PATTERNS = (
-    (2, 4, 6, 0, 3, 5, 7, 1),
-    (3, 5, 7, 1, 2, 4, 6, 0),
-    (4, 6, 0, 2, 5, 7, 1, 3),
-    (5, 7, 1, 3, 4, 6, 0, 2),
-    (6, 0, 2, 4, 7, 1, 3, 5),
-    (7, 1, 3, 5, 6, 0, 2, 4),
-)
-# The phase of each channel quarter of scale 2; (0, 0) (0, 1) (1, 0) (1, 1) in turn is scale 1.
-_PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
-_S2_PHASES = ((3, 2, 1, 0), (2, 3, 0, 1), (1, 0, 3, 2))
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Rows `row::period` and columns `col::period` of one group."""
-
-    group: int
-    row: int
-    col: int
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one coding step codes.
-
-    Attributes:
-        number: 1, 2, ...
-        scale: 1, 2 or 3; whose grid the step lies on.
-        halves: equal parts of the channels, each with all groups.
-        groups: channel groups of each half; one of them is active at each position, so that the
-            step packs into M / groups channels.
-        period: rows and columns after which the pattern repeats.
-        cells: its slices; each position of the grid is in exactly one of them.
-    """
-
-    number: int
-    scale: int
-    halves: int
-    groups: int
-    period: int
-    cells: tuple[Cell, ...]
-
-    def channels(self, M: int) -> int:
-        """Channels of the packed tensor, where y has M."""
-        return M // self.groups
-
-
-@cache
-def steps(variant: Variant) -> tuple[Step, ...]:
-    """The coding steps in their order: 11, or 8 where those of scale 3 are merged in pairs."""
-    found = [_s1_step(1), _s1_step(2)]
-    found += [_s2_step(3 + i, phases) for i, phases in enumerate(_S2_PHASES)]
-    if variant.s3_steps == len(_S3_PATTERNS):
-        found += [_s3_step(6 + i, patterns) for i, patterns in enumerate(_S3_PATTERNS)]
-    else:
-        found += [_s3_pair(6 + i, patterns) for i, patterns in enumerate(_S3_PATTERNS[::2])]
-    return tuple(found)
-
-
-def _s1_step(number: int) -> Step:
-    """Two channel halves on opposite checkerboards; step 2 has them the other way round."""
-    cells = tuple(
-        Cell(group, row, col)
-        for group in range(2)
-        for row in range(2)
-        for col in range(2)
-        if (row + col + group + number) % 2 == 1
-    )
-    return Step(number, 1, 1, 2, 2, cells)
-
-
-def _s2_step(number: int, phases: tuple[int, ...]) -> Step:
-    cells = tuple(Cell(group, *_PHASES[phase]) for group, phase in enumerate(phases))
-    return Step(number, 2, 1, 4, 2, cells)
-
-
-def _s3_step(number: int, patterns: tuple[int, ...]) -> Step:
-    cells = tuple(
-        Cell(group, row, col)
-        for group, pattern in enumerate(patterns)
-        for row, col in _PATTERNS[pattern]
-    )
-    return Step(number, 3, 1, 8, 4, cells)
-
-
-def _s3_pair(number: int, patterns: tuple[int, ...]) -> Step:
-    """The step with these patterns and the next: together a phase (mod 2) of each group.
-
-    Groups 4 to 7 have the phases of groups 0 to 3.
-    """
-    phases = [_PATTERNS[pattern][0] for pattern in patterns[:4]]
-    cells = tuple(Cell(group, row % 2, col % 2) for group, (row, col) in enumerate(phases))
-    return Step(number, 3, 2, 4, 2, cells)
-
+from imgtool.models.hpcm.steps import COARSER, Step, steps_of
 
 # One cell of a full tensor and the place where it goes in the packed one, as views.
 _Views = list[tuple[Tensor, Tensor]]
@@ -208,24 +82,64 @@ def _put_scale(full: Tensor, coarse: Tensor | None, scale: int, stacked: int) ->
     return full
 
 
+@lru_cache(maxsize=16)
+def _cached_rows(
+    s3_steps: int, stacked: int, batch: int, height: int, width: int, device: torch.device
+) -> tuple[Tensor, ...]:
+    number = torch.arange(batch * height * width * stacked * 8)
+    number = number.view(batch, height, width, -1).permute(0, 3, 1, 2)
+    s2 = _take_scale(number, 3, stacked)
+    grids = {1: _take_scale(s2, 2, stacked), 2: s2, 3: number}
+    parts = [_take_step(grids[step.scale], step, stacked) for step in steps_of(s3_steps)]
+    rows = [part.permute(0, 2, 3, 1).flatten() for part in parts]
+    return *(part.to(device) for part in rows), torch.cat(rows).argsort().to(device)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constant_rows(*key: Any) -> tuple[Tensor, ...]:
+    # Only a function of numbers, without a cache of its own, is a constant to torch.compile.
+    return _cached_rows(*key)
+
+
+def _rows(steps: Sequence[Step], stacked: int, like: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Where the steps' latents lie in y's grid, in rows: runs of M / 8 channels at one position.
+
+    Runs never part, so that in channels_last all of a step is one selection of whole rows: the
+    slices are taken of the rows' numbers instead, once for a size.
+
+    Returns:
+        One tensor of row numbers a step, and where each row of y is in all of them together.
+    """
+    s3_steps = sum(step.scale == 3 for step in steps)
+    batch, _, height, width = like.shape
+    *parts, places = _constant_rows(s3_steps, stacked, batch, height, width, like.device)
+    return parts, places
+
+
+def _as_rows(x: Tensor, length: int) -> Tensor:
+    """(B, C, h, w) to rows of channels; a view of a channels_last tensor."""
+    return x.permute(0, 2, 3, 1).reshape(-1, length)
+
+
 def _split(full: Tensor, steps: tuple[Step, ...], stacked: int) -> list[Tensor]:
-    s2 = _take_scale(full, 3, stacked)
-    grids = {1: _take_scale(s2, 2, stacked), 2: s2, 3: full}
-    return [_take_step(grids[step.scale], step, stacked) for step in steps]
+    batch, channels, height, width = full.shape
+    length = channels // (stacked * 8)
+    parts, _ = _rows(steps, stacked, full)
+    found, rows = [], _as_rows(full, length)
+    for step, part in zip(steps, parts, strict=True):
+        shrink = 1 << (3 - step.scale)
+        packed = rows.index_select(0, part).view(batch, height // shrink, width // shrink, -1)
+        found.append(packed.permute(0, 3, 1, 2))
+    return found
 
 
 def _merge(packed: Sequence[Tensor], steps: tuple[Step, ...], stacked: int) -> Tensor:
-    grids: dict[int, Tensor] = {}
-    for step, part in zip(steps, packed, strict=True):
-        scale = step.scale
-        if scale not in grids:
-            grids[scale] = _new(part, part.shape[1] * step.groups, *part.shape[2:])
-            if scale > 1:
-                for whole, dense in _scale_views(grids[scale], grids[scale - 1], scale, stacked):
-                    whole.copy_(dense)
-        for whole, dense in _step_views(grids[scale], part, step, stacked):
-            whole.copy_(dense)
-    return grids[3]
+    batch, channels, height, width = packed[-1].shape
+    channels *= steps[-1].groups
+    length = channels // (stacked * 8)
+    _, places = _rows(steps, stacked, packed[-1])
+    rows = torch.cat([_as_rows(part, length) for part in packed])
+    return rows.index_select(0, places).view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 class _Gather(torch.autograd.Function):
@@ -350,12 +264,12 @@ def place(coarse: Tensor, full: Tensor, scale: int, stacked: int = 1) -> Tensor:
 
 
 def split(full: Tensor, steps: tuple[Step, ...], stacked: int = 1) -> tuple[Tensor, ...]:
-    """y's grid (B, M, 4h, 4w) to the packed latents of every step, in their order."""
+    """y's grid (B, M, 4h, 4w) to the packed latents of every step, in their order, channels_last."""
     packed: tuple[Tensor, ...] = _Split.apply(full, steps, stacked)
     return packed
 
 
 def merge(packed: Sequence[Tensor], steps: tuple[Step, ...], stacked: int = 1) -> Tensor:
-    """`split` undone."""
+    """`split` undone; channels_last."""
     full: Tensor = _Merge.apply(steps, stacked, *packed)
     return full

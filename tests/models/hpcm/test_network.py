@@ -7,7 +7,8 @@ import torch
 
 from imgtool.models.hpcm.entropy import quantise
 from imgtool.models.hpcm.network import HPCM
-from imgtool.models.hpcm.partition import coarser, gather, steps
+from imgtool.models.hpcm.partition import coarser, gather
+from imgtool.models.hpcm.steps import steps
 from imgtool.models.hpcm.variants import VARIANTS
 from imgtool.nn.cost import count_macs, count_parameters
 

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgtool.models.hpcm.partition import add, coarser, gather, merge, place, scatter, split, steps
+from imgtool.models.hpcm.partition import add, coarser, gather, merge, place, scatter, split
+from imgtool.models.hpcm.steps import steps
 from imgtool.models.hpcm.variants import VARIANTS
 
 BASE, TINY = VARIANTS["HPCM_Base"], VARIANTS["HPCM_Tiny"]

@@ -10,7 +10,8 @@ from torch.testing import assert_close
 
 from imgtool.models.hpcm.entropy import SCALE_TABLE, likelihood, table_index
 from imgtool.models.hpcm.network import HPCM
-from imgtool.models.hpcm.partition import coarser, gather, merge, steps
+from imgtool.models.hpcm.partition import coarser, gather, merge
+from imgtool.models.hpcm.steps import steps
 from imgtool.models.hpcm.variants import VARIANTS
 
 SMALL = {"widths": (8, 8, 12), "depths": (1, 1, 2), "M": 16, "N": 8, "num_heads": 4}
@@ -107,7 +108,7 @@ def test_partition_by_masks_and_by_slices():
 def test_index_by_broadcasting():
     alpha = torch.rand(5000).mul(8).exp().mul(0.05)
     table = torch.tensor(SCALE_TABLE)
-    assert torch.equal(table_index(alpha), T.search_by_broadcasting(alpha, table))
+    assert torch.equal(table_index(alpha).long(), T.search_by_broadcasting(alpha, table))
 
 
 # The network against it ----------------------------------------------------------------------
