@@ -75,8 +75,7 @@ def clip_gradients(parameters: Sequence[nn.Parameter], norm: Tensor, max_norm: f
 def masked_step(optimizer: Optimizer, bad: Tensor) -> None:
     """Take a step, or leave parameters and state as they are where `bad` is True.
 
-    `bad` stays on the device. Fused optimizers take it as their `found_inf`; for the others
-    the step is taken and undone, because a zeroed gradient would still decay and average.
+    `bad` stays on the device. Fused optimizers take it as their `found_inf`.
     """
     if getattr(optimizer, "_step_supports_amp_scaling", False):
         optimizer.grad_scale = None  # type: ignore[attr-defined]
@@ -86,6 +85,14 @@ def masked_step(optimizer: Optimizer, bad: Tensor) -> None:
         finally:
             del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
         return
+    if bad.device.type != "cpu":
+        undoable_step(optimizer, bad)
+    elif not bad:  # the host has it: no device to wait for
+        optimizer.step()
+
+
+def undoable_step(optimizer: Optimizer, bad: Tensor) -> None:
+    """Take a step and undo it where `bad` is True: a zeroed gradient would decay and average."""
     tensors = _tensors(optimizer)
     before = {key: tensor.detach().clone() for key, tensor in tensors.items()}
     optimizer.step()

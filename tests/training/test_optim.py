@@ -13,12 +13,16 @@ from imgtool.training.optim import (
     lr_factor,
     masked_step,
     set_lr,
+    undoable_step,
 )
 
 OPTIMIZERS = ["adamw", "adam", "sgd", "rmsprop"]
 
 
-def trained(kind, gradients, *, momentum=0.9):
+STEPS = [*((kind, masked_step) for kind in OPTIMIZERS), ("rmsprop", undoable_step)]
+
+
+def trained(kind, gradients, *, momentum=0.9, step=masked_step):
     torch.manual_seed(0)
     layer = nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(
@@ -27,7 +31,7 @@ def trained(kind, gradients, *, momentum=0.9):
     for gradient, bad in gradients:
         for p in layer.parameters():
             p.grad = torch.full_like(p, gradient)
-        masked_step(optimizer, torch.tensor(bad))
+        step(optimizer, torch.tensor(bad))
     return layer, optimizer
 
 
@@ -36,33 +40,35 @@ def everything(layer, optimizer):
     return [*layer.parameters(), *state]
 
 
-@pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_a_bad_step_changes_nothing_at_all(kind):
+@pytest.mark.parametrize(("kind", "step"), STEPS)
+def test_a_bad_step_changes_nothing_at_all(kind, step):
     good = [(0.5, False), (-0.2, False)]
     with_bad = [(0.5, False), (float("nan"), True), (float("inf"), True), (-0.2, False)]
     for a, b in zip(
-        everything(*trained(kind, good)), everything(*trained(kind, with_bad)), strict=True
+        everything(*trained(kind, good, step=step)),
+        everything(*trained(kind, with_bad, step=step)),
+        strict=True,
     ):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_a_bad_first_step_leaves_fresh_state(kind):
-    layer, optimizer = trained(kind, [(float("nan"), True)])
+@pytest.mark.parametrize(("kind", "step"), STEPS)
+def test_a_bad_first_step_leaves_fresh_state(kind, step):
+    layer, optimizer = trained(kind, [(float("nan"), True)], step=step)
     assert all(torch.isfinite(t).all() for t in everything(layer, optimizer))
-    again, _ = trained(kind, [])
+    again, _ = trained(kind, [], step=step)
     assert all(
         torch.equal(a, b) for a, b in zip(layer.parameters(), again.parameters(), strict=True)
     )
 
 
-@pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_a_bad_first_step_leaves_nothing_uninitialised(kind):
+@pytest.mark.parametrize(("kind", "step"), STEPS)
+def test_a_bad_first_step_leaves_nothing_uninitialised(kind, step):
     torch.use_deterministic_algorithms(True)  # fills uninitialised memory with NaN
     try:
-        layer, optimizer = trained(kind, [(0.5, True), (0.5, False)])
+        layer, optimizer = trained(kind, [(0.5, True), (0.5, False)], step=step)
         assert all(torch.isfinite(t).all() for t in everything(layer, optimizer))
-        expected = trained(kind, [(0.5, False)])
+        expected = trained(kind, [(0.5, False)], step=step)
         for a, b in zip(everything(layer, optimizer), everything(*expected), strict=True):
             assert torch.equal(a, b)
     finally:
