@@ -6,7 +6,7 @@ UV := $(BIN)/uv
 READY := $(VENV)/.ready
 LOCK_OPTIONS := --extra dev --extra wandb --generate-hashes --no-emit-index-url \
 	--python-version 3.11 --universal
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 CODE := imgtool commands tests benchmarks
 
 .PHONY: help setup demo test test-slow lint format lock completions bench wheel clean
