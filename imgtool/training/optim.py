@@ -85,10 +85,15 @@ def masked_step(optimizer: Optimizer, bad: Tensor) -> None:
         finally:
             del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
         return
-    if bad.device.type != "cpu":
+    if not _on_host(bad):
         undoable_step(optimizer, bad)
-    elif not bad:  # the host has it: no device to wait for
+    elif not bad:
         optimizer.step()
+
+
+def _on_host(flag: Tensor) -> bool:
+    """Whether it can be read without waiting for a device."""
+    return flag.device.type == "cpu"
 
 
 def undoable_step(optimizer: Optimizer, bad: Tensor) -> None:
