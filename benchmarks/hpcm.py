@@ -14,7 +14,8 @@ Baselines are written down in tests/models/hpcm/transcription.py:
 
 The first two take the y of one image of `--size`: crop (16 training crops of 256 pixels), kodak
 or 4k. `--profile tiny|base` says where our iteration's time goes, and the floor: the network's
-multiply-accumulates at the rate of a large matrix product on this machine.
+multiply-accumulates at the rate of a large matrix product on this machine. `--phase2 tiny|base`
+says what phase 2 adds: its Haar transforms, its whole term and the memory kept for backward.
 """
 
 from __future__ import annotations
@@ -230,6 +231,54 @@ def profile(part: str, folder: Path, options: argparse.Namespace) -> dict[str, A
     return {"part": part, "num_threads": options.threads, **profile_step(step)}
 
 
+def phase2(part: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What phase 2 costs: its Haar transforms, its whole term, and what it keeps for backward."""
+    from imgtool.training.environment import prepare
+
+    prepare(deterministic=False)
+    import torch
+
+    from imgtool.models.hpcm.interscale import InterScale, haar
+    from imgtool.models.hpcm.schema import Loss
+    from imgtool.models.hpcm.variants import VARIANTS
+
+    torch.set_num_threads(options.threads)
+    name, crop, batch, *_ = STEPS[part]
+    M = VARIANTS[name].M
+    latents = [
+        torch.randn(batch, M, crop // side, crop // side).to(memory_format=torch.channels_last)
+        for side in (64, 32, 16)
+    ]
+    interscale = InterScale(M, Loss(phase2_reg=True))
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    def term() -> None:
+        found = [latent.requires_grad_() for latent in latents]
+        regulariser, error, _ = interscale(found)
+        (regulariser + error).backward()
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        term()
+    own = {latent.untyped_storage().data_ptr() for latent in latents}
+    own |= {p.untyped_storage().data_ptr() for p in interscale.parameters()}
+    with torch.no_grad():
+        transforms = rate_of(lambda: [haar(latent) for latent in latents[1:]])
+    return {
+        "part": part,
+        "batch_size": batch,
+        "crop": crop,
+        "num_threads": options.threads,
+        "haar_ms": round(1e3 / transforms, 3),
+        "term_ms": round(1e3 / rate_of(term), 3),
+        "kept_mb": round(sum(b for at, b in kept.items() if at not in own) / 1e6, 2),
+        "parameters_mb": round(sum(p.nbytes for p in interscale.parameters()) / 1e6, 2),
+    }
+
+
 def one_side(options: argparse.Namespace) -> float:
     """The rate of the part and side that this process was started for."""
     if options.part == "partition":
@@ -247,12 +296,16 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--size", choices=[*SIZES], default="kodak", help="of partition and index")
     parser.add_argument("--profile", choices=list(STEPS), help="where our time goes")
+    parser.add_argument("--phase2", choices=list(STEPS), help="what phase 2 adds to an iteration")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--side", choices=["ours", "plain"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         print(json.dumps({"rate": one_side(options)}))
+        return
+    if options.phase2:
+        print(json.dumps(phase2(options.phase2, options)))
         return
     from imgtool.data.synthetic.make import make_photos
 

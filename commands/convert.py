@@ -34,15 +34,17 @@ def run(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Turn an iter_*.pt of the earlier GeneGAN system into an experiment with one checkpoint.
+    """Turn another system's checkpoint into an experiment with one checkpoint.
 
-    The file is opened without running any code in it. Names of modules do not matter: networks are
-    matched by order and shape, so the config must say the sizes, widths and variants that the
-    checkpoint was trained with. With --data-root the same `imgtool train` goes on from it.
+    Known are an iter_*.pt of the earlier GeneGAN system and the official HPCM code's files. They
+    are opened without running any code in them. The config must say the sizes, widths and variants
+    that the checkpoint was trained with: GeneGAN's networks are matched by order and shape. With
+    --data-root the same `imgtool train` goes on from it.
 
     \b
     Example:
       imgtool convert EXP00/checkpoints/iter_031318.pt --config genegan/exp00 --exp-dir out/EXP00
+      imgtool convert base.pth --config hpcm/baseline --set loss.lmbda=0.013 --exp-dir out/base
     """
     from imgtool.config.load import load
     from imgtool.experiment.layout import ExperimentDir

@@ -247,11 +247,15 @@ class Task(ABC):
         """
         raise CheckpointError(
             "there is no other system whose checkpoints of this family are known",
-            hint="`imgtool convert` is for GeneGAN",
+            hint="`imgtool convert` is for GeneGAN and HPCM",
         )
 
     def compile_targets(self) -> Sequence[nn.Module]:
         """Modules that do the tensor work and are worth compiling."""
+        return ()
+
+    def doubts(self, last_iteration: int | None, iterations_per_epoch: float) -> Sequence[str]:
+        """What in the config will hardly be meant, in a run of this length; one line each."""
         return ()
 
     @abstractmethod

@@ -193,6 +193,8 @@ def _train(
     if status is not None:
         status.remember(facts=dict(run.facts), max_iteration=run.schedule.last)
     reporter.message(_headline(run, datasets, threads, workers))
+    for line in task.doubts(run.schedule.last, num_batches / experiment.train.accumulate):
+        reporter.message(f"warning: {line}")
     try:
         outcome = Loop(run)()
         leave_keepsakes(run)

@@ -8,7 +8,8 @@ themselves, because here a finer grid holds the coarser one's.
 
 f minimises the distance, on detached latents; the encoder is given the same distance with the
 opposite sign, and f as it stands. Were both to maximise it, f's weights would grow without end.
-The distance is clipped, because the latents could as well: l2 and l1 have no upper bound.
+The distance is clipped, because the latents could as well: l2 and l1 have no upper bound. The
+limit is a number and no part of the latents' variance, which the encoder could raise with them.
 """
 
 from __future__ import annotations
@@ -90,16 +91,17 @@ class InterScale(nn.Module):
         self.delta = loss.delta
         self.limit = {"cosine": 2.0, "bounded": 1.0}.get(loss.phase2_mode, loss.phase2_limit)
 
-    def forward(self, latents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """The regulariser and the predictors' error, each a mean over both pairs, 0-d.
+    def forward(self, latents: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The regulariser, the predictors' error and what was clipped, means over both pairs, 0-d.
 
         Args:
             latents: s1 (B, M, h, w), s2 (B, M, 2h, 2w), s3 (B, M, 4h, 4w): what is new at each
                 scale, zeros elsewhere.
 
         Returns:
-            regulariser, from -delta * limit to 0, whose gradient reaches the latents alone; and
-            the error to be minimised, whose gradient reaches the predictors alone.
+            regulariser, from -delta * limit to 0, whose gradient reaches the latents alone;
+            the error to be minimised, whose gradient reaches the predictors alone; and the share
+            of pairs that are at their limit, on which the regulariser has no effect.
         """
         with without_autocast(latents[0]):
             wide = [latent.float() for latent in latents]
@@ -110,6 +112,9 @@ class InterScale(nn.Module):
                 error = self.distance(z.detach(), predictor(finer.detach()), new)
                 fixed = {name: p.detach() for name, p in predictor.named_parameters()}
                 frozen = functional_call(predictor, fixed, finer)
-                apart.append(self.distance(z, frozen, new).clamp(max=self.limit))
+                apart.append(self.distance(z, frozen, new))
                 errors.append(error)
-            return -self.delta * torch.stack(apart).mean(), torch.stack(errors).mean()
+            distances = torch.stack(apart)
+            clipped = (distances.detach() >= self.limit).float().mean()
+            regulariser = -self.delta * distances.clamp(max=self.limit).mean()
+            return regulariser, torch.stack(errors).mean(), clipped

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from imgtool.models.hpcm.entropy import lower_bound
 from imgtool.models.hpcm.schema import MS_SSIM_MIN_SIDE, Loss
 from imgtool.nn.quality import mse
 
@@ -86,7 +87,8 @@ def ms_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
         similarity, luminance = _similarity(x_hat, x)
         if level == levels - 1:
             similarity = similarity * luminance
-        factor = similarity.mean((2, 3)).clamp(min=_FLOOR)
+        # Below the floor too, what raises a similarity gets through.
+        factor = lower_bound(similarity.mean((2, 3)), _FLOOR)
         product = product * factor.pow(LEVEL_WEIGHTS[level] / whole)
     return product.mean(1)
 

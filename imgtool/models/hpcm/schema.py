@@ -22,6 +22,7 @@ from imgtool.config.schema import (
 )
 
 MS_SSIM_MIN_SIDE = 11  # pixels of its window
+PAPERS_LAMBDAS = {"mse": (0.0018, 0.0483), "ms-ssim": (2.4, 60.5)}  # the lowest, the highest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ class Loss:
 
     __pydantic_config__ = STRICT
 
-    lmbda: PositiveFloat = option(
+    lmbda: Annotated[float, Ge(1e-6), Le(1e6)] = option(
         0.013, "Weight of the distortion: lambda * 255^2 * MSE + bpp.", flag="lambda"
     )
     distortion: Literal["mse", "ms-ssim"] = option("mse", "What the codec is trained for.")
@@ -90,7 +91,9 @@ class Loss:
     tau_final: Annotated[float, Ge(0), Le(1)] = option(
         1.0, "Part of the DCT's diagonal that is kept at the end (spectral_reg)."
     )
-    truncation_epochs: NonNegativeInt = option(100, "Length of phase 1, in epochs.")
+    truncation_epochs: NonNegativeInt | None = option(
+        None, "Length of phase 1, in epochs; 100 when neither this nor iterations are given."
+    )
     truncation_iterations: PositiveInt | None = option(
         None, "Length of phase 1, in iterations, instead of epochs."
     )
@@ -106,10 +109,12 @@ class Loss:
         "l2", "Distance of phase 2, or a bounded unpredictability."
     )
     phase2_limit: PositiveFloat = option(
-        1.0, "Distance of l2 and l1 beyond which phase 2 pushes no further."
+        10.0,
+        "Distance of l2 and l1 beyond which phase 2 pushes no further; to be raised where "
+        "spectral/clipped is near 1.",
     )
     phase2_start_epoch: NonNegativeInt | None = option(
-        None, "Epoch from which phase 2 is active; truncation_epochs (or _iterations) when unset."
+        None, "Epoch from which phase 2 is active; the end of phase 1 when unset."
     )
     phase2_start_iteration: NonNegativeInt | None = option(
         None, "Iteration from which phase 2 is active, instead of an epoch."
@@ -175,6 +180,15 @@ class HpcmOutput(Output):
 def check(experiment: Experiment) -> None:
     """Refuse combinations that no single section can see."""
     loss, crop = experiment.loss, experiment.data.crop
+    for epochs, iterations in (
+        ("truncation_epochs", "truncation_iterations"),
+        ("phase2_start_epoch", "phase2_start_iteration"),
+    ):
+        if None not in (getattr(loss, epochs), getattr(loss, iterations)):
+            raise ValueError(
+                f"loss.{epochs} {getattr(loss, epochs)} and loss.{iterations} "
+                f"{getattr(loss, iterations)} say the same twice: set one of them to null"
+            )
     if loss.tau_final < loss.tau_init:
         raise ValueError(f"loss.tau_final {loss.tau_final} is below tau_init {loss.tau_init}")
     if loss.distortion == "ms-ssim" and crop is not None and crop < MS_SSIM_MIN_SIDE:
@@ -204,6 +218,7 @@ SCHEMA = FamilySchema(
         "train.save_every": 6,
         "train.sample_every": 12,
         "train.log_every": 2,
+        "loss.truncation_epochs": None,
         "loss.truncation_iterations": 4,
         "loss.phase2_start_epoch": None,
         "loss.phase2_start_iteration": None,

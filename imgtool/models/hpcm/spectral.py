@@ -32,6 +32,10 @@ class Moment:
     epoch: int
     iteration: int | None = None
 
+    def in_iterations(self, per_epoch: float) -> float:
+        """The iteration that it is, with so many of them an epoch."""
+        return self.epoch * per_epoch if self.iteration is None else self.iteration
+
     def progress(self, batch: Batch) -> float:
         """How far the run had come before this batch's iteration, as a part of the way here.
 
@@ -84,7 +88,8 @@ class Curriculum:
 
 def end_of_phase1(loss: Loss) -> Moment:
     """When tau has reached its last value, whether phase 1 is on or not."""
-    return Moment(loss.truncation_epochs, loss.truncation_iterations)
+    epochs = 100 if loss.truncation_epochs is None else loss.truncation_epochs
+    return Moment(epochs, loss.truncation_iterations)
 
 
 def dct_basis(size: int) -> Tensor:

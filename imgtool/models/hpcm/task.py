@@ -17,7 +17,7 @@ from imgtool.models.hpcm.evaluator import HpcmEvaluator
 from imgtool.models.hpcm.interscale import InterScale
 from imgtool.models.hpcm.losses import bits, distortion, rate_distortion
 from imgtool.models.hpcm.network import HPCM, UNIT
-from imgtool.models.hpcm.schema import MS_SSIM_MIN_SIDE, Loss
+from imgtool.models.hpcm.schema import MS_SSIM_MIN_SIDE, PAPERS_LAMBDAS, Loss
 from imgtool.models.hpcm.spectral import Curriculum, Moment, Truncate, end_of_phase1
 from imgtool.models.hpcm.variants import VARIANTS
 from imgtool.nn.cost import count_macs, count_parameters
@@ -45,6 +45,7 @@ class HpcmUpdate(Update):
     spectral/tau                 radius of phase 1's cone; 1 when it is over
     spectral/phase               1 phase 1, 2 phase 2, 3 both, 0 neither
     spectral/inter_scale_reg     phase 2's term; 0 before it starts
+    spectral/clipped             share of phase 2's distances at their limit: no effect on those
     spectral/prediction_error    of phase 2's predictors, which minimise it from the beginning
 
     The predictors are a parameter set of their own: the error's gradient reaches nothing else,
@@ -112,13 +113,14 @@ class HpcmUpdate(Update):
     def _phase2(
         interscale: InterScale, scales: Sequence[Tensor], rd_loss: Tensor, *, active: bool
     ) -> dict[str, Tensor]:
-        regulariser, error = interscale(scales)
+        regulariser, error, clipped = interscale(scales)
         if not active:
             regulariser = torch.zeros_like(rd_loss)
         return {
             # The error adds its gradient and not its value: the loss is the codec's.
             "loss": rd_loss + regulariser + (error - error.detach()),
             "spectral/inter_scale_reg": regulariser,
+            "spectral/clipped": clipped,
             "spectral/prediction_error": error,
         }
 
@@ -161,10 +163,32 @@ class HpcmTask(Task):
         fresh = {} if self.interscale is None else self.interscale.state_dict()
         model = {**found.model, **{f"interscale.{name}": value for name, value in fresh.items()}}
         # Published files do not say how long they were trained; as weights to begin with it is 0.
-        return replace(found, model=model, iteration=found.iteration or 0)
+        note = f"the file does not say its lambda: taken to be loss.lmbda, {self.experiment.loss.lmbda:g}"
+        return replace(
+            found, model=model, iteration=found.iteration or 0, notes=(*found.notes, note)
+        )
 
     def compile_targets(self) -> Sequence[nn.Module]:
         return (self.codec,)
+
+    def doubts(self, last_iteration: int | None, iterations_per_epoch: float) -> Sequence[str]:
+        loss, found = self.experiment.loss, []
+        ends = end_of_phase1(loss).in_iterations(iterations_per_epoch)
+        starts = start_of_phase2(loss).in_iterations(iterations_per_epoch)
+        if last_iteration is not None:
+            run = f"and the run at {last_iteration}"
+            if loss.spectral_reg and ends >= last_iteration:
+                found.append(
+                    f"phase 1 ends at iteration {ends:g} {run}: no whole image will be trained on"
+                )
+            if loss.phase2_reg and starts >= last_iteration:
+                found.append(f"phase 2 starts at iteration {starts:g} {run} before that")
+        low, high = PAPERS_LAMBDAS[loss.distortion]
+        if not low / 10 <= loss.lmbda <= high * 10:
+            found.append(
+                f"lambda {loss.lmbda:g} with {loss.distortion}: the papers' are {low:g} to {high:g}"
+            )
+        return found
 
     def evaluator(self) -> HpcmEvaluator:
         return HpcmEvaluator(self.codec, self.experiment.loss)

@@ -65,7 +65,7 @@ def test_distances_by_hand():
 def test_each_side_has_the_gradient_of_its_own_aim(mode):
     scales = some_latents(gain=0.3)
     interscale = InterScale(M, Loss(phase2_mode=mode, phase2_limit=50.0))
-    regulariser, error = interscale(scales)
+    regulariser, error, _ = interscale(scales)
     weights = list(interscale.parameters())
     assert len(weights) == 4
     to_latents = torch.autograd.grad(regulariser, scales, retain_graph=True, allow_unused=True)
@@ -116,7 +116,7 @@ def test_neither_side_can_run_away(mode):
     scales = some_latents(2)
     optimizer = torch.optim.Adam([*interscale.parameters(), *scales], lr=3e-2)
     for _ in range(120):
-        regulariser, error = interscale(scales)
+        regulariser, error, _ = interscale(scales)
         assert -loss.delta * interscale.limit - 1e-6 <= regulariser.item() <= 0
         optimizer.zero_grad()
         (regulariser + error).backward()
@@ -127,8 +127,9 @@ def test_neither_side_can_run_away(mode):
 
 def test_beyond_the_limit_nothing_is_pushed():
     scales = some_latents(gain=30.0)
-    regulariser, _ = InterScale(M, Loss(phase2_limit=1.0))(scales)
+    regulariser, _, clipped = InterScale(M, Loss(phase2_limit=1.0))(scales)
     assert regulariser.item() == pytest.approx(-0.1)
+    assert clipped.item() == 1
     gradients = torch.autograd.grad(regulariser, scales, allow_unused=True)
     assert all(g is None or g.abs().max() == 0 for g in gradients)
 
@@ -137,7 +138,8 @@ def test_delta_is_the_weight():
     torch.manual_seed(0)
     scales = some_latents(gain=0.1)
     interscale = InterScale(M, Loss(delta=0.1))
-    one = interscale(scales)[0]
+    one, _, clipped = interscale(scales)
+    assert clipped.item() == 0
     interscale.delta = 0.15
     torch.testing.assert_close(interscale(scales)[0], 1.5 * one)
 

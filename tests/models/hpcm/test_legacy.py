@@ -5,12 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
+from imgtool.config.load import load
 from imgtool.errors import CheckpointError
+from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.hpcm.legacy import read
 from imgtool.models.hpcm.misplacement import misplaced
 from imgtool.models.hpcm.network import HPCM
 from imgtool.models.hpcm.partition import coarser
 from imgtool.models.hpcm.variants import VARIANTS
+from imgtool.models.registry import schema
+from imgtool.training import checkpoint
+from imgtool.training.convert import convert
 
 SMALL = {"widths": (8, 8, 16), "M": 16, "N": 8, "num_heads": 4}
 BASE = replace(VARIANTS["HPCM_Base"], **SMALL)
@@ -201,3 +206,18 @@ def test_what_does_not_fit(foreign, variant, message):
     with pytest.raises(CheckpointError, match=message) as caught:
         read(foreign, HPCM(variant))
     assert caught.value.hint
+
+
+def test_a_converted_file_is_an_experiment(tmp_path, monkeypatch):
+    monkeypatch.setitem(VARIANTS, "HPCM_Base", BASE)
+    file = tmp_path / "base.pth"
+    state = published(BASE)
+    torch.save({"state_dict": state}, file)
+    loaded = load("hpcm/baseline", family=None, schema_of=schema, sets=["loss.lmbda=0.025"])
+    made = convert(file, loaded, ExperimentDir(tmp_path / "out"))
+    assert made.iteration == 0
+    assert any("0.025" in note for note in made.notes)
+    model = checkpoint.read(made.checkpoint).tensors
+    expected = read(state, HPCM(BASE)).model
+    assert {name.removeprefix("model.") for name in model} == expected.keys()
+    assert all(torch.equal(model[f"model.{name}"], value) for name, value in expected.items())

@@ -5,7 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgtool.models.hpcm.partition import add, coarser, gather, merge, place, scatter, split
+from imgtool.models.hpcm.partition import (
+    _cached_rows,
+    add,
+    coarser,
+    gather,
+    merge,
+    place,
+    scatter,
+    split,
+)
 from imgtool.models.hpcm.steps import steps
 from imgtool.models.hpcm.variants import VARIANTS
 
@@ -133,3 +142,13 @@ def test_the_memory_format_is_kept():
     y = torch.randn(2, 16, 8, 8).to(memory_format=torch.channels_last)
     for made in (coarser(y, 3), gather(y, steps(BASE)[-1]), place(coarser(y, 3), y, 3)):
         assert made.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_row_numbers_are_kept_by_device_and_not_without_end():
+    """A cache that forgot the device, or never a size, was in the published code (O4)."""
+    for side in range(4, 100, 4):
+        y = torch.randn(1, TINY.M, side, 4)
+        assert torch.equal(merge(split(y, steps(TINY)), steps(TINY)), y)
+    assert _cached_rows.cache_info().currsize <= 16
+    places = [_cached_rows(3, 1, 1, 4, 4, torch.device(kind))[0] for kind in ("cpu", "meta")]
+    assert [place.device.type for place in places] == ["cpu", "meta"]

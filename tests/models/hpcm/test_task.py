@@ -173,7 +173,8 @@ def test_a_published_checkpoint_leaves_phase_2_to_begin_afresh(make_task, monkey
     monkeypatch.setattr("imgtool.models.hpcm.legacy.read", read)
     found = task.from_foreign({"state_dict": {}})
     assert given == [({"state_dict": {}}, task.codec)]
-    assert (found.iteration, found.notes) == (0, ("a note",))
+    assert (found.iteration, found.notes[:-1]) == (0, ("a note",))
+    assert "0.013" in found.notes[-1]
     assert set(found.model) == set(task.modules.state_dict())
     task.modules.load_state_dict(dict(found.model))
 
@@ -202,6 +203,26 @@ def test_a_step_reads_nothing_back(make_task, at, monkeypatch):
         monkeypatch.setattr(torch.Tensor, name, refuse)
     for batch in batches:
         task.update(batch)["loss"].backward()
+
+
+@pytest.mark.parametrize(
+    ("changes", "last", "said"),
+    [
+        (BOTH, 4, ["phase 1 ends at iteration 4", "phase 2 starts at iteration 4"]),
+        (BOTH, 5, []),
+        (BOTH, None, []),
+        (BOTH | {"loss__truncation_iterations": None}, 100, ["phase 1 ends at iteration 200"]),
+        ({"loss__distortion": "ms-ssim"}, 100, ["lambda 0.013 with ms-ssim: the papers' are 2.4"]),
+        ({"loss__lmbda": 8.73}, 100, ["lambda 8.73 with mse"]),
+        ({}, 1, []),
+    ],
+)
+def test_what_cannot_be_meant_is_said(make_task, changes, last, said):
+    """Phase 1 never ended in short runs, without a word (B11)."""
+    found = make_task(**changes).doubts(last, 2.0)
+    assert len(found) >= len(said)
+    assert all(any(line.startswith(start) for line in found) for start in said)
+    assert said or not found
 
 
 def test_ms_ssim_is_trained_and_measured(make_task, at):
