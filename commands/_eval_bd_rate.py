@@ -125,6 +125,12 @@ def _warn(anchor: Curve, test: Curve, anchor_share: float, test_share: float) ->
             f"warning: {anchor.name} and {test.name} do not say that they were measured on the "
             "same images; only then a BD-rate means something"
         )
+    if {anchor.real_bytes, test.real_bytes} == {True, False}:
+        real, guess = (anchor, test) if anchor.real_bytes else (test, anchor)
+        say(
+            f"warning: the rates of {real.name} are bytes of files, those of {guess.name} estimates "
+            "of likelihoods; measure both with --real-bytes"
+        )
     if min(anchor_share, test_share) < SMALL_OVERLAP:
         say(
             f"warning: the overlap is {anchor_share:.0%} of the range of {anchor.name} and "

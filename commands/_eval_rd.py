@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from commands._files import cannot_write, see_that_it_can_be_written
-from commands._output import FormatOption, JsonOption, Output, QuietOption
+from commands._output import FormatOption, JsonOption, Output, QuietOption, say
 
 if TYPE_CHECKING:
     from imgtool.data.base import ImageDataset
@@ -18,7 +19,19 @@ if TYPE_CHECKING:
 
 LIST_OPTIONS = ("--ckpt", "--quality")
 COLUMNS = ("name", "quality", "bpp", "psnr", "ms_ssim", "encode_sec", "decode_sec", "num_images")
-Measured = tuple[str, str, list["Point"], list["UserError"]]
+# A point, the title of its curve, how it was made.
+Found = tuple["Point", str, str]
+
+
+@dataclass
+class Measured:
+    """What there is of a curve so far, and what went wrong with the rest of it."""
+
+    name: str | None
+    data: Path
+    how: str = ""
+    points: list[Point] = field(default_factory=list)
+    failures: list[UserError] = field(default_factory=list)
 
 
 def rd(
@@ -74,7 +87,8 @@ def rd(
     """Measure rate and distortion of codecs: bits a pixel, PSNR, MS-SSIM, times.
 
     PSNR is that of the 8-bit RGB picture, averaged over the images in dB. With --real-bytes the
-    rate is that of real streams, which are decoded again, and times are taken.
+    rate is that of real streams, which are decoded again, and times are taken. --out is written
+    after each point: one that fails, or Ctrl-C, costs none of those before it.
 
     \b
     Example:
@@ -91,6 +105,7 @@ def rd(
         rows = [{"path": Path(source), "data": data} for source in sources]
         output.emit("rd", rows or [{"name": codec, "quality": qualities, "data": data}])
         return
+    _check_data(data)
     for path in (out, plot):
         if path is not None:
             see_that_it_can_be_written(path)
@@ -100,18 +115,37 @@ def rd(
     prepare(deterministic=False)
     from commands._counting import counting
     from imgtool.data.photos import PhotoFolder
+    from imgtool.errors import Interrupted, UserError
 
     images = PhotoFolder(data)
-    with counting("coding") as tell:
-        if codec is not None:
-            title, how, points, failures = _anchor(codec, qualities, subsampling, images, tell)
-        else:
-            title, how, points, failures = _checkpoints(sources, real_bytes, device, images, tell)
-    _finish(points, name or title, how, data, out, plot)
-    columns = COLUMNS if codec is not None else [key for key in COLUMNS if key != "quality"]
-    output.emit("rd", [point.record for point in points], columns=columns)
-    if failures:
-        raise failures[0]
+    measured = Measured(name, data)
+    try:
+        with counting("coding") as tell:
+            found = (
+                _anchors(codec, qualities, subsampling, images, tell)
+                if codec is not None
+                else _checkpoints(sources, real_bytes, device, images, tell, measured.failures)
+            )
+            for point, title, how in found:
+                measured.points.append(point)
+                measured.name, measured.how = measured.name or title, how
+                if out is not None:
+                    _write(measured, out)
+    except UserError as error:
+        measured.failures.insert(0, error)
+    except KeyboardInterrupt:
+        what = f"interrupted; points measured: {len(measured.points)}"
+        hint = "what was measured before is kept"
+        measured.failures.insert(0, Interrupted(what, hint=hint))
+    finally:  # nor does an error of ours cost what is done
+        columns = COLUMNS if codec is not None else [key for key in COLUMNS if key != "quality"]
+        output.emit("rd", [point.record for point in measured.points], columns=columns)
+        if plot is not None and measured.points:
+            _draw(measured, plot)
+    for further in measured.failures[1:]:
+        say(f"warning: {further}")
+    if measured.failures:
+        raise measured.failures[0]
 
 
 def spread_arguments(args: Sequence[str], options: Sequence[str]) -> list[str]:
@@ -164,46 +198,53 @@ def _check(
         raise UsageError(f"--plot {plot} is no PNG", hint="--plot rd.png")
 
 
-def _anchor(
+def _check_data(data: Path) -> None:
+    from imgtool.errors import DataError
+
+    if not data.is_dir():
+        what = "not a folder of images" if data.exists() else "no such folder"
+        raise DataError(f"{data}: {what}", hint="--data names a folder of images")
+
+
+def _anchors(
     codec: Literal["jpeg", "webp"],
     qualities: Sequence[int],
     subsampling: Literal["4:2:0", "4:4:4"],
     images: ImageDataset,
     tell: Tell,
-) -> Measured:
+) -> Iterator[Found]:
     from imgtool.evaluation.rate_distortion.anchors import QUALITIES, Anchor
     from imgtool.evaluation.rate_distortion.measure import measure
 
     coders = [Anchor(codec, q, subsampling) for q in qualities or QUALITIES[codec]]
-    points = []
     for number, coder in enumerate(coders):
         facts = {"quality": coder.quality}
         told = _of_all(tell, number, len(coders))
-        points.append(measure(coder, coder.title, facts, images, told))
-    return coders[0].title, coders[0].description, points, []
+        yield measure(coder, coder.title, facts, images, told), coder.title, coder.description
 
 
 def _checkpoints(
-    sources: Sequence[str], real_bytes: bool, device: str, images: ImageDataset, tell: Tell
-) -> Measured:
-    """Points, and what went wrong with the others: one bad file costs none of the rest."""
+    sources: Sequence[str],
+    real_bytes: bool,
+    device: str,
+    images: ImageDataset,
+    tell: Tell,
+    failures: list[UserError],
+) -> Iterator[Found]:
+    """What went wrong is added to `failures`: one bad file costs none of the rest."""
     from imgtool.errors import UserError
     from imgtool.evaluation.rate_distortion.coders import open_coder
     from imgtool.evaluation.rate_distortion.measure import measure
 
-    points: list[Point] = []
-    failures: list[UserError] = []
-    title = how = ""
     for number, source in enumerate(sources):
         try:
             coder = open_coder(source, real_bytes=real_bytes, device=device)
             told = _of_all(tell, number, len(sources))
-            points.append(measure(coder, coder.label, coder.facts, images, told))
+            point = measure(coder, coder.label, coder.facts, images, told)
         except UserError as error:
             failures.append(error)
             continue
-        title, how = coder.title, coder.description
-    return title, how, points, failures
+        yield point, coder.title, coder.description
 
 
 def _of_all(tell: Tell, number: int, count: int) -> Callable[[int, int], None]:
@@ -211,28 +252,27 @@ def _of_all(tell: Tell, number: int, count: int) -> Callable[[int, int], None]:
     return lambda done, total: tell(number * total + done, count * total)
 
 
-def _finish(
-    points: Sequence[Point], name: str, how: str, data: Path, out: Path | None, plot: Path | None
-) -> None:
-    if not points:
-        return
+def _write(measured: Measured, out: Path) -> None:
     import json
 
     from commands._output import SCHEMA, plain
-    from imgtool.evaluation.rate_distortion.measure import as_curve, document
+    from imgtool.evaluation.rate_distortion.measure import document
     from imgtool.files import write_text
 
-    if out is not None:
-        found: dict[str, Any] = {"schema": SCHEMA, "kind": "rd"}
-        found |= plain(document(name, how, data, points))
-        try:
-            write_text(out, json.dumps(found, indent=1, allow_nan=False) + "\n")
-        except OSError as error:
-            raise cannot_write(out, error) from error
-    if plot is not None:
-        from imgtool.evaluation.rate_distortion.plot import plot_curves
+    found: dict[str, Any] = {"schema": SCHEMA, "kind": "rd"}
+    name = measured.name or ""
+    found |= plain(document(name, measured.how, measured.data, measured.points))
+    try:
+        write_text(out, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise cannot_write(out, error) from error
 
-        try:
-            plot_curves([as_curve(name, points)], plot)
-        except OSError as error:
-            raise cannot_write(plot, error) from error
+
+def _draw(measured: Measured, plot: Path) -> None:
+    from imgtool.evaluation.rate_distortion.measure import as_curve
+    from imgtool.evaluation.rate_distortion.plot import plot_curves
+
+    try:
+        plot_curves([as_curve(measured.name or "", measured.points)], plot)
+    except OSError as error:
+        raise cannot_write(plot, error) from error

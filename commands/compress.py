@@ -37,6 +37,7 @@ def run(
     verify: Annotated[
         bool, typer.Option("--verify", help="Decode each before it is written, and compare.")
     ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
     device: DeviceOption = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be written, and stop.")
@@ -50,8 +51,9 @@ def run(
     Any size from 1x1 on; grey images stay grey; transparency is laid on white, 16 bits become
     8, EXIF orientation is applied. Decoding gives exactly the pixels that `psnr` speaks of, on
     the same kind of device with the same torch; where it cannot, it is an error and no picture.
-    A file that cannot be compressed costs no other one; the exit code is then 4. On a CPU a 4K
-    image takes 2.4 GB of memory with HPCM_Tiny and 13 GB with HPCM_Base.
+    A file that cannot be compressed costs no other one; the exit code is then 4. Files that exist
+    are overwritten with --force alone. On a CPU a 4K image takes 2.4 GB of memory with HPCM_Tiny
+    and 13 GB with HPCM_Base.
 
     \b
     Example:
@@ -64,7 +66,7 @@ def run(
 
     check_device(device)
     words = expand_paths(images)
-    from imgtool.evaluation.codec.plan import plan_compression
+    from imgtool.evaluation.codec.plan import plan_compression, refuse_overwriting
 
     jobs = plan_compression(words, out)
     if dry_run:
@@ -72,6 +74,8 @@ def run(
         rows = [{**_size(job.source), "path": job.target, "checkpoint": path} for job in jobs]
         output.emit("stream", [{**row, "dry_run": True} for row in rows], columns=DRY_COLUMNS)
         return
+    if not force:
+        refuse_overwriting(jobs)
     codec = open_codec(ckpt, device)
     from imgtool.evaluation.codec.batch import compress
 
@@ -85,6 +89,8 @@ def run(
 
 def _size(source: Any) -> dict[str, Any]:
     from imgtool.data.images import probe
+    from imgtool.evaluation.codec.plan import refuse_missing
 
+    refuse_missing(source)
     height, width = probe(source).size
     return {"source": source, "height": height, "width": width}

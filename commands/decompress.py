@@ -42,6 +42,7 @@ def run(
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Refuse larger images before taking memory for them.")
     ] = MAX_PIXELS,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
     device: DeviceOption = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the headers, and stop.")] = False,
     format: FormatOption = None,
@@ -51,7 +52,8 @@ def run(
     """Decompress .hpcm files with the model that compressed them.
 
     What is written is exactly what the encoder saw. A damaged file, another model, or a machine
-    whose arithmetic differs is an error and never a wrong picture.
+    whose arithmetic differs is an error and never a wrong picture. Pictures that exist are
+    overwritten with --force alone.
 
     \b
     Example:
@@ -63,7 +65,7 @@ def run(
 
     check_device(device)
     words = expand_paths(files)
-    from imgtool.evaluation.codec.plan import plan_decompression
+    from imgtool.evaluation.codec.plan import plan_decompression, refuse_overwriting
 
     jobs = plan_decompression(words, out)
     if dry_run:
@@ -71,6 +73,8 @@ def run(
         rows = [{**_look(job), "checkpoint": path, "dry_run": True} for job in jobs]
         output.emit("picture", rows, columns=DRY_COLUMNS)
         return
+    if not force:
+        refuse_overwriting(jobs)
     codec = open_codec(ckpt, device)
     from imgtool.evaluation.codec.batch import decompress
 

@@ -20,6 +20,9 @@ def run(
     out: Annotated[
         Path, typer.Argument(metavar="OUT.safetensors", help="The codec, ready for use.")
     ],
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite what is there, another model's export too.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read and check everything, write nothing.")
     ] = False,
@@ -31,7 +34,7 @@ def run(
 
     Averaged weights are taken where the checkpoint has them; nothing of the optimizer or of the
     regularisers is. Files are compressed and decompressed with the same export: its hash is in
-    them.
+    them. What is at OUT is overwritten with --force alone, unless it is the same model's export.
 
     \b
     Example:
@@ -43,13 +46,16 @@ def run(
     from imgtool.training.environment import prepare
 
     prepare(deterministic=True)
-    from imgtool.evaluation.codec.export import read
+    from imgtool.evaluation.codec.export import read, refuse_place
 
     export = read(ckpt)
     if export.is_export:
         raise UsageError(
             f"{export.source} is an export already", hint="give a checkpoint, or copy the file"
         )
+    refuse_place(export.source, out)
+    if not force:
+        export.refuse_overwriting(out)
     if not dry_run:
         export.write(out)
     record = {

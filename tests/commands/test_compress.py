@@ -70,6 +70,102 @@ def test_export_says_what_it_wrote(folder, tmp_path, capsys):
     assert out.read_bytes() == (folder / "codec.safetensors").read_bytes()
 
 
+def test_an_export_never_takes_a_checkpoint_s_place(folder, capsys):
+    checkpoints = folder / "exp/checkpoints"
+    before = {path: path.read_bytes() for path in checkpoints.iterdir()}
+    link = folder / "link.safetensors"
+    link.symlink_to(checkpoints / "iter_000007.safetensors")
+    for out, said in (
+        (checkpoints / "iter_000007.safetensors", "is the checkpoint itself"),
+        (checkpoints / "best.safetensors", "is the checkpoint itself"),
+        (link, "is the checkpoint itself"),
+        (checkpoints / "codec.safetensors", "lies among the checkpoints"),
+        (folder / "exp/checkpoints/../checkpoints/new.safetensors", "lies among the checkpoints"),
+    ):
+        for more in ((), ("--force",), ("--dry-run",)):
+            assert run("export", folder / "exp", out, *more) == 2
+            assert said in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in checkpoints.iterdir()} == before
+
+
+def test_an_export_is_replaced_by_force_or_by_itself(folder, tmp_path, capsys):
+    out = tmp_path / "codec.safetensors"
+    words = ("export", folder / "exp", out, "--quiet")
+    assert run(*words) == 0
+    first = out.read_bytes()
+    assert run(*words) == 0  # the same model's
+    assert out.read_bytes() == first
+
+    other = write_checkpoint(tmp_path / "other/iter_000009.safetensors", make_model(seed=9))
+    words = ("export", other, out, "--quiet")
+    capsys.readouterr()
+    assert run(*words) == 2
+    error, hint = capsys.readouterr().err.splitlines()
+    assert "is the export of another model" in error
+    assert "--force" in hint
+    assert ".hpcm files of the old one still need it" in hint
+    assert out.read_bytes() == first
+    assert run(*words, "--force") == 0
+    assert out.read_bytes() != first
+
+    out.write_bytes(b"something else")
+    capsys.readouterr()
+    assert run(*words) == 2
+    assert "exists already, and is no export" in capsys.readouterr().err
+    assert out.read_bytes() == b"something else"
+    assert run(*words, "--force") == 0
+
+
+def test_what_exists_is_kept_without_force(folder, tmp_path, capsys, monkeypatch):
+    """`decompress pics -o pics/` would replace the originals by what is left of them."""
+    pictures = tmp_path / "pics"
+    (pictures / "deep").mkdir(parents=True)
+    for name in ("a.png", "deep/b.png"):
+        (pictures / name).write_bytes((folder / "images" / name).read_bytes())
+    codec = ("--ckpt", folder / "codec.safetensors")
+    assert run("compress", pictures, *codec, "-o", pictures, "--quiet") == 0
+    before = {path: path.read_bytes() for path in pictures.rglob("*.*")}
+    assert len(before) == 4
+
+    def opened(*_):
+        raise AssertionError("no work before it is seen that nothing is lost")
+
+    for words in (
+        ("decompress", pictures, "-o", f"{pictures}/"),
+        ("compress", pictures, "-o", pictures),
+        ("compress", folder / "images", "-o", pictures),  # one of three is new
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"commands.{words[0]}.open_codec", opened)
+            capsys.readouterr()
+            assert run(*words, *codec) == 2
+        error, hint = capsys.readouterr().err.splitlines()
+        assert error.endswith("exists already (and 1 more)")
+        assert hint == "hint: --force overwrites"
+    assert {path: path.read_bytes() for path in pictures.rglob("*.*")} == before
+    assert run("decompress", pictures, "-o", pictures, *codec, "--force", "--quiet") == 0
+    assert run("compress", pictures, "-o", pictures, *codec, "--force", "--quiet") == 0
+    assert not any(path.read_bytes() == data for path, data in before.items())
+
+
+def test_a_folder_that_is_named_like_an_image(folder, tmp_path, capsys):
+    (tmp_path / "pics/scan.png").mkdir(parents=True)
+    (tmp_path / "pics/scan.png/a.png").write_bytes((folder / "images/a.png").read_bytes())
+    codec = ("--ckpt", folder / "codec.safetensors")
+    assert run("compress", tmp_path / "pics", *codec, "-o", tmp_path / "out", "--quiet") == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "out/scan.png/a.hpcm")]
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_an_image_that_is_not_there(folder, tmp_path, capsys, more):
+    codec = ("--ckpt", folder / "codec.safetensors")
+    missing = tmp_path / "missing.png"
+    assert run("compress", missing, *codec, "-o", tmp_path / "a.hpcm", *more) == 4
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error == f"error: {missing}: no such file"
+    assert hint == "hint: name images, or folders of them"
+
+
 def test_one_image_there_and_back(folder, tmp_path, capsys):
     image, stream, back = folder / "images/a.png", tmp_path / "a.hpcm", tmp_path / "a.png"
     codec = ("--ckpt", folder / "codec.safetensors", "--device", "cpu")

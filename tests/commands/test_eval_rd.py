@@ -157,6 +157,125 @@ def test_one_that_cannot_be_read_costs_no_other(place, tmp_path, capsys):
     assert "error: no checkpoint" in said.err
 
 
+def test_every_failure_is_said(place, capsys):
+    capsys.readouterr()
+    words = ("--data", place / "photos", "--device", "cpu", "--json")
+    missing = [place / name for name in ("none", "nobody", "nowhere")]
+    assert (
+        run("eval", "rd", "--ckpt", missing[0], place / "a.safetensors", *missing[1:], *words) == 4
+    )
+    said = capsys.readouterr()
+    assert len(lines(said.out)) == 1
+    *warnings, error, _ = said.err.splitlines()
+    assert f"error: no checkpoint {missing[0]}" in error
+    for path, warning in zip(missing[1:], warnings, strict=True):
+        assert f"warning: no checkpoint {path}" in warning
+
+
+@pytest.fixture
+def second_fails(monkeypatch):
+    """Every coder after the first meets what it is told to at its second image."""
+    from imgtool.evaluation.rate_distortion.coders import Estimate
+
+    code, calls = Estimate.__call__, []
+
+    def fail_with(error):
+        def call(self, image):
+            calls.append(image)
+            if len(calls) >= 4:
+                raise error
+            return code(self, image)
+
+        monkeypatch.setattr(Estimate, "__call__", call)
+
+    return fail_with
+
+
+def test_ctrl_c_keeps_what_was_measured(place, tmp_path, capsys, second_fails):
+    second_fails(KeyboardInterrupt())
+    capsys.readouterr()
+    out, plot = tmp_path / "rd.json", tmp_path / "rd.png"
+    codecs = (place / "a.safetensors", place / "b.safetensors")
+    words = ("--data", place / "photos", "--device", "cpu", "--out", out, "--plot", plot, "--json")
+    assert run("eval", "rd", "--ckpt", *codecs, *words) == 130
+    said = capsys.readouterr()
+    (row,) = lines(said.out)
+    (point,) = json.loads(out.read_text())["points"]
+    assert row["bpp"] == point["bpp"]
+    assert plot.read_bytes().startswith(PNG)
+    assert said.err.splitlines()[-2] == "error: interrupted; points measured: 1"
+
+
+def test_an_error_of_ours_keeps_what_was_measured(place, tmp_path, capsys, second_fails):
+    second_fails(RuntimeError("of ours"))
+    capsys.readouterr()
+    out = tmp_path / "rd.json"
+    codecs = (place / "a.safetensors", place / "b.safetensors")
+    words = ("--data", place / "photos", "--device", "cpu", "--out", out, "--json")
+    with pytest.raises(RuntimeError, match="of ours"):
+        main([str(word) for word in ("eval", "rd", "--ckpt", *codecs, *words)])
+    assert len(lines(capsys.readouterr().out)) == 1
+    assert len(json.loads(out.read_text())["points"]) == 1
+
+
+def test_the_file_grows_with_each_point(place, tmp_path, monkeypatch):
+    """So that a job that is killed has what it measured."""
+    from imgtool.evaluation.rate_distortion import anchors
+
+    out, counts = tmp_path / "rd.json", []
+    call = anchors.Anchor.__call__
+
+    def counted(self, image):
+        counts.append(len(json.loads(out.read_text())["points"]) if out.exists() else 0)
+        return call(self, image)
+
+    monkeypatch.setattr(anchors.Anchor, "__call__", counted)
+    words = ("--codec", "jpeg", "--quality", 20, 60, 90, "--data", place / "photos", "--out", out)
+    assert run("eval", "rd", *words, "--quiet") == 0
+    assert counts == [0, 0, 1, 1, 2, 2]
+    assert len(json.loads(out.read_text())["points"]) == 3
+
+
+def test_a_coder_s_error_names_checkpoint_and_image(place, capsys, second_fails):
+    from imgtool.errors import DataError
+
+    second_fails(DataError("the model makes nothing of it", hint="another"))
+    capsys.readouterr()
+    codecs = (place / "a.safetensors", place / "b.safetensors")
+    words = ("--data", place / "photos", "--device", "cpu", "--json")
+    assert run("eval", "rd", "--ckpt", *codecs, *words) == 4
+    error, hint = capsys.readouterr().err.splitlines()[-2:]
+    assert error == f"error: {codecs[1]}: 1.png: the model makes nothing of it"
+    assert hint == "hint: another"
+
+
+def test_estimates_are_not_compared_in_silence(tmp_path, capsys):
+    capsys.readouterr()
+    paths = []
+    for name, kind in (("real", True), ("guess", False), ("other", None)):
+        points = [{"images": [{"name": "a"}], **({} if kind is None else {"real_bytes": kind})}]
+        results = {"bpp": [0.5, 1.0], "psnr-rgb": [30, 34]}
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_text(json.dumps({"name": name, "results": results, "points": points}))
+    assert run("eval", "bd-rate", *paths, "--json") == 0
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: the rates of real are bytes of files, those of guess")
+    assert run("eval", "bd-rate", paths[1], paths[0], "--json") == 0
+    assert "rates of real are bytes" in capsys.readouterr().err
+    assert run("eval", "bd-rate", paths[1], paths[1], "--json") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_data_that_is_no_folder(place, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    for name, said in (("none", "no such folder"), ("file", "not a folder of images")):
+        capsys.readouterr()
+        assert run("eval", "rd", "--codec", "jpeg", "--data", tmp_path / name) == 4
+        error, hint = capsys.readouterr().err.splitlines()
+        assert said in error
+        assert hint == "hint: --data names a folder of images"
+
+
 def test_a_curve_without_answer_costs_no_other(tmp_path, capsys):
     capsys.readouterr()
     far = tmp_path / "far.json"

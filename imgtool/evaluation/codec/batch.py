@@ -16,8 +16,8 @@ from torch import Tensor
 from imgtool.data.images import decode
 from imgtool.errors import DataError
 from imgtool.evaluation.codec.codec import Codec
-from imgtool.evaluation.codec.container import MAX_PIXELS, Container, StreamError
-from imgtool.evaluation.codec.plan import Job, naming, read_stream
+from imgtool.evaluation.codec.container import Container, StreamError
+from imgtool.evaluation.codec.plan import Job, naming, read_stream, refuse_missing
 from imgtool.files import replacing, write_bytes
 
 
@@ -34,6 +34,7 @@ def compress(codec: Codec, job: Job, *, verify: bool) -> dict[str, Any]:
         DataError: the image cannot be read, coded or written.
         OutOfMemory: there is too little.
     """
+    refuse_missing(job.source)
     image, _ = decode(job.source)
     pixels = torch.tensor(image).permute(2, 0, 1).contiguous()
     decode_sec = None
@@ -43,7 +44,7 @@ def compress(codec: Codec, job: Job, *, verify: bool) -> dict[str, Any]:
         encode_sec = time.perf_counter() - begin
         if verify:
             begin = time.perf_counter()
-            decoded = codec.decode(encoded.data, max_pixels=max(MAX_PIXELS, pixels.numel()))
+            decoded = codec.decode(encoded.data, max_pixels=None)
             if not torch.equal(decoded, encoded.reconstruction):
                 raise StreamError("decoding gives other pixels than encoding", hint="report this")
             decode_sec = time.perf_counter() - begin

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from imgtool.errors import DataError
 from imgtool.evaluation.codec.coding import MAX_RESIDUAL, Alphabet, Decoder, Ints, Part
-from imgtool.evaluation.codec.container import MAX_PIXELS, Container, StreamError, damaged
+from imgtool.evaluation.codec.container import MAX_PIXELS, Container, StreamError
 from imgtool.evaluation.codec.exact import environment, exact_arithmetic, threads_of
 from imgtool.models.hpcm.entropy import table_index
 from imgtool.models.hpcm.network import HPCM, UNIT
@@ -23,6 +23,7 @@ from imgtool.models.hpcm.steps import Step
 from imgtool.models.hpcm.tables import Tables
 
 __all__ = ["MAX_PIXELS", "Codec", "Encoded", "Facts"]
+_SMALL_PIXELS = 1 << 20  # up to twice as many, padding is never too much
 
 
 @dataclass(frozen=True)
@@ -147,44 +148,39 @@ class Codec:
         estimate = sum(self._alphabet.bits(part) for part in parts)
         return Encoded(data, pixels, estimate, coding_sec)
 
-    def decode(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+    def decode(self, data: bytes, *, max_pixels: int | None = MAX_PIXELS) -> Tensor:
         """Decompress a file to uint8 (3, H, W) on the CPU.
 
         Args:
-            max_pixels: larger images are refused before anything is allocated.
+            max_pixels: larger images are refused before anything is allocated; None, of a file
+                that was made just now, takes any.
 
         Raises:
-            StreamError: it is damaged, of another model, too large, or was written where
+            StreamError: it is damaged, forged, of another model, too large, or was written where
                 arithmetic differs.
             OutOfMemory: there is too little.
         """
         container = Container.unpack(data)
         self._refuse_unfit(container, max_pixels)
         size = -(-container.height // UNIT), -(-container.width // UNIT)
-        try:
-            with exact_arithmetic(self.device, container.threads if self._on_cpu else 0):
-                stream = Decoder(self._alphabet, container.z)
-                residuals = stream.read(self._tables_of_z(*size))
-                stream.finish()  # a wrong size ends here, before the networks see it
-                z_hat = self._values(residuals, self._means_of_z(*size))
-                stream = Decoder(self._alphabet, container.y)
+        with exact_arithmetic(self.device, container.threads if self._on_cpu else 0):
+            stream_z = Decoder(self._alphabet, container.z)
+            stream_y = Decoder(self._alphabet, container.y)
+            residuals = stream_z.read(self._tables_of_z(*size))
+            stream_z.finish()  # a wrong size ends here, before the networks see it
+            z_hat = self._values(residuals, self._means_of_z(*size))
 
-                def code(number: int, step: Step, scales: Tensor, means: Tensor) -> Tensor:
-                    return self._values(stream.read(_tables_of_y(scales)), means)
+            def code(number: int, step: Step, scales: Tensor, means: Tensor) -> Tensor:
+                return self._values(stream_y.read(_tables_of_y(scales)), means)
 
-                y_hat = self._model.walk(z_hat, code)
-                stream.finish()
-                pixels = self._pixels(y_hat, container.height, container.width, container.grey)
-            if container.crc_of(pixels.numpy().data) != container.pixels_crc:
-                raise damaged("the pixels' checksum is wrong")
-        except StreamError as error:
-            if self._same_arithmetic(container):
-                raise
-            raise StreamError(
-                "cannot be decoded exactly here: it was encoded with another torch, processor "
-                "or GPU",
-                hint="decompress it where it was compressed, with the same torch and --device",
-            ) from error
+            y_hat = self._model.walk(z_hat, code)
+            try:
+                stream_y.finish()
+            except StreamError as error:
+                raise self._inexact(container) from error
+            pixels = self._pixels(y_hat, container.height, container.width, container.grey)
+        if container.crc_of(pixels.numpy().data) != container.pixels_crc:
+            raise self._inexact(container)
         return pixels
 
     @property
@@ -195,22 +191,44 @@ class Codec:
         same_kind = (container.threads > 0) == self._on_cpu
         return same_kind and container.environment == environment(self.device)
 
-    def _refuse_unfit(self, container: Container, max_pixels: int) -> None:
+    def _inexact(self, container: Container) -> StreamError:
+        """The error of a whole file of this model, of which something else was computed.
+
+        The tables of z are the model's own, those of y are computed: from there on a difference is
+        one of arithmetic, unless somebody made the checksums fit.
+        """
+        if self._same_arithmetic(container):
+            what = "its bytes are whole, but what comes out is not what was encoded"
+            hint = (
+                "another processor, torch or thread library than the encoder's computes otherwise: "
+                "decompress it where it was compressed; else it is forged"
+            )
+        else:
+            what = "it was encoded with another torch, processor or GPU"
+            hint = "decompress it where it was compressed, with the same torch and --device"
+        return StreamError(f"cannot be decoded exactly here: {what}", hint=hint)
+
+    def _refuse_unfit(self, container: Container, max_pixels: int | None) -> None:
         if container.model_hash.hex() != self.model_hash:
             raise StreamError(
                 f"compressed with the model {container.model_hash.hex()} (lambda "
                 f"{container.lmbda:.4g}), and {self.facts.path} is {self.model_hash}",
                 hint="give the --ckpt that it was compressed with",
             )
+        if max_pixels is None:
+            return
         height, width = container.height, container.width
         # Networks see whole units: of an image of one row they make 64.
         padded = -(-height // UNIT) * -(-width // UNIT) * UNIT**2
-        if height * width > max_pixels or padded > 2 * max(max_pixels, 1 << 20):
-            raise StreamError(
-                f"{width}x{height} is more than {max_pixels} pixels"
-                + ("" if height * width > max_pixels else " when padded"),
-                hint="if you trust the file, give a larger --max-pixels",
-            )
+        max_padded = 2 * max(max_pixels, _SMALL_PIXELS)
+        if height * width > max_pixels:
+            what = f"{width}x{height} is more than {max_pixels} pixels"
+        elif padded > max_padded:
+            what = f"{width}x{height}, padded to {padded} pixels, is more than {max_padded}"
+        else:
+            return
+        enough = max(height * width, -(-padded // 2) if padded > 2 * _SMALL_PIXELS else 0)
+        raise StreamError(what, hint=f"if you trust the file, give --max-pixels {enough}")
 
     # --- what encoder and decoder share -------------------------------------------------------
 

@@ -7,6 +7,7 @@ import platform
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -21,13 +22,24 @@ def threads_of(device: torch.device) -> int:
 
 
 def environment(device: torch.device) -> int:
-    """A CRC, 0..65535, of what results depend on: torch, the kind of processor or GPU."""
+    """A CRC, 0..65535, of what results depend on: torch, the processor's or GPU's name."""
     words = [torch.__version__, device.type]
     if device.type == "cuda":
         words += [torch.cuda.get_device_name(device), str(torch.backends.cudnn.version())]
     else:
-        words += [platform.machine(), torch.backends.cpu.get_cpu_capability()]
+        words += [platform.machine(), torch.backends.cpu.get_cpu_capability(), processor()]
     return zlib.crc32(" ".join(words).encode()) & 0xFFFF
+
+
+@cache
+def processor() -> str:
+    """Its model's name; libraries choose their kernels by more than the instructions it has."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as stream:
+            names = (line.partition(":")[2] for line in stream if line.startswith("model name"))
+            return next(names, "").strip() or platform.processor()
+    except OSError:  # no Linux
+        return platform.processor()
 
 
 def allow_deterministic_cublas() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from imgtool.errors import CheckpointError, UsageError
 from imgtool.evaluation.codec.codec import Codec, Facts
 from imgtool.evaluation.codec.container import HASH_BYTES
 from imgtool.evaluation.codec.exact import allow_deterministic_cublas
-from imgtool.experiment.layout import ExperimentDir, find_checkpoint
+from imgtool.experiment.layout import CHECKPOINTS_NAME, ExperimentDir, find_checkpoint
 from imgtool.files import replacing_through_folder
 from imgtool.models.hpcm.network import HPCM
 from imgtool.models.hpcm.tables import Tables
@@ -96,6 +97,23 @@ class Export:
         checkpoint.load_module(model, _part(self.tensors, "codec"), self.source)
         return model.eval()
 
+    def refuse_overwriting(self, out: Path) -> None:
+        """Make sure that writing to `out` costs nothing: it is new, or this model's export.
+
+        Raises:
+            UsageError: it would cost something.
+        """
+        if not os.path.lexists(out):
+            return
+        there = _claimed_hash(out)
+        if there is None:
+            raise UsageError(f"{out} exists already, and is no export", hint="--force overwrites")
+        if there != self.model_hash:
+            raise UsageError(
+                f"{out} is the export of another model ({there}, this one is {self.model_hash})",
+                hint="give another name, or --force: .hpcm files of the old one still need it",
+            )
+
     def write(self, out: Path) -> None:
         """Write the file, atomically.
 
@@ -152,6 +170,34 @@ def read(source: str) -> Export:
     best = ExperimentDir(source).best_path
     path = find_checkpoint(best if best.exists() else source)
     return _read_export(path) or _of_checkpoint(path)
+
+
+def refuse_place(source: Path, out: Path) -> None:
+    """Keep an export from taking a checkpoint's place, or from lying among them as one.
+
+    Raises:
+        UsageError: `out` is `source`, or lies in an experiment's folder of checkpoints.
+    """
+    if out.exists() and out.samefile(source):
+        raise UsageError(f"{out} is the checkpoint itself", hint="give the export another name")
+    folder = out.absolute().parent.resolve()
+    experiment = ExperimentDir(folder.parent)
+    if folder.name == CHECKPOINTS_NAME and (
+        experiment.config_path.exists() or any(folder.glob("iter_*"))
+    ):
+        raise UsageError(
+            f"{out} lies among the checkpoints of {experiment.path}",
+            hint=f"it is none: write {experiment.path / 'codec.safetensors'}",
+        )
+
+
+def _claimed_hash(path: Path) -> str | None:
+    """The model hash that an export names, even one whose tensors are damaged; else None."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as handle:
+            return str(json.loads((handle.metadata() or {})[METADATA_KEY])["model_hash"])
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def _read_export(path: Path) -> Export | None:

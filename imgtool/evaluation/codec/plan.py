@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgtool.data.images import SUFFIXES
-from imgtool.errors import DataError, OutOfMemory, UsageError
+from imgtool.errors import DataError, NoAnswer, OutOfMemory, UsageError
 
 STREAM_SUFFIX = ".hpcm"
 PICTURE_SUFFIX = ".png"
@@ -81,6 +81,7 @@ def _entries(path: Path, reads: frozenset[str]) -> list[tuple[Path, Path]]:
             for file in path.rglob("*")
             if file.suffix.lower() in reads
             and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            and not file.is_dir()
         )
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
@@ -88,6 +89,33 @@ def _entries(path: Path, reads: frozenset[str]) -> list[tuple[Path, Path]]:
         kinds = ", ".join(sorted(suffix[1:] for suffix in reads))
         raise DataError(f"{path}: nothing to read in this folder", hint=f"looked for {kinds}")
     return [(path / name, name) for name in found]
+
+
+def refuse_overwriting(jobs: Sequence[Job]) -> None:
+    """Make sure that a plan writes only new files.
+
+    Raises:
+        UsageError: a file exists already.
+    """
+    there = [job.target for job in jobs if os.path.lexists(job.target)]
+    if there:
+        more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
+        raise UsageError(f"{there[0]} exists already{more}", hint="--force overwrites")
+
+
+def refuse_missing(image: Path) -> None:
+    """Name a mistyped word for what it is.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    try:
+        os.stat(image)
+    except (FileNotFoundError, NotADirectoryError):
+        hint = "name images, or folders of them"
+        raise DataError(f"{image}: no such file", hint=hint) from None
+    except OSError:
+        return  # the reader of images says what is wrong
 
 
 def read_stream(path: Path) -> bytes:
@@ -108,9 +136,9 @@ def read_stream(path: Path) -> bytes:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Put the file's name before what the codec says of it."""
+def naming(what: object) -> Iterator[None]:
+    """Put what is being coded, such as a file, before what the codec says of it."""
     try:
         yield
-    except (DataError, OutOfMemory) as error:
-        raise type(error)(f"{path}: {error}", hint=error.hint) from error
+    except (DataError, OutOfMemory, NoAnswer) as error:
+        raise type(error)(f"{what}: {error}", hint=error.hint) from error

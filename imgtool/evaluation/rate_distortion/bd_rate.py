@@ -49,7 +49,8 @@ def bd_rate(anchor: Curve, test: Curve, method: Method = "pchip") -> BdRate:
     point, `cubic` one polynomial of degree 3 by least squares.
 
     Raises:
-        NoAnswer: too few points, a curve on which more bits give no more quality, or no overlap.
+        NoAnswer: too few points, a curve on which more bits give no more quality, no overlap, or
+            points so close that what is fitted to them runs away.
     """
     for curve in (anchor, test):
         _check(curve, method)
@@ -61,10 +62,19 @@ def bd_rate(anchor: Curve, test: Curve, method: Method = "pchip") -> BdRate:
             "in common",
             hint="a BD-rate is an average over the qualities of both; measure further points",
         )
-    integrals = [_integral(curve, method)(low, high) for curve in (anchor, test)]
-    difference = (integrals[1] - integrals[0]) / (high - low)
+    try:
+        with np.errstate(all="ignore"):  # what is not finite is seen below
+            integrals = [_integral(curve, method)(low, high) for curve in (anchor, test)]
+        percent = 100 * math.expm1((integrals[1] - integrals[0]) / (high - low))
+    except (ValueError, ArithmeticError):
+        percent = math.inf
+    if not math.isfinite(percent):
+        raise NoAnswer(
+            f"{method} through the points of {anchor.name} and {test.name} runs away",
+            hint="points are too close to each other: leave one out, or take --method pchip",
+        )
     return BdRate(
-        percent=100 * math.expm1(difference),
+        percent=percent,
         overlap_db=(low, high),
         anchor_share=(high - low) / (anchor.quality_db[-1] - anchor.quality_db[0]),
         test_share=(high - low) / (test.quality_db[-1] - test.quality_db[0]),
@@ -100,8 +110,11 @@ def _integral(curve: Curve, method: Method) -> Integral:
     if method == "cubic":
         # Fitted around 0: powers of 40 dB would cost half of the digits.
         middle = float(quality.mean())
-        whole = np.polyint(np.polyfit(quality - middle, rate, 3))
+        found, _, rank, _, _ = np.polyfit(quality - middle, rate, 3, full=True)
+        if rank < len(found):
+            raise ValueError("points that are one to the last digit make no polynomial of degree 3")
+        whole = np.polyint(found)
         return lambda a, b: float(np.polyval(whole, b - middle) - np.polyval(whole, a - middle))
     kind = PchipInterpolator if method == "pchip" else Akima1DInterpolator
-    found = kind(quality, rate)
-    return lambda a, b: float(found.integrate(a, b))
+    spline = kind(quality, rate)
+    return lambda a, b: float(spline.integrate(a, b))

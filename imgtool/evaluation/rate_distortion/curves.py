@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,6 +20,9 @@ KEYS: dict[Metric, tuple[str, ...]] = {
 }
 MAX_BYTES = 1 << 26  # a file of results; 64 MB is a million images
 MAX_POINTS = 10_000
+# Far beyond any codec, and near enough that no sum of logarithms runs over.
+MIN_BPP, MAX_BPP = 1e-6, 1e6
+MAX_DB = 1000.0
 SCHEMA_HINT = "give a file of `imgtool eval rd --out`, or one in the results schema of CompressAI"
 DATASETS = ("kodak", "clic", "tecnick")
 
@@ -30,10 +34,11 @@ class Curve:
     Attributes:
         name: for people.
         metric: what `quality_db` is.
-        bpp: bits a pixel, above 0.
+        bpp: bits a pixel, MIN_BPP to MAX_BPP.
         quality_db: PSNR, or -10 log10(1 - MS-SSIM), in dB.
         images: names of the images that it was measured on; empty where the file says none.
         dataset: of a published curve.
+        real_bytes: whether `bpp` counts files, not likelihoods; None where the file says nothing.
     """
 
     name: str
@@ -42,6 +47,7 @@ class Curve:
     quality_db: tuple[float, ...]
     images: tuple[str, ...] = ()
     dataset: str | None = None
+    real_bytes: bool | None = None
 
 
 def load_curve(source: str, metric: Metric) -> Curve:
@@ -100,10 +106,15 @@ def read_curve(path: Path, metric: Metric) -> Curve:
         raise DataError(
             f"{path}: {len(rates)} values of bpp and {len(values)} of {key}", hint=SCHEMA_HINT
         )
-    if min(rates, default=1.0) <= 0:
-        raise DataError(f"{path}: a rate of {min(rates)} bpp", hint="rates are above 0")
+    for rate in rates:
+        if not MIN_BPP <= rate <= MAX_BPP:
+            hint = f"rates are bits a pixel, {MIN_BPP:g} to {MAX_BPP:g}"
+            raise DataError(f"{path}: a rate of {rate:g} bpp", hint=hint)
     if metric == "ms-ssim":
         values = [_decibels(path, value) for value in values]
+    for value in values:
+        if abs(value) > MAX_DB:
+            raise DataError(f"{path}: a {metric} of {value:g} dB", hint=SCHEMA_HINT)
     points = sorted(zip(rates, values, strict=True))
     name = document.get("name")
     return Curve(
@@ -112,6 +123,7 @@ def read_curve(path: Path, metric: Metric) -> Curve:
         bpp=tuple(rate for rate, _ in points),
         quality_db=tuple(value for _, value in points),
         images=_images(document),
+        real_bytes=_real_bytes(document),
     )
 
 
@@ -148,11 +160,19 @@ def _document(path: Path) -> dict[str, Any]:
 def _numbers(path: Path, key: str, values: Any) -> list[float]:
     if not isinstance(values, list) or len(values) > MAX_POINTS:
         raise DataError(f"{path}: no list of {key} in its results", hint=SCHEMA_HINT)
+    numbers = []
     for value in values:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value):
-            raise DataError(f"{path}: {value!r} among its values of {key}", hint=SCHEMA_HINT)
-    return [float(value) for value in values]
+        try:
+            number = float(value) if is_number else math.nan
+        except OverflowError:  # JSON's integers have any length
+            number = math.nan
+        if not math.isfinite(number):
+            raise DataError(
+                f"{path}: {reprlib.repr(value)} among its values of {key}", hint=SCHEMA_HINT
+            )
+        numbers.append(number)
+    return numbers
 
 
 def _decibels(path: Path, ms_ssim: float) -> float:
@@ -164,10 +184,21 @@ def _decibels(path: Path, ms_ssim: float) -> float:
     return -10 * math.log10(1 - ms_ssim)
 
 
-def _images(document: dict[str, Any]) -> tuple[str, ...]:
-    """Names in our own files; CompressAI's have none."""
+def _points(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """What our own files say besides the results; CompressAI's have none."""
     points = document.get("points")
-    first = points[0] if isinstance(points, list) and points else None
-    images = first.get("images") if isinstance(first, dict) else None
+    return (
+        [point for point in points if isinstance(point, dict)] if isinstance(points, list) else []
+    )
+
+
+def _real_bytes(document: dict[str, Any]) -> bool | None:
+    said = [point.get("real_bytes") for point in _points(document)]
+    return next((kind for kind in (True, False) if said and all(s is kind for s in said)), None)
+
+
+def _images(document: dict[str, Any]) -> tuple[str, ...]:
+    first = next(iter(_points(document)), {})
+    images = first.get("images")
     rows = images if isinstance(images, list) else []
     return tuple(str(row["name"]) for row in rows if isinstance(row, dict) and "name" in row)

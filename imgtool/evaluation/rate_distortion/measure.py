@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from imgtool.data.base import ImageDataset
+from imgtool.evaluation.codec.plan import naming
 from imgtool.evaluation.rate_distortion.curves import Curve
 from imgtool.nn.quality import has_ms_ssim, ms_ssim, mse, psnr
 
@@ -105,13 +106,17 @@ def measure(
 
     Raises:
         DataError: an image cannot be read.
-        UserError: whatever the coder raises.
+        UserError: whatever the coder raises, with the names of the codec and of the image.
     """
     results = []
+    codec = facts.get("path", label)
     tell(0, len(images))
     for index in range(len(images)):
         pixels = torch.from_numpy(images.read(index).image.copy()).permute(2, 0, 1).contiguous()
-        results.append(_result(images.name(index), pixels, coder(pixels)))
+        name = images.name(index)
+        with naming(f"{codec}: {name}"):
+            coded = coder(pixels)
+        results.append(_result(name, pixels, coded))
         tell(index + 1, len(images))
     return Point(label, tuple(results), facts)
 

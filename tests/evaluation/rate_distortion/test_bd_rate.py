@@ -1,5 +1,6 @@
 """Bjontegaard deltas against published numbers, worked examples and quadrature."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -109,6 +110,31 @@ def test_the_other_way_round(steps, shift, method):
     other = curve(rates * np.linspace(1, 1.5, len(rates)), quality + shift * 0.1)
     there, back = bd_rate(one, other, method).percent, bd_rate(other, one, method).percent
     assert (1 + there / 100) * (1 + back / 100) == pytest.approx(1, rel=1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rates=st.lists(st.floats(1e-6, 1e6), min_size=4, max_size=6, unique=True),
+    quality=st.lists(st.floats(-1000, 1000), min_size=6, max_size=6, unique=True),
+    method=st.sampled_from(METHODS),
+)
+def test_an_answer_or_none_for_any_points(rates, quality, method):
+    one = curve(sorted(rates), sorted(quality)[: len(rates)])
+    with contextlib.suppress(NoAnswer):
+        assert math.isfinite(bd_rate(VTM, one, method).percent)
+
+
+@pytest.mark.parametrize("method", ["akima", "cubic"])
+@pytest.mark.parametrize("apart", [1e-13, 1e-10, 1e-4])
+def test_points_too_close_to_fit(method, apart):
+    close = curve([1e-6, 1e-3, 1, 1e6], [30, 30 + apart, 30 + 2 * apart, 40], name="close")
+    anchor = curve([0.2, 0.4, 0.7, 1.1], [30, 32, 35, 40], name="anchor")
+    for pair in ((anchor, close), (close, anchor)):
+        with contextlib.suppress(NoAnswer):
+            assert math.isfinite(bd_rate(*pair, method).percent)
+    with pytest.raises(NoAnswer, match="points of anchor and close runs away") as caught:
+        bd_rate(anchor, close, method)
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,16 @@ def test_the_file_names_a_curve_without_a_name(tmp_path):
     assert read_curve(path, "psnr").name == "vtm"
 
 
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [([True, True], True), ([False], False), ([True, False], None), (["yes"], None), ([], None)],
+)
+def test_how_the_rates_were_found(kinds, expected, tmp_path):
+    points = [{"real_bytes": kind} for kind in kinds]
+    path = write(tmp_path / "a.json", {"results": {"bpp": [1], "psnr": [30]}, "points": points})
+    assert read_curve(path, "psnr").real_bytes is expected
+
+
 def test_published_curves():
     assert published_names() == ["hpcm-base", "hpcm-large"]
     found = load_curve("hpcm-base", "psnr")
@@ -81,6 +91,12 @@ BAD = [
     {"results": {"bpp": ["1"], "psnr": [30]}},
     {"results": {"bpp": [True], "psnr": [30]}},
     {"results": {"bpp": [0], "psnr": [30]}},
+    {"results": {"bpp": [1e-300, 1], "psnr": [30, 40]}},
+    {"results": {"bpp": [1, 1e305], "psnr": [30, 40]}},
+    {"results": {"bpp": [10**400], "psnr": [30]}},
+    {"results": {"bpp": [1], "psnr": [-(10**4000)]}},
+    '{"results": {"bpp": [1], "psnr": [1' + "0" * 5000 + "]}}",
+    {"results": {"bpp": [1], "psnr": [1e300]}},
     {"results": {"bpp": [1], "psnr": [None]}},
     '{"results": {"bpp": [1], "psnr": [NaN]}}',
     '{"results": {"bpp": [1e999], "psnr": [30]}}',
@@ -96,6 +112,7 @@ def test_what_is_no_file_of_results(document, tmp_path):
     assert str(path) in str(caught.value)
     assert caught.value.hint
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < len(str(path)) + 200
 
 
 def test_bytes_that_are_no_text(tmp_path):

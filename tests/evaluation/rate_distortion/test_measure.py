@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from imgtool.data.photos import PhotoFolder
-from imgtool.errors import NoAnswer, UsageError
+from imgtool.errors import DataError, NoAnswer, OutOfMemory, UsageError
 from imgtool.evaluation.rate_distortion.anchors import QUALITIES, Anchor
 from imgtool.evaluation.rate_distortion.measure import Coded, document, measure
 
@@ -122,6 +122,20 @@ def test_titles():
     assert Anchor("jpeg", 30, "4:4:4").title == "JPEG 4:4:4"
     assert Anchor("webp", 30).title == "WebP 4:2:0"
     assert "Pillow" in Anchor("webp", 30).description
+
+
+@pytest.mark.parametrize("error", [NoAnswer, DataError, OutOfMemory])
+def test_an_error_names_codec_and_image(photos, error):
+    def refuse(image):
+        if image.shape[1] == 17:
+            raise error("it will not", hint="do")
+        return Coded(8.0, image)
+
+    with pytest.raises(error, match="^exp/best: b.png: it will not$") as caught:
+        measure(refuse, "label", {"path": "exp/best"}, photos, silent)
+    assert caught.value.hint == "do"
+    with pytest.raises(error, match="^label: b.png: "):
+        measure(refuse, "label", {}, photos, silent)
 
 
 def test_wrong_anchors():
