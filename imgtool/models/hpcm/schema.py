@@ -180,15 +180,6 @@ class HpcmOutput(Output):
 def check(experiment: Experiment) -> None:
     """Refuse combinations that no single section can see."""
     loss, crop = experiment.loss, experiment.data.crop
-    for epochs, iterations in (
-        ("truncation_epochs", "truncation_iterations"),
-        ("phase2_start_epoch", "phase2_start_iteration"),
-    ):
-        if None not in (getattr(loss, epochs), getattr(loss, iterations)):
-            raise ValueError(
-                f"loss.{epochs} {getattr(loss, epochs)} and loss.{iterations} "
-                f"{getattr(loss, iterations)} say the same twice: set one of them to null"
-            )
     if loss.tau_final < loss.tau_init:
         raise ValueError(f"loss.tau_final {loss.tau_final} is below tau_init {loss.tau_init}")
     if loss.distortion == "ms-ssim" and crop is not None and crop < MS_SSIM_MIN_SIDE:

@@ -183,6 +183,15 @@ class HpcmTask(Task):
                 )
             if loss.phase2_reg and starts >= last_iteration:
                 found.append(f"phase 2 starts at iteration {starts:g} {run} before that")
+        for epochs, iterations in (
+            ("truncation_epochs", "truncation_iterations"),
+            ("phase2_start_epoch", "phase2_start_iteration"),
+        ):
+            if None not in (getattr(loss, epochs), getattr(loss, iterations)):
+                found.append(
+                    f"loss.{epochs} {getattr(loss, epochs)} does not count: "
+                    f"loss.{iterations} {getattr(loss, iterations)} does, unless set to null"
+                )
         low, high = PAPERS_LAMBDAS[loss.distortion]
         if not low / 10 <= loss.lmbda <= high * 10:
             found.append(

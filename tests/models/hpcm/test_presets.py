@@ -223,15 +223,3 @@ def check_events(folder, *, regularised):
     assert {"train/loss", "train/bpp_loss", "train/psnr", "val/rd_loss", "val/bpp"} <= tags
     spectral = {"spectral/tau", "spectral/phase", "spectral/inter_scale_reg"}
     assert (spectral <= tags) == regularised
-
-
-@pytest.mark.parametrize(
-    "given",
-    [["loss.truncation_epochs=5"], ["loss.phase2_start_epoch=7", "loss.phase2_start_iteration=3"]],
-)
-def test_one_length_is_not_given_twice(given):
-    with pytest.raises(ConfigError, match="say the same twice"):
-        get("hpcm/tiny", *given)
-    assert get(
-        "hpcm/tiny", *given, "loss.truncation_iterations=null", "loss.phase2_start_iteration=null"
-    )

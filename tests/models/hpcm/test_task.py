@@ -214,6 +214,7 @@ def test_a_step_reads_nothing_back(make_task, at, monkeypatch):
         (BOTH | {"loss__truncation_iterations": None}, 100, ["phase 1 ends at iteration 200"]),
         ({"loss__distortion": "ms-ssim"}, 100, ["lambda 0.013 with ms-ssim: the papers' are 2.4"]),
         ({"loss__lmbda": 8.73}, 100, ["lambda 8.73 with mse"]),
+        (BOTH | {"loss__truncation_epochs": 5}, 9, ["loss.truncation_epochs 5 does not count"]),
         ({}, 1, []),
     ],
 )
