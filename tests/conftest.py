@@ -3,6 +3,8 @@
 import os
 import signal
 
+from hypothesis import settings
+
 # A script that runs the suite in the background (`make test &`, nohup) hands SIGINT or SIGHUP
 # down as ignored: the tests' children could not stop, and wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -15,3 +17,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# No test is timed: on a busy machine a call may take a hundred times as long.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import typer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -125,7 +125,6 @@ def test_several_values_become_one(args: list[str], folded: list[str]) -> None:
     assert _options.fold_list_arguments(args, LISTS) == folded
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["--heads", "--heads=a", "--lr", "--", "-x", "a", "b,c", "="])))
 def test_folding_keeps_every_word_in_order_and_is_done_once(args: list[str]) -> None:
     folded = _options.fold_list_arguments(args, LISTS)

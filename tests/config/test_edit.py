@@ -147,7 +147,7 @@ def documents(draw):
     return text + draw(st.sampled_from(["", newline])), sections
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(documents(), st.data())
 def test_any_change_of_any_config(document, data):
     text, sections = document

@@ -114,7 +114,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("resolved") / "config.yaml"
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(data=st.data())
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_resolved_config_is_read_back_equal(

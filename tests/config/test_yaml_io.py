@@ -6,7 +6,7 @@ import math
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imgtool.config.yaml_io import (
@@ -65,7 +65,6 @@ def test_numbers_that_are_not_finite_are_refused(text: str) -> None:
         parse_plain(text)
 
 
-@settings(deadline=None)
 @given(SCALARS | st.lists(SCALARS, max_size=4))
 def test_written_values_are_read_back_by_us_and_by_pyyaml(value: object) -> None:
     text = f"key: {format_value(value)}  # a comment\n"
@@ -87,7 +86,6 @@ def test_small_floats_have_a_dot() -> None:
     assert math.isclose(yaml.safe_load(format_value(3e-05)), 3e-05)
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_any_file_is_read_or_refused_in_one_line(text: str) -> None:
     problem = "x.yaml: "
@@ -101,7 +99,6 @@ def test_any_file_is_read_or_refused_in_one_line(text: str) -> None:
     assert "\n" not in problem
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_any_override_is_read_or_refused_in_one_line(text: str) -> None:
     problem = "--set a.b: "

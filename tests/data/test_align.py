@@ -46,7 +46,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 part = st.floats(-100, 100)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(0.1, 9), st.floats(-3, 3), part, part)
 def test_a_moved_face_is_brought_back_exactly(size, turn, right, down):
     moved = FACE * size * np.exp(1j * turn) + complex(right, down)

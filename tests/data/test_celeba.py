@@ -117,7 +117,7 @@ word = st.text("abcdefghijklmnopqrstuvwxyzABC_0123456789", min_size=1, max_size=
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     names=st.lists(word, min_size=1, max_size=8, unique=True),
     columns=st.lists(word, min_size=2, max_size=6, unique=True),
@@ -139,7 +139,7 @@ def test_any_table_is_read_back(names, columns, kind, data):
     assert table.values.tolist() == values
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text("01-,ab \n\"'\t\u00e9.", max_size=80))
 def test_any_text_is_a_table_or_a_clear_error(text):
     try:

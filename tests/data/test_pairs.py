@@ -164,7 +164,7 @@ def test_an_epoch_is_a_pass_over_the_larger_set(root):
 counts = st.integers(1, 9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(counts, counts, st.integers(1, 4), st.integers(1, 3), st.integers(0, 20), st.integers(0, 3))
 def test_each_set_goes_round_by_itself(num_with, num_without, size, world, start, seed):
     sets = np.arange(num_with), 100 + np.arange(num_without)

@@ -67,7 +67,7 @@ def is_connected(plan: Plan) -> bool:
     return reached == {room.number for room in plan.rooms}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(seed=st.integers(0, 2**63), num_rooms=st.integers(2, 7))
 def test_a_plan_can_be_lived_in(seed, num_rooms):
     rng = Random(seed)
@@ -83,7 +83,7 @@ def test_a_plan_can_be_lived_in(seed, num_rooms):
     assert sum(EXTERIOR in door.rooms for door in plan.doors) == 1
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**63))
 def test_doors_are_gaps_in_the_walls_they_belong_to(seed):
     rng = Random(seed)
@@ -99,7 +99,7 @@ def test_doors_are_gaps_in_the_walls_they_belong_to(seed):
             assert along[0] + plan.wall / 2 < gap.start < gap.end < along[1] - plan.wall / 2
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**63))
 def test_furniture_stands_on_the_floor_clear_of_walls_and_doors(seed):
     rng = Random(seed)
@@ -240,7 +240,7 @@ def test_pictures_have_the_statistics_of_photographs():
     assert all((np.diff(p.astype(int), axis=1) != 0).mean() > 0.3 for p in set_of_pictures)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(index=st.integers(0, 10**6), size=st.integers(64, 150))
 def test_any_picture_of_any_size_is_a_picture(index, size):
     picture = photos.draw_photo(1, index, size)

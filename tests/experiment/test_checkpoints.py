@@ -69,7 +69,7 @@ def test_bytes_too_many_are_noticed(write_checkpoint):
         read_header(path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=300))
 def test_arbitrary_bytes_never_escape_as_something_else(tmp_path: Path, data: bytes):
     for suffix in ("safetensors", "pt"):
@@ -79,7 +79,7 @@ def test_arbitrary_bytes_never_escape_as_something_else(tmp_path: Path, data: by
             read_header(path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     facts=st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

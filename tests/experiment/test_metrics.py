@@ -135,9 +135,7 @@ rows = st.lists(
 )
 
 
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(rows=rows, at=st.integers(0, 50), junk=st.binary(max_size=20))
 def test_any_rows_survive_a_round_trip_and_a_cut(tmp_path_factory, rows, at, junk):
     experiment = ExperimentDir(tmp_path_factory.mktemp("exp"))

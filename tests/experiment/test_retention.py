@@ -285,9 +285,7 @@ checkpoint = st.fixed_dictionaries(
 )
 
 
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=100
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
 @given(
     files=st.lists(checkpoint, max_size=9),
     links=st.dictionaries(

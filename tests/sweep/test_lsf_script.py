@@ -222,9 +222,7 @@ names = st.text(
 ).filter(lambda name: name not in (".", ".."))  # fmt: skip
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=names, program=names)
 def test_bash_hands_every_path_on_unchanged(tmp_path, name, program):
     """The script run by bash itself, with `printf` in the place of imgtool."""

@@ -66,7 +66,7 @@ parts_of_any_kind = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(parts_of_any_kind)
 def test_any_residuals(alphabet, parts):
     stream = alphabet.encode(parts)

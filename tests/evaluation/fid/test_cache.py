@@ -185,9 +185,7 @@ def test_missing(tmp_path):
         read_statistics(tmp_path / "none.npz")
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_file_breaks_the_reader(data, tmp_path):
     path = tmp_path / "a.npz"

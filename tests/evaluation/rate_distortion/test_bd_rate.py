@@ -96,7 +96,7 @@ def test_cubic_is_the_least_squares_polynomial():
     assert bd_rate(VTM, test, "cubic").percent == pytest.approx(expected, abs=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     steps=st.lists(st.tuples(st.floats(0.05, 1), st.floats(0.1, 4)), min_size=4, max_size=8),
     shift=st.floats(-1, 1),
@@ -112,7 +112,7 @@ def test_the_other_way_round(steps, shift, method):
     assert (1 + there / 100) * (1 + back / 100) == pytest.approx(1, rel=1e-9)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     rates=st.lists(st.floats(1e-6, 1e6), min_size=4, max_size=6, unique=True),
     quality=st.lists(st.floats(-1000, 1000), min_size=6, max_size=6, unique=True),

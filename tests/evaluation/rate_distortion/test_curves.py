@@ -139,7 +139,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(results=JSON, points=JSON, name=JSON)
 def test_any_json(results, points, name, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "any.json"

@@ -53,7 +53,7 @@ def test_counts_are_near_the_distribution(scale):
     assert np.abs(row[:half] - row[half + 1 : -1][::-1]).max() <= 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=3000).filter(lambda values: sum(values) > 0))
 def test_any_probabilities_become_counts(values):
     wanted = np.array(values) / sum(values)
