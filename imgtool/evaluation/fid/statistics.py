@@ -263,11 +263,13 @@ def kernel_distance(real: Statistics, fake: Statistics) -> float | None:
 
 
 def _kernel_sum(x: Features, y: Features, *, diagonal: bool) -> float:
-    total, right = 0.0, y.astype(np.float64).T
+    total = 0.0
     for start in range(0, len(x), _CHUNK):
         left = x[start : start + _CHUNK].astype(np.float64)
-        kernel: Any = (left @ right / x.shape[1] + 1) ** 3
-        total += float(kernel.sum())
-        if not diagonal:
-            total -= float(np.trace(kernel, offset=start))
+        for other in range(0, len(y), _CHUNK):
+            right = y[other : other + _CHUNK].astype(np.float64)
+            kernel: Any = (left @ right.T / x.shape[1] + 1) ** 3
+            total += float(kernel.sum())
+            if not diagonal and start == other:
+                total -= float(np.trace(kernel))
     return total
