@@ -47,7 +47,9 @@ class BadImage(DataError):
     """
 
     def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}", hint="`imgtool data check` lists every bad file")
+        super().__init__(
+            f"{path}: {reason}", hint="`imgtool data check FOLDER` lists every bad file of a folder"
+        )
         self.reason = reason
 
 

@@ -93,6 +93,9 @@ def configure_torch(train: Train, device: torch.device, num_workers: int, launch
     torch.set_num_threads(threads)
     if train.deterministic:
         torch.use_deterministic_algorithms(True)
+        # A pass over every new tensor, for kernels that would read what nobody wrote.
+        memory: Any = torch.utils.deterministic
+        memory.fill_uninitialized_memory = False
         torch.backends.cudnn.benchmark = False
     elif device.type == "cuda":
         torch.backends.cudnn.benchmark = True

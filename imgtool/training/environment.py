@@ -80,16 +80,20 @@ def prepare(*, deterministic: bool) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    _keep_freed_memory()
+    keep_freed_memory(True)
 
 
-def _keep_freed_memory() -> None:
-    """Stop glibc from giving activations back to the kernel and faulting them in every step."""
+def keep_freed_memory(keep: bool) -> None:
+    """Stop glibc from giving activations back to the kernel and faulting them in every step.
+
+    What is kept lies in pieces: coding a large image took twice the memory, so that may be
+    switched off for a while. The user's own settings win.
+    """
     if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return
     trim_threshold, mmap_max = -1, -4
-    mallopt(mmap_max, 0)
+    mallopt(mmap_max, 0 if keep else 1 << 16)
     mallopt(trim_threshold, 2**31 - 1)

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -58,17 +59,21 @@ def exact_arithmetic(device: torch.device, threads: int) -> Iterator[None]:
     Raises:
         OutOfMemory: the memory of the device or of the machine does not suffice.
     """
+    memory: Any = torch.utils.deterministic
     before = (
         torch.get_num_threads(),
         torch.get_float32_matmul_precision(),
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
+        memory.fill_uninitialized_memory,
     )
     try:
         if threads:
             torch.set_num_threads(threads)
         torch.set_float32_matmul_precision("highest")
         torch.use_deterministic_algorithms(True)
+        # A pass over every new tensor, for kernels that would read what nobody wrote.
+        memory.fill_uninitialized_memory = False
         with (
             torch.no_grad(),
             torch.autocast(device.type, enabled=False),
@@ -90,3 +95,4 @@ def exact_arithmetic(device: torch.device, threads: int) -> Iterator[None]:
         torch.set_num_threads(before[0])
         torch.set_float32_matmul_precision(before[1])
         torch.use_deterministic_algorithms(before[2], warn_only=before[3])
+        memory.fill_uninitialized_memory = before[4]

@@ -157,6 +157,7 @@ def test_settings_of_torch_are_put_back(codec):
     finally:
         torch.set_float32_matmul_precision("highest")
     assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
     assert torch.is_grad_enabled()
 
 

@@ -13,6 +13,7 @@ from imgtool.errors import ConfigError
 from imgtool.models.base import DataInfo, Foreign, Noise
 from imgtool.models.hpcm.interscale import new_at
 from imgtool.models.hpcm.latents import NUM_BINS, radial_power, variation
+from imgtool.models.hpcm.network import Forward
 from imgtool.models.hpcm.task import HpcmFamily, HpcmTask
 
 BOTH = {
@@ -20,6 +21,7 @@ BOTH = {
     "loss__phase2_reg": True,
     "loss__truncation_iterations": 4,
 }
+LATENTS = Forward.latents.fget
 
 
 @pytest.fixture
@@ -262,6 +264,19 @@ def test_validation_has_the_loss_without_regularisers(make_task, at, make_batch)
         coded = plain.codec(batch["image"] / 255)
     total = -(coded.likelihood_y.log2().sum() + coded.likelihood_z.log2().sum())
     assert metrics["bpp"] == pytest.approx(total.item() / 64**2, rel=1e-5)
+
+
+def test_latents_by_scale_are_made_for_phase_2_alone(make_task, at, monkeypatch):
+    """Neither evaluation nor a training without it holds copies of y_hat."""
+    made = []
+    monkeypatch.setattr(Forward, "latents", property(lambda self: made.append(1) or LATENTS(self)))
+    regularised, batch = make_task(**BOTH), at(0)
+    evaluated(regularised, batch)
+    regularised.sample(batch)
+    make_task().update(batch)
+    assert not made
+    regularised.update(batch)
+    assert made
 
 
 def test_images_of_several_sizes_count_alike_and_fillers_not_at_all(make_task, make_batch):
