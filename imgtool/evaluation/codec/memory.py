@@ -14,12 +14,12 @@ from imgtool.units import format_bytes
 def needed_bytes(variant: Variant, height: int, width: int) -> int:
     """Least memory that coding an image of H x W pixels takes on a CPU, beside the weights.
 
-    The widest block of the transforms, at half the image's size, holds seven to eight times its
-    input in float32; the image itself and its reconstruction come to it. Measured at 2048x2048:
-    117 bytes a pixel (Tiny), 230 (Small); at 1024x1024 749 (Base).
+    The widest block of the transforms, at half the image's size, holds six times its input in
+    float32; the image and its reconstruction come to it. Measured: 111 bytes a pixel (Tiny) and
+    230 (Small) at 2048x2048, 605 (Base) at 4K.
     """
     padded = -(-height // UNIT) * -(-width // UNIT) * UNIT**2
-    return padded * (7 * variant.widths[0] + 36)
+    return padded * (6 * variant.widths[0] + 36)
 
 
 def available_bytes(root: Path = Path("/")) -> int | None:
