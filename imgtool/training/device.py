@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -80,6 +81,34 @@ def make_fabric(
     )
     fabric.launch()
     return fabric
+
+
+def doubt_precision(
+    precision: str, device: torch.device, cpuinfo: str | Path = "/proc/cpuinfo"
+) -> str | None:
+    """What to say where half precision is emulated: slower than float32, and less exact."""
+    if precision == "32":
+        return None
+    if device.type == "cuda":
+        if precision == "16-mixed" or torch.cuda.is_bf16_supported(including_emulation=False):
+            return None
+        name = torch.cuda.get_device_name(device)
+        return f"{name} emulates bf16-mixed, slowly: 16-mixed is what it is made for"
+    if device.type != "cpu" or _has_bf16(cpuinfo):
+        return None
+    return "this processor emulates bf16, slower than precision 32: it has no instructions for it"
+
+
+def _has_bf16(cpuinfo: str | Path) -> bool:
+    """Whether the processor multiplies bf16; True where nothing says."""
+    try:
+        for line in Path(cpuinfo).read_text().splitlines():
+            name, _, words = line.partition(":")
+            if name.strip() in ("flags", "Features"):  # x86, ARM
+                return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words.split())
+    except OSError:
+        pass
+    return True
 
 
 def grad_scaler(fabric: Fabric) -> torch.amp.GradScaler | None:

@@ -35,6 +35,7 @@ from imgtool.training.agreement import Agreement
 from imgtool.training.context import Run
 from imgtool.training.device import (
     configure_torch,
+    doubt_precision,
     exactness,
     make_fabric,
     resolve_device,
@@ -159,6 +160,9 @@ def _train(
     fabric = make_fabric(experiment.train, device, launch, takes_turns=takes_turns)
     if experiment.train.precision == "16-mixed" and device.type != "cuda":
         reporter.message(f"note: 16-mixed is for CUDA; on {device.type} it is bf16-mixed")
+    doubt = doubt_precision(experiment.train.precision, device)
+    if doubt:
+        reporter.message(f"warning: {doubt}")
     if status is not None:
         _write_start(loaded, directory, datasets, identity, argv)
         status.write(
