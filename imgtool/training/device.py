@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 
 from imgtool.config.schema import Train
 from imgtool.errors import UsageError
-from imgtool.training.environment import Launch, cpu_threads
+from imgtool.training.environment import Launch, cpu_threads, cpuinfo
 
 
 def resolve_device(wanted: str) -> torch.device:
@@ -83,9 +82,7 @@ def make_fabric(
     return fabric
 
 
-def doubt_precision(
-    precision: str, device: torch.device, cpuinfo: str | Path = "/proc/cpuinfo"
-) -> str | None:
+def doubt_precision(precision: str, device: torch.device) -> str | None:
     """What to say where half precision is emulated: slower than float32, and less exact."""
     if precision == "32":
         return None
@@ -94,21 +91,10 @@ def doubt_precision(
             return None
         name = torch.cuda.get_device_name(device)
         return f"{name} emulates bf16-mixed, slowly: 16-mixed is what it is made for"
-    if device.type != "cpu" or _has_bf16(cpuinfo):
+    words = cpuinfo("flags", "Features").split() if device.type == "cpu" else ()  # x86, ARM
+    if not words or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words):
         return None
     return "this processor emulates bf16, slower than precision 32: it has no instructions for it"
-
-
-def _has_bf16(cpuinfo: str | Path) -> bool:
-    """Whether the processor multiplies bf16; True where nothing says."""
-    try:
-        for line in Path(cpuinfo).read_text().splitlines():
-            name, _, words = line.partition(":")
-            if name.strip() in ("flags", "Features"):  # x86, ARM
-                return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words.split())
-    except OSError:
-        pass
-    return True
 
 
 def grad_scaler(fabric: Fabric) -> torch.amp.GradScaler | None:

@@ -9,6 +9,7 @@ import ctypes
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 SLOTS_VARIABLE = "IMGTOOL_SLOTS"  # trainings that share this machine's cores, set by a sweep
 
@@ -58,6 +59,19 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def cpuinfo(*fields: str, path: str | Path = "/proc/cpuinfo") -> str:
+    """What Linux says of the first processor under one of these names; empty elsewhere."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            for line in stream:
+                name, _, value = line.partition(":")
+                if name.strip() in fields:
+                    return value.strip()
+    except OSError:
+        pass
+    return ""
 
 
 def shared_cores(num_ranks: int) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
 from imgtool.training.device import doubt_precision
+from imgtool.training.environment import cpuinfo
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -21,13 +24,15 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
         ("nothing of the kind", False),
     ],
 )
-def test_a_processor_without_bf16_is_named(tmp_path, line, emulated):
-    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: x\n{line}\n")
+def test_a_processor_without_bf16_is_named(tmp_path, monkeypatch, line, emulated):
+    path = tmp_path / "cpuinfo"
+    monkeypatch.setattr("imgtool.training.device.cpuinfo", partial(cpuinfo, path=path))
     for precision in ("bf16-mixed", "16-mixed"):
-        said = doubt_precision(precision, CPU, tmp_path / "cpuinfo")
-        assert (said is not None) == emulated
-    assert doubt_precision("32", CPU, tmp_path / "cpuinfo") is None
-    assert doubt_precision("bf16-mixed", CPU, tmp_path / "none") is None
+        assert doubt_precision(precision, CPU) is None  # nothing says
+    path.write_text(f"processor\t: 0\nvendor_id\t: x\n{line}\n")
+    for precision in ("bf16-mixed", "16-mixed"):
+        assert (doubt_precision(precision, CPU) is not None) == emulated
+    assert doubt_precision("32", CPU) is None
 
 
 @pytest.mark.parametrize("native", [True, False])

@@ -16,17 +16,15 @@ from imgtool.errors import DataError
 from imgtool.evaluation.codec.coding import MAX_RESIDUAL, Alphabet, Decoder, Ints, Part
 from imgtool.evaluation.codec.container import MAX_PIXELS, Container, StreamError
 from imgtool.evaluation.codec.exact import environment, exact_arithmetic, threads_of
-from imgtool.evaluation.codec.memory import refuse_too_large, resident_bytes
+from imgtool.evaluation.codec.memory import Room
 from imgtool.models.hpcm.entropy import table_index
 from imgtool.models.hpcm.network import HPCM, UNIT
 from imgtool.models.hpcm.partition import coarser, gather
 from imgtool.models.hpcm.steps import Step
 from imgtool.models.hpcm.tables import Tables
-from imgtool.training.environment import keep_freed_memory
 
 __all__ = ["MAX_PIXELS", "Codec", "Encoded", "Facts"]
 _SMALL_PIXELS = 1 << 20  # up to twice as many, padding is never too much
-_LARGE_BYTES = 1 << 30  # from here on memory counts for more than the time to get it
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class Codec:
         self.facts, self.device = facts, device
         self._model, self._alphabet = model, Alphabet(tables)
         self._num_scales = tables.num_scales
-        self._loaded_bytes = resident_bytes()
+        self._room = Room(model.variant, device)
 
     @property
     def lmbda(self) -> float:
@@ -114,7 +112,7 @@ class Codec:
         if image.dtype != torch.uint8:
             raise TypeError(f"an image is uint8, not {image.dtype}")
         _, height, width = image.shape
-        self._make_room(height, width)
+        self._room.make(height, width)
         grey = bool(torch.equal(image[0], image[1]) and torch.equal(image[0], image[2]))
         threads = threads_of(self.device)
         parts: list[Part] = []
@@ -173,7 +171,7 @@ class Codec:
             stream_y = Decoder(self._alphabet, container.y)
             residuals = stream_z.read(self._tables_of_z(*size))
             stream_z.finish()  # a wrong size ends here, before the networks see it
-            self._make_room(container.height, container.width)
+            self._room.make(container.height, container.width)
             z_hat = self._values(residuals, self._means_of_z(*size))
 
             def code(number: int, step: Step, scales: Tensor, means: Tensor) -> Tensor:
@@ -237,13 +235,6 @@ class Codec:
         raise StreamError(what, hint=f"if you trust the file, give --max-pixels {enough}")
 
     # --- what encoder and decoder share -------------------------------------------------------
-
-    def _make_room(self, height: int, width: int) -> None:
-        """Refuse what does not fit, and let a large image have its memory in one piece."""
-        if self._on_cpu:  # a GPU says by itself that it is full
-            kept = max(0, resident_bytes() - self._loaded_bytes)
-            needed = refuse_too_large(self._model.variant, height, width, kept)
-            keep_freed_memory(needed < _LARGE_BYTES)
 
     def _means_of_z(self, rows: int, columns: int) -> Tensor:
         return self._model.means_hyper.expand(-1, -1, rows, columns).contiguous()

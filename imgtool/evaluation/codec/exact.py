@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from imgtool.errors import OutOfMemory
+from imgtool.training.environment import cpuinfo
 
 MAX_THREADS = 255
 
@@ -35,12 +36,7 @@ def environment(device: torch.device) -> int:
 @cache
 def processor() -> str:
     """Its model's name; libraries choose their kernels by more than the instructions it has."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as stream:
-            names = (line.partition(":")[2] for line in stream if line.startswith("model name"))
-            return next(names, "").strip() or platform.processor()
-    except OSError:  # no Linux
-        return platform.processor()
+    return cpuinfo("model name") or platform.processor()
 
 
 def allow_deterministic_cublas() -> None:

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from imgtool.errors import OutOfMemory
 from imgtool.models.hpcm.network import UNIT
 from imgtool.models.hpcm.variants import Variant
+from imgtool.training.environment import keep_freed_memory
 from imgtool.units import format_bytes
+
+LARGE_BYTES = 1 << 30  # from here on memory counts for more than the time to get it
 
 
 def needed_bytes(variant: Variant, height: int, width: int) -> int:
@@ -81,23 +86,34 @@ def resident_bytes(root: Path = Path("/")) -> int:
     return 0
 
 
-def refuse_too_large(variant: Variant, height: int, width: int, kept: int) -> int:
-    """Make sure that an image can be coded on this machine's CPU.
+class Room:
+    """What this machine has for images, beside a model that was just loaded.
 
     Args:
-        kept: bytes that this process has and can use again.
-
-    Returns:
-        Bytes that it takes.
-
-    Raises:
-        OutOfMemory: it takes more than there is.
+        variant: of the model.
+        device: where it computes; one that is no CPU says by itself that it is full.
     """
-    needed, free = needed_bytes(variant, height, width), available_bytes()
-    if free is None or needed <= free + kept:
-        return needed
-    raise OutOfMemory(
-        f"{width}x{height} takes {format_bytes(needed)} of memory with {variant.name}, and "
-        f"{format_bytes(free + kept)} are left",
-        hint="a machine or job with more memory, or the image in parts",
-    )
+
+    def __init__(self, variant: Variant, device: torch.device) -> None:
+        self._variant, self._on_cpu = variant, device.type == "cpu"
+        self._loaded_bytes = resident_bytes()
+
+    def make(self, height: int, width: int) -> None:
+        """See that an image fits, and let a large one have its memory in one piece.
+
+        Raises:
+            OutOfMemory: it takes more than there is.
+        """
+        if not self._on_cpu:
+            return
+        needed, free = needed_bytes(self._variant, height, width), available_bytes()
+        if free is not None:
+            # What this process freed and keeps is not the kernel's to give.
+            free += max(0, resident_bytes() - self._loaded_bytes)
+            if needed > free:
+                raise OutOfMemory(
+                    f"{width}x{height} takes {format_bytes(needed)} of memory with "
+                    f"{self._variant.name}, and {format_bytes(free)} are left",
+                    hint="a machine or job with more memory, or the image in parts",
+                )
+        keep_freed_memory(needed < LARGE_BYTES)

@@ -12,6 +12,7 @@ from imgtool.errors import DataError
 from imgtool.evaluation.codec.codec import Codec, Facts
 from imgtool.evaluation.codec.exact import exact_arithmetic
 from imgtool.evaluation.codec.export import open_codec, read
+from imgtool.evaluation.codec.memory import Room
 from imgtool.evaluation.rate_distortion.measure import Coded
 from imgtool.models.hpcm.network import HPCM
 from imgtool.models.hpcm.variants import VARIANTS
@@ -91,9 +92,11 @@ class Estimate(Trained):
     def __init__(self, model: HPCM, facts: Facts, device: torch.device) -> None:
         super().__init__(facts)
         self._model, self._device = model, device
+        self._room = Room(model.variant, device)
 
     def __call__(self, image: Tensor) -> Coded:
         """As in Trained."""
+        self._room.make(*image.shape[1:])
         with exact_arithmetic(self._device, 0):
             found = self._model(image[None].to(self._device).float().div_(255))
             likelihoods = (found.likelihood_y, found.likelihood_z)

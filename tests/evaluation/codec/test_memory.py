@@ -6,10 +6,11 @@ import os
 import resource
 
 import pytest
+import torch
 
 from imgtool.errors import OutOfMemory
-from imgtool.evaluation.codec import codec as codec_module
 from imgtool.evaluation.codec import memory
+from imgtool.evaluation.rate_distortion.coders import open_coder
 from imgtool.models.hpcm.variants import VARIANTS
 from tests.evaluation.codec.making import make_image
 
@@ -71,30 +72,39 @@ def test_what_is_needed_follows_the_padded_pixels():
     assert memory.needed_bytes(base, 65, 64) == 2 * memory.needed_bytes(base, 64, 64)
 
 
-@pytest.mark.parametrize("verb", ["encode", "decode"])
-def test_what_does_not_fit_is_refused_before_the_work(codec, monkeypatch, verb):
+@pytest.mark.parametrize("work", ["encode", "decode", "estimate"])
+def test_what_does_not_fit_is_refused_before_the_work(codec, files, monkeypatch, work):
     image = make_image(40, 200)
     data = codec.encode(image).data
-    argument = image if verb == "encode" else data
+    coder = open_coder(str(files / "codec.safetensors"), real_bytes=False, device="cpu")
+    room, code = {
+        "encode": (codec._room, lambda: codec.encode(image)),
+        "decode": (codec._room, lambda: codec.decode(data)),
+        "estimate": (coder._room, lambda: coder(image)),
+    }[work]
     monkeypatch.setattr(memory, "available_bytes", lambda: 0)
-    monkeypatch.setattr(codec, "_loaded_bytes", 1 << 62)  # nothing to use again
+    monkeypatch.setattr(room, "_loaded_bytes", 1 << 62)  # nothing to use again
     with pytest.raises(OutOfMemory, match=r"200x40 takes 1\.8 MB of memory with HPCM_Tiny") as e:
-        getattr(codec, verb)(argument)
+        code()
     assert "more memory" in e.value.hint
     monkeypatch.setattr(memory, "available_bytes", lambda: None)
-    getattr(codec, verb)(argument)
-    # What this process freed and keeps is not the kernel's to give, and can be used again.
+    code()
     monkeypatch.setattr(memory, "available_bytes", lambda: 0)
-    monkeypatch.setattr(codec, "_loaded_bytes", 0)
-    getattr(codec, verb)(argument)
+    monkeypatch.setattr(room, "_loaded_bytes", 0)  # all of it
+    code()
 
 
 def test_a_large_image_gives_its_memory_back(codec, monkeypatch):
     """Kept for the next step, freed memory lies in pieces; small ones are faster with it."""
     keeps = []
-    monkeypatch.setattr(codec_module, "keep_freed_memory", keeps.append)
+    monkeypatch.setattr(memory, "keep_freed_memory", keeps.append)
     codec.encode(make_image(64, 64))
-    monkeypatch.setattr(codec_module, "_LARGE_BYTES", 108 * 64**2 + 1)
+    monkeypatch.setattr(memory, "LARGE_BYTES", 108 * 64**2 + 1)
     for size in ((64, 64), (64, 65), (20, 20)):
         codec.decode(codec.encode(make_image(*size)).data)
     assert keeps == [True, True, True, False, False, True, True]
+
+
+def test_a_gpu_says_by_itself_that_it_is_full(monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda: 0)
+    memory.Room(VARIANTS["HPCM_Base"], torch.device("cuda")).make(10**5, 10**5)
