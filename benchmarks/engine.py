@@ -48,9 +48,9 @@ def loaded(root: Path, *more: str):
 def engine(root: Path, threads: int) -> float:
     """Images a second of `imgtool.training.run.train` between two iterations."""
     from imgtool.experiment.layout import ExperimentDir
+    from imgtool.process.stopping import StopRequest
     from imgtool.training.environment import prepare
     from imgtool.training.report import Silence
-    from imgtool.training.stopping import StopRequest
 
     prepare(deterministic=False)
     from imgtool.training.run import train

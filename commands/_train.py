@@ -18,8 +18,8 @@ from imgtool.training.environment import read_launch
 if TYPE_CHECKING:
     from imgtool.config.load import Loaded
     from imgtool.experiment.layout import ExperimentDir
+    from imgtool.process.stopping import StopRequest
     from imgtool.training.report import Outcome
-    from imgtool.training.stopping import StopRequest
 
 COLUMNS = (
     "name",
@@ -117,8 +117,8 @@ def _describe(loaded: Loaded) -> None:
 
 def _train(loaded: Loaded, resume: str) -> Outcome:
     from imgtool.experiment.layout import ExperimentDir
+    from imgtool.process.stopping import StopRequest
     from imgtool.training.environment import prepare
-    from imgtool.training.stopping import StopRequest
 
     stop = StopRequest()
     stop.install()

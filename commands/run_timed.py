@@ -11,7 +11,7 @@ from commands._output import FormatOption, JsonOption, QuietOption
 
 if TYPE_CHECKING:
     from commands._output import Output
-    from imgtool.training.timed import Job
+    from imgtool.process.timed import Job
 
 # What follows the command's name is the command's own, options too.
 CONTEXT_SETTINGS = {"allow_interspersed_args": False}
@@ -109,7 +109,7 @@ def run(
     from commands._output import Output, say
     from imgtool.errors import UsageError
     from imgtool.experiment.layout import ExperimentDir
-    from imgtool.training import budget, timed
+    from imgtool.process import budget, timed
     from imgtool.units import parse_duration
 
     output = Output(format, as_json=json, quiet=quiet)
@@ -205,7 +205,7 @@ def _detach(job: Job, output: Output) -> None:
 def _again(answer: dict[str, Any]) -> Exception:
     """The error that the detached process met, to be raised here."""
     from imgtool.errors import ExperimentError, UserError
-    from imgtool.training.supervise import NotFound, NotRunnable
+    from imgtool.process.supervise import NotFound, NotRunnable
 
     kinds: list[type[UserError]] = [NotFound, NotRunnable]
     kind = next((kind for kind in kinds if kind.exit_code == answer["code"]), ExperimentError)
@@ -220,7 +220,7 @@ def _watch_alone(job: Job, write_end: int) -> None:
     import traceback
 
     from imgtool.errors import UserError
-    from imgtool.training import timed
+    from imgtool.process import timed
 
     code = 1
     try:

@@ -1,6 +1,8 @@
 """Rules of the layout that no linter of ours checks."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,14 @@ def test_no_file_names_a_package_registry():
     assert "http" not in "".join(line for line in lock.splitlines() if "://" in line)
     assert "--index-url" not in lock
     assert not (ROOT / "uv.lock").exists()
+
+
+HEAVY = {"torch", "numpy", "PIL", "pandas", "pydantic", "psutil"}
+
+
+def test_the_room_of_processes_needs_nothing_heavy_to_be_imported():
+    names = [p.stem for p in (ROOT / "imgtool/process").glob("*.py") if p.stem != "__init__"]
+    lines = "".join(f"import imgtool.process.{name}\n" for name in names)
+    text = f"import sys\n{lines}print(sorted({HEAVY!r} & sys.modules.keys()))"
+    answer = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+    assert answer.stdout == "[]\n", answer.stdout + answer.stderr

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from imgtool.errors import ExperimentError
+from imgtool.experiment.alive import is_process, start_ticks
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import heartbeat_age_sec, now_iso, read_status
 
@@ -135,30 +136,11 @@ def _read_owner(handle: int) -> dict[str, Any] | None:
     return owner if isinstance(owner, dict) else None
 
 
-def start_ticks(pid: int) -> int | None:
-    """When a process of this machine started, in clock ticks since boot; None if unknown."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return None
-
-
 def _is_alive_here(owner: dict[str, Any] | None) -> bool:
     """Whether `owner` is a process of this host that still runs and is the same one."""
-    if owner is None or owner.get("host") != socket.gethostname():
-        return False
-    pid = owner.get("pid")
-    if type(pid) is not int or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    ticks = start_ticks(pid)
-    return ticks is None or owner.get("start_ticks") in (None, ticks)
+    return owner is not None and is_process(
+        owner.get("host"), owner.get("pid"), ticks=owner.get("start_ticks")
+    )
 
 
 def _beat_elsewhere(experiment: ExperimentDir, owner: dict[str, Any] | None) -> float | None:

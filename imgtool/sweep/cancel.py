@@ -10,16 +10,18 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from imgtool.experiment.alive import is_process, start_ticks
 from imgtool.experiment.layout import ExperimentDir
-from imgtool.experiment.lock import start_ticks
 from imgtool.experiment.status import now_iso, read_status
-from imgtool.sweep.alive import is_process
+from imgtool.process import leftovers
 from imgtool.sweep.lsf_client import Client, spec
 from imgtool.sweep.lsf_words import LsfError
 from imgtool.sweep.state import ACTIVE, WAITING, read_job, read_state, write_job
-from imgtool.training import processes
+
+if TYPE_CHECKING:
+    import psutil
 
 KILL_AFTER_SEC = 30.0
 POLL_SEC = 0.1
@@ -90,19 +92,19 @@ def stop(
         if leader.send(signal.SIGINT):
             leader.send(signal.SIGCONT)  # a suspended one could not obey
     left = _wait(leaders, grace_sec)
-    below = {leader.pid: processes.descendants(root=leader.pid) for leader in left}
+    below = {leader.pid: leftovers.descendants(root=leader.pid) for leader in left}
     for leader in left:
         say(f"{leader.directory.path.name} has not stopped: sending SIGTERM")
         _to_all(leader, below[leader.pid], signal.SIGTERM)
     left = _wait(left, kill_after_sec)
     for leader in left:
         say(f"{leader.directory.path.name} has not ended: sending SIGKILL")
-        _to_all(leader, processes.descendants(root=leader.pid), signal.SIGKILL)
+        _to_all(leader, leftovers.descendants(root=leader.pid), signal.SIGKILL)
     left = _wait(left, kill_after_sec)
     stuck = {leader.pid for leader in left}
     orphans = [one for pid, known in below.items() if pid not in stuck for one in known]
     for orphan in orphans:  # what outlived a leader that was killed
-        processes.send(orphan, signal.SIGKILL)
+        leftovers.send(orphan, signal.SIGKILL)
     deadline = time.monotonic() + kill_after_sec
     while any(_is_there(orphan) for orphan in orphans) and time.monotonic() < deadline:
         time.sleep(POLL_SEC)
@@ -177,15 +179,15 @@ def _job_of(directory: ExperimentDir) -> tuple[int, int]:
     return job_id, int(job.get("index") or 0)
 
 
-def _to_all(leader: Leader, below: Sequence[processes.Process], number: signal.Signals) -> None:
+def _to_all(leader: Leader, below: Sequence[psutil.Process], number: signal.Signals) -> None:
     leader.send(number)
     for process in below:
-        processes.send(process, number)
+        leftovers.send(process, number)
     leader.send(signal.SIGCONT)
 
 
-def _is_there(process: processes.Process) -> bool:
-    return is_process(socket.gethostname(), process.pid, ticks=process.started)
+def _is_there(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != "zombie"
 
 
 def _wait(leaders: Sequence[Leader], seconds: float) -> list[Leader]:

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from imgtool.errors import ExperimentError
+from imgtool.experiment.alive import is_process, start_ticks
 from imgtool.experiment.layout import ExperimentDir
-from imgtool.experiment.lock import start_ticks
 from imgtool.experiment.status import now_iso
-from imgtool.sweep.alive import is_process
 
 CLAIM_NAME = "claim"
 OTHER_HOST_SEC = 300.0

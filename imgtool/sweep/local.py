@@ -14,12 +14,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from imgtool.errors import UserError
 from imgtool.experiment.status import now_iso
+from imgtool.process import leftovers
+from imgtool.process.inbox import Inbox
+from imgtool.process.supervise import REPEAT_SEC, WATCHED
 from imgtool.sweep import claim, jobs
-from imgtool.sweep.leftovers import orphans
 from imgtool.sweep.running import Running, start
 from imgtool.sweep.slots import Slot
 from imgtool.sweep.state import (
@@ -31,9 +33,9 @@ from imgtool.sweep.state import (
 )
 from imgtool.sweep.trial import Plan, Trial
 from imgtool.sweep.verdict import done_meanwhile, stamp, traces, verdict
-from imgtool.training import processes
-from imgtool.training.inbox import Inbox
-from imgtool.training.supervise import REPEAT_SEC, WATCHED
+
+if TYPE_CHECKING:
+    import psutil
 
 GRACE_SEC = 300.0
 KILL_AFTER_SEC = 30.0
@@ -129,9 +131,9 @@ class _Pool:
         self._stopping = False
         self._insisted = 0.0
         self._next_tick = 0.0
-        if not processes.become_subreaper():
+        if not leftovers.become_subreaper():
             listener.note("this system has no subreaper: daemons of a trial may outlive it")
-        self._ours = processes.children()
+        self._ours = leftovers.children()
 
     def loop(self, inbox: Inbox) -> None:
         """Until nothing waits or runs."""
@@ -143,7 +145,7 @@ class _Pool:
                 self._receive(number)
             for running in [*self._running]:
                 self._look_after(running)
-            processes.reap(self._ours | {running.process.pid for running in self._running})
+            leftovers.reap(self._ours | {running.process.pid for running in self._running})
             self._tick()
 
     def stop(self, why: str) -> None:
@@ -252,8 +254,8 @@ class _Pool:
             self.listener.note(f"{running.trial.name} has not ended: KILL")
         running.deadline = now + POLL_SEC
         running.to_group(signal.SIGKILL)
-        for process in processes.descendants(root=running.process.pid):
-            processes.send(process, signal.SIGKILL)
+        for process in leftovers.descendants(root=running.process.pid):
+            leftovers.send(process, signal.SIGKILL)
         if now - running.killed_at > GIVE_UP_SEC:  # stuck in a driver or a file system
             self._conclude(running, f"process {running.process.pid} does not die even of KILL")
 
@@ -262,10 +264,10 @@ class _Pool:
         if not running.leftovers:
             self._conclude(running)
             return
-        names = ", ".join(sorted({process.name for process in running.leftovers}))
+        names = leftovers.names(running.leftovers)
         self.listener.note(f"{running.trial.name} left {names} behind: TERM")
         for process in running.leftovers:
-            processes.send(process, signal.SIGTERM)
+            leftovers.send(process, signal.SIGTERM)
         # After a stop a rank may be saving still.
         wait = self._options.kill_after_sec if running.is_asked else LEFTOVER_SEC
         running.stage = "ended"
@@ -275,17 +277,17 @@ class _Pool:
         running.leftovers = self._orphans_of(running)
         if running.leftovers and running.deadline is not None and now >= running.deadline:
             for process in running.leftovers:
-                processes.send(process, signal.SIGKILL)
+                leftovers.send(process, signal.SIGKILL)
             if now >= running.deadline + GIVE_UP_SEC:
                 self.listener.note(f"{running.trial.name}: processes do not end even of KILL")
                 running.leftovers = []
         if not running.leftovers:
             self._conclude(running)
 
-    def _orphans_of(self, running: Running) -> list[processes.Process]:
+    def _orphans_of(self, running: Running) -> list[psutil.Process]:
         """What outlived a leader: of its session, or with its mark in the environment."""
         leaders = {other.process.pid for other in self._running if other.stage != "ended"}
-        return orphans(
+        return leftovers.orphans(
             running.process.pid,
             str(running.trial.directory.path),
             others=self._ours | (leaders - {running.process.pid}),

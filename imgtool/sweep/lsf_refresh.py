@@ -7,9 +7,9 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+from imgtool.experiment.alive import parse_time
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import heartbeat_age_sec, now_iso, read_status
-from imgtool.sweep.alive import parse_time
 from imgtool.sweep.lsf_client import Client, Row, spec
 from imgtool.sweep.lsf_words import LsfError
 from imgtool.sweep.state import ENDED, STALE_SEC, WAITING, is_open, read_job, write_job

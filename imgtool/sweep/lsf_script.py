@@ -16,6 +16,7 @@ from pathlib import Path
 
 from imgtool.config.schema import Lsf
 from imgtool.errors import UsageError
+from imgtool.process.budget import LIMIT_VARIABLE
 from imgtool.sweep import jobs
 from imgtool.sweep.lsf_words import (
     LsfError,
@@ -29,7 +30,6 @@ from imgtool.sweep.lsf_words import (
 )
 from imgtool.sweep.profile import Profile, read_profile
 from imgtool.sweep.trial import Plan, Trial
-from imgtool.training.budget import LIMIT_VARIABLE
 from imgtool.units import parse_duration
 
 MAX_ARRAY = 1000  # LSF's default limit of both the number of elements and the largest index

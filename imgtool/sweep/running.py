@@ -10,18 +10,20 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from imgtool.experiment.lock import start_ticks
+from imgtool.experiment.alive import start_ticks
 from imgtool.experiment.status import now_iso
+from imgtool.process.leftovers import MARK
 from imgtool.sweep import jobs
 from imgtool.sweep.claim import Claim
-from imgtool.sweep.leftovers import MARK
 from imgtool.sweep.slots import Slot
 from imgtool.sweep.state import read_job
 from imgtool.sweep.trial import Trial
 from imgtool.sweep.verdict import stamp
-from imgtool.training.processes import Process
+
+if TYPE_CHECKING:
+    import psutil
 
 
 @dataclass(kw_only=True, eq=False)
@@ -49,7 +51,7 @@ class Running:
     stage: Literal["running", "asked", "term", "kill", "ended"] = "running"
     deadline: float | None = None
     killed_at: float | None = None
-    leftovers: list[Process] = field(default_factory=list)
+    leftovers: list[psutil.Process] = field(default_factory=list)
 
     @property
     def is_asked(self) -> bool:

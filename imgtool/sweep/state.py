@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from imgtool.experiment.alive import is_process, parse_time
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import read_status
 from imgtool.files import temporary_beside
-from imgtool.sweep.alive import is_process, parse_time
 
 StateName = Literal[
     "pending",

@@ -8,13 +8,14 @@ from typing import Any
 from imgtool.config.schema import Experiment
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import StatusFile
+from imgtool.process.stopping import StopRequest
 from imgtool.training.agreement import Agreement
 from imgtool.training.loggers import Logs
 from imgtool.training.report import Reporter
 from imgtool.training.schedule import Schedule
 from imgtool.training.state import Position
 from imgtool.training.step import Stepper
-from imgtool.training.stopping import BestValue, StopRequest, TimeBudget
+from imgtool.training.stopping import BestValue, TimeBudget
 from imgtool.training.validation import Validator
 
 

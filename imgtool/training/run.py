@@ -31,6 +31,7 @@ from imgtool.files import write_text
 from imgtool.models.base import Task
 from imgtool.models.registry import family as find_family
 from imgtool.models.registry import schema
+from imgtool.process.stopping import StopRequest
 from imgtool.training.agreement import Agreement
 from imgtool.training.context import Run
 from imgtool.training.device import (
@@ -50,7 +51,7 @@ from imgtool.training.resume import Start, choose_start, identify
 from imgtool.training.schedule import make_schedule
 from imgtool.training.state import Position, restore
 from imgtool.training.step import Stepper
-from imgtool.training.stopping import BestValue, StopRequest, TimeBudget
+from imgtool.training.stopping import BestValue, TimeBudget
 from imgtool.training.trainlog import LoggedReporter, train_log
 from imgtool.training.validation import Validator
 from imgtool.units import parse_duration

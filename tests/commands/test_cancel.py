@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from imgtool.experiment.alive import start_ticks
 from imgtool.experiment.layout import ExperimentDir
-from imgtool.experiment.lock import start_ticks
 from imgtool.experiment.status import now_iso
 from imgtool.sweep.state import read_job, read_state, write_job
 

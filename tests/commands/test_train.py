@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from commands.main import main
+from imgtool.process.stopping import SIGNALS
 from imgtool.training import checkpoint
-from imgtool.training.stopping import SIGNALS
 
 PROGRAM = [sys.executable, "-m", "imgtool"]
 

@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from imgtool.errors import ExperimentError
-from imgtool.experiment.lock import exclusive, start_ticks
+from imgtool.experiment.alive import start_ticks
+from imgtool.experiment.lock import exclusive
 
 HOLDER = """
 import os, sys, time

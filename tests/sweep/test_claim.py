@@ -11,8 +11,8 @@ import time
 import pytest
 
 from imgtool.errors import ExperimentError
+from imgtool.experiment.alive import start_ticks
 from imgtool.experiment.layout import ExperimentDir
-from imgtool.experiment.lock import start_ticks
 from imgtool.sweep import claim
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")

@@ -12,8 +12,8 @@ from PIL import Image
 from imgtool.config.load import load
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.registry import schema
+from imgtool.process.stopping import StopRequest
 from imgtool.training.report import Silence
-from imgtool.training.stopping import StopRequest
 
 SMALL = [
     "model.latent_channels=4",

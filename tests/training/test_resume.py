@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from imgtool.errors import CheckpointError, ExperimentError
+from imgtool.process.stopping import StopRequest
 from imgtool.training import loop, saving
-from imgtool.training.stopping import StopRequest
 
 
 def same_tensors(a, b):
@@ -79,7 +79,7 @@ def test_a_stop_during_validation_saves_and_the_validation_is_done_again(run, tm
 
 def test_a_stop_before_the_first_iteration_saves_and_goes_on(run, tmp_path):
     straight = run(tmp_path / "straight", "train.max_iter=4")
-    from imgtool.training.stopping import StopRequest
+    from imgtool.process.stopping import StopRequest
 
     before = StopRequest.wanted
     try:

@@ -11,9 +11,9 @@ from imgtool.errors import CheckpointError, ExperimentError, UsageError
 from imgtool.experiment.status import read_status
 from imgtool.files import point_symlink
 from imgtool.models.autoencoder import task as autoencoder
+from imgtool.process.stopping import StopRequest
 from imgtool.training import checkpoint, loop, saving
 from imgtool.training import run as engine
-from imgtool.training.stopping import StopRequest
 
 
 @pytest.fixture

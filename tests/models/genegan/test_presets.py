@@ -15,10 +15,10 @@ from imgtool.evaluation.fid.evaluate import CheckpointMeter
 from imgtool.evaluation.fid.measure import Options
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.registry import schema
+from imgtool.process.stopping import StopRequest
 from imgtool.training.checkpoint import read
 from imgtool.training.report import Silence
 from imgtool.training.run import train
-from imgtool.training.stopping import StopRequest
 
 SMALLER = [
     *(

@@ -18,12 +18,12 @@ from imgtool.errors import ConfigError, UserError
 from imgtool.evaluation.latents import measure
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.registry import schema
+from imgtool.process.stopping import StopRequest
 from imgtool.training.checkpoint import read
 from imgtool.training.optim import lr_factor
 from imgtool.training.report import Silence
 from imgtool.training.run import train
 from imgtool.training.schedule import make_schedule
-from imgtool.training.stopping import StopRequest
 
 SMALLER = [
     *("data.max_images=6", "data.val_fraction=0.2", "train.batch_size=1", "train.max_iter=4"),

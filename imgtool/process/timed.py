@@ -15,9 +15,9 @@ from imgtool.experiment import checkpoints, retention
 from imgtool.experiment.layout import ExperimentDir, make_writable
 from imgtool.experiment.status import now_iso, read_status
 from imgtool.files import write_text
-from imgtool.training import supervise
-from imgtool.training.budget import Budget
-from imgtool.training.inbox import Inbox
+from imgtool.process import supervise
+from imgtool.process.budget import Budget
+from imgtool.process.inbox import Inbox
 from imgtool.units import format_bytes, format_duration
 
 EXP_DIR_OPTIONS = ("--exp-dir", "--exp_dir")

@@ -7,9 +7,9 @@ import pytest
 
 from imgtool.errors import ExperimentError
 from imgtool.experiment.layout import ExperimentDir
-from imgtool.training import timed
-from imgtool.training.budget import Budget
-from imgtool.training.supervise import NotFound
+from imgtool.process import timed
+from imgtool.process.budget import Budget
+from imgtool.process.supervise import NotFound
 
 LOOP = "while :; do sleep 0.02; done"
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Literal
 
 from imgtool.errors import ExitCode, UserError
-from imgtool.training import processes
-from imgtool.training.inbox import Inbox
+from imgtool.process import leftovers
+from imgtool.process.inbox import Inbox
 
 Reason = Literal["finished", "budget", "signal"]
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
@@ -125,9 +125,9 @@ def run(
         with contextlib.suppress(OSError):  # a full disk must not cut the command loose
             log(text)
 
-    if not processes.become_subreaper():
+    if not leftovers.become_subreaper():
         say("this system has no subreaper: daemons of the command may outlive it")
-    ours = processes.children()
+    ours = leftovers.children()
     with contextlib.ExitStack() as stack:
         inbox = inbox or stack.enter_context(Inbox(WATCHED))
         target, position = 2, 0
@@ -144,7 +144,7 @@ def run(
             for number in inbox.wait(ladder.deadline):
                 ladder.receive(number)
             ladder.advance(ours)
-            processes.reap(ours | {child.pid})
+            leftovers.reap(ours | {child.pid})
         elapsed = ladder.elapsed()
         num_leftover = _end_leftovers(ladder, inbox, ours)
     return Outcome(
@@ -285,27 +285,27 @@ class _Ladder:
         self.deadline = now + POLL_SEC
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGKILL)
-        for process in processes.descendants(ours):
-            processes.send(process, signal.SIGKILL)
+        for process in leftovers.descendants(ours):
+            leftovers.send(process, signal.SIGKILL)
 
 
 def _end_leftovers(ladder: _Ladder, inbox: Inbox, ours: frozenset[int]) -> int:
     """End what outlived the leader: TERM, a while later KILL. Returns how many there were."""
-    left = processes.descendants(ours)
-    processes.reap(ours)
+    left = leftovers.descendants(ours)
+    leftovers.reap(ours)
     if not left:
         return 0
-    names = ", ".join(sorted({process.name for process in left}))
+    names = leftovers.names(left)
     ladder.log(f"{len(left)} processes outlived the command ({names}): sending SIGTERM")
     for process in left:
-        processes.send(process, signal.SIGTERM)
+        leftovers.send(process, signal.SIGTERM)
     # After a stop a rank or a wrapped trainer may be saving still.
     asked = bool(ladder.sent)
     wait = ladder.kill_after_sec if asked else min(ladder.kill_after_sec, LEFTOVER_SEC)
     deadline = time.monotonic() + wait
     started = time.monotonic()
     killed = False
-    while remaining := processes.descendants(ours):
+    while remaining := leftovers.descendants(ours):
         now = time.monotonic()
         received = inbox.wait(now + POLL_SEC)
         if signal.SIGINT in received and now - started > REPEAT_SEC and _at_terminal():
@@ -318,9 +318,9 @@ def _end_leftovers(ladder: _Ladder, inbox: Inbox, ours: frozenset[int]) -> int:
                 ladder.log(f"sending SIGKILL to {len(remaining)} processes")
             killed = True
             for process in remaining:
-                processes.send(process, signal.SIGKILL)
-        processes.reap(ours)
-    processes.reap(ours)
+                leftovers.send(process, signal.SIGKILL)
+        leftovers.reap(ours)
+    leftovers.reap(ours)
     return len(left)
 
 

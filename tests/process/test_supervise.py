@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from imgtool.training import processes, supervise
-from imgtool.training.supervise import NotFound, NotRunnable, Outcome, Sent, exit_code
+from imgtool.process import leftovers, supervise
+from imgtool.process.supervise import NotFound, NotRunnable, Outcome, Sent, exit_code
 
 LOOP = "while :; do sleep 0.02; done"
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
@@ -150,7 +150,7 @@ LEAVERS = {
 
 @pytest.mark.parametrize("kind", LEAVERS)
 def test_nothing_outlives_a_command_that_ended(start, tmp_path, kind):
-    lines, ours = [], processes.children()
+    lines, ours = [], leftovers.children()
     wait = "while [ ! -s {dir}/pid ]; do sleep 0.02; done; exit 5"
     outcome = start(f"{LEAVERS[kind]}\n{wait}", kill_after=0.3, log=lines.append)
     assert (outcome.reason, outcome.child_code) == ("finished", 5)
@@ -158,7 +158,7 @@ def test_nothing_outlives_a_command_that_ended(start, tmp_path, kind):
     assert not is_alive((tmp_path / "pid").read_text())
     assert any("outlived the command" in line for line in lines)
     assert any("SIGKILL" in line for line in lines) == (kind == "deaf daemon")
-    assert processes.descendants(ours) == []
+    assert leftovers.descendants(ours) == []
 
 
 def test_a_trainer_below_a_wrapper_gets_time_to_save_after_the_stop(start, tmp_path):
@@ -300,21 +300,21 @@ def test_a_zombie_of_others_does_not_hide_orphans():
     theirs, ours = (subprocess.Popen(["true"]) for _ in range(2))
     for child in (theirs, ours):
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    kept = processes.children() - {ours.pid}
-    processes.reap(kept)
-    assert theirs.pid in processes.children()
-    assert ours.pid not in processes.children()
+    kept = leftovers.children() - {ours.pid}
+    leftovers.reap(kept)
+    assert theirs.pid in leftovers.children()
+    assert ours.pid not in leftovers.children()
     theirs.wait()
     ours.wait()
 
 
 def test_orphans_that_end_meanwhile_are_collected(start, tmp_path):
-    counts, ours = [], processes.children()
+    counts, ours = [], leftovers.children()
 
     def count():
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
-            counts.append(len(processes.children() - ours))
+            counts.append(len(leftovers.children() - ours))
             if counts[-1] == 1:
                 break
             time.sleep(0.02)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgtool.errors import UsageError
-from imgtool.training import budget
+from imgtool.process import budget
 
 HOUR = 3600.0
 

@@ -1,0 +1,1 @@
+"""Starting, signalling and ending processes of this machine; torch-free."""

@@ -1,0 +1,56 @@
+"""Ending a run well: signals set a flag, the engine looks at it between updates.
+
+Torch-free: handlers are in place before torch is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from types import FrameType
+
+from imgtool.errors import ExitCode
+
+# HUP besides those of the design: a closed terminal should not cost the work since the last save.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
+REPEAT_SEC = 2.0  # LSF and `timeout` deliver one request twice
+
+
+class StopRequest:
+    """Whether, and why, this process has been asked to stop.
+
+    Attributes:
+        reason: the signal's name, or None while nobody has asked.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._first: float | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """True once a stop has been asked for."""
+        return self.reason is not None
+
+    def ask(self, reason: str) -> None:
+        """Ask for a stop; the first reason stays."""
+        if self.reason is None:
+            self.reason = reason
+            self._first = time.monotonic()
+
+    def install(self) -> None:
+        """Handle SIGNALS from now on (main thread only); one that nohup ignores stays ignored."""
+        for number in SIGNALS:
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._first is None:
+            self.ask(signal.Signals(number).name)
+            return
+        insists = time.monotonic() - self._first > REPEAT_SEC
+        if number == signal.SIGINT and insists and sys.stdin is not None and sys.stdin.isatty():
+            os.write(2, b"\nimgtool: interrupted again; leaving without saving\n")
+            os._exit(ExitCode.INTERRUPTED)
