@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,12 +14,13 @@ import typer
 from commands._options import ConfigOption, SetOption, TinyOption, with_schema_flags
 from commands._output import FormatOption, JsonOption, Output, QuietOption, document
 from imgtool.models.registry import schema
-from imgtool.training.environment import read_launch
+from imgtool.training.ranks import is_first_launched, is_launched
 
 if TYPE_CHECKING:
     from imgtool.config.load import Loaded
     from imgtool.experiment.layout import ExperimentDir
     from imgtool.process.stopping import StopRequest
+    from imgtool.training.ranks import Ranks
     from imgtool.training.report import Outcome
 
 COLUMNS = (
@@ -75,7 +77,7 @@ def train_command(family: str) -> Callable[..., Any]:
             return
         outcome = _train(loaded, resume)
         experiment = loaded.experiment
-        if read_launch().is_first:
+        if is_first_launched():
             output.emit("experiment", [_record(experiment, outcome)], columns=COLUMNS)
 
     train.__doc__ = f"""Train one {family} experiment.
@@ -117,33 +119,45 @@ def _describe(loaded: Loaded) -> None:
 
 def _train(loaded: Loaded, resume: str) -> Outcome:
     from imgtool.experiment.layout import ExperimentDir
+    from imgtool.experiment.lock import exclusive
     from imgtool.process.stopping import StopRequest
     from imgtool.training.environment import prepare
+    from imgtool.training.ranks import open_ranks
 
     stop = StopRequest()
     stop.install()
     directory = ExperimentDir(loaded.experiment.output.exp_dir or ".")
-    if not read_launch().is_first:
+    with ExitStack() as held:
+        if not is_launched():  # what is wrong with the directory is said before torch is loaded
+            directory.create()
+            held.enter_context(exclusive(directory))
         prepare(deterministic=loaded.experiment.train.deterministic)
-        return _run(loaded, directory, stop, resume, loud=False)
-    from imgtool.experiment.lock import exclusive
-
-    directory.create()
-    with exclusive(directory):
-        prepare(deterministic=loaded.experiment.train.deterministic)
-        return _run(loaded, directory, stop, resume, loud=True)
+        ranks = held.enter_context(open_ranks(directory, stop))
+        directory = ExperimentDir(ranks.decide(lambda: str(directory.path)))
+        if ranks.distributed and ranks.is_first:
+            directory.create()
+            held.enter_context(exclusive(directory))
+        return _run(loaded, directory, stop, resume, ranks)
 
 
 def _run(
-    loaded: Loaded, directory: ExperimentDir, stop: StopRequest, resume: str, *, loud: bool
+    loaded: Loaded, directory: ExperimentDir, stop: StopRequest, resume: str, ranks: Ranks
 ) -> Outcome:
     from commands._progress import Bar, make_reporter
     from imgtool.training.report import Silence
     from imgtool.training.run import train
 
-    reporter = make_reporter() if loud else Silence()
+    reporter = make_reporter() if ranks.is_first else Silence()
     try:
-        return train(loaded, directory, stop=stop, reporter=reporter, resume=resume, argv=sys.argv)
+        return train(
+            loaded,
+            directory,
+            stop=stop,
+            reporter=reporter,
+            ranks=ranks,
+            resume=resume,
+            argv=sys.argv,
+        )
     finally:
         if isinstance(reporter, Bar):
             reporter.close()

@@ -163,6 +163,9 @@ class Train:
         1000, "Iterations between sample images, or epochs: 5ep.", run=True
     )
     val_every: Interval = option(1000, "Iterations between validations, or epochs: 1ep.", run=True)
+    final_validation: bool = option(
+        True, "Validate a stopped run once more, within 20 s, if none was made lately.", run=True
+    )
     log_every: PositiveInt = option(50, "Iterations between logged values.", run=True)
     keep: NonNegativeInt = option(3, "Newest checkpoints to keep; 0 keeps all.", run=True)
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1 or mps.", run=True)

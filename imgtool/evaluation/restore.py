@@ -23,9 +23,9 @@ from imgtool.models.base import Task
 from imgtool.models.registry import family as find_family
 from imgtool.models.registry import schema
 from imgtool.training import checkpoint
+from imgtool.training.batches import to_device
 from imgtool.training.device import resolve_device
 from imgtool.training.state import load_weights
-from imgtool.training.step import to_device
 
 
 @dataclass(frozen=True)

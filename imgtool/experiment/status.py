@@ -122,6 +122,36 @@ class StatusFile:
             write_text(self._path, json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
+class SilentStatus:
+    """The status of a process that is not to write any: it takes every word and keeps none."""
+
+    has_run = False
+
+    def write(self, state: State, reason: str | None = None, **fields: Any) -> None:
+        """Nothing."""
+
+    def remember(self, **fields: Any) -> None:
+        """Nothing."""
+
+    def start_heartbeat(self) -> None:
+        """Nothing."""
+
+    def stop_heartbeat(self) -> None:
+        """Nothing."""
+
+
+def say_for(experiment: ExperimentDir, state: State, reason: str) -> None:
+    """Write the last word of a process that died without one; what else it said stays.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    record = read_status(experiment)
+    if record is not None and record.get("state") in ("pending", "running"):
+        record |= {"state": state, "reason": reason}
+        write_text(experiment.status_path, json.dumps(record, indent=2) + "\n")
+
+
 def read_status(experiment: ExperimentDir) -> dict[str, Any] | None:
     """The record, or None when there is none that can be read."""
     try:

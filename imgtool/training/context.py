@@ -2,46 +2,66 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from imgtool.config.schema import Experiment
 from imgtool.experiment.layout import ExperimentDir
-from imgtool.experiment.status import StatusFile
+from imgtool.experiment.status import SilentStatus, StatusFile
 from imgtool.process.stopping import StopRequest
-from imgtool.training.agreement import Agreement
+from imgtool.training.batches import Batches
 from imgtool.training.loggers import Logs
+from imgtool.training.meters import Meter
+from imgtool.training.ranks import Ranks
 from imgtool.training.report import Reporter
 from imgtool.training.schedule import Schedule
 from imgtool.training.state import Position
 from imgtool.training.step import Stepper
 from imgtool.training.stopping import BestValue, TimeBudget
+from imgtool.training.throughput import Throughput
 from imgtool.training.validation import Validator
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Run:
-    """Everything the loop works with; `imgtool.training.run` puts it together.
+    """Everything the loop works with; `imgtool.training.assemble` puts it together.
 
-    `logs`, `status` belong to the first rank alone and are None on the others. `metrics` are
-    those of the checkpoint that the run goes on from.
+    `logs` and `status` are silent but for rank 0's. `metrics` are those of the checkpoint that
+    the run goes on from. `closed` holds the losses of the logged windows since the last row of
+    the metrics table.
     """
 
     experiment: Experiment
     config: dict[str, Any]
     identity: str
     data_fingerprint: str
-    facts: dict[str, Any]
     directory: ExperimentDir
+    ranks: Ranks
     stepper: Stepper
+    batches: Batches
+    throughput: Throughput
     validator: Validator | None
     schedule: Schedule
-    position: Position
-    metrics: dict[str, float | None]
     best: BestValue
     budget: TimeBudget
     stop: StopRequest
-    agreement: Agreement
     reporter: Reporter
-    logs: Logs | None
-    status: StatusFile | None
+    logs: Logs
+    status: StatusFile | SilentStatus
+    position: Position
+    closed: Meter
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def row_means(self) -> dict[str, float]:
+        """Means of the losses since the last row of the metrics table."""
+        row = Meter(self.stepper.device)
+        row.absorb(self.closed)
+        row.absorb(self.stepper.meter)
+        means = row.means(self.ranks.sum)
+        return {name: mean for name, mean in means.items() if not name.startswith("grad_norm")}
+
+    def start_row(self) -> None:
+        """Count from now on: what the open window has by now is taken off again."""
+        self.closed.clear()
+        self.closed.absorb(self.stepper.meter, factor=-1.0)

@@ -1,32 +1,37 @@
-"""Devices, precision and several processes, through Lightning Fabric."""
+"""Devices, precision, and what torch is told before it computes."""
 
 from __future__ import annotations
 
 import resource
 import sys
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
-from lightning_fabric.strategies.ddp import DDPStrategy
 
 from imgtool.config.schema import Train
 from imgtool.errors import UsageError
-from imgtool.training.environment import Launch, cpu_threads, cpuinfo
+from imgtool.training.environment import cpu_threads, cpuinfo
+from imgtool.training.ranks import Ranks
 
 
-def resolve_device(wanted: str) -> torch.device:
+def resolve_device(wanted: str, ranks: Ranks | None = None) -> torch.device:
     """The torch device of `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+
+    Args:
+        wanted: one of these.
+        ranks: each of several on a machine gets a CUDA device of its own, whatever the index.
 
     Raises:
         UsageError: this machine has no such device.
     """
     if wanted == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        wanted = next((kind for kind, there in kinds.items() if there), "cpu")
     device = torch.device(wanted)
+    if ranks is not None and ranks.distributed and device.type == "cuda":
+        device = torch.device("cuda", ranks.local_rank)
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count == 0:
@@ -44,42 +49,32 @@ def resolve_device(wanted: str) -> torch.device:
     return device
 
 
-def make_fabric(
-    train: Train, device: torch.device, launch: Launch, *, takes_turns: bool = False
-) -> Fabric:
-    """A launched Fabric: one device, or one process of a torchrun group.
+@dataclass(frozen=True)
+class Precision:
+    """The arithmetic of forward passes on a device.
 
-    Args:
-        takes_turns: as `FamilySchema.takes_turns`.
+    Attributes:
+        device: where.
+        half: the type that autocast prefers, or None for float32 throughout.
+        scaler: scales the loss where `half` has little range.
     """
-    devices: Any = 1
-    if device.type == "cuda" and device.index is not None and not launch.distributed:
-        devices = [device.index]
-    strategy: Any = "auto"
-    if launch.distributed:
-        devices = launch.local_world_size
-        # Families reduce their own buffers; broadcasting rank 0's would undo that.
-        strategy = DDPStrategy(
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-            find_unused_parameters=takes_turns,
-        )
-    precision: dict[str, Any] = {"precision": "32-true"}
-    if train.precision == "bf16-mixed":
-        precision = {"precision": "bf16-mixed"}
-    elif train.precision == "16-mixed" and device.type == "cuda":
-        precision = {"plugins": MixedPrecision("16-mixed", "cuda", torch.amp.GradScaler("cuda"))}
-    elif train.precision == "16-mixed":  # no fp16 arithmetic elsewhere
-        precision = {"precision": "bf16-mixed"}
-    fabric = Fabric(
-        accelerator=device.type,
-        devices=devices,
-        num_nodes=launch.num_nodes,
-        strategy=strategy,
-        **precision,
-    )
-    fabric.launch()
-    return fabric
+
+    device: torch.device
+    half: torch.dtype | None = None
+    scaler: torch.amp.GradScaler | None = None
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of a forward pass; a fresh one each time."""
+        return torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None)
+
+
+def make_precision(precision: str, device: torch.device) -> Precision:
+    """What `train.precision` means on a device: there is fp16 arithmetic on CUDA alone."""
+    if precision == "32":
+        return Precision(device)
+    if precision == "16-mixed" and device.type == "cuda":
+        return Precision(device, torch.float16, torch.amp.GradScaler("cuda"))
+    return Precision(device, torch.bfloat16)
 
 
 def doubt_precision(precision: str, device: torch.device) -> str | None:
@@ -97,14 +92,9 @@ def doubt_precision(precision: str, device: torch.device) -> str | None:
     return "this processor emulates bf16, slower than precision 32: it has no instructions for it"
 
 
-def grad_scaler(fabric: Fabric) -> torch.amp.GradScaler | None:
-    """The loss scaler of 16-mixed, or None."""
-    return getattr(fabric.strategy.precision, "scaler", None)
-
-
-def configure_torch(train: Train, device: torch.device, num_workers: int, launch: Launch) -> int:
+def configure_torch(train: Train, device: torch.device, num_workers: int, ranks: Ranks) -> int:
     """Threads, determinism, TF32. Returns the number of CPU threads."""
-    threads = train.threads or cpu_threads(launch.local_world_size, num_workers)
+    threads = train.threads or cpu_threads(ranks.local_size, num_workers)
     torch.set_num_threads(threads)
     if train.deterministic:
         torch.use_deterministic_algorithms(True)
@@ -117,11 +107,11 @@ def configure_torch(train: Train, device: torch.device, num_workers: int, launch
     return threads
 
 
-def exactness(train: Train, device: torch.device, launch: Launch) -> str:
+def exactness(train: Train, device: torch.device, ranks: Ranks) -> str:
     """How far a resumed run repeats one that was never stopped, in words for status.json."""
     if device.type == "cpu":
         return "bit for bit with the same number of CPU threads"
-    if device.type == "cuda" and train.deterministic and not launch.distributed:
+    if device.type == "cuda" and train.deterministic and not ranks.distributed:
         return "bit for bit on the same kind of GPU"
     return "statistically equal"
 

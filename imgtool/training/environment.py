@@ -1,4 +1,4 @@
-"""The process before torch is imported: threads, waiting, the allocator, the launcher.
+"""The process before torch is imported: threads, waiting, the allocator.
 
 Torch-free. Everything here must be set before OpenMP and the C library are busy.
 """
@@ -8,50 +8,9 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 SLOTS_VARIABLE = "IMGTOOL_SLOTS"  # trainings that share this machine's cores, set by a sweep
-
-
-@dataclass(frozen=True)
-class Launch:
-    """This process among its ranks, as torchrun's variables tell it."""
-
-    rank: int
-    local_rank: int
-    world_size: int
-    local_world_size: int
-    num_nodes: int
-
-    @property
-    def is_first(self) -> bool:
-        """True for the one process that writes."""
-        return self.rank == 0
-
-    @property
-    def distributed(self) -> bool:
-        """True when there is more than one process."""
-        return self.world_size > 1
-
-
-def read_launch() -> Launch:
-    """The launcher's variables; one process when there are none."""
-
-    def number(name: str, default: int) -> int:
-        try:
-            return int(os.environ.get(name, default))
-        except ValueError:
-            return default
-
-    world, local_world = number("WORLD_SIZE", 1), number("LOCAL_WORLD_SIZE", 1)
-    return Launch(
-        rank=number("RANK", 0),
-        local_rank=number("LOCAL_RANK", 0),
-        world_size=world,
-        local_world_size=local_world,
-        num_nodes=max(1, world // max(1, local_world)),
-    )
 
 
 def cores() -> int:

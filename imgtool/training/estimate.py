@@ -77,17 +77,17 @@ def _kept_for_backward(task: Task, train: Train, data: DataInfo) -> int | None:
     own = {id(p) for p in task.modules.parameters()}
     largest = 0
     for update in task.all_updates():
-        seen: dict[int, tuple[Tensor, int]] = {}
+        seen: dict[int, torch.UntypedStorage] = {}  # held, so that no number is used twice
 
-        def pack(tensor: Tensor, seen: dict[int, tuple[Tensor, int]] = seen) -> Tensor:
+        def pack(tensor: Tensor, seen: dict[int, torch.UntypedStorage] = seen) -> Tensor:
             if id(tensor) not in own:
                 storage = tensor.untyped_storage()
-                seen[storage._cdata] = (tensor, storage.nbytes())
+                seen[id(storage)] = storage
             return tensor
 
         with saved_tensors_hooks(pack, lambda tensor: tensor):
             losses = update(batch)
-        largest = max(largest, sum(size for _, size in seen.values()))
+        largest = max(largest, sum(storage.nbytes() for storage in seen.values()))
         del losses
     return largest
 

@@ -30,7 +30,7 @@ def leave_keepsakes(run: Run) -> None:
 
     The run is over and saved: its weights may be replaced.
     """
-    if run.logs is None or run.validator is None:
+    if not run.ranks.is_first or run.validator is None:
         return
     try:
         _load_best(run)

@@ -103,7 +103,7 @@ class Logs:
         """One validation: a row of the CSV. Returns a warning when the shared copy failed."""
         self._metrics.log({"kind": "evaluation", **row})
         self._forward(
-            {k[4:]: v for k, v in row.items() if k.startswith("val_")} | _place(row), "val"
+            {k[4:]: v for k, v in row.items() if k.startswith("val_")} | _where(row), "val"
         )
         return self._metrics.log_epoch(row)
 
@@ -128,7 +128,27 @@ class Logs:
             logger.close()
 
 
-def _place(row: Mapping[str, Any]) -> dict[str, Any]:
+class SilentLogs(Logs):
+    """The logs of a rank that writes none."""
+
+    def __init__(self) -> None:
+        pass
+
+    def train(self, row: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def evaluation(self, row: Mapping[str, Any]) -> str | None:
+        """Nothing."""
+        return None
+
+    def picture(self, name: str, picture: Tensor, iteration: int) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def _where(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"iteration": row["iteration"], "epoch": row["epoch"]}
 
 

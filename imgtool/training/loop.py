@@ -1,11 +1,13 @@
 """The loop: one pass over a task's updates an iteration, and what is due after it.
 
-The loop knows no family. It reads values back from the device only when they are logged.
+The loop knows no family. It reads values back from the device only when they are shown.
 """
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ from imgtool.training.schedule import due
 from imgtool.training.stopping import BestValue
 from imgtool.training.validation import save_picture
 
-STOP, TIME_IS_UP = 2, 1
+# What a rank may wish; the largest wish of all is what happens.
+GO_ON, TIME_IS_UP, STOP, DIVERGED, TOO_LATE = 0, 1, 2, 3, 4
+FINAL_VALIDATION_SEC = 20.0
 
 
 class Loop:
@@ -34,19 +38,18 @@ class Loop:
             if name not in self.metrics and value is not None
         }
         self._ending: tuple[str, str] | None = None
-        self._window_begin = run.position.iteration
-        self._iteration_sec: float | None = None  # as last logged
-        self._trained = [0.0, 0.0]  # images and seconds of the windows before this one
+        self._has_shown_losses = False
+        self._gave_up_validating = False
 
     def __call__(self) -> Outcome:
         """Run to the end and say how it was.
 
         Raises:
-            DivergedError: too many bad steps in a row.
+            DivergedError: too many bad steps in a row, or the last ones were.
             CheckpointError: a checkpoint cannot be written.
         """
         self.saver.mend_links()
-        self.run.stepper.start_window()
+        self.run.throughput.start_window(self.run.position.iteration)
         if self.run.position.iteration:
             self._do_what_is_due()  # what a stop interrupted
         while not self._ended():
@@ -58,9 +61,9 @@ class Loop:
     # Ending
 
     def _ended(self) -> bool:
-        run, place = self.run, self.run.position
-        if self._ending is None and not place.update:
-            if run.schedule.last is not None and place.iteration >= run.schedule.last:
+        run, position = self.run, self.run.position
+        if self._ending is None and not position.update:
+            if run.schedule.last is not None and position.iteration >= run.schedule.last:
                 self._ending = ("completed", run.schedule.last_reason)
             elif run.best.exhausted:
                 self._ending = ("completed", "early stopping")
@@ -68,210 +71,260 @@ class Loop:
 
     def _asked_to_stop(self) -> bool:
         run = self.run
-        wish = STOP if run.stop.wanted else TIME_IS_UP if run.budget.over else 0
-        agreed = run.agreement.ask(wish)
+        if run.stepper.bad.longest() >= run.experiment.train.max_bad_steps:
+            wish = DIVERGED
+        elif run.stop.wanted:
+            wish = STOP
+        else:
+            wish = TIME_IS_UP if run.budget.over else GO_ON
+        agreed = run.ranks.ask(wish)
+        if agreed == DIVERGED:
+            _, longest = run.stepper.bad.read()
+            raise self.saver.too_many(longest)
         if agreed == STOP:
             self._ending = ("stopped", run.stop.reason or "another rank was asked to stop")
         elif agreed == TIME_IS_UP:
             self._ending = ("completed", "max_time")
-        return agreed > 0
+        return agreed != GO_ON
 
     def _finish(self, state: str, reason: str) -> Outcome:
-        run, place = self.run, self.run.position
+        run, position = self.run, self.run.position
         if state == "completed":
             self._validate()
             if self._ending and self._ending[0] == "stopped":
                 state, reason = self._ending
         self.saver.last_step_is_bad()
-        if place.saved != place.iteration or place.update or self.saver.due:
+        if state == "completed" and run.stepper.bad.now > 1:
+            raise self.saver.diverged(
+                f"the last {run.stepper.bad.now} steps gave non-finite values"
+            )
+        if position.saved != position.iteration or position.update or self.saver.due:
             self._save()
         if self.saver.due:
             run.reporter.message(
-                f"warning: the last step was bad, so iteration {place.iteration} is not saved"
+                f"warning: the last step was bad, so iteration {position.iteration} is not saved"
             )
+        elif state == "stopped":
+            self._validate_once_more()
         self._sample()  # the state is safe; now show what it can do
         self._note_cost()
         good = self.saver.newest()
-        restores = run.experiment.train.restore_best and run.logs is not None
-        if reason == "early stopping" and restores:  # beside it, other ranks would read too soon
+        # Beside rank 0, which writes, others would read too soon.
+        if reason == "early stopping" and run.experiment.train.restore_best and run.ranks.is_first:
             restored = self.saver.restore_best()
             if restored is not None:  # what is reported is theirs
                 good, self.metrics = restored
         return Outcome(
             state=state,
             reason=reason,
-            iteration=place.iteration,
-            epoch=self.epoch,
+            iteration=position.iteration,
+            epoch=run.batches.epoch,
             elapsed_sec=run.budget.elapsed_sec,
             metrics=self.metrics,
             best=_best(run.best),
             checkpoint=good,
             facts=run.facts,
+            update=position.update,
+            num_updates=len(run.stepper.task.updates(position.iteration + 1)),
         )
 
     # One iteration
 
-    @property
-    def epoch(self) -> float:
-        """Passes over the data so far."""
-        return self.run.stepper.batches / self.run.schedule.per_epoch
-
     def _iterate(self) -> bool:
         """Do the updates of the next iteration; False when a stop came in between."""
-        run, place = self.run, self.run.position
-        number = place.iteration + 1
+        run, position = self.run, self.run.position
+        number = position.iteration + 1
         factor = lr_factor(run.experiment.train, number, run.schedule.horizon)
         updates = run.stepper.task.updates(number)
-        start = place.update
+        start = position.update
         for index in range(start, len(updates)):
-            if index > start and self._asked_to_stop():
-                place.update = index
-                return False
+            if index > start:
+                if self._asked_to_stop():
+                    return False
+                self._tell("train", num_updates=len(updates))
             fresh = index == 0 or updates[index].fresh_batch
             run.stepper.step(updates[index], factor, fresh=fresh)
-        run.stepper.end_iteration()
-        place.iteration, place.update = number, 0
-        self._tell("train")
+            position.update = index + 1
+        run.stepper.end_iteration(number)
+        position.iteration, position.update = number, 0
+        if not self._has_shown_losses:
+            self._show_first_losses()
+        else:
+            self._tell("train")
         return True
+
+    def _show_first_losses(self) -> None:
+        """After the first iteration of this start, a minute before `log_every` may come."""
+        self._has_shown_losses = True
+        if not due(self.run.position.iteration, self.run.schedule.log):
+            self.losses = self.run.stepper.meter.means(self.run.ranks.sum)
+            self._tell("train", logged=True)
 
     def _do_what_is_due(self) -> None:
         """Log, validate, sample, save: each at its interval, each once an iteration."""
-        place, schedule = self.run.position, self.run.schedule
-        number = place.iteration
-        if due(number, schedule.log) and place.logged < number:
+        position, schedule = self.run.position, self.run.schedule
+        number = position.iteration
+        if due(number, schedule.log) and position.logged < number:
             self._log()
         if due(number, schedule.validate):
             self._validate()
         if self._ending is None and due(number, schedule.sample):
             self._sample()
-        if self.saver.due or (due(number, schedule.save) and place.saved < number):
+        if self.saver.due or (due(number, schedule.save) and position.saved < number):
             self._save()
 
     # Logging
 
     def _log(self) -> None:
-        run, place, stepper = self.run, self.run.position, self.run.stepper
+        run, position = self.run, self.run.position
         self.saver.last_step_is_bad()
-        self.losses = stepper.log_meter.means(stepper.fabric_sum)
-        stepper.log_meter.clear()
-        place.logged = place.iteration
-        span = stepper.span_sec
-        if place.iteration > self._window_begin:
-            self._iteration_sec = span / (place.iteration - self._window_begin)
-        if run.logs is not None:
-            factor = lr_factor(run.experiment.train, place.iteration, run.schedule.horizon)
-            row = {
-                "iteration": place.iteration,
-                "epoch": round(self.epoch, 4),
+        self.losses = run.stepper.meter.means(run.ranks.sum)
+        run.closed.absorb(run.stepper.meter)
+        run.stepper.meter.clear()
+        position.logged = position.iteration
+        run.throughput.measure_pace(position.iteration)
+        rates = run.throughput.rates()
+        factor = lr_factor(run.experiment.train, position.iteration, run.schedule.horizon)
+        run.logs.train(
+            {
+                "iteration": position.iteration,
+                "epoch": round(run.batches.epoch, 4),
                 "lr": run.experiment.train.lr * factor,
                 **self.losses,
-                "bad_steps": self.saver.bad_total,
-                "images_per_sec": stepper.images / span,
-                "data_wait": min(1.0, stepper.wait_sec / span),
+                "bad_steps": run.stepper.bad.total,
+                "images_per_sec": rates.images_per_sec,
+                "data_wait": rates.data_wait,
                 "elapsed_sec": run.budget.elapsed_sec,
             }
-            run.logs.train(row)
-        if run.status is not None:
-            run.status.remember(
-                iteration=place.iteration,
-                epoch=round(self.epoch, 4),
-                loss=self.losses.get("loss"),
-                eta_sec=self._eta_sec(),
-            )
+        )
+        run.status.remember(
+            iteration=position.iteration,
+            epoch=round(run.batches.epoch, 4),
+            loss=self.losses.get("loss"),
+            eta_sec=self._eta_sec(),
+        )
         self._tell("train", logged=True)
         self._note_cost()
-        self._trained[0] += stepper.images
-        self._trained[1] += span
-        stepper.start_window()
-        self._window_begin = place.iteration
+        run.throughput.end_window(position.iteration)
 
     def _note_cost(self) -> None:
         """Speed of this start's training, validation left out, and the highest use of memory."""
-        run, stepper = self.run, self.run.stepper
-        images, span = self._trained[0] + stepper.images, self._trained[1] + stepper.span_sec
-        if images:
-            run.facts["images_per_sec"] = round(images / span, 3)
-        run.facts.update(peak_memory(stepper.device))
-        if run.status is not None:
-            run.status.remember(facts=dict(run.facts))
+        run = self.run
+        rate = run.throughput.total_images_per_sec()
+        if rate is not None:
+            run.facts["images_per_sec"] = round(rate, 3)
+        run.facts.update(peak_memory(run.stepper.device))
+        run.status.remember(facts=dict(run.facts))
 
-    def _tell(self, stage: str, *, logged: bool = False) -> None:
-        run, stepper = self.run, self.run.stepper
-        span = stepper.span_sec
+    def _tell(self, stage: str, *, logged: bool = False, num_updates: int = 0) -> None:
+        run = self.run
+        rates = run.throughput.rates()
         run.reporter.progress(
             Progress(
                 stage=stage,
                 iteration=run.position.iteration,
                 max_iteration=run.schedule.last,
-                epoch=self.epoch,
+                epoch=run.batches.epoch,
                 losses=self.losses,
-                images_per_sec=stepper.images / span,
-                data_wait=min(1.0, stepper.wait_sec / span),
+                images_per_sec=rates.images_per_sec,
+                data_wait=rates.data_wait,
                 eta_sec=self._eta_sec(),
                 logged=logged,
+                update=run.position.update,
+                num_updates=num_updates,
             )
         )
 
     def _eta_sec(self) -> float | None:
-        run, place = self.run, self.run.position
+        run, done = self.run, self.run.position.iteration
         left = [] if run.budget.left_sec is None else [run.budget.left_sec]
-        pace, done = self._iteration_sec, place.iteration - self._window_begin
-        if pace is None and done:
-            pace = run.stepper.span_sec / done
-        if run.schedule.last is not None and pace is not None:
-            left.append((run.schedule.last - place.iteration) * pace)
+        if run.schedule.last is not None:
+            sec = run.throughput.sec_of(run.schedule.last - done, done)
+            left += [] if sec is None else [sec]
         return min(left) if left else None
 
     # Validation and samples
 
     def _validate(self) -> None:
-        run, place, stepper = self.run, self.run.position, self.run.stepper
-        if place.validated == place.iteration:
+        run, position = self.run, self.run.position
+        if position.validated == position.iteration:
             return
-        metrics: dict[str, float | None] | None = {}
-        if run.validator is not None:
-            with stepper.pausing():
-                metrics = run.validator.metrics(stepper.fabric_sum, self._go_on_validating)
+        metrics = self._measure(self._go_on_validating)
         if metrics is None:  # stopped; the resumed run does it again
+            self._gave_up_validating = True
             return
-        means = stepper.row_meter.means(stepper.fabric_sum)
+        means = run.row_means()
         value = self._monitored(means, metrics)
         self.metrics = metrics
-        place.validated = place.iteration
-        if place.saved == place.iteration:
-            place.saved = -1  # that checkpoint does not know of this validation
-        stepper.row_meter.clear()
+        position.validated = position.iteration
+        if position.saved == position.iteration:
+            position.saved = -1  # that checkpoint does not know of this validation
+        run.start_row()
         self._write_row(means, metrics)
         # Weights that may not be saved now cannot be the best ones.
-        judged = stepper.task.has_best or run.experiment.train.monitor is not None
-        if not judged or self.saver.last_step_is_bad():
-            return
-        if run.best.see(value, place.iteration):
+        is_bad = self.saver.last_step_is_bad()
+        if value is not None and not _is_sound(value, run.best.mode) and not is_bad:
+            raise self.saver.diverged(
+                f"{run.best.metric} is {value} at iteration {position.iteration}"
+            )
+        judged = run.stepper.task.has_best or run.experiment.train.monitor is not None
+        if judged and not is_bad and run.best.see(value, position.iteration):
             self._save(best=True)
+
+    def _validate_once_more(self) -> None:
+        """A stopped run should not end unmeasured; the resumed one knows nothing of this."""
+        run, position = self.run, self.run.position
+        since = position.iteration - position.validated
+        is_recent = position.validated and since < run.schedule.validate
+        if run.validator is None or self._gave_up_validating or is_recent or not since:
+            return
+        if not run.experiment.train.final_validation:
+            return
+        begin = time.monotonic()
+
+        def go_on(number: int) -> bool:
+            self._tell("validate")
+            late = time.monotonic() - begin > FINAL_VALIDATION_SEC
+            return run.ranks.ask(TOO_LATE if late else GO_ON) < TOO_LATE
+
+        metrics = self._measure(go_on)
+        if metrics is None:
+            run.reporter.message(
+                f"the final validation took longer than {FINAL_VALIDATION_SEC:g} s: left out"
+            )
+            return
+        self.metrics = metrics
+        self._write_row(run.row_means(), metrics)
+
+    def _measure(self, go_on: Callable[[int], bool]) -> dict[str, float | None] | None:
+        run = self.run
+        if run.validator is None:
+            return {}
+        with run.throughput.pausing():
+            return run.validator.metrics(run.ranks.sum, go_on)
 
     def _go_on_validating(self, number: int) -> bool:
         self._tell("validate")
         # After the last iteration only a signal ends a validation; time being up does not.
-        wish = STOP if self.run.stop.wanted else 0
-        if self.run.agreement.ask(wish) == STOP:
+        wish = STOP if self.run.stop.wanted else GO_ON
+        agreed = self.run.ranks.ask(wish)
+        if agreed == STOP:
             self._ending = ("stopped", self.run.stop.reason or "another rank was asked to stop")
-            return False
-        return True
+        return agreed < STOP
 
     def _write_row(self, means: dict[str, float], metrics: dict[str, float | None]) -> None:
-        run, place = self.run, self.run.position
-        epoch = round(self.epoch, 4)
+        run = self.run
+        epoch = round(run.batches.epoch, 4)
         row: dict[str, Any] = {
             "epoch": int(epoch) if epoch == int(epoch) else epoch,
-            "iteration": place.iteration,
+            "iteration": run.position.iteration,
             **{f"train_{name}": value for name, value in means.items()},
             **metrics,
             "elapsed_sec": round(run.budget.elapsed_sec, 3),
         }
-        if run.logs is not None:
-            warning = run.logs.evaluation(row)
-            if warning:
-                run.reporter.message(f"warning: {warning}")
+        warning = run.logs.evaluation(row)
+        if warning:
+            run.reporter.message(f"warning: {warning}")
 
     def _monitored(self, means: dict[str, float], metrics: dict[str, float | None]) -> float | None:
         known = {f"train_{name}": value for name, value in means.items()} | metrics
@@ -285,20 +338,20 @@ class Loop:
         return known.get(name)
 
     def _sample(self) -> None:
-        run, place = self.run, self.run.position
-        if place.sampled == place.iteration or run.validator is None:
+        run, position = self.run, self.run.position
+        if position.sampled == position.iteration or run.validator is None:
             return
-        place.sampled = place.iteration
-        if run.logs is None:  # one rank draws
+        position.sampled = position.iteration
+        if not run.ranks.is_first:  # one rank draws
             return
-        with run.stepper.pausing():
+        with run.throughput.pausing():
             for name, picture in run.validator.pictures(run.experiment.output.num_samples).items():
-                file = f"iter_{place.iteration:06d}_{name}.png"
+                file = f"iter_{position.iteration:06d}_{name}.png"
                 try:
                     save_picture(picture, run.directory.samples_dir / file)
                 except OSError as error:
                     run.reporter.message(f"warning: cannot write the sample {file}: {error}")
-                run.logs.picture(name, picture, place.iteration)
+                run.logs.picture(name, picture, position.iteration)
                 self._share_picture(picture, file)
 
     def _share_picture(self, picture: Any, file: str) -> None:
@@ -312,7 +365,12 @@ class Loop:
             self.run.reporter.message(f"warning: cannot copy a sample to {shared}: {error}")
 
     def _save(self, *, best: bool = False) -> None:
-        self.saver.save(self.losses, self.metrics, self.epoch, best=best)
+        self.saver.save(self.losses, self.metrics, self.run.batches.epoch, best=best)
+
+
+def _is_sound(value: float, mode: str) -> bool:
+    """Whether a monitored value is one; a perfect image's infinite PSNR is."""
+    return math.isfinite(value) or value == (math.inf if mode == "max" else -math.inf)
 
 
 def _best(best: BestValue) -> dict[str, Any] | None:

@@ -41,6 +41,12 @@ class Meter:
             for name, total, count in zip(names, sums, counts, strict=True)
         }
 
+    def absorb(self, other: Meter, *, factor: float = 1.0) -> None:
+        """Add what another one has added up, so many times."""
+        for names, totals in other._totals.items():
+            own = self._totals.get(names)
+            self._totals[names] = factor * totals if own is None else own + factor * totals
+
     def clear(self) -> None:
         """Start a new window."""
         self._totals.clear()

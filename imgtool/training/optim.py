@@ -77,7 +77,7 @@ def masked_step(optimizer: Optimizer, bad: Tensor) -> None:
 
     `bad` stays on the device. Fused optimizers take it as their `found_inf`.
     """
-    if getattr(optimizer, "_step_supports_amp_scaling", False):
+    if optimizer.defaults.get("fused"):
         optimizer.grad_scale = None  # type: ignore[attr-defined]
         optimizer.found_inf = bad.to(torch.float32)  # type: ignore[attr-defined]
         try:
@@ -85,13 +85,13 @@ def masked_step(optimizer: Optimizer, bad: Tensor) -> None:
         finally:
             del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
         return
-    if not _on_host(bad):
+    if not on_host(bad):
         undoable_step(optimizer, bad)
     elif not bad:
         optimizer.step()
 
 
-def _on_host(flag: Tensor) -> bool:
+def on_host(flag: Tensor) -> bool:
     """Whether it can be read without waiting for a device."""
     return flag.device.type == "cpu"
 
@@ -109,14 +109,6 @@ def undoable_step(optimizer: Optimizer, bad: Tensor) -> None:
         tensor.detach().copy_(torch.where(bad, old, tensor.detach()))
 
 
-def mark_found_inf(scaler: torch.amp.GradScaler, optimizer: Optimizer, bad: Tensor) -> None:
-    """Have the scaler skip this step of `optimizer` where `bad` is True; it looked at gradients
-    alone, and `bad` knows of a loss that is not finite as well.
-    """
-    for found in scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"].values():
-        found.copy_(torch.maximum(found, bad.to(found.dtype)))
-
-
 def _tensors(optimizer: Optimizer) -> dict[tuple[int, str], Tensor]:
     found: dict[tuple[int, str], Tensor] = {}
     for group in optimizer.param_groups:
@@ -128,27 +120,3 @@ def _tensors(optimizer: Optimizer) -> dict[tuple[int, str], Tensor]:
                 if isinstance(value, Tensor):
                     found[id(parameter), key] = value
     return found
-
-
-class AveragedWeights:
-    """Exponential moving average of trained parameters (EMA)."""
-
-    def __init__(self, modules: nn.Module, decay: float) -> None:
-        self.decay = decay
-        named = [(name, p) for name, p in modules.named_parameters() if p.requires_grad]
-        self.names = [name for name, _ in named]
-        self.parameters = [p for _, p in named]
-        self.averages = [p.detach().clone() for p in self.parameters]
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Move the averages towards the parameters; one fused call."""
-        torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 1 - self.decay)
-
-    @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange averages and parameters; the second call restores both exactly."""
-        for parameter, average in zip(self.parameters, self.averages, strict=True):
-            held = parameter.detach().clone()
-            parameter.copy_(average)
-            average.copy_(held)

@@ -19,6 +19,8 @@ class Progress:
         data_wait: part of the time spent waiting for data, 0..1.
         eta_sec: time left to the nearest limit, or None without one.
         logged: True when the losses are new.
+        update, num_updates: where the iteration after `iteration` stands, while it is computed;
+            0 and 0 between iterations.
     """
 
     stage: str
@@ -30,6 +32,8 @@ class Progress:
     data_wait: float
     eta_sec: float | None
     logged: bool
+    update: int = 0
+    num_updates: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +46,7 @@ class Outcome:
         metrics: the last validation's, with `val_` names.
         best: value and iteration of the monitored metric.
         checkpoint: what to go on with (the best one after early stopping).
+        update, num_updates: where a stop came within the next iteration; 0 between iterations.
     """
 
     state: str
@@ -53,6 +58,8 @@ class Outcome:
     best: Mapping[str, Any] | None
     checkpoint: Path | None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    update: int = 0
+    num_updates: int = 0
 
 
 class Reporter(Protocol):

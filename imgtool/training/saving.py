@@ -19,13 +19,11 @@ class Saver:
 
     Attributes:
         due: a save was put off, because the last step was bad.
-        bad_total: bad steps so far, as last read.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.due = False
-        self.bad_total = 0
 
     def newest(self) -> Path | None:
         """What `latest` points to."""
@@ -38,16 +36,21 @@ class Saver:
         Raises:
             DivergedError: there were too many in a row.
         """
-        now, peak, self.bad_total = self.run.stepper.bad_steps()
-        if peak >= self.run.experiment.train.max_bad_steps:
-            raise self._diverged(
-                f"{peak} steps in a row gave non-finite values, "
-                f"seen at iteration {self.run.position.iteration}",
-                "; try a lower --lr or --clip-norm 1",
-            )
+        now, longest = self.run.stepper.bad.read()
+        if longest >= self.run.experiment.train.max_bad_steps:
+            raise self.too_many(longest)
         return now > 0
 
-    def _diverged(self, what: str, advice: str = "") -> DivergedError:
+    def too_many(self, number: int) -> DivergedError:
+        """That `number` steps in a row were bad."""
+        return self.diverged(
+            f"{number} steps in a row gave non-finite values, "
+            f"seen at iteration {self.run.position.iteration}",
+            "; try a lower --lr or --clip-norm 1",
+        )
+
+    def diverged(self, what: str, advice: str = "") -> DivergedError:
+        """That the run has diverged, with what is left of it."""
         good = self.newest()
         last = f"last good checkpoint: {good}" if good else "no checkpoint had been written yet"
         return DivergedError(f"diverged: {what}", hint=last + advice)
@@ -86,15 +89,15 @@ class Saver:
         self.due = self.last_step_is_bad()
         if self.due:
             return
-        with stepper.pausing():
-            losses = stepper.log_meter.means(stepper.fabric_sum) or losses
-            meters = collect_meters(stepper)
+        with run.throughput.pausing(), run.ranks.saving():
+            losses = stepper.meter.means(run.ranks.sum) or losses
+            meters = collect_meters(stepper, run.closed)
             place.saved = place.iteration
-            if run.logs is None:
+            if not run.ranks.is_first:
                 return
             tensors = collect_tensors(stepper) | meters
             if not checkpoint.all_finite(tensors):
-                raise self._diverged(
+                raise self.diverged(
                     f"weights or optimizer state are not finite at iteration {place.iteration}"
                 )
             path = run.directory.checkpoint_path(place.iteration)
@@ -115,7 +118,7 @@ class Saver:
 
     def _point(self, link: Path, iteration: int) -> None:
         target = self.run.directory.checkpoint_path(iteration)
-        if self.run.logs is None or link.resolve() == target.resolve():
+        if not self.run.ranks.is_first or link.resolve() == target.resolve():
             return
         try:
             point_symlink(link, target.name)
@@ -127,7 +130,7 @@ class Saver:
 
     def _header(self, metrics: Mapping[str, float | None], epoch: float) -> dict[str, Any]:
         run = self.run
-        own = collect_header(run.stepper, run.position, run.best, bad_total=self.bad_total)
+        own = collect_header(run.stepper, run.position, run.best)
         return {
             **own,
             "epoch": epoch,

@@ -13,6 +13,7 @@ from torch import Tensor
 from imgtool.errors import CheckpointError
 from imgtool.training import checkpoint
 from imgtool.training.checkpoint import Checkpoint
+from imgtool.training.meters import Meter
 from imgtool.training.step import Stepper
 from imgtool.training.stopping import BestValue
 
@@ -43,43 +44,41 @@ def collect_tensors(stepper: Stepper) -> dict[str, Tensor]:
         for set_name, optimizer in sets.items():
             found = checkpoint.optimizer_tensors(optimizer, names)
             tensors |= {f"optimizer.{update}.{set_name}.{k}": v for k, v in found.items()}
-    if stepper.ema is not None:
-        tensors |= {
-            f"ema.{name}": average
-            for name, average in zip(stepper.ema.names, stepper.ema.averages, strict=True)
-        }
+    if stepper.averages is not None:
+        averages = zip(stepper.averages.names, stepper.averages.averages, strict=True)
+        tensors |= {f"ema.{name}": average for name, average in averages}
     return tensors | {f"rng.{k}": v for k, v in checkpoint.rng_tensors(stepper.device).items()}
 
 
-def collect_meters(stepper: Stepper) -> dict[str, Tensor]:
+def collect_meters(stepper: Stepper, closed: Meter) -> dict[str, Tensor]:
     """The running means, added up over processes: every one of them must call this."""
-    meters = {"log": stepper.log_meter, "row": stepper.row_meter}
+    meters = {"log": stepper.meter, "closed": closed}
     return {
         f"meter.{which}.{key}": totals
         for which, meter in meters.items()
-        for key, totals in meter.tensors(stepper.fabric_sum).items()
+        for key, totals in meter.tensors(stepper.ranks.sum).items()
     }
 
 
-def collect_header(
-    stepper: Stepper, position: Position, best: BestValue, *, bad_total: int
-) -> dict[str, Any]:
+def collect_header(stepper: Stepper, position: Position, best: BestValue) -> dict[str, Any]:
     """The run's own part of the JSON value in the header."""
     return {
         "iteration": position.iteration,
         "position": {
             **asdict(position),
-            "batches": stepper.batches,
+            "batches": stepper.batches.drawn,
             "steps": stepper.steps,
-            "world_size": stepper.launch.world_size,
+            "world_size": stepper.ranks.size,
         },
         "best": best.state(),
-        "bad_total": bad_total,
+        "bad_total": stepper.bad.total,
         "scaler": None if stepper.scaler is None else stepper.scaler.state_dict(),
     }
 
 
-def restore(stepper: Stepper, best: BestValue, loaded: Checkpoint, source: Path) -> Position:
+def restore(
+    stepper: Stepper, closed: Meter, best: BestValue, loaded: Checkpoint, source: Path
+) -> Position:
     """Put model, optimizers, averages, generators, meters and counters back.
 
     Raises:
@@ -93,19 +92,22 @@ def restore(stepper: Stepper, best: BestValue, loaded: Checkpoint, source: Path)
             checkpoint.load_optimizer(optimizer, names, stored)
     _restore_ema(stepper, loaded.part("ema"))
     checkpoint.load_rng(loaded.part("rng"), stepper.device)
-    first = stepper.launch.is_first
-    stepper.log_meter.restore(loaded.part("meter.log"), share=first)
-    stepper.row_meter.restore(loaded.part("meter.row"), share=first)
+    first = stepper.ranks.is_first
+    stepper.meter.restore(loaded.part("meter.log"), share=first)
+    closed.restore(loaded.part("meter.closed"), share=first)
+    if loaded.part("meter.row"):  # earlier files had both windows together
+        closed.restore(loaded.part("meter.row"), share=first)
+        closed.absorb(stepper.meter, factor=-1.0)
     header = loaded.header
     try:
         place = dict(header["position"])
-        stepper.batches, stepper.steps = int(place.pop("batches")), int(place.pop("steps"))
+        drawn, stepper.steps = int(place.pop("batches")), int(place.pop("steps"))
         # A batch is that of all processes together, so with fewer of them there are more.
-        world = stepper.launch.world_size
-        stepper.batches = stepper.batches * int(place.pop("world_size", world)) // world
+        world = stepper.ranks.size
+        stepper.batches.drawn = drawn * int(place.pop("world_size", world)) // world
         position = Position(**{key: int(value) for key, value in place.items()})
         best.restore(header["best"])
-        stepper.restore_bad_total(int(header["bad_total"]))
+        stepper.bad.restore(int(header["bad_total"]))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: its header is damaged ({error})") from error
     if stepper.scaler is not None and header.get("scaler"):
@@ -128,10 +130,11 @@ def load_weights(modules: torch.nn.Module, loaded: Checkpoint, source: Path) -> 
 
 
 def _restore_ema(stepper: Stepper, stored: Mapping[str, Tensor]) -> None:
-    if stepper.ema is None:
+    averages = stepper.averages
+    if averages is None:
         return
     with torch.no_grad():
-        for name, average in zip(stepper.ema.names, stepper.ema.averages, strict=True):
+        for name, average in zip(averages.names, averages.averages, strict=True):
             if name in stored:
                 average.copy_(stored[name])
 

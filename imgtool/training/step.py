@@ -1,141 +1,99 @@
-"""One optimizer step of one Update: batches, backward, finite check, masked step."""
+"""One optimizer step of one Update: forward, backward, finite check, masked step."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from imgtool.config.schema import Train
 from imgtool.models.base import Noise, StepResult, Task, Update
-from imgtool.training.device import grad_scaler
-from imgtool.training.environment import Launch
+from imgtool.training import optim
+from imgtool.training.averages import Averages
+from imgtool.training.batches import Batches
+from imgtool.training.device import Precision
 from imgtool.training.meters import Meter
 from imgtool.training.optim import (
-    AveragedWeights,
     build_optimizer,
     clip_gradients,
     gradient_norm,
-    mark_found_inf,
     masked_step,
     set_lr,
 )
-
-
-def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """A batch's tensors on the device; pinned ones without waiting."""
-    if device.type == "cpu":
-        return batch
-    return {
-        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for key, value in batch.items()
-    }
+from imgtool.training.ranks import Ranks
 
 
 class Stepper:
     """Holds the optimizers and takes steps.
 
+    Args:
+        ranks: that train together.
+        task: is moved to the device.
+        train: the config's section.
+        batches: the source.
+        precision: of forward passes, and the device.
+        takes_turns: as `FamilySchema.takes_turns`.
+
     Attributes:
-        batches: global batches drawn since the start of training, resumed ones included.
         steps: optimizer steps since the start of training.
-        wait_sec, images: waiting for data and images drawn since `start_window`.
-        span_sec: training time since then, pauses left out.
+        meter: means of losses since somebody cleared it.
+        bad: what is known of bad steps.
+        averages: of the weights, or None.
     """
 
     def __init__(
         self,
-        fabric: Fabric,
+        ranks: Ranks,
         task: Task,
         train: Train,
-        launch: Launch,
-        open_loader: Callable[[int], Iterator[dict[str, Any]]],
+        batches: Batches,
+        precision: Precision,
         *,
-        batches_per_epoch: int = 1,
+        takes_turns: bool = False,
     ) -> None:
-        self.batches_per_epoch = batches_per_epoch
-        self.fabric, self.task, self.train, self.launch = fabric, task, train, launch
-        self.device = fabric.device
-        self.scaler = grad_scaler(fabric)
-        self._open_loader = open_loader
-        self._loader: Iterator[dict[str, Any]] | None = None
-        self._held: list[dict[str, Any]] = []  # batches for updates that draw none
-        self._holds = any(not update.fresh_batch for update in task.all_updates())
-        self._wrapped: dict[str, Any] = {}
+        self.ranks, self.task, self.train, self.batches = ranks, task, train, batches
+        self.device, self.precision = precision.device, precision
+        task.modules.to(self.device)
+        self._wrapped: dict[str, nn.Module] = {}
         self.optimizers: dict[str, dict[str, Optimizer]] = {}
         self._sets: dict[str, list[list[nn.Parameter]]] = {}
-        for update in task.all_updates():
-            self._wrapped[update.name] = fabric.setup_module(update)
+        updates = task.all_updates()
+        for update in updates:
+            self._wrapped[update.name] = ranks.wrap(update, takes_turns=takes_turns)
             sets = update.parameter_sets()
             check_disjoint(update, sets)
             self._sets[update.name] = list(sets.values())
             self.optimizers[update.name] = {
                 name: build_optimizer(train, parameters) for name, parameters in sets.items()
             }
+        # Of several updates the last one's loss is the iteration's.
+        self._last_update = updates[-1]
+        self._norm_names = {
+            update.name: "grad_norm" if len(updates) == 1 else f"grad_norm/{update.name}"
+            for update in updates
+        }
         decay = train.ema_decay
-        self.ema = AveragedWeights(task.modules, decay) if decay else None
-        self.batches = 0
+        self.averages = Averages(task.modules, updates, decay) if decay else None
+        self._buffers = Buffers(task.modules)
+        self._applied: dict[str, Tensor] = {}  # updates of this iteration with a good step
         self.steps = 0
-        self.log_meter, self.row_meter = Meter(self.device), Meter(self.device)
-        self._bad_run = torch.zeros((), dtype=torch.int64, device=self.device)
-        self._bad_peak = torch.zeros_like(self._bad_run)
-        self._bad_total = torch.zeros_like(self._bad_run)
-        self.start_window()
-
-    def start_window(self) -> None:
-        """Start measuring throughput anew."""
-        self.wait_sec, self.images = 0.0, 0
-        self._window_start = time.monotonic()
-        self._pause_start: float | None = None
+        self.meter = Meter(self.device)
+        self.bad = BadSteps(self.device)
 
     @property
-    def span_sec(self) -> float:
-        now = time.monotonic() if self._pause_start is None else self._pause_start
-        return max(1e-9, now - self._window_start)
-
-    @contextmanager
-    def pausing(self) -> Iterator[None]:
-        """Leave what happens meanwhile out of the throughput."""
-        self._pause_start = begin = time.monotonic()
-        try:
-            yield
-        finally:
-            self._pause_start = None
-            self._window_start += time.monotonic() - begin
-
-    def _next_batch(self) -> dict[str, Any]:
-        begin = time.monotonic()
-        if self._loader is None:
-            self._loader = self._open_loader(self.batches)
-        batch = next(self._loader)
-        self.wait_sec += time.monotonic() - begin
-        self.batches += 1
-        self.images += len(batch["image"]) * self.launch.world_size
-        batch = to_device(batch, self.device)
-        if not self.train.channels_last:  # batches arrive in NHWC, and convolutions follow them
-            batch["image"] = batch["image"].contiguous()
-        return batch
-
-    def _batch(self, micro: int, *, fresh: bool) -> dict[str, Any]:
-        if fresh:
-            if micro == 0:
-                self._held.clear()
-            batch = self._next_batch()
-            if self._holds:
-                self._held.append(batch)
-            return batch
-        if not self._held:  # resumed between two updates: draw again what the first one had
-            self.batches -= self.train.accumulate
-            self._held = [self._next_batch() for _ in range(self.train.accumulate)]
-        return self._held[micro]
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """The loss scaler of 16-mixed."""
+        return self.precision.scaler
 
     def step(self, update: Update, lr_factor: float, *, fresh: bool = True) -> None:
         """Take one step of `update`; nothing is read back to the host.
+
+        A bad one (non-finite loss or gradients on any rank) changes nothing.
 
         Args:
             fresh: draw new batches; else those of the iteration's last update that drew some.
@@ -144,11 +102,9 @@ class Stepper:
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
             set_lr(optimizer, self.train.lr * lr_factor)
+        self._buffers.keep()
         finite = torch.ones((), dtype=torch.bool, device=self.device)
-        before = self.batches - (0 if fresh else self.train.accumulate)
-        place = {"epoch": before / self.batches_per_epoch}
-        for micro in range(self.train.accumulate):
-            batch = self._batch(micro, fresh=fresh) | place
+        for micro, batch in enumerate(self.batches.of_update(fresh=fresh)):
             finite &= self._backward(update, batch, micro)
         bad, norm = self._judge(update, optimizers, finite)
         for optimizer in optimizers:
@@ -156,66 +112,67 @@ class Stepper:
         if self.scaler is not None:
             self.scaler.update()
         with torch.no_grad():
-            update.after_step(StepResult(~bad, self._noise(0), self.fabric_sum))
+            update.after_step(StepResult(~bad, self._noise(0), self.ranks.sum))
+            self._buffers.put_back(bad)
+        good = self._applied.get(update.name)
+        self._applied[update.name] = ~bad if good is None else good | ~bad
         self.steps += 1
-        self.log_meter.add(("grad_norm",), norm.reshape(1))
+        self.meter.add((self._norm_names[update.name],), norm.reshape(1))
 
-    def end_iteration(self) -> None:
-        """What follows the last update of an iteration."""
-        if self.ema is not None:
-            self.ema.update()
+    def end_iteration(self, iteration: int) -> None:
+        """What follows the last update of iteration `iteration` (1 is the first)."""
+        if self.averages is not None:
+            self.averages.update(iteration, self._applied)
+        self._applied.clear()
 
     def _noise(self, micro: int) -> Noise:
-        world = self.launch.world_size
-        part = micro * world + self.launch.rank
+        world = self.ranks.size
+        part = micro * world + self.ranks.rank
         return Noise(self.train.seed, self.steps, part=part, parts=world * self.train.accumulate)
 
     def _backward(self, update: Update, batch: dict[str, Any], micro: int) -> Tensor:
         wrapped = self._wrapped[update.name]
-        last = micro == self.train.accumulate - 1
-        with self.fabric.no_backward_sync(wrapped, enabled=not last):
-            losses = wrapped({**batch, "noise": self._noise(micro)})
-            self.fabric.backward(losses["loss"] / self.train.accumulate)
-        # Of several updates the last one's loss is the iteration's.
-        last_update = update is self.task.all_updates()[-1]
-        names = tuple(sorted(name for name in losses if last_update or name != "loss"))
+        waits = micro < self.train.accumulate - 1 and isinstance(wrapped, DistributedDataParallel)
+        with wrapped.no_sync() if waits else nullcontext():  # type: ignore[operator]
+            with self.precision.autocast():
+                losses = wrapped({**batch, "noise": self._noise(micro)})
+            loss = losses["loss"].float() / self.train.accumulate
+            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        last = update is self._last_update
+        names = tuple(sorted(name for name in losses if last or name != "loss"))
         if names:
             values = torch.stack([losses[name].detach().to(torch.float32) for name in names])
-            self.log_meter.add(names, values)
-            self.row_meter.add(names, values)
+            self.meter.add(names, values)
         return torch.isfinite(losses["loss"].detach())
 
     def _judge(
         self, update: Update, optimizers: Iterable[Optimizer], finite: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Whether this step is bad, on the device, and the gradient norm before clipping."""
-        if self.scaler is not None:
-            for optimizer in optimizers:
-                self.scaler.unscale_(optimizer)
-        norms = []  # each set is clipped by itself, so that none can slow another down
-        for parameters in self._sets[update.name]:
-            norms.append(gradient_norm(parameters))
-            if self.train.clip_norm:
-                clip_gradients(parameters, norms[-1], self.train.clip_norm)
-        norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+        sets = self._sets[update.name]
+        norms = [gradient_norm(parameters) for parameters in sets]
         # Every rank masks and counts, or none.
-        lost, overflow = self._any_rank(torch.stack([~finite, ~torch.isfinite(norm)]))
+        overflow = ~torch.isfinite(_together(norms))
+        lost, overflow = self._any_rank(torch.stack([~finite, overflow]))
         bad = counted = lost | overflow
         if self.scaler is not None:
             for optimizer in optimizers:
-                mark_found_inf(self.scaler, optimizer, bad)
+                _spoil(optimizer, bad)  # the scaler looks at gradients alone
+                self.scaler.unscale_(optimizer)
+            norms = [gradient_norm(parameters) for parameters in sets]
             # While the scale comes down, overflow is the scaler's daily work.
-            scale = self.scaler._get_scale_async()
-            counted = lost if scale is None else lost | (overflow & (scale <= 1))
-        self._bad_run = (self._bad_run + 1) * counted
-        self._bad_peak = torch.maximum(self._bad_peak, self._bad_run)
-        self._bad_total = self._bad_total + counted
-        return bad, norm
+            scale = self.scaler.scale(torch.ones((), device=self.device))
+            counted = lost | (overflow & (scale <= 1))
+        if self.train.clip_norm:  # each set by itself, so that none can slow another down
+            for parameters, norm in zip(sets, norms, strict=True):
+                clip_gradients(parameters, norm, self.train.clip_norm)
+        self.bad.note(counted)
+        return bad, _together(norms)
 
     def _any_rank(self, flags: Tensor) -> Tensor:
-        if not self.launch.distributed:
+        if not self.ranks.distributed:
             return flags
-        return self.fabric_sum(flags.to(torch.float32)) > 0
+        return self.ranks.sum(flags.to(torch.float32)) > 0
 
     def _apply(self, optimizer: Optimizer, bad: Tensor) -> None:
         if self.scaler is not None:
@@ -223,29 +180,84 @@ class Stepper:
         else:
             masked_step(optimizer, bad)
 
-    def fabric_sum(self, tensor: Tensor) -> Tensor:
-        """Sum over all processes, in place."""
-        if self.launch.distributed:
-            # Fabric.all_reduce puts a barrier before it, for which the host waits.
-            torch.distributed.all_reduce(tensor)
-        return tensor
 
-    def bad_steps(self) -> tuple[int, int, int]:
-        """(bad steps in a row now, longest such run since the last call, all); synchronises."""
-        run, peak, total = torch.stack([self._bad_run, self._bad_peak, self._bad_total]).tolist()
-        self._bad_peak = self._bad_run
-        return int(run), int(peak), int(total)
+class Buffers:
+    """The buffers of a task's modules, which a training forward may change."""
 
-    def restore_bad_total(self, total: int) -> None:
+    def __init__(self, modules: nn.Module) -> None:
+        self._own = list(modules.buffers())
+        self._kept = [buffer.clone() for buffer in self._own]
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Remember them as they are."""
+        for kept, own in zip(self._kept, self._own, strict=True):
+            kept.copy_(own)
+
+    @torch.no_grad()
+    def put_back(self, bad: Tensor) -> None:
+        """As they were, where `bad` is True; on a device that is not waited for."""
+        on_host = optim.on_host(bad)
+        if on_host and not bad:
+            return
+        for kept, own in zip(self._kept, self._own, strict=True):
+            own.copy_(kept if on_host else torch.where(bad, kept, own))
+
+
+class BadSteps:
+    """Counts bad steps on the device, and looks at the count without waiting for it.
+
+    Attributes:
+        now, total: those in a row up to now, and all of them, as last read.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._counts = torch.zeros(3, dtype=torch.int64, device=device)  # now, longest, all
+        self._is_cuda = device.type == "cuda"
+        self._seen = torch.zeros(3, dtype=torch.int64, pin_memory=self._is_cuda)
+        self._copied: torch.cuda.Event | None = None
+        self.now = self.total = 0
+
+    def note(self, counted: Tensor) -> None:
+        """A step, bad or not; `counted` is 0-d bool on the device."""
+        now = (self._counts[0] + 1) * counted
+        longest = torch.maximum(self._counts[1], now)
+        self._counts = torch.stack([now, longest, self._counts[2] + counted])
+
+    def longest(self) -> int:
+        """The longest row of them so far; on a GPU as of an iteration or two ago."""
+        if not self._is_cuda:
+            return int(self._counts[1])
+        if self._copied is None or self._copied.query():
+            longest = int(self._seen[1])
+            self._seen.copy_(self._counts, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+            return longest
+        return 0  # not yet known
+
+    def read(self) -> tuple[int, int]:
+        """(in a row now, longest row so far); waits for the device."""
+        self.now, longest, self.total = map(int, self._counts.tolist())
+        return self.now, longest
+
+    def restore(self, total: int) -> None:
         """Go on counting from a checkpoint's number."""
-        self._bad_total.fill_(total)
+        self.total = total
+        self._counts[2] = total
 
-    def close(self) -> None:
-        """End the loader's workers."""
-        loader, self._loader = self._loader, None
-        shutdown = getattr(loader, "close", None)
-        if shutdown is not None:
-            shutdown()
+
+def _together(norms: list[Tensor]) -> Tensor:
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+
+
+def _spoil(optimizer: Optimizer, bad: Tensor) -> None:
+    """Make one gradient NaN where `bad` is True, so that a scaler skips this optimizer's step."""
+    gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+    if gradients:
+        smallest = min(gradients, key=Tensor.numel)
+        smallest.add_(torch.where(bad, torch.nan, 0.0).to(smallest.dtype))
 
 
 def check_disjoint(update: Update, sets: dict[str, list[nn.Parameter]]) -> None:

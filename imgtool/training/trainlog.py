@@ -50,11 +50,11 @@ def train_log(directory: ExperimentDir, *, first: bool) -> Iterator[None]:
     if first:
         handler = _LogFile(directory.log_path, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    loggers = [logging.getLogger(n) for n in ("imgtool.train", "py.warnings", "lightning_fabric")]
+    loggers = [logging.getLogger(n) for n in ("imgtool.train", "py.warnings")]
     logging.captureWarnings(True)
     before = [list(logger.handlers) for logger in loggers]
     for logger in loggers:
-        logger.handlers = [handler]  # Fabric's has one of its own, to the terminal
+        logger.handlers = [handler]
         logger.propagate = False
     loggers[0].setLevel(logging.INFO)
     try:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from imgtool.files import replacing
 from imgtool.models.base import Task
-from imgtool.training.optim import AveragedWeights
-from imgtool.training.step import to_device
+from imgtool.training.averages import Averages
+from imgtool.training.batches import to_device
+from imgtool.training.device import Precision
 
 THUMBNAIL_PX = 768
 
@@ -22,20 +23,24 @@ class Validator:
     """Runs a task's evaluator over the validation images.
 
     Args:
-        autocast: gives the context of the run's precision.
+        averages: of the weights, which are looked at where there are any.
+        precision: of forward passes, and the device.
         batches: gives the validation batches anew.
+        is_compiled: whether the task's modules are.
     """
 
     def __init__(
         self,
         task: Task,
-        ema: AveragedWeights | None,
-        autocast: Callable[[], Any],
+        averages: Averages | None,
+        precision: Precision,
         batches: Callable[[], Iterable[dict[str, Any]]],
-        device: torch.device,
+        *,
+        is_compiled: bool = False,
     ) -> None:
-        self.task, self.ema, self.autocast = task, ema, autocast
-        self.batches, self.device = batches, device
+        self.task, self.averages, self.precision = task, averages, precision
+        self.batches, self.device = batches, precision.device
+        self._is_compiled = is_compiled
 
     @contextmanager
     def looking(self, *, averaged: bool = True) -> Iterator[None]:
@@ -44,20 +49,20 @@ class Validator:
         Not compiled: whole images of any size would be compiled once more, for minutes.
         """
         self.task.modules.eval()
-        ema = self.ema if averaged else None
-        if ema is not None:
-            ema.swap()
+        averages = self.averages if averaged else None
+        if averages is not None:
+            averages.swap()
         try:
-            with torch.no_grad(), self.autocast(), self._eager():
+            with torch.no_grad(), self.precision.autocast(), self._eager():
                 yield
         finally:
-            if ema is not None:
-                ema.swap()
+            if averages is not None:
+                averages.swap()
             self.task.modules.train()
 
     def _eager(self) -> AbstractContextManager[object]:
         # set_stance imports the compiler, which a run without it need not wait for.
-        if any(module._compiled_call_impl for module in self.task.compile_targets()):
+        if self._is_compiled:
             eager: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
             return eager
         return nullcontext()

@@ -240,7 +240,7 @@ def test_a_step_reads_nothing_back_to_the_host(run, tmp_path, monkeypatch, bottl
             return plain(self, *args, **options)
 
     monkeypatch.setattr(Stepper, "step", step)
-    monkeypatch.setattr("imgtool.training.optim._on_host", lambda flag: False)
+    monkeypatch.setattr("imgtool.training.optim.on_host", lambda flag: False)
     run(
         tmp_path / "a",
         "train.max_iter=3",

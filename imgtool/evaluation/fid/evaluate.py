@@ -27,7 +27,7 @@ from imgtool.evaluation.fid.inception import NUM_FEATURES
 from imgtool.evaluation.fid.measure import Listener, Meter, Options
 from imgtool.evaluation.fid.statistics import Features, Statistics
 from imgtool.evaluation.restore import Restored, restore
-from imgtool.training.step import to_device
+from imgtool.training.batches import to_device
 
 # --- two folders ------------------------------------------------------------------------------
 
