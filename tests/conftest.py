@@ -3,6 +3,7 @@
 import os
 import signal
 
+import pytest
 from hypothesis import settings
 
 # A script that runs the suite in the background (`make test &`, nohup) hands SIGINT or SIGHUP
@@ -21,3 +22,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # No test is timed: on a busy machine a call may take a hundred times as long.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--regen", action="store_true", help="write pinned values (tests/golden) anew, on purpose"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("regen") and config.getoption("numprocesses", None):
+        raise pytest.UsageError("--regen writes one file: leave -n out")
