@@ -146,8 +146,9 @@ def _beginning(
         for number in ignored:
             signal.signal(number, signal.SIG_IGN)
         if on_our_death is not None and prctl is not None:
+            signal.signal(on_our_death, signal.SIG_DFL)  # a handler of ours would lose it
             prctl(_PR_SET_PDEATHSIG, int(on_our_death), 0, 0, 0)  # survives exec
-            if os.getppid() != parent:  # it died before it could be asked for
-                os.kill(os.getpid(), on_our_death)
+            if os.getppid() != parent:  # it died before this
+                os._exit(128 + on_our_death)
 
     return begin
