@@ -205,7 +205,7 @@ def _detach(job: Job, output: Output) -> None:
 def _again(answer: dict[str, Any]) -> Exception:
     """The error that the detached process met, to be raised here."""
     from imgtool.errors import ExperimentError, UserError
-    from imgtool.process.supervise import NotFound, NotRunnable
+    from imgtool.process.child import NotFound, NotRunnable
 
     kinds: list[type[UserError]] = [NotFound, NotRunnable]
     kind = next((kind for kind in kinds if kind.exit_code == answer["code"]), ExperimentError)

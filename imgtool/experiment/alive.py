@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import psutil
 
+SUPERVISOR_VARIABLE = "IMGTOOL_SUPERVISOR"  # whoever limits this process's time, as `word_of`
 START_SLACK_SEC = 2.0  # the times in files are whole seconds
 
 
@@ -51,6 +52,21 @@ def start_ticks(pid: int) -> int | None:
         return _ticks(psutil.Process(pid))
     except psutil.Error:
         return None
+
+
+def word_of(pid: int) -> str:
+    """A process of this machine in a word: `1234:5678`, its number and its start in ticks."""
+    return f"{pid}:{start_ticks(pid) or ''}"
+
+
+def is_word_alive(word: str) -> bool:
+    """Whether the process of a `word_of` on this host lives; not if the word is none."""
+    pid, _, ticks = word.partition(":")
+    if not pid.isdecimal():
+        return False
+    return is_process(
+        socket.gethostname(), int(pid), ticks=int(ticks) if ticks.isdecimal() else None
+    )
 
 
 def parse_time(text: Any) -> datetime | None:

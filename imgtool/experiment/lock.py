@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from imgtool.errors import ExperimentError
-from imgtool.experiment.alive import is_process, start_ticks
+from imgtool.experiment.alive import SUPERVISOR_VARIABLE, is_process, is_word_alive, start_ticks
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import heartbeat_age_sec, now_iso, read_status
 
@@ -121,6 +121,7 @@ def _write_owner(handle: int) -> None:
         "pid": os.getpid(),
         "start": now_iso(),
         "start_ticks": start_ticks(os.getpid()),
+        "supervisor": os.environ.get(SUPERVISOR_VARIABLE),
         "argv": sys.argv,
     }
     with suppress(OSError):  # on a full disk the lock holds without its words
@@ -171,7 +172,13 @@ def _refusal(
             hint="stop it first; if it is dead, wait five minutes or delete "
             f"{experiment.lock_path}",
         )
+    supervisor = owner.get("supervisor")
+    if _is_alive_here(owner) and isinstance(supervisor, str) and not is_word_alive(supervisor):
+        who += (
+            f"; its run-timed, process {supervisor.partition(':')[0]}, is gone, and no limit holds"
+        )
     return ExperimentError(
         f"{experiment.path} is in use by {who}",
-        hint="stop it first (kill -INT lets it save), or give another --exp-dir",
+        hint=f"stop it first (kill -INT {owner.get('pid')} lets it save and end), "
+        "or give another --exp-dir",
     )

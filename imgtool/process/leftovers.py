@@ -57,8 +57,21 @@ def descendants(
             with suppress(psutil.Error):
                 if process.pid in skipped or process.ppid() in skipped:
                     skipped.add(process.pid)
-                elif process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+                else:
                     found.append(process)
+    return living(found)
+
+
+def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run; one that only waits to be reaped does not."""
+    import psutil
+
+    found = []
+    for process in processes:
+        with suppress(psutil.Error):
+            dead = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+            if not dead and process.is_running():
+                found.append(process)
     return found
 
 

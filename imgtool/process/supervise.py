@@ -1,54 +1,31 @@
 """Run a command for a limited time, stop it gracefully, and leave nothing of it behind.
 
-    running --budget or a signal--> INT (or that signal) to the leader alone
-            --grace-->              TERM to the leader's group
-            --kill_after-->         KILL to every descendant
-
-The leader alone is asked, since a trainer whose loader workers are interrupted too cannot save,
-and torchrun passes the request on to its ranks by itself. Whatever outlives the leader is
-ended as well.
+Its Ladder says when it gets which signal; whatever outlives it is ended as well. When this
+process dies, of KILL too, the kernel sends the command INT: none trains on without its limit.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
-from imgtool.errors import ExitCode, UserError
+from imgtool.errors import ExitCode
+from imgtool.experiment.alive import SUPERVISOR_VARIABLE, word_of
 from imgtool.process import leftovers
+from imgtool.process.child import KILLED, Child
 from imgtool.process.inbox import Inbox
+from imgtool.process.ladder import POLL_SEC, WATCHED, Ladder, Step, at_terminal
 
 Reason = Literal["finished", "budget", "signal"]
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-AS_TERM = (signal.SIGHUP, signal.SIGQUIT)  # they would end us and leave the child alone
-WATCHED = (*FORWARDED, *AS_TERM)
-REPEAT_SEC = 2.0
-LEFTOVER_SEC = 5.0
-GIVE_UP_SEC = 30.0
 STALL_SEC = 5.0
-POLL_SEC = 0.05
-
-
-class NotRunnable(UserError):
-    """The command exists and cannot be run."""
-
-    exit_code = ExitCode.NOT_RUNNABLE
-
-
-class NotFound(UserError):
-    """There is no such command."""
-
-    exit_code = ExitCode.NOT_FOUND
 
 
 @dataclass(frozen=True)
@@ -134,22 +111,117 @@ def run(
         if output is not None:
             file = stack.enter_context(open(output, "ab"))
             target, position = file.fileno(), file.tell()
-        child = _start(command, target, env)
-        ladder = _Ladder(child, duration_sec, grace_sec, kill_after_sec, say, on_stop)
+        environment = dict(os.environ if env is None else env)
+        child = Child(
+            command,
+            env={**environment, SUPERVISOR_VARIABLE: word_of(os.getpid())},
+            output=target,
+            stdin=subprocess.DEVNULL if at_terminal() else None,
+            on_our_death=signal.SIGINT,
+        )
+        begun = time.monotonic()
+        ladder = Ladder(
+            grace_sec,
+            kill_after_sec,
+            deadline=None if duration_sec is None else begun + duration_sec,
+            insistent=at_terminal(),
+        )
         if output is not None and on_output is not None:
             stack.enter_context(_follow(output, position, on_output))
         if on_start is not None:
             on_start(child.pid)
-        while child.poll() is None and not ladder.given_up:
-            for number in inbox.wait(ladder.deadline):
-                ladder.receive(number)
-            ladder.advance(ours)
-            leftovers.reap(ours | {child.pid})
-        elapsed = ladder.elapsed()
-        num_leftover = _end_leftovers(ladder, inbox, ours)
-    return Outcome(
-        ladder.cause, ladder.forced(), ladder.child_code(), ladder.sent, elapsed, num_leftover
-    )
+        return _Supervision(child, ladder, ours, begun, say, on_stop).watch(inbox)
+
+
+class _Supervision:
+    """A command, and the ladder that ends it."""
+
+    def __init__(
+        self,
+        child: Child,
+        ladder: Ladder,
+        ours: frozenset[int],
+        begun: float,
+        say: Callable[[str], None],
+        on_stop: Callable[[], None] | None,
+    ) -> None:
+        self._child, self._ladder, self._ours = child, ladder, ours
+        self._begun, self._say, self._on_stop = begun, say, on_stop
+        self._sent: list[Sent] = []
+
+    def watch(self, inbox: Inbox) -> Outcome:
+        """Until it has ended and nothing of it is left."""
+        elapsed, num_leftover = 0.0, 0
+        while not self._ladder.is_over:
+            if self._child.has_ended():
+                left = leftovers.descendants(self._ours)
+                if not num_leftover:
+                    elapsed, num_leftover = self._elapsed(), len(left)
+                self._ladder.leader_ended(len(left), time.monotonic())
+            for step in self._ladder.advance(time.monotonic()):
+                self._do(step)
+            leftovers.reap(self._ours | {self._child.pid})
+            if not self._ladder.is_over:
+                for number in inbox.wait(self._wake_at()):
+                    self._receive(number)
+        if self._ladder.is_stuck and num_leftover:
+            count = len(leftovers.descendants(self._ours))
+            self._say(f"{count} processes do not end even after SIGKILL")
+        return Outcome(
+            reason=cast(Reason, self._ladder.why or "finished"),
+            forced=self._was_forced(),
+            child_code=self._child.code,
+            signals=self._sent,
+            elapsed_sec=elapsed or self._elapsed(),
+            num_leftover=num_leftover,
+        )
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._begun
+
+    def _wake_at(self) -> float | None:
+        if not self._child.has_ended():
+            return self._ladder.due
+        soon = time.monotonic() + POLL_SEC
+        return soon if self._ladder.due is None else min(soon, self._ladder.due)
+
+    def _was_forced(self) -> bool:
+        """Whether a signal of the ladder itself ended the child."""
+        numbers = {"term": [signal.SIGTERM], "kill": [signal.SIGTERM, signal.SIGKILL]}
+        return self._child.code in [128 + n for n in numbers.get(self._ladder.stage, [])]
+
+    def _receive(self, number: signal.Signals) -> None:
+        before = self._ladder.due
+        self._ladder.receive(number, time.monotonic())
+        if self._ladder.due != before and self._sent:
+            self._say("interrupted again")
+
+    def _do(self, step: Step) -> None:
+        others = leftovers.descendants(self._ours) if step.to in ("all", "left") else []
+        if not step.again:
+            self._announce(step, leftovers.names(others), len(others))
+        self._child.do(step, others)
+
+    def _announce(self, step: Step, names: str, number: int) -> None:
+        if step.to == "leader":
+            if not self._sent:
+                if self._ladder.why == "budget":
+                    self._say("the time is up")
+                if self._on_stop is not None:
+                    with contextlib.suppress(OSError):
+                        self._on_stop()
+            self._say(f"sending {step.number.name} to process {self._child.pid}")
+        elif step.to == "group":
+            self._say("it has not stopped: sending SIGTERM to its group")
+        elif step.to == "all":
+            self._say("it has not ended: sending SIGKILL to it and to all below it")
+        elif step.number == signal.SIGTERM:
+            self._say(f"{number} processes outlived the command ({names}): sending SIGTERM")
+        else:
+            self._say(f"sending SIGKILL to {number} processes")
+        if step.to != "left":
+            word = step.number.name.removeprefix("SIG")
+            self._sent.append(Sent(word, round(self._elapsed(), 3)))
 
 
 def exit_code(outcome: Outcome, *, saved: bool | None, strict: bool = False) -> int:
@@ -166,208 +238,13 @@ def exit_code(outcome: Outcome, *, saved: bool | None, strict: bool = False) -> 
     code = outcome.child_code
     if strict or outcome.reason == "finished" or code == 0:
         return code
-    if saved and code != 128 + signal.SIGKILL:
+    if saved and code != KILLED:
         return ExitCode.OK  # torchrun ends with 1 even when every rank has saved
     if outcome.forced:
         return ExitCode.KILLED
     if saved is None and code == 128 + signal.SIGINT:
         return ExitCode.OK  # a program without a handler, stopped as asked
     return code
-
-
-class _Ladder:
-    """How far stopping has gone, and what comes next when."""
-
-    def __init__(
-        self,
-        child: subprocess.Popen[bytes],
-        duration_sec: float | None,
-        grace_sec: float,
-        kill_after_sec: float,
-        log: Callable[[str], None],
-        on_stop: Callable[[], None] | None,
-    ) -> None:
-        self.sent: list[Sent] = []
-        self.cause: Reason = "finished"
-        self.given_up = False
-        self.kill_after_sec = kill_after_sec
-        self.log = log
-        self._child = child
-        self._grace_sec = grace_sec
-        self._on_stop = on_stop
-        self._start = time.monotonic()
-        self._stage: Literal["running", "asked", "term", "kill"] = "running"
-        self.deadline = None if duration_sec is None else self._start + duration_sec
-        self._killed_at: float | None = None
-        self._last: dict[int, float] = {}
-
-    def elapsed(self) -> float:
-        return time.monotonic() - self._start
-
-    def receive(self, number: signal.Signals) -> None:
-        """Pass a signal on, or climb when someone at a terminal insists."""
-        number = signal.SIGTERM if number in AS_TERM else number
-        now = time.monotonic()
-        before = self._last.get(number)
-        if before is None:
-            self._last[number] = now
-            if self._stage == "running":
-                self._ask("signal", number)
-            else:
-                self._to_leader(number)
-            return
-        if now - before < REPEAT_SEC:
-            return  # LSF and `timeout` deliver one request twice
-        self._last[number] = now
-        if number == signal.SIGINT and _at_terminal():
-            self.log("interrupted again")
-            self.deadline = now
-
-    def advance(self, ours: frozenset[int]) -> None:
-        """Do what is due by now."""
-        if self.deadline is None or time.monotonic() < self.deadline:
-            return
-        if self._stage == "running":
-            self.log("the time is up")
-            self._ask("budget", signal.SIGINT)
-        elif self._stage == "asked":
-            self._term()
-        else:
-            self._kill(ours)
-
-    def forced(self) -> bool:
-        """Whether a signal of the ladder itself ended the child."""
-        ends = {"term": (signal.SIGTERM,), "kill": (signal.SIGTERM, signal.SIGKILL)}
-        return self.child_code() in [128 + number for number in ends.get(self._stage, ())]
-
-    def child_code(self) -> int:
-        code = self._child.returncode
-        if code is None:  # it does not even die, stuck in a driver or a file system
-            return 128 + signal.SIGKILL
-        return 128 - code if code < 0 else code
-
-    def note(self, number: signal.Signals) -> None:
-        self.sent.append(Sent(number.name.removeprefix("SIG"), round(self.elapsed(), 3)))
-
-    def _ask(self, cause: Reason, number: signal.Signals) -> None:
-        self.cause = cause
-        self._stage = "asked"
-        if self._on_stop is not None:
-            with contextlib.suppress(OSError):
-                self._on_stop()
-        self.deadline = time.monotonic() + self._grace_sec
-        self._to_leader(number)
-
-    def _to_leader(self, number: signal.Signals) -> None:
-        self.log(f"sending {number.name} to process {self._child.pid}")
-        self._last[number] = time.monotonic()
-        self._child.send_signal(number)
-        self._child.send_signal(signal.SIGCONT)  # a suspended one could not obey
-        self.note(number)
-
-    def _term(self) -> None:
-        self.log("it has not stopped: sending SIGTERM to its group")
-        self._stage = "term"
-        self.deadline = time.monotonic() + self.kill_after_sec
-        for number in (signal.SIGTERM, signal.SIGCONT):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._child.pid, number)
-        self.note(signal.SIGTERM)
-
-    def _kill(self, ours: frozenset[int]) -> None:
-        now = time.monotonic()
-        if self._killed_at is None:
-            self.log("it has not ended: sending SIGKILL to it and to all below it")
-            self.note(signal.SIGKILL)
-            self._stage = "kill"
-            self._killed_at = now
-        self.given_up = now - self._killed_at > GIVE_UP_SEC
-        self.deadline = now + POLL_SEC
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._child.pid, signal.SIGKILL)
-        for process in leftovers.descendants(ours):
-            leftovers.send(process, signal.SIGKILL)
-
-
-def _end_leftovers(ladder: _Ladder, inbox: Inbox, ours: frozenset[int]) -> int:
-    """End what outlived the leader: TERM, a while later KILL. Returns how many there were."""
-    left = leftovers.descendants(ours)
-    leftovers.reap(ours)
-    if not left:
-        return 0
-    names = leftovers.names(left)
-    ladder.log(f"{len(left)} processes outlived the command ({names}): sending SIGTERM")
-    for process in left:
-        leftovers.send(process, signal.SIGTERM)
-    # After a stop a rank or a wrapped trainer may be saving still.
-    asked = bool(ladder.sent)
-    wait = ladder.kill_after_sec if asked else min(ladder.kill_after_sec, LEFTOVER_SEC)
-    deadline = time.monotonic() + wait
-    started = time.monotonic()
-    killed = False
-    while remaining := leftovers.descendants(ours):
-        now = time.monotonic()
-        received = inbox.wait(now + POLL_SEC)
-        if signal.SIGINT in received and now - started > REPEAT_SEC and _at_terminal():
-            deadline = now
-        if now >= deadline + GIVE_UP_SEC:
-            ladder.log(f"{len(remaining)} processes do not end even after SIGKILL")
-            break
-        if now >= deadline:
-            if not killed:
-                ladder.log(f"sending SIGKILL to {len(remaining)} processes")
-            killed = True
-            for process in remaining:
-                leftovers.send(process, signal.SIGKILL)
-        leftovers.reap(ours)
-    leftovers.reap(ours)
-    return len(left)
-
-
-def _at_terminal() -> bool:
-    return sys.stdin is not None and sys.stdin.isatty()
-
-
-def check_runnable(program: str) -> None:
-    """See early that a program exists and may be executed.
-
-    Raises:
-        NotFound: there is none of this name.
-        NotRunnable: it is a folder, or not executable.
-    """
-    if shutil.which(program):
-        return
-    if os.sep in program and os.path.exists(program):
-        raise _not_runnable(program, "it is not an executable file")
-    raise NotFound(f"command not found: {program}", hint="check its spelling and PATH")
-
-
-def _not_runnable(program: str, why: str) -> NotRunnable:
-    return NotRunnable(
-        f"cannot run {program}: {why}",
-        hint="a script needs chmod +x and a first line such as #!/bin/sh",
-    )
-
-
-def _start(
-    command: Sequence[str], target: int, env: Mapping[str, str] | None
-) -> subprocess.Popen[bytes]:
-    environment = dict(os.environ if env is None else env)
-    environment.setdefault("PYTHONUNBUFFERED", "1")
-    try:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL if _at_terminal() else None,
-            stdout=target,
-            stderr=target,
-            env=environment,
-            start_new_session=True,
-        )
-    except FileNotFoundError as error:
-        check_runnable(command[0])
-        raise _not_runnable(command[0], "its interpreter does not exist") from error
-    except (OSError, ValueError) as error:
-        raise _not_runnable(command[0], getattr(error, "strerror", None) or str(error)) from error
 
 
 @contextlib.contextmanager

@@ -17,7 +17,9 @@ from imgtool.experiment.status import now_iso, read_status
 from imgtool.files import write_text
 from imgtool.process import supervise
 from imgtool.process.budget import Budget
+from imgtool.process.child import check_runnable
 from imgtool.process.inbox import Inbox
+from imgtool.process.ladder import WATCHED
 from imgtool.units import format_bytes, format_duration
 
 EXP_DIR_OPTIONS = ("--exp-dir", "--exp_dir")
@@ -79,11 +81,11 @@ def run(
 
     Raises:
         ExperimentError: the experiment's directory cannot be written to.
-        supervise.NotFound, supervise.NotRunnable: the command cannot be run.
+        NotFound, NotRunnable: the command cannot be run.
     """
-    supervise.check_runnable(job.command[0])
+    check_runnable(job.command[0])
     watch = _Watch(job.experiment, say)
-    with Inbox(supervise.WATCHED) as inbox:  # pruning is not to be cut short by a late TERM
+    with Inbox(WATCHED) as inbox:  # pruning is not to be cut short by a late TERM
         for note in job.budget.notes:
             watch.log(note)
         watch.log(f"running for {format_duration(job.budget.seconds)}: {shlex.join(job.command)}")

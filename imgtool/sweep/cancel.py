@@ -16,6 +16,7 @@ from imgtool.experiment.alive import is_process, start_ticks
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import now_iso, read_status
 from imgtool.process import leftovers
+from imgtool.process.ladder import Ladder, Step
 from imgtool.sweep.lsf_client import Client, spec
 from imgtool.sweep.lsf_words import LsfError
 from imgtool.sweep.state import ACTIVE, WAITING, read_job, read_state, write_job
@@ -88,27 +89,46 @@ def stop(
     Returns:
         those that live still, which is nobody unless a process hangs in a driver.
     """
-    for leader in leaders:
-        if leader.send(signal.SIGINT):
-            leader.send(signal.SIGCONT)  # a suspended one could not obey
-    left = _wait(leaders, grace_sec)
-    below = {leader.pid: leftovers.descendants(root=leader.pid) for leader in left}
-    for leader in left:
-        say(f"{leader.directory.path.name} has not stopped: sending SIGTERM")
-        _to_all(leader, below[leader.pid], signal.SIGTERM)
-    left = _wait(left, kill_after_sec)
-    for leader in left:
-        say(f"{leader.directory.path.name} has not ended: sending SIGKILL")
-        _to_all(leader, leftovers.descendants(root=leader.pid), signal.SIGKILL)
-    left = _wait(left, kill_after_sec)
-    stuck = {leader.pid for leader in left}
-    orphans = [one for pid, known in below.items() if pid not in stuck for one in known]
-    for orphan in orphans:  # what outlived a leader that was killed
-        leftovers.send(orphan, signal.SIGKILL)
-    deadline = time.monotonic() + kill_after_sec
-    while any(_is_there(orphan) for orphan in orphans) and time.monotonic() < deadline:
+    stops = [_Stop(leader, Ladder(grace_sec, kill_after_sec), say) for leader in leaders]
+    while left := [one for one in stops if not one.ladder.is_over]:
+        for one in left:
+            one.look()
         time.sleep(POLL_SEC)
-    return left
+    return [one.leader for one in stops if one.leader.is_alive()]
+
+
+class _Stop:
+    """A leader that is no child of ours, and the ladder that ends it."""
+
+    def __init__(self, leader: Leader, ladder: Ladder, say: Callable[[str], None]) -> None:
+        self.leader, self.ladder, self._say = leader, ladder, say
+        self._below: list[psutil.Process] = []  # nobody tells us of them once it is gone
+        ladder.ask("cancel", time.monotonic())
+
+    def look(self) -> None:
+        """Whatever is due."""
+        now = time.monotonic()
+        if not self.leader.is_alive():
+            self.ladder.leader_ended(len(self._living()), now)
+        for step in self.ladder.advance(now):
+            self._do(step)
+
+    def _do(self, step: Step) -> None:
+        name = self.leader.directory.path.name
+        if step.to in ("group", "all") and not step.again:
+            what = "stopped" if step.to == "group" else "ended"
+            self._say(f"{name} has not {what}: sending {step.number.name}")
+        if step.to == "left":
+            leftovers.send_all(self._living(), step.number)
+            return
+        self.leader.send(step.number)
+        if step.to != "leader":  # its group may be that of a shell's script
+            self._below = [*self._living(), *leftovers.descendants(root=self.leader.pid)]
+            leftovers.send_all(self._below, step.number)
+        self.leader.send(signal.SIGCONT)  # a suspended one could not obey
+
+    def _living(self) -> list[psutil.Process]:
+        return leftovers.living(self._below)
 
 
 def job_name(directory: ExperimentDir) -> str:
@@ -177,24 +197,3 @@ def _job_of(directory: ExperimentDir) -> tuple[int, int]:
     if job_id <= 0:
         raise ValueError(f"{job_id} is no job")
     return job_id, int(job.get("index") or 0)
-
-
-def _to_all(leader: Leader, below: Sequence[psutil.Process], number: signal.Signals) -> None:
-    leader.send(number)
-    for process in below:
-        leftovers.send(process, number)
-    leader.send(signal.SIGCONT)
-
-
-def _is_there(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != "zombie"
-
-
-def _wait(leaders: Sequence[Leader], seconds: float) -> list[Leader]:
-    """Those that are still there after so long."""
-    deadline = time.monotonic() + seconds
-    left = [leader for leader in leaders if leader.is_alive()]
-    while left and time.monotonic() < deadline:
-        time.sleep(min(POLL_SEC, max(0.0, deadline - time.monotonic())))
-        left = [leader for leader in left if leader.is_alive()]
-    return left

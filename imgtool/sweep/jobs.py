@@ -14,10 +14,16 @@ def program() -> list[str]:
     return [sys.executable, "-m", "imgtool"]
 
 
+def launcher(num_ranks: int) -> list[str]:
+    """What stands between this program and `train` where several processes train."""
+    return ["torchrun", "--nproc-per-node", str(num_ranks)] if num_ranks > 1 else []
+
+
 def train_command(trial: Trial) -> list[str]:
     """Train the trial from its own resolved config; the same command resumes it."""
     return [
         *program(),
+        *launcher(trial.num_ranks),
         *("train", trial.family, "--config", str(trial.config_path)),
         *("--exp-dir", str(trial.directory.path), "--quiet"),
     ]

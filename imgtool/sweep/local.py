@@ -1,14 +1,12 @@
 """Trials on this machine: a pool of slots, watched by one loop without threads.
 
-a signal--> INT to every trial's leader, once; nothing new starts
-    --grace-->      TERM to its group
-    --kill_after--> KILL to all that is left of it
+A signal, or a failure with fail_fast, asks every trial to save and stop; nothing new starts.
+Each trial has a Ladder of its own.
 """
 
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -20,13 +18,12 @@ from imgtool.errors import UserError
 from imgtool.experiment.status import now_iso
 from imgtool.process import leftovers
 from imgtool.process.inbox import Inbox
-from imgtool.process.supervise import REPEAT_SEC, WATCHED
+from imgtool.process.ladder import POLL_SEC, WATCHED, Ladder, Requests, Step, at_terminal
 from imgtool.sweep import claim, jobs
 from imgtool.sweep.running import Running, start
-from imgtool.sweep.slots import Slot
+from imgtool.sweep.slots import Slot, give_back, take
 from imgtool.sweep.state import (
     BROKEN,
-    KILLED,
     TrialState,
     read_state,
     write_job,
@@ -39,10 +36,7 @@ if TYPE_CHECKING:
 
 GRACE_SEC = 300.0
 KILL_AFTER_SEC = 30.0
-LEFTOVER_SEC = 5.0
-GIVE_UP_SEC = 30.0
 TICK_SEC = 1.0
-POLL_SEC = 0.05
 
 
 class Listener(Protocol):
@@ -129,7 +123,7 @@ class _Pool:
         self._free = deque(options.slots)
         self._running: list[Running] = []
         self._stopping = False
-        self._insisted = 0.0
+        self._requests = Requests()
         self._next_tick = 0.0
         if not leftovers.become_subreaper():
             listener.note("this system has no subreaper: daemons of a trial may outlive it")
@@ -145,7 +139,7 @@ class _Pool:
                 self._receive(number)
             for running in [*self._running]:
                 self._look_after(running)
-            leftovers.reap(self._ours | {running.process.pid for running in self._running})
+            leftovers.reap(self._ours | {running.child.pid for running in self._running})
             self._tick()
 
     def stop(self, why: str) -> None:
@@ -154,41 +148,51 @@ class _Pool:
         if self._stopping:
             return
         self._stopping = True
-        self._insisted = time.monotonic()
+        now = time.monotonic()
+        self._requests.sent(signal.SIGINT, now)
         for running in self._running:
-            if running.stage == "running" and running.process.poll() is None:
-                running.ask(why, self._options.grace_sec)
+            if not running.child.has_ended():
+                running.ladder.ask(why, now)
 
     def _fill(self) -> None:
-        while self._free and self._waiting and not self._stopping:
-            trial, before = self._waiting.popleft()
-            try:
-                held = claim.take(trial.directory)
-            except UserError as error:
-                self._refuse(trial, str(error))
-                continue
-            if held is None:
-                self.listener.left(trial, "another sweep has it")
-            elif reason := done_meanwhile(trial, before):
-                held.release()
-                self.listener.left(trial, reason)
-            else:
-                self._start(trial, held)
+        while self._waiting and not self._stopping:
+            trial, before = self._waiting[0]
+            slot = take(self._free, trial.num_ranks)
+            if slot is None and self._running:
+                return
+            self._waiting.popleft()
+            if slot is None:
+                self._refuse(trial, f"it needs {trial.num_ranks} slots, and there are too few")
+            elif not self._start(trial, slot, before):
+                give_back(self._free, slot)
 
-    def _start(self, trial: Trial, held: claim.Claim) -> None:
-        slot = self._free.popleft()
+    def _start(self, trial: Trial, slot: Slot, before: tuple[tuple[int, int] | None, ...]) -> bool:
+        """Whether the trial runs now; else someone was told why not."""
         try:
-            running = start(trial, slot, held, self._options.command_of(self._plan, trial))
+            held = claim.take(trial.directory)
+        except UserError as error:
+            self._refuse(trial, str(error))
+            return False
+        if held is None:
+            self.listener.left(trial, "another sweep has it")
+            return False
+        if reason := done_meanwhile(trial, before):
+            held.release()
+            self.listener.left(trial, reason)
+            return False
+        ladder = Ladder(self._options.grace_sec, self._options.kill_after_sec)
+        try:
+            running = start(trial, slot, held, self._options.command_of(self._plan, trial), ladder)
         except (OSError, UserError) as error:
             held.release()
-            self._free.appendleft(slot)
             self._refuse(trial, str(error))
-            return
+            return False
         self._running.append(running)
         with suppress(OSError):
-            held.add_child(running.process.pid)
+            held.add_child(running.child.pid)
         self._note_job(running)
-        self.listener.started(trial, slot, running.process.pid)
+        self.listener.started(trial, slot, running.child.pid)
+        return True
 
     def _refuse(self, trial: Trial, reason: str) -> None:
         """A trial that cannot be started."""
@@ -215,99 +219,71 @@ class _Pool:
 
     def _receive(self, number: signal.Signals) -> None:
         now = time.monotonic()
-        if not self._stopping:
-            self.received = number
-            self.listener.note(f"{number.name}: every trial is asked to save and stop")
-            self.stop(number.name)
-            return
         if self.received is None:
             self.received = number
-        if number == signal.SIGINT and now - self._insisted > REPEAT_SEC and _at_terminal():
-            self._insisted = now
+        kind = self._requests.judge(number, now)
+        if not self._stopping:
+            self.listener.note(f"{number.name}: every trial is asked to save and stop")
+            self.stop(number.name)
+        elif kind != "repeat" and number == signal.SIGINT and at_terminal():
             self.listener.note("interrupted again: going on to the next step")
             for running in self._running:
-                running.deadline = now
+                running.ladder.insist(now)
 
     def _look_after(self, running: Running) -> None:
         """Whatever is due for one trial."""
         now = time.monotonic()
         running.claim.refresh()
-        if running.stage == "ended":
-            self._end_leftovers(running, now)
-            return
-        if running.process.poll() is not None:
-            self._leader_ended(running, now)
-            return
-        if running.deadline is None or now < running.deadline:
-            return
-        if running.stage == "asked":
-            self.listener.note(f"{running.trial.name} has not stopped: TERM to its group")
-            running.stage, running.deadline = "term", now + self._options.kill_after_sec
-            running.to_group(signal.SIGTERM)
-        else:
-            self._kill(running, now)
-
-    def _kill(self, running: Running, now: float) -> None:
-        """KILL to the leader and all below it, again and again until it is gone."""
-        if running.killed_at is None:
-            running.stage, running.killed_at = "kill", now
-            self.listener.note(f"{running.trial.name} has not ended: KILL")
-        running.deadline = now + POLL_SEC
-        running.to_group(signal.SIGKILL)
-        for process in leftovers.descendants(root=running.process.pid):
-            leftovers.send(process, signal.SIGKILL)
-        if now - running.killed_at > GIVE_UP_SEC:  # stuck in a driver or a file system
-            self._conclude(running, f"process {running.process.pid} does not die even of KILL")
-
-    def _leader_ended(self, running: Running, now: float) -> None:
-        running.leftovers = self._orphans_of(running)
-        if not running.leftovers:
+        if running.child.has_ended():
+            running.ladder.leader_ended(len(self._orphans_of(running)), now)
+        for step in running.ladder.advance(now):
+            self._do(running, step)
+        if running.ladder.is_over:
             self._conclude(running)
-            return
-        names = leftovers.names(running.leftovers)
-        self.listener.note(f"{running.trial.name} left {names} behind: TERM")
-        for process in running.leftovers:
-            leftovers.send(process, signal.SIGTERM)
-        # After a stop a rank may be saving still.
-        wait = self._options.kill_after_sec if running.is_asked else LEFTOVER_SEC
-        running.stage = "ended"
-        running.deadline = now + min(wait, self._options.kill_after_sec)
 
-    def _end_leftovers(self, running: Running, now: float) -> None:
-        running.leftovers = self._orphans_of(running)
-        if running.leftovers and running.deadline is not None and now >= running.deadline:
-            for process in running.leftovers:
-                leftovers.send(process, signal.SIGKILL)
-            if now >= running.deadline + GIVE_UP_SEC:
-                self.listener.note(f"{running.trial.name}: processes do not end even of KILL")
-                running.leftovers = []
-        if not running.leftovers:
-            self._conclude(running)
+    def _do(self, running: Running, step: Step) -> None:
+        others = []
+        if step.to == "all":
+            others = leftovers.descendants(root=running.child.pid)
+        elif step.to == "left":
+            others = self._orphans_of(running)
+        name = running.trial.name
+        if step.to == "group":
+            self.listener.note(f"{name} has not stopped: TERM to its group")
+        elif step.to == "all" and not step.again:
+            self.listener.note(f"{name} has not ended: KILL")
+        elif step.to == "left" and step.number == signal.SIGTERM:
+            self.listener.note(f"{name} left {leftovers.names(others)} behind: TERM")
+        running.child.do(step, others)
 
     def _orphans_of(self, running: Running) -> list[psutil.Process]:
         """What outlived a leader: of its session, or with its mark in the environment."""
-        leaders = {other.process.pid for other in self._running if other.stage != "ended"}
+        leaders = {one.child.pid for one in self._running if not one.child.has_ended()}
         return leftovers.orphans(
-            running.process.pid,
+            running.child.pid,
             str(running.trial.directory.path),
-            others=self._ours | (leaders - {running.process.pid}),
+            others=self._ours | (leaders - {running.child.pid}),
             alone=len(self._running) == 1,
         )
 
-    def _conclude(self, running: Running, stuck: str | None = None) -> None:
+    def _conclude(self, running: Running) -> None:
         """Write down how a trial ended, and free its slot."""
-        code = running.process.returncode
-        code = KILLED if code is None else 128 - code if code < 0 else code
+        code = running.child.code
         running.job |= {"stat": "EXIT" if code else "DONE", "exit_code": code, "ended": now_iso()}
+        if running.ladder.why:
+            running.job["asked"] = running.ladder.why
         is_silent = stamp(running.trial.directory) == running.status_before
         if is_silent or read_state(running.trial.directory).state in ("running", "stale"):
             running.job |= dict(zip(("state", "reason"), self._verdict(running, code), strict=True))
-        if stuck:
+        if running.ladder.is_stuck and running.child.has_ended():
+            self.listener.note(f"{running.trial.name}: processes do not end even of KILL")
+        elif running.ladder.is_stuck:
+            stuck = f"process {running.child.pid} does not die even of KILL"
             running.job |= {"state": "failed", "reason": stuck}
         self._note_job(running)
         running.claim.release()
         self._running.remove(running)
-        self._free.append(running.slot)
+        give_back(self._free, running.slot)
         self._finish(running.trial, read_state(running.trial.directory))
 
     def _verdict(self, running: Running, code: int) -> tuple[str, str]:
@@ -315,8 +291,8 @@ class _Pool:
             running.trial,
             code,
             after_sec=time.monotonic() - running.begun,
-            asked=running.job.get("asked"),
-            forced=running.stage in ("term", "kill"),
+            asked=running.ladder.why,
+            forced=running.ladder.is_forcing,
         )
 
     def _note_job(self, running: Running) -> None:
@@ -326,18 +302,14 @@ class _Pool:
             self.listener.note(f"{running.trial.name}: cannot write job.json: {error}")
 
     def _wake_at(self) -> float:
-        deadlines = [r.deadline for r in self._running if r.deadline is not None]
         now = time.monotonic()
-        if any(running.stage == "ended" for running in self._running):
-            deadlines.append(now + POLL_SEC)
-        return min([now + TICK_SEC, *deadlines])
+        due = [one.ladder.due for one in self._running if one.ladder.due is not None]
+        if any(running.child.has_ended() for running in self._running):
+            due.append(now + POLL_SEC)
+        return min([now + TICK_SEC, *due])
 
     def _tick(self) -> None:
         now = time.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + TICK_SEC
             self.listener.tick(tuple(self._running))
-
-
-def _at_terminal() -> bool:
-    return sys.stdin is not None and sys.stdin.isatty()

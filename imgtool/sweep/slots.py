@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from imgtool.errors import UsageError
+from imgtool.sweep.trial import Trial
 from imgtool.training.environment import SLOTS_VARIABLE
 
 NVIDIA_SMI = ("nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader")
@@ -20,12 +22,15 @@ class Slot:
     """One place.
 
     Attributes:
-        label: for people: `gpu 0`, `gpu 0 b` (the second on it), `cpu 1`.
+        label: for people: `gpu 0`, `gpu 0 b` (the second on it), `cpu 1`, `gpu 0+1` (a trial
+            on two).
         env: what its trial's environment has besides ours.
+        parts: the slots that it was joined from.
     """
 
     label: str
     env: Mapping[str, str] = field(default_factory=dict)
+    parts: tuple[Slot, ...] = ()
 
 
 def find_slots(*, slots: int | None = None, slots_per_gpu: int = 1) -> tuple[Slot, ...]:
@@ -49,6 +54,68 @@ def find_slots(*, slots: int | None = None, slots_per_gpu: int = 1) -> tuple[Slo
     # Threads and loaders of trials that run side by side share the cores.
     share = {SLOTS_VARIABLE: str(len(found))}
     return tuple(Slot(slot.label, {**slot.env, **share}) for slot in found)
+
+
+def fit(trials: Iterable[Trial], slots: Sequence[Slot]) -> tuple[list[Trial], list[str]]:
+    """The trials with the number of processes that each trains on here, and notes on them.
+
+    As many as it asks for GPUs (`lsf.num_gpus`), each in a slot of its own. Where there is no
+    GPU it is as many only if there are so many slots of the CPU, else one.
+
+    Raises:
+        UsageError: a trial asks for more GPUs than there are.
+    """
+    num_gpus = len({slot.env[VISIBLE] for slot in slots if VISIBLE in slot.env})
+    fitted, single = [], []
+    for trial in trials:
+        wanted = max(1, trial.loaded.experiment.lsf.num_gpus)
+        if num_gpus and wanted > num_gpus:
+            raise UsageError(
+                f"{trial.name} asks for {wanted} GPUs (lsf.num_gpus) and there are {num_gpus}",
+                hint=f"--set lsf.num_gpus={num_gpus}, or a machine with more GPUs",
+            )
+        if wanted > max(len(slots), 1):
+            single.append(f"{trial.name} asks for {wanted}")
+            wanted = 1
+        fitted.append(replace(trial, num_ranks=wanted))
+    if not single:
+        return fitted, []
+    more = f" and {len(single) - 1} more" if len(single) > 1 else ""
+    note = (
+        f"note: {single[0]} GPUs (lsf.num_gpus){more}, and there is none: it trains as one "
+        "process, with the batches of one GPU (more --slots give it more processes)"
+    )
+    return fitted, [note]
+
+
+def take(free: deque[Slot], number: int) -> Slot | None:
+    """Take that many slots, of as many GPUs, as one; None while too few are free."""
+    chosen: list[Slot] = []
+    for slot in free:
+        taken = {one.env.get(VISIBLE) for one in chosen}
+        if len(chosen) < number and (VISIBLE not in slot.env or slot.env[VISIBLE] not in taken):
+            chosen.append(slot)
+    if len(chosen) < number:
+        return None
+    for slot in chosen:
+        free.remove(slot)
+    return chosen[0] if number == 1 else _joined(chosen)
+
+
+def give_back(free: deque[Slot], slot: Slot) -> None:
+    """Free what `take` took."""
+    free.extend(slot.parts or (slot,))
+
+
+def _joined(slots: Sequence[Slot]) -> Slot:
+    kind = slots[0].label.partition(" ")[0]
+    label = f"{kind} " + "+".join(slot.label.partition(" ")[2] for slot in slots)
+    env = dict(slots[0].env)
+    if VISIBLE in env:
+        env[VISIBLE] = ",".join(slot.env[VISIBLE] for slot in slots)
+    if SLOTS_VARIABLE in env:  # trainings of this size that share the cores, rounded up
+        env[SLOTS_VARIABLE] = str(-(-int(env[SLOTS_VARIABLE]) // len(slots)))
+    return Slot(label, env, tuple(slots))
 
 
 def visible_gpus() -> list[str]:

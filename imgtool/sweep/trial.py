@@ -26,6 +26,7 @@ class Trial:
         overrides: what sets it apart from its config file, by dotted key: grid values, seed, --set.
         loaded: its config; `output.exp_dir` and `output.shared_dir` are filled in.
         source: the config or preset that it was made from, for people.
+        num_ranks: processes that it trains on, one a GPU; whoever runs it says how many.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Trial:
     overrides: Mapping[str, Any]
     loaded: Loaded
     source: str
+    num_ranks: int = 1
 
     @property
     def config_path(self) -> Path:

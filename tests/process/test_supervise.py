@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from imgtool.process import leftovers, supervise
-from imgtool.process.supervise import NotFound, NotRunnable, Outcome, Sent, exit_code
+from imgtool.process import ladder, leftovers, supervise
+from imgtool.process.child import NotFound, NotRunnable
+from imgtool.process.supervise import Outcome, Sent, exit_code
 
 LOOP = "while :; do sleep 0.02; done"
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
@@ -174,7 +175,7 @@ def test_a_trainer_below_a_wrapper_gets_time_to_save_after_the_stop(start, tmp_p
     assert (tmp_path / "saved").exists()
 
 
-@pytest.mark.parametrize("number", supervise.FORWARDED)
+@pytest.mark.parametrize("number", ladder.FORWARDED)
 def test_signals_are_passed_on_once(start, tmp_path, number):
     name = number.name.removeprefix("SIG")
     text = f"trap 'echo {name} >> {{dir}}/got; sleep 0.3; exit 0' {name}; echo > {{dir}}/up; {LOOP}"
@@ -184,7 +185,7 @@ def test_signals_are_passed_on_once(start, tmp_path, number):
     assert (tmp_path / "got").read_text().split() == [name]
 
 
-@pytest.mark.parametrize("number", supervise.AS_TERM)
+@pytest.mark.parametrize("number", ladder.AS_TERM)
 def test_hangup_and_quit_are_passed_on_as_term(start, tmp_path, number):
     when_ready(tmp_path / "up", lambda: signal_us(number))
     outcome = start(f"trap 'exit 0' TERM; echo > {{dir}}/up; {LOOP}")
@@ -208,8 +209,8 @@ def test_another_signal_is_passed_on_too(start, tmp_path):
 def test_a_later_second_interrupt_climbs_on_a_terminal_only(
     start, tmp_path, monkeypatch, at_terminal
 ):
-    monkeypatch.setattr(supervise, "REPEAT_SEC", 0.2)
-    monkeypatch.setattr(supervise, "_at_terminal", lambda: at_terminal)
+    monkeypatch.setattr(ladder, "REPEAT_SEC", 0.2)
+    monkeypatch.setattr(supervise, "at_terminal", lambda: at_terminal)
     when_ready(
         tmp_path / "up", lambda: signal_us(signal.SIGINT, signal.SIGINT, signal.SIGINT, pause=0.4)
     )
@@ -286,7 +287,7 @@ def test_hooks(start, tmp_path):
 
 
 def test_handlers_are_put_back(start):
-    numbers = (*supervise.FORWARDED, *supervise.AS_TERM, signal.SIGCHLD)
+    numbers = (*ladder.FORWARDED, *ladder.AS_TERM, signal.SIGCHLD)
     before = [signal.getsignal(number) for number in numbers]
     start("exit 0")
     with pytest.raises(NotFound):

@@ -9,7 +9,7 @@ from imgtool.errors import ExperimentError
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.process import timed
 from imgtool.process.budget import Budget
-from imgtool.process.supervise import NotFound
+from imgtool.process.child import NotFound
 
 LOOP = "while :; do sleep 0.02; done"
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
