@@ -18,6 +18,7 @@ from imgtool.models.autoencoder.network import Autoencoder
 from imgtool.models.autoencoder.schema import Model
 from imgtool.models.base import Batch, DataInfo, Family, StepResult, Study, Task, Update
 from imgtool.nn.cost import count_macs, count_parameters
+from imgtool.nn.global_batch import sum_over_ranks
 from imgtool.nn.images import colour_map, grid, to_uint8
 
 
@@ -41,7 +42,7 @@ class AutoencoderUpdate(Update):
         quantizer = self.network.bottleneck
         if isinstance(quantizer, VectorQuantizer) and latent.indices is not None:
             used = code_counts(latent.indices, quantizer.codebook_size)
-            losses["perplexity"] = perplexity(used)
+            losses["perplexity"] = perplexity(sum_over_ranks(used))
         return losses
 
     def after_step(self, result: StepResult) -> None:

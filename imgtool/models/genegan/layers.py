@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgtool.models.genegan.schema import Model
+from imgtool.nn.global_batch import is_cut, sum_over_ranks
+
+MOMENTUM, EPS = 0.01, 1e-3
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class At:
 class BatchNorm(nn.Module):
     """A batch norm's parameters and running statistics (eps 1e-3, momentum 0.01).
 
+    Its statistics are those of the global batch, whatever process has which part of it.
     No count of batches: with a momentum nothing reads it.
     """
 
@@ -43,11 +47,45 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, x: Tensor, track: bool) -> Tensor:
-        """x (B, C, H, W); `track` updates the running statistics, in training."""
-        keep = track or not self.training
-        mean, var = (self.running_mean, self.running_var) if keep else (None, None)
-        return F.batch_norm(x, mean, var, self.weight, self.bias, self.training, 0.01, 1e-3)
+    def forward(self, x: Tensor, track: bool, groups: int = 1) -> Tensor:
+        """x (G * B, C, H, W); in training the statistics of each of the G groups are its own, and
+        `track` updates the running ones, group by group.
+        """
+        if not self.training:
+            return self._normalise(x, self.running_mean, self.running_var)
+        if is_cut():
+            return self._of_global_batch(x, track, groups)
+        mean, var = (self.running_mean, self.running_var) if track else (None, None)
+        if groups == 1:
+            return self._normalise(x, mean, var)
+        return torch.cat([self._normalise(group, mean, var) for group in x.chunk(groups)])
+
+    def _normalise(self, x: Tensor, mean: Tensor | None, var: Tensor | None) -> Tensor:
+        return F.batch_norm(x, mean, var, self.weight, self.bias, self.training, MOMENTUM, EPS)
+
+    def _of_global_batch(self, x: Tensor, track: bool, groups: int) -> Tensor:
+        parts = x.unflatten(0, (groups, -1))
+        if x.dtype in (torch.float16, torch.bfloat16):
+            parts = parts.float()
+        count = x.numel() // (groups * x.shape[1])
+        own_var, own_mean = torch.var_mean(parts, dim=(1, 3, 4), correction=0)  # (G, C)
+        totals = torch.cat([own_mean * count, torch.full_like(own_mean[:, :1], count)], dim=1)
+        totals, counts = sum_over_ranks(totals).split([x.shape[1], 1], dim=1)
+        mean = totals / counts
+        # About the mean of all: a mean of squares less a squared mean would cancel.
+        var = sum_over_ranks((own_var + (own_mean - mean).square()) * count) / counts
+        if track:
+            self._track(mean.detach(), (var * (counts / (counts - 1))).detach())
+        scale = self.weight * torch.rsqrt(var + EPS)
+        shifted = parts - mean[:, None, :, None, None]
+        out = shifted * scale[:, None, :, None, None] + self.bias[:, None, None]
+        return out.flatten(0, 1).to(x.dtype)
+
+    @torch.no_grad()
+    def _track(self, means: Tensor, unbiased_vars: Tensor) -> None:
+        for mean, var in zip(means.unbind(), unbiased_vars.unbind(), strict=True):
+            self.running_mean.mul_(1 - MOMENTUM).add_(mean, alpha=MOMENTUM)
+            self.running_var.mul_(1 - MOMENTUM).add_(var, alpha=MOMENTUM)
 
 
 class SwitchableNorm(nn.Module):
@@ -69,11 +107,8 @@ class SwitchableNorm(nn.Module):
 
     def forward(self, x: Tensor, at: At) -> Tensor:
         """x (G * B, C, H, W); the statistics of each of the G groups are its own."""
-        norm = self.norms[str(at.size)]
-        if not self.training or at.groups == 1:
-            whole: Tensor = norm(x, at.track)
-            return whole
-        return torch.cat([norm(group, at.track) for group in x.chunk(at.groups)])
+        out: Tensor = self.norms[str(at.size)](x, at.track, at.groups)
+        return out
 
 
 class GroupNorm(nn.GroupNorm):

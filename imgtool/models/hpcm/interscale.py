@@ -10,6 +10,9 @@ f minimises the distance, on detached latents; the encoder is given the same dis
 opposite sign, and f as it stands. Were both to maximise it, f's weights would grow without end.
 The distance is clipped, because the latents could as well: l2 and l1 have no upper bound. The
 limit is a number and no part of the latents' variance, which the encoder could raise with them.
+
+Distances are those of the global batch: clipping, and a variance, make them more than a mean over
+images, which would be the same however the batch is cut.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from torch.func import functional_call
 from imgtool.models.hpcm.losses import without_autocast
 from imgtool.models.hpcm.partition import place
 from imgtool.models.hpcm.schema import Loss
+from imgtool.nn.global_batch import mean_over_ranks
 
 _EPS = 1e-6
 
@@ -59,18 +63,19 @@ def l1(z: Tensor, predicted: Tensor, new: Tensor) -> Tensor:
 
 def cosine(z: Tensor, predicted: Tensor, new: Tensor) -> Tensor:
     """1 - cosine of the channel vectors, a mean over positions; 0..2."""
-    return (1 - F.cosine_similarity(z, predicted * new, dim=1, eps=_EPS)).mean()
+    apart = 1 - F.cosine_similarity(z, predicted * new, dim=1, eps=_EPS)
+    return mean_over_ranks(apart.sum(), apart.numel())
 
 
 def unpredictability(z: Tensor, predicted: Tensor, new: Tensor) -> Tensor:
     """1 - R^2: squared error over the channels' variance; 1 and above is no prediction at all."""
     count = len(z) * new.sum((0, 2, 3), keepdim=True)
-    mean = (z * new).sum((0, 2, 3), keepdim=True) / count
+    mean = mean_over_ranks((z * new).sum((0, 2, 3), keepdim=True), count)
     return l2(z, predicted, new) / (_mean((z - mean).square(), new) + _EPS)
 
 
 def _mean(values: Tensor, new: Tensor) -> Tensor:
-    return (values * new).sum() / (len(values) * new.sum())
+    return mean_over_ranks((values * new).sum(), len(values) * new.sum())
 
 
 _DISTANCES = {"l2": l2, "l1": l1, "cosine": cosine, "bounded": unpredictability}
