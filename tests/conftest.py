@@ -13,8 +13,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# Processes of the suite share the cores: torch in each takes one, and waits without spinning.
-# (Children choose their own number of threads, as imgtool does for everybody.)
+# Processes of the suite share the cores: torch in each takes one, and waits without spinning,
+# and so it does in trainings that they start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")

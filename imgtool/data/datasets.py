@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from imgtool.config.faces import FacesData
 from imgtool.config.schema import Data
@@ -71,8 +72,20 @@ def open_datasets(data: Data, *, split: Split | None = None, training: bool = Tr
         ConfigError: the section names no data, or data of another kind.
         DataError: the data cannot be used.
     """
-    if isinstance(data, FacesData):
-        return _open_faces(data, split)
+    return _KINDS[data.dataset].open(data, split, training)
+
+
+def expected_info(data: Data) -> DataInfo | None:
+    """What the data will be like, while the config names none; None once it does."""
+    return _KINDS[data.dataset].expected(data)
+
+
+# --- photos and layouts ---------------------------------------------------------------------
+
+Source = PhotoFolder | LayoutManifest | PackedDataset
+
+
+def _open_images(data: Data, split: Split | None, training: bool) -> Datasets:
     main = _open(data, _main_path(data))
     held = _open_val(data)
     if split is None:
@@ -100,45 +113,7 @@ def open_datasets(data: Data, *, split: Split | None = None, training: bool = Tr
     return Datasets(train, val, test, split, fingerprint, info, bad_files, tested_too=tested_too)
 
 
-def _open_faces(data: FacesData, split: Split | None) -> Datasets:
-    if data.root is None:
-        raise ConfigError("data.root is not set", hint="--data-root names a folder of faces")
-    faces = CelebA(
-        data.root,
-        data.attribute,
-        image_sizes=data.image_sizes,
-        attribute_file=data.attribute_file,
-        skip_bad=data.skip_bad,
-    )
-    if split is None and data.official_split:
-        split = official_split(faces, data.split_seed, max_images=data.max_images)
-    elif split is None:
-        fractions = data.val_fraction, data.test_fraction
-        split = split_faces(faces, *fractions, data.split_seed, max_images=data.max_images)
-    train = FacePart(faces, positions(faces, split.train, "train"))
-    val = paired(faces, positions(faces, split.val, "val"))
-    test = paired(faces, positions(faces, split.test, "test"))
-    _keep_in_memory([train, val, test], data)
-    info = _faces_info(data, len(train))
-    return Datasets(
-        train, val, test, split, faces.fingerprint, info, faces.bad_files, faces.missing
-    )
-
-
-def _faces_info(data: FacesData, num_train_images: int) -> DataInfo:
-    return DataInfo(
-        targets=CelebA.targets,
-        image_size=(data.shown_size, data.shown_size),
-        num_train_images=num_train_images,
-        label_names=(f"without {data.attribute}", f"with {data.attribute}"),
-        pyramid=data.image_sizes,
-    )
-
-
-def expected_info(data: Data) -> DataInfo | None:
-    """What the data will be like, while the config names none; None once it does."""
-    if isinstance(data, FacesData):
-        return _faces_info(data, 0) if data.root is None else None
+def _expected_images(data: Data) -> DataInfo | None:
     if data.manifest if data.dataset == "layouts" else data.root:
         return None
     side = data.crop or data.image_size
@@ -151,9 +126,6 @@ def expected_info(data: Data) -> DataInfo | None:
         label_names=LABEL_NAMES if plans else (),
         palette=PALETTE if plans else (),
     )
-
-
-Source = PhotoFolder | LayoutManifest | PackedDataset
 
 
 def _main_path(data: Data) -> Path:
@@ -232,3 +204,60 @@ def _fingerprint(main: ImageDataset, held: ImageDataset | None) -> str:
         return main.fingerprint
     both = f"{main.fingerprint}/{held.fingerprint}".encode()
     return hashlib.blake2b(both, digest_size=16).hexdigest()
+
+
+# --- faces ----------------------------------------------------------------------------------
+
+
+def _open_faces(data: FacesData, split: Split | None, training: bool) -> Datasets:
+    if data.root is None:
+        raise ConfigError("data.root is not set", hint="--data-root names a folder of faces")
+    faces = CelebA(
+        data.root,
+        data.attribute,
+        image_sizes=data.image_sizes,
+        attribute_file=data.attribute_file,
+        skip_bad=data.skip_bad,
+    )
+    if split is None and data.official_split:
+        split = official_split(faces, data.split_seed, max_images=data.max_images)
+    elif split is None:
+        fractions = data.val_fraction, data.test_fraction
+        split = split_faces(faces, *fractions, data.split_seed, max_images=data.max_images)
+    train = FacePart(faces, positions(faces, split.train, "train"))
+    val = paired(faces, positions(faces, split.val, "val"))
+    test = paired(faces, positions(faces, split.test, "test"))
+    _keep_in_memory([train, val, test], data)
+    info = _faces_info(data, len(train))
+    return Datasets(
+        train, val, test, split, faces.fingerprint, info, faces.bad_files, faces.missing
+    )
+
+
+def _faces_info(data: FacesData, num_train_images: int) -> DataInfo:
+    return DataInfo(
+        targets=CelebA.targets,
+        image_size=(data.shown_size, data.shown_size),
+        num_train_images=num_train_images,
+        label_names=(f"without {data.attribute}", f"with {data.attribute}"),
+        pyramid=data.image_sizes,
+    )
+
+
+def _expected_faces(data: FacesData) -> DataInfo | None:
+    return _faces_info(data, 0) if data.root is None else None
+
+
+# --- kinds ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How the data sets of one `data.dataset` are opened, and what they are like before."""
+
+    open: Callable[[Any, Split | None, bool], Datasets]
+    expected: Callable[[Any], DataInfo | None]
+
+
+_IMAGES = _Kind(_open_images, _expected_images)
+_KINDS = {"photos": _IMAGES, "layouts": _IMAGES, "celeba": _Kind(_open_faces, _expected_faces)}

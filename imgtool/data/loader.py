@@ -20,13 +20,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from imgtool.config.faces import FacesData
 from imgtool.config.schema import Data
-from imgtool.data.augment import Augmentation, place, training_size
-from imgtool.data.base import ImageDataset, Sample, Size
+from imgtool.data.base import ImageDataset, Size
 from imgtool.data.datasets import Datasets, open_datasets
-from imgtool.data.pairs import FacePart, FaceRow, PairSampler
-from imgtool.data.sampler import Draw, EpochSampler
+from imgtool.data.rows import Row, WholeRow
+from imgtool.data.views import View
 from imgtool.errors import DataError
 
 __all__ = ["Datasets", "default_workers", "eval_loader", "open_datasets", "train_loader"]
@@ -37,7 +35,7 @@ _LEFT_TO_MAIN = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def train_loader(
-    dataset: ImageDataset,
+    dataset: View,
     data: Data,
     *,
     seed: int,
@@ -54,7 +52,8 @@ def train_loader(
     the data has them, mask (B, H, W) uint8 and label (B,) int64. What is in batch b depends on
     the data, `data`, seed, rank and b alone.
 
-    Of faces a batch holds pyramids, `batch_size` of each set in turn: see imgtool.data.pairs.
+    Of a part with several sets a batch holds `batch_size` images of each; of faces, pyramids:
+    see imgtool.data.pairs.
 
     Args:
         start_batch: batches since the start of training that are passed over.
@@ -63,27 +62,16 @@ def train_loader(
         DataError: at once where images differ in size or are smaller than the crop; with a
             batch where one cannot be decoded.
     """
-    if isinstance(data, FacesData):
-        assert isinstance(dataset, FacePart)
-        sets = dataset.positives, dataset.negatives
-        row = FaceRow(data.image_sizes, seed, mirrored=data.flip == "horizontal")
-
-        def pairs(done: int) -> Iterable[Any]:
-            return PairSampler(*sets, batch_size, seed, rank, world_size, start_batch + done)
-
-        return _deliver(_Batches(dataset, row), pairs, num_workers, pin_memory)
-    size = training_size(dataset, data.crop)
-    batches = _Batches(dataset, _TrainRow(size, Augmentation.of(data, dataset, seed)))
+    batches = _Batches(dataset, dataset.training_row(data, seed))
 
     def draws(done: int) -> Iterable[Any]:
-        start = start_batch + done
-        return EpochSampler(len(dataset), batch_size, seed, rank, world_size, start)
+        return dataset.sampler(batch_size, seed, rank, world_size, start_batch + done)
 
     return _deliver(batches, draws, num_workers, pin_memory)
 
 
 def eval_loader(
-    dataset: ImageDataset,
+    dataset: View,
     data: Data,
     *,
     batch_size: int,
@@ -94,11 +82,11 @@ def eval_loader(
 ) -> EvalBatches:
     """Batches of whole images, in order; consecutive images of one size share a batch.
 
-    As training batches (of faces, too, with twice `batch_size` rows), with valid (B,) bool besides: a rank that would see fewer batches
-    repeats its last one with valid False. May be iterated any number of times.
+    As training batches, `batch_size` images of each set together, with valid (B,) bool besides:
+    a rank that would see fewer batches repeats its last one with valid False. May be iterated
+    any number of times.
     """
-    rows = 2 * batch_size if isinstance(data, FacesData) else batch_size
-    plan = _eval_plan(dataset, rows, rank, world_size)
+    plan = _eval_plan(dataset, dataset.num_sets * batch_size, rank, world_size)
     return EvalBatches(dataset, plan, num_workers, pin_memory)
 
 
@@ -126,7 +114,7 @@ class EvalBatches:
         num_workers: int,
         pin_memory: bool,
     ) -> None:
-        self._batches = _Batches(dataset, _EvalRow())
+        self._batches = _Batches(dataset, WholeRow())
         self._plan, self._pin_memory = plan, pin_memory
         self._num_workers = min(num_workers, len(plan))
 
@@ -156,43 +144,10 @@ def _eval_plan(
     return batches[rank::world_size]
 
 
-class _TrainRow:
-    def __init__(self, size: Size, augmentation: Augmentation) -> None:
-        self.size, self.augmentation = size, augmentation
-
-    def shape(self, dataset: ImageDataset, draws: Sequence[Draw]) -> Size:
-        return self.size
-
-    def index(self, draw: Draw) -> int:
-        return draw.index
-
-    def fill(self, draw: Draw, sample: Sample, image: Tensor, mask: Tensor | None) -> None:
-        place(sample, self.augmentation.choose(draw, sample, self.size), image, mask)
-
-    def extra(self, draws: Sequence[Draw]) -> Batch:
-        return {}
-
-
-class _EvalRow:
-    def shape(self, dataset: ImageDataset, draws: Sequence[tuple[int, bool]]) -> Size:
-        return dataset.size(draws[0][0])
-
-    def index(self, draw: tuple[int, bool]) -> int:
-        return draw[0]
-
-    def fill(
-        self, draw: tuple[int, bool], sample: Sample, image: Tensor, mask: Tensor | None
-    ) -> None:
-        place(sample, None, image, mask)
-
-    def extra(self, draws: Sequence[tuple[int, bool]]) -> Batch:
-        return {"valid": torch.tensor([valid for _, valid in draws])}
-
-
 class _Batches:
     """What the worker processes run: draws in, a batch out."""
 
-    def __init__(self, dataset: ImageDataset, row: Any) -> None:
+    def __init__(self, dataset: ImageDataset, row: Row) -> None:
         self.dataset, self.row = dataset, row
         self._num_done = 0
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imgtool.data.base import Sample, Size
+from imgtool.config.schema import Data
+from imgtool.data.base import ImageDataset, Sample, Size
 from imgtool.data.celeba import CelebA
 from imgtool.data.celeba_tables import PARTS
 from imgtool.data.pyramid import pyramid_size
@@ -28,8 +29,11 @@ class FacePart(View):
         positives, negatives: positions in this part, int64, in order.
     """
 
+    num_sets = 2
+
     def __init__(self, source: CelebA, indices: Sequence[int]) -> None:
         super().__init__(source, indices)
+        self._image_sizes = source.image_sizes
         labels = np.array([source.label(i) for i in indices], np.int64)
         self.positives = np.flatnonzero(labels == 1)
         self.negatives = np.flatnonzero(labels == 0)
@@ -38,6 +42,17 @@ class FacePart(View):
     def epoch_images(self) -> int:
         """Images of the larger set, one pass over which is an epoch."""
         return max(len(self.positives), len(self.negatives))
+
+    def training_row(self, data: Data, seed: int) -> FaceRow:
+        """How a row of a training batch is filled."""
+        return FaceRow(self._image_sizes, seed, mirrored=data.flip == "horizontal")
+
+    def sampler(
+        self, batch_size: int, seed: int, rank: int, world_size: int, start_batch: int
+    ) -> PairSampler:
+        """Endless training batches of one process, `batch_size` images of each set in each."""
+        sets = self.positives, self.negatives
+        return PairSampler(*sets, batch_size, seed, rank, world_size, start_batch)
 
 
 def paired(source: CelebA, indices: Sequence[int]) -> FacePart:
@@ -203,7 +218,7 @@ class FaceRow:
     def __init__(self, image_sizes: Sequence[int], seed: int, *, mirrored: bool) -> None:
         self.image_sizes, self.seed, self.mirrored = tuple(image_sizes), seed, mirrored
 
-    def shape(self, dataset: View, draws: Sequence[Draw]) -> Size:
+    def shape(self, dataset: ImageDataset, draws: Sequence[Draw]) -> Size:
         """(H, W) of the batch."""
         return pyramid_size(self.image_sizes)
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from imgtool.config.schema import Data
+from imgtool.data.augment import Augmentation, training_size
 from imgtool.data.base import Image8, ImageDataset, Sample, Size
 from imgtool.data.images import resize_sample, resized_size
+from imgtool.data.rows import CroppedRow, Row
+from imgtool.data.sampler import Draw, EpochSampler
 from imgtool.errors import DataError
 from imgtool.units import format_bytes
 
@@ -20,7 +24,12 @@ class View:
         source: the data set.
         indices: positions in it.
         image_size: resize to this many pixels of the shorter side; None keeps sizes.
+
+    Attributes:
+        num_sets: sets of images, of each of which a batch holds `batch_size`.
     """
+
+    num_sets = 1
 
     def __init__(
         self, source: ImageDataset, indices: Sequence[int], *, image_size: int | None = None
@@ -41,6 +50,21 @@ class View:
     def epoch_images(self) -> int:
         """Images one pass over which is an epoch."""
         return len(self)
+
+    def training_row(self, data: Data, seed: int) -> Row:
+        """How a row of a training batch is filled.
+
+        Raises:
+            DataError: images differ in size or are smaller than the crop.
+        """
+        size = training_size(self, data.crop)
+        return CroppedRow(size, Augmentation.of(data, self, seed))
+
+    def sampler(
+        self, batch_size: int, seed: int, rank: int, world_size: int, start_batch: int
+    ) -> Iterable[list[Draw]]:
+        """Endless training batches of one process, from `start_batch` on."""
+        return EpochSampler(len(self), batch_size, seed, rank, world_size, start_batch)
 
     @property
     def decoded_bytes(self) -> int:

@@ -8,16 +8,12 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+from imgtool.schedulers.allocation import cores, whole_number
+
 SLOTS_VARIABLE = "IMGTOOL_SLOTS"  # trainings that share this machine's cores, set by a sweep
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cpuinfo(*fields: str, path: str | Path = "/proc/cpuinfo") -> str:
@@ -43,8 +39,16 @@ def shared_cores(num_ranks: int) -> int:
 
 
 def cpu_threads(num_ranks: int, num_workers: int) -> int:
-    """Threads for arithmetic: what is left of a process's cores beside its loaders."""
-    return max(1, shared_cores(num_ranks) - num_workers)
+    """Threads for arithmetic: OMP_NUM_THREADS, else what the loaders leave of a process's cores."""
+    return _asked_threads(os.environ) or max(1, shared_cores(num_ranks) - num_workers)
+
+
+def _asked_threads(environ: Mapping[str, str]) -> int | None:
+    """What the user's OMP_NUM_THREADS says; of a list for nested regions, the first."""
+    asked = whole_number(environ.get("OMP_NUM_THREADS", "").split(",")[0])
+    # torchrun sets 1 for several ranks where nothing was set: nobody has asked for that.
+    by_torchrun = "TORCHELASTIC_RUN_ID" in environ and environ.get("LOCAL_WORLD_SIZE") != "1"
+    return None if asked == 1 and by_torchrun else asked
 
 
 def prepare(*, deterministic: bool) -> None:

@@ -388,6 +388,7 @@ def test_trainings_of_a_sweep_share_the_cores(monkeypatch):
     from imgtool.training import environment
 
     monkeypatch.setattr(environment, "cores", lambda: 16)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("IMGTOOL_SLOTS", raising=False)
     assert environment.cpu_threads(1, 2) == 14
     monkeypatch.setenv("IMGTOOL_SLOTS", "4")

@@ -1,0 +1,1 @@
+"""Schedulers of a cluster, and what they have given this process."""
