@@ -19,13 +19,12 @@ from statistics import median
 from typing import Any
 
 from imgtool.errors import CheckpointError, ExperimentError, UsageError
-from imgtool.experiment.checkpoints import (
+from imgtool.experiment.checkpoint_file import (
     CheckpointHeader,
     DamagedCheckpoint,
-    Entry,
-    list_checkpoints,
     read_header,
 )
+from imgtool.experiment.checkpoints import Entry, list_checkpoints
 from imgtool.experiment.metrics import read_rows
 
 EXPLODED_FACTOR = 10.0

@@ -10,9 +10,9 @@ from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import StatusFile
 from imgtool.training.agreement import Agreement
 from imgtool.training.loggers import Logs
+from imgtool.training.parts import Position
 from imgtool.training.report import Reporter
 from imgtool.training.schedule import Schedule
-from imgtool.training.state import Position
 from imgtool.training.step import Stepper
 from imgtool.training.stopping import BestValue, StopRequest, TimeBudget
 from imgtool.training.validation import Validator

@@ -44,11 +44,11 @@ from imgtool.training.environment import Launch, read_launch, shared_cores
 from imgtool.training.keepsakes import leave_keepsakes
 from imgtool.training.loggers import Logs, open_logs
 from imgtool.training.loop import Loop
+from imgtool.training.parts import Position, parts_of, restore
 from imgtool.training.reader import FileReader
 from imgtool.training.report import Outcome, Reporter
 from imgtool.training.resume import Start, choose_start, identify
 from imgtool.training.schedule import make_schedule
-from imgtool.training.state import Position, restore
 from imgtool.training.step import Stepper
 from imgtool.training.stopping import BestValue, StopRequest, TimeBudget
 from imgtool.training.trainlog import LoggedReporter, train_log
@@ -324,13 +324,13 @@ def _assemble(
     position, spent, horizon = Position(), 0.0, None
     metrics: dict[str, float | None] = {}
     if start.loaded is not None and start.path is not None:
-        position = restore(stepper, best, start.loaded, start.path)
+        restore(parts_of(stepper, position, best), start.loaded)
         header = start.loaded.header
-        spent, horizon = float(header.get("elapsed_sec", 0.0)), header.get("horizon")
-        metrics = header["metrics"]
+        spent, horizon = header.elapsed_sec, header.horizon
+        metrics = dict(header.metrics)
         if start.path.resolve() != directory.checkpoint_path(position.iteration).resolve():
             position.saved = -1  # elsewhere, or under another name
-        _warn_of_other_ranks(header["position"].get("world_size"), stepper.launch, reporter)
+        _warn_of_other_ranks(header.world_size, stepper.launch, reporter)
     config = to_dict(experiment)
     logs: Logs | None = None
     if stepper.launch.is_first:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from imgtool.errors import CheckpointError, DivergedError, UserError
-from imgtool.experiment import retention
+from imgtool.experiment import checkpoint_file, retention
+from imgtool.experiment.checkpoint_file import CheckpointHeader
 from imgtool.files import point_symlink
-from imgtool.training import checkpoint
 from imgtool.training.context import Run
-from imgtool.training.state import collect_header, collect_meters, collect_tensors
+from imgtool.training.parts import collect, parts_of
+from imgtool.training.weights import load_module
 
 
 class Saver:
@@ -24,6 +25,7 @@ class Saver:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.parts = parts_of(run.stepper, run.position, run.best)
         self.due = False
         self.bad_total = 0
 
@@ -88,17 +90,17 @@ class Saver:
             return
         with stepper.pausing():
             losses = stepper.log_meter.means(stepper.fabric_sum) or losses
-            meters = collect_meters(stepper)
             place.saved = place.iteration
+            tensors, facts = collect(self.parts)
             if run.logs is None:
                 return
-            tensors = collect_tensors(stepper) | meters
-            if not checkpoint.all_finite(tensors):
+            if not checkpoint_file.all_finite(tensors):
                 raise self._diverged(
                     f"weights or optimizer state are not finite at iteration {place.iteration}"
                 )
             path = run.directory.checkpoint_path(place.iteration)
-            checkpoint.write(path, tensors, self._header({**losses, **metrics}, epoch))
+            header = self._header({**losses, **metrics}, epoch, facts)
+            checkpoint_file.write(path, tensors, header)
             self._point(run.directory.latest_path, place.iteration)
             if best:
                 self._point(run.directory.best_path, place.iteration)
@@ -109,9 +111,9 @@ class Saver:
         path = self.run.directory.best_path
         if not path.exists():
             return None
-        loaded = checkpoint.read(path)
-        checkpoint.load_module(self.run.stepper.task.modules, loaded.part("model"), path)
-        return path.resolve(), of_validation(loaded.header["metrics"])
+        loaded = checkpoint_file.read(path, ("model",))
+        load_module(self.run.stepper.task.modules, loaded.part("model"), path)
+        return path.resolve(), of_validation(loaded.header.metrics)
 
     def _point(self, link: Path, iteration: int) -> None:
         target = self.run.directory.checkpoint_path(iteration)
@@ -125,22 +127,24 @@ class Saver:
                 hint="checkpoints are untouched; run the same command again to go on",
             ) from error
 
-    def _header(self, metrics: Mapping[str, float | None], epoch: float) -> dict[str, Any]:
+    def _header(
+        self, metrics: Mapping[str, float | None], epoch: float, facts: Mapping[str, Any]
+    ) -> CheckpointHeader:
         run = self.run
-        own = collect_header(run.stepper, run.position, run.best, bad_total=self.bad_total)
-        return {
-            **own,
-            "epoch": epoch,
-            "name": run.experiment.name,
-            "family": run.experiment.family,
-            "identity": run.identity,
-            "data_fingerprint": run.data_fingerprint,
-            "metrics": {"loss": None, **checkpoint.finite_or_none(metrics)},
-            "finite": True,
-            "elapsed_sec": run.budget.elapsed_sec,
-            "horizon": run.schedule.horizon,
-            "config": run.config,
-        }
+        return CheckpointHeader(
+            iteration=run.position.iteration,
+            epoch=epoch,
+            name=run.experiment.name,
+            family=run.experiment.family,
+            identity=run.identity,
+            data_fingerprint=run.data_fingerprint,
+            metrics={"loss": None, **metrics},
+            finite=True,
+            elapsed_sec=run.budget.elapsed_sec,
+            horizon=run.schedule.horizon,
+            config=run.config,
+            parts=facts,
+        )
 
     def _prune(self) -> None:
         keep = self.run.experiment.train.keep
