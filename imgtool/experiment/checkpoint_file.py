@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import zipfile
 import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgtool.errors import CheckpointError
+from imgtool.experiment.whole import damaged, read_metadata, see_zip_is_whole
 from imgtool.files import replacing_through_folder
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 METADATA_KEY = "imgtool"
-MAX_HEADER_BYTES = 100_000_000
 CHECKPOINT_NAME = re.compile(r"iter_(\d+)\.(safetensors|pt)", re.ASCII)
 
 _RECORDED = (
@@ -35,16 +34,6 @@ _RECORDED = (
     *("elapsed_sec", "horizon", "config"),
 )
 _OF_THE_FILE = ("format", "aliases", "checksums")
-_ITEM_BYTES = {
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
-    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
-    **dict.fromkeys(("U32", "I32", "F32"), 4),
-    **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
-}
-
-
-class DamagedCheckpoint(CheckpointError):
-    """A file that is not whole: cut short, or with a header that contradicts itself."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +115,11 @@ def read_header(path: str | os.PathLike[str]) -> CheckpointHeader:
     path = Path(path)
     try:
         if path.suffix == ".pt":
-            return _read_foreign(path)
-        return _read_own(path)
+            size = see_zip_is_whole(path)
+            match = CHECKPOINT_NAME.fullmatch(path.name)
+            iteration = int(match[1]) if match else 0
+            return CheckpointHeader(iteration, finite=None, path=path, num_bytes=size)
+        return _own_header(path, *read_metadata(path))
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint {path}") from error
     except OSError as error:
@@ -170,7 +162,7 @@ def read(
         raise CheckpointError(f"cannot read {path}: {_reason(error)}") from error
     for name, tensor in tensors.items():
         if header.checksums and checksum(tensor) != header.checksums[name]:
-            raise _damaged(header.path, f"{name} is not what was written")
+            raise damaged(header.path, f"{name} is not what was written")
     if must_be_finite and not all_finite(tensors):
         spoilt = next(name for name in tensors if not all_finite({name: tensors[name]}))
         raise _not_finite(header.path, f"{spoilt} is not finite")
@@ -246,7 +238,7 @@ def _check_names(header: CheckpointHeader, names: Collection[str]) -> None:
         (set(names) - header.checksums.keys(), "it was written without"),
     ):
         if differing:
-            raise _damaged(header.path, f"{words} {min(differing)}")
+            raise damaged(header.path, f"{words} {min(differing)}")
 
 
 def _alias_shared(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -272,55 +264,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split())
-
-
-def _read_own(path: Path) -> CheckpointHeader:
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or not 2 <= length <= MAX_HEADER_BYTES or 8 + length > size:
-            raise _no_safetensors(path, start, size)
-        text = file.read(length)
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _no_safetensors(path, start, size) from error
-    if not isinstance(header, dict):
-        raise _damaged(path, "its header is not a JSON object")
-    metadata = header.pop("__metadata__", None)
-    end = _check_tensors(path, header)
-    expected = 8 + length + end
-    if size < expected:
-        raise _damaged(path, f"it is truncated: {size} of {expected} bytes")
-    if size > expected:
-        raise _damaged(path, f"it has {size - expected} bytes too many")
-    return _own_header(path, metadata, size)
-
-
-def _check_tensors(path: Path, tensors: Mapping[str, Any]) -> int:
-    """Where the last tensor ends, once all are seen to lie one behind the other."""
-    spans = []
-    for name, facts in tensors.items():
-        try:
-            begin, end = facts["data_offsets"]
-            shape, dtype = facts["shape"], facts["dtype"]
-            numbers = [begin, end, *shape]
-            sound = all(type(number) is int and number >= 0 for number in numbers)
-            item_bytes = _ITEM_BYTES.get(dtype)
-        except (TypeError, KeyError, ValueError):
-            sound, item_bytes = False, None
-        if not sound:
-            raise _damaged(path, f"its header describes {name!r} wrongly")
-        if item_bytes is not None and end - begin != math.prod(shape) * item_bytes:
-            raise _damaged(path, f"its header gives {name!r} a wrong size")
-        spans.append((begin, end))
-    reached = 0
-    for begin, end in sorted(spans):
-        if begin != reached or end < begin:
-            raise _damaged(path, "its tensors overlap or leave gaps")
-        reached = end
-    return reached
 
 
 def _own_header(path: Path, metadata: object, size: int) -> CheckpointHeader:
@@ -358,7 +301,7 @@ def _own_header(path: Path, metadata: object, size: int) -> CheckpointHeader:
             checksums={str(k): int(v) for k, v in dict(document.get("checksums", {})).items()},
         )
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
-        raise _damaged(path, f"its header lacks or spoils a value ({error})") from error
+        raise damaged(path, f"its header lacks or spoils a value ({error})") from error
 
 
 def _other_format(path: Path, number: int) -> CheckpointError:
@@ -375,48 +318,7 @@ def _number(value: object) -> float | None:
     return None
 
 
-def _read_foreign(path: Path) -> CheckpointHeader:
-    size = path.stat().st_size
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise _damaged(path, "it is no complete zip archive, as torch.save writes") from error
-    if not any(name.rpartition("/")[2] == "data.pkl" for name in names):
-        raise _foreign(path, "it is a zip archive, but not one of torch.save")
-    match = CHECKPOINT_NAME.fullmatch(path.name)
-    return CheckpointHeader(
-        iteration=int(match[1]) if match else 0, finite=None, path=path, num_bytes=size
-    )
-
-
-def _no_safetensors(path: Path, start: bytes, size: int) -> CheckpointError:
-    if start[:4] == b"PK\x03\x04":
-        return _foreign(path, "it is a zip archive, as torch.save writes, named .safetensors")
-    if start[:1] == b"\x80" and 2 <= int.from_bytes(start[1:2], "little") <= 5:
-        return _foreign(path, "it is a Python pickle, which is never loaded")
-    length = int.from_bytes(start, "little")
-    if size < 8:
-        return _damaged(path, f"it is cut short, {size} bytes" if size else "it is empty")
-    if 2 <= length <= MAX_HEADER_BYTES and 8 + length > size:
-        return _damaged(path, f"it is truncated: {size} bytes, its header alone needs {8 + length}")
-    return _damaged(path, "its header is not one of safetensors")
-
-
 def _not_finite(path: Path, why: str) -> CheckpointError:
     return CheckpointError(
         f"{path} is not a usable checkpoint: {why}", hint="take an earlier checkpoint"
-    )
-
-
-def _foreign(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path} is not a usable checkpoint: {why}", hint="give a checkpoint that imgtool wrote"
-    )
-
-
-def _damaged(path: Path, why: str) -> DamagedCheckpoint:
-    return DamagedCheckpoint(
-        f"{path} is not a usable checkpoint: {why}",
-        hint="use another one; training goes on from the newest valid one by itself",
     )

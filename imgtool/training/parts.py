@@ -6,7 +6,6 @@ the header. A new thing to save is a class and a line in `parts_of`.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -19,6 +18,7 @@ from torch.optim import Optimizer
 from imgtool.errors import CheckpointError
 from imgtool.experiment.checkpoint_file import Checkpoint
 from imgtool.training.meters import Meter
+from imgtool.training.optimizer_state import load_optimizer, optimizer_tensors
 from imgtool.training.stopping import BestValue
 from imgtool.training.weights import Misfit, fit_module
 
@@ -32,9 +32,11 @@ class Saved(Protocol):
 
     def tensors(self) -> Mapping[str, Tensor]:
         """Its tensors by name, not copied. Every rank asks for them; they may be added up."""
+        return {}
 
     def facts(self) -> Any:
         """What else must be remembered: a JSON value; None is not written."""
+        return None
 
 
 class Part(Saved, Protocol):
@@ -117,7 +119,7 @@ def restore(parts: Mapping[str, Part], loaded: Checkpoint) -> None:
 
 
 @dataclass(frozen=True)
-class Given:
+class Given(Saved):
     """What is known already: another system's tensors, or where its training had come to."""
 
     given_tensors: Mapping[str, Tensor] = field(default_factory=dict)
@@ -131,7 +133,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Part):
     """Parameters and buffers."""
 
     modules: nn.Module
@@ -139,15 +141,12 @@ class Model:
     def tensors(self) -> Mapping[str, Tensor]:
         return self.modules.state_dict()
 
-    def facts(self) -> Any:
-        return None
-
     def restore(self, facts: Any, tensors: Mapping[str, Tensor]) -> None:
         fit_module(self.modules, tensors)
 
 
 @dataclass(frozen=True)
-class Optimizers:
+class Optimizers(Part):
     """Their state, as `update.set.parameter.key`.
 
     Attributes:
@@ -170,9 +169,6 @@ class Optimizers:
             for key, value in optimizer_tensors(optimizer, names).items()
         }
 
-    def facts(self) -> Any:
-        return None
-
     def restore(self, facts: Any, tensors: Mapping[str, Tensor]) -> None:
         left = dict(tensors)
         for start, optimizer, names in self._each():
@@ -183,7 +179,7 @@ class Optimizers:
 
 
 @dataclass(frozen=True)
-class Averages:
+class Averages(Part):
     """Averaged weights. Names that a file does not have begin with the model's own values."""
 
     modules: nn.Module
@@ -193,9 +189,6 @@ class Averages:
         if self.ema is None:
             return {}
         return dict(zip(self.ema.names, self.ema.averages, strict=True))
-
-    def facts(self) -> Any:
-        return None
 
     def restore(self, facts: Any, tensors: Mapping[str, Tensor]) -> None:
         own = self.tensors()
@@ -216,7 +209,7 @@ class Averages:
 
 
 @dataclass(frozen=True)
-class Rng:
+class Rng(Part):
     """torch's global generators."""
 
     device: torch.device
@@ -227,9 +220,6 @@ class Rng:
             state["cuda"] = torch.cuda.get_rng_state(self.device)
         return state
 
-    def facts(self) -> Any:
-        return None
-
     def restore(self, facts: Any, tensors: Mapping[str, Tensor]) -> None:
         if "cpu" in tensors:
             torch.set_rng_state(tensors["cpu"])
@@ -239,7 +229,7 @@ class Rng:
 
 
 @dataclass(frozen=True)
-class Meters:
+class Meters(Part):
     """Running means, added up over all ranks.
 
     Attributes:
@@ -257,9 +247,6 @@ class Meters:
             for key, totals in meter.tensors(self.all_reduce).items()
         }
 
-    def facts(self) -> Any:
-        return None
-
     def restore(self, facts: Any, tensors: Mapping[str, Tensor]) -> None:
         for which, meter in self.meters.items():
             start = which + "."
@@ -268,13 +255,10 @@ class Meters:
 
 
 @dataclass(frozen=True)
-class Scaler:
+class Scaler(Part):
     """The scale of losses, where a precision needs one."""
 
     scaler: torch.amp.GradScaler | None
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        return {}
 
     def facts(self) -> Any:
         return None if self.scaler is None else self.scaler.state_dict()
@@ -285,14 +269,11 @@ class Scaler:
 
 
 @dataclass(frozen=True)
-class Progress:
+class Progress(Part):
     """Where in the training and in the data."""
 
     position: Position
     stepper: Stepper
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        return {}
 
     def facts(self) -> Any:
         stepper = self.stepper
@@ -316,13 +297,10 @@ def progress(position: Position, batches: int, steps: int, world_size: int) -> d
 
 
 @dataclass(frozen=True)
-class Best:
+class Best(Part):
     """The best value so far, and patience."""
 
     best: BestValue
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        return {}
 
     def facts(self) -> Any:
         return self.best.state()
@@ -332,97 +310,13 @@ class Best:
 
 
 @dataclass(frozen=True)
-class BadSteps:
+class BadSteps(Part):
     """How many steps were bad so far."""
 
     stepper: Stepper
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        return {}
 
     def facts(self) -> Any:
         return self.stepper.bad_steps()[2]
 
     def restore(self, facts: Any, tensors: Mapping[str, Tensor]) -> None:
         self.stepper.restore_bad_total(int(facts))
-
-
-def optimizer_tensors(optimizer: Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
-    """The optimizer's state as `parameter.key` -> tensor. `names`: id(parameter) -> name."""
-    return {
-        f"{names[id(parameter)]}.{key}": value
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-        if isinstance(value, Tensor)
-    }
-
-
-def load_optimizer(
-    optimizer: Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]
-) -> None:
-    """Give the optimizer its state back, in the strides of its parameters: fused ones go silently
-    wrong on contiguous state of channels_last weights.
-
-    Parameters without stored state had none: they had never got a gradient.
-
-    Raises:
-        Misfit: a parameter's state is not all there, or of another shape, or another parameter's.
-    """
-    stored: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for full, value in tensors.items():
-        name, _, key = full.rpartition(".")
-        stored[name][key] = value
-    own = {names[id(p)]: p for group in optimizer.param_groups for p in group["params"]}
-    if stored.keys() - own.keys():
-        name = min(stored.keys() - own.keys())
-        raise Misfit(f"has optimizer state of {name}, which nothing here trains")
-    expected = _state_of_one(optimizer) if stored else {}
-    fused = bool(optimizer.defaults.get("fused"))
-    for name, state in stored.items():
-        _check_state(name, state, own[name], expected)
-        for key, value in state.items():
-            if expected[key]:
-                place = torch.empty_like(own[name], dtype=value.dtype).detach()
-                state[key] = place.copy_(value)
-            else:
-                state[key] = value.to(own[name].device) if fused else value.clone()
-        optimizer.state[own[name]] = state
-
-
-def _check_state(
-    name: str, state: Mapping[str, Tensor], parameter: Tensor, expected: Mapping[str, bool]
-) -> None:
-    for keys, words in (
-        (expected.keys() - state.keys(), "lacks the optimizer's"),
-        (state.keys() - expected.keys(), "also has for an optimizer"),
-    ):
-        if keys:
-            raise Misfit(f"{words} {min(keys)} of {name}")
-    for key, value in state.items():
-        shape = parameter.shape if expected[key] else torch.Size()
-        if value.shape != shape:
-            raise Misfit(
-                f"has the optimizer's {key} of {name} as {tuple(value.shape)}, not {tuple(shape)}"
-            )
-
-
-def _state_of_one(optimizer: Optimizer) -> dict[str, bool]:
-    """What a step gives a parameter: key -> whether of the parameter's shape, else of none.
-
-    Found out by a step of an optimizer of the same kind and settings, made as by unpickling.
-    """
-    settings = optimizer.param_groups[0]
-    like: Tensor = settings["params"][0]
-    probe = torch.zeros(2, 3, dtype=like.dtype, device=like.device, requires_grad=True)
-    probe.grad = torch.zeros_like(probe)
-    twin = type(optimizer).__new__(type(optimizer))
-    twin.__setstate__(
-        {
-            "defaults": dict(optimizer.defaults),
-            "state": defaultdict(dict),
-            "param_groups": [{**settings, "params": [probe]}],
-        }
-    )
-    twin.step()
-    state = twin.state[probe].items()
-    return {key: value.shape == probe.shape for key, value in state if isinstance(value, Tensor)}

@@ -6,8 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imgtool.errors import CheckpointError
-from imgtool.experiment.checkpoint_file import DamagedCheckpoint, read_header
+from imgtool.experiment.checkpoint_file import read_header
 from imgtool.experiment.checkpoints import list_checkpoints, newest_valid, remove_temporaries
+from imgtool.experiment.whole import DamagedCheckpoint
 from imgtool.files import point_symlink, temporary_beside
 
 

@@ -13,7 +13,7 @@ from imgtool.experiment import checkpoint_file
 from imgtool.experiment.checkpoint_file import CheckpointHeader
 from imgtool.experiment.checkpoints import remove_temporaries
 from imgtool.training.optim import build_optimizer
-from imgtool.training.parts import load_optimizer, optimizer_tensors
+from imgtool.training.optimizer_state import load_optimizer, optimizer_tensors
 from imgtool.training.weights import load_module
 
 HEADER = CheckpointHeader(iteration=7, epoch=1.0, metrics={"loss": 0.5}, identity="x")
