@@ -21,15 +21,15 @@ from imgtool.config.load import load
 from imgtool.data.base import DataInfo
 from imgtool.data.images import decode
 from imgtool.errors import CheckpointError, UsageError
+from imgtool.experiment import checkpoint_file
 from imgtool.experiment.layout import find_checkpoint
 from imgtool.models.genegan.layers import At
 from imgtool.models.genegan.task import GeneganTask, to_uint8
 from imgtool.models.registry import family as find_family
 from imgtool.models.registry import schema
 from imgtool.nn.images import grid
-from imgtool.training import checkpoint
 from imgtool.training.device import resolve_device
-from imgtool.training.state import load_weights
+from imgtool.training.weights import load_weights
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,9 @@ def open_editor(source: str, *, device: str = "auto", img_size: int | None = Non
         UsageError: it is of another family, or has no such size.
     """
     path = find_checkpoint(source)
-    loaded = checkpoint.read(path)
-    config = loaded.header.get("config")
-    if not isinstance(config, dict):
+    loaded = checkpoint_file.read(path, ("model", "ema"))
+    config = loaded.header.config
+    if config is None:
         raise CheckpointError(f"{path} has no config", hint="give a checkpoint of imgtool train")
     if config.get("family") != "genegan":
         raise UsageError(
@@ -140,8 +140,7 @@ def open_editor(source: str, *, device: str = "auto", img_size: int | None = Non
     info = DataInfo(targets=frozenset({"label"}), image_size=None, num_train_images=0)
     task = find_family("genegan").build(experiment, info)
     assert isinstance(task, GeneganTask)
-    load_weights(task.modules, loaded, path)
+    load_weights(task.modules, loaded)
     place = resolve_device(device)
     task.modules.to(place).eval()
-    iteration = int(loaded.header.get("iteration", 0))
-    return Editor(path, iteration, task.shown_size, task, place)
+    return Editor(path, loaded.header.iteration, task.shown_size, task, place)

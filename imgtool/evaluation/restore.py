@@ -18,14 +18,14 @@ from imgtool.data.datasets import Datasets, open_datasets
 from imgtool.data.loader import eval_loader
 from imgtool.data.split import Split
 from imgtool.errors import CheckpointError, ConfigError
+from imgtool.experiment import checkpoint_file
 from imgtool.experiment.layout import ExperimentDir, find_checkpoint
 from imgtool.models.base import Task
 from imgtool.models.registry import family as find_family
 from imgtool.models.registry import schema
-from imgtool.training import checkpoint
 from imgtool.training.batches import to_device
 from imgtool.training.device import resolve_device
-from imgtool.training.state import load_weights
+from imgtool.training.weights import load_weights
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ def restore(
         ConfigError: its config is of a newer imgtool, or has no such data.
     """
     path = _find(source)
-    loaded = checkpoint.read(path)
-    config = loaded.header.get("config")
-    if not isinstance(config, dict):
+    loaded = checkpoint_file.read(path, ("model", "ema"))
+    config = loaded.header.config
+    if config is None:
         raise CheckpointError(f"{path} has no config", hint="give a checkpoint of imgtool train")
     text = json.dumps(config).encode()
     experiment = load(in_memory(path, text), family=None, schema_of=schema).experiment
@@ -118,11 +118,11 @@ def restore(
     datasets = open_datasets(data, split=split, training=False)
     place = resolve_device(device)
     task = find_family(experiment.family).build(experiment, datasets.info)
-    load_weights(task.modules, loaded, path)
+    load_weights(task.modules, loaded)
     task.modules.to(place).eval()
     return Restored(
         path=path,
-        iteration=int(loaded.header.get("iteration", 0)),
+        iteration=loaded.header.iteration,
         experiment=experiment,
         task=task,
         device=place,

@@ -19,14 +19,10 @@ from statistics import median
 from typing import Any
 
 from imgtool.errors import CheckpointError, ExperimentError, UsageError
-from imgtool.experiment.checkpoints import (
-    CheckpointHeader,
-    DamagedCheckpoint,
-    Entry,
-    list_checkpoints,
-    read_header,
-)
+from imgtool.experiment.checkpoint_file import CheckpointHeader, read_header
+from imgtool.experiment.checkpoints import Entry, list_checkpoints
 from imgtool.experiment.metrics import read_rows
+from imgtool.experiment.whole import DamagedCheckpoint
 
 EXPLODED_FACTOR = 10.0
 SMALLEST_MEDIAN = 1e-6  # losses below this are noise, and ten times noise is no explosion

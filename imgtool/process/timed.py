@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imgtool.errors import ExitCode, ExperimentError, UserError
-from imgtool.experiment import checkpoints, retention
+from imgtool.experiment import checkpoint_file, checkpoints, retention
 from imgtool.experiment.layout import ExperimentDir, make_writable
 from imgtool.experiment.status import now_iso, read_status
 from imgtool.files import write_text
@@ -259,7 +259,7 @@ class _Progress:
 
 def _is_whole(path: Path) -> bool:
     try:
-        checkpoints.read_header(path)
+        checkpoint_file.read_header(path)
     except UserError:
         return False
     return True

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from imgtool.data.loader import (
 )
 from imgtool.data.split import Split
 from imgtool.errors import CheckpointError, UsageError
+from imgtool.experiment import checkpoint_file
 from imgtool.experiment.checkpoints import list_checkpoints
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import SilentStatus, StatusFile
@@ -40,7 +41,6 @@ from imgtool.models.base import Task
 from imgtool.models.registry import family as find_family
 from imgtool.models.registry import schema
 from imgtool.process.stopping import StopRequest
-from imgtool.training import checkpoint
 from imgtool.training.batches import Batches
 from imgtool.training.context import Run
 from imgtool.training.device import (
@@ -54,12 +54,12 @@ from imgtool.training.device import (
 from imgtool.training.environment import shared_cores
 from imgtool.training.loggers import Logs, SilentLogs, open_logs
 from imgtool.training.meters import Meter
+from imgtool.training.parts import Position, collect, parts_of, restore
 from imgtool.training.ranks import Ranks
 from imgtool.training.reader import FileReader
 from imgtool.training.report import Reporter
 from imgtool.training.resume import Start, choose_start, identify
 from imgtool.training.schedule import make_schedule
-from imgtool.training.state import Position, restore
 from imgtool.training.step import Stepper
 from imgtool.training.stopping import BestValue, TimeBudget
 from imgtool.training.throughput import Throughput
@@ -164,7 +164,7 @@ def find_start(
     if wanted[0] is None:
         return Start(None, None)
     path = Path(wanted[0])
-    start = Start(path, checkpoint.read(path))
+    start = Start(path, checkpoint_file.read(path))
     if _facts_of(start) != wanted:
         raise CheckpointError(
             f"rank 0 goes on from {path} at iteration {wanted[1]}, and rank {ranks.rank} finds "
@@ -178,7 +178,7 @@ def _facts_of(start: Start) -> list[Any]:
     if start.path is None or start.loaded is None:
         return [None, None, None]
     header = start.loaded.header
-    return [str(start.path), header["iteration"], header["identity"]]
+    return [str(start.path), header.iteration, header.identity]
 
 
 def set_up_machine(
@@ -281,15 +281,17 @@ def make_run(
     position, spent, horizon = Position(), 0.0, None
     metrics: dict[str, float | None] = {}
     if start.loaded is not None and start.path is not None:
-        position = restore(stepper, closed, best, start.loaded, start.path)
+        restore(parts_of(stepper, closed, position, best), start.loaded)
         header = start.loaded.header
-        spent, horizon = float(header.get("elapsed_sec", 0.0)), header.get("horizon")
-        metrics = header["metrics"]
+        spent, horizon = header.elapsed_sec, header.horizon
+        metrics = dict(header.metrics)
         if start.path.resolve() != directory.checkpoint_path(position.iteration).resolve():
             position.saved = -1  # elsewhere, or under another name
-        _warn_of_other_ranks(header["position"].get("world_size"), ranks, reporter)
+        _warn_of_other_ranks(header.world_size, ranks, reporter)
     if ranks.distributed:
-        ranks.check_equal(_digests(stepper), "parameters, buffers or optimizer state")
+        parts = parts_of(stepper, closed, position, best)
+        alike = {name: parts[name] for name in ("model", "optimizer", "ema")}
+        ranks.check_equal(_digests(collect(alike)[0]), "parameters, buffers or optimizer state")
     config = to_dict(experiment)
     return Run(
         experiment=experiment,
@@ -377,21 +379,14 @@ def _open_logs(
     return open_logs(experiment, config, directory, f"{identity}-{folder.hexdigest()}", position)
 
 
-def _digests(stepper: Stepper) -> dict[str, str]:
+def _digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """A hash of every tensor that all ranks must have alike."""
-    tensors = dict(stepper.task.modules.state_dict())
-    for update in stepper.task.all_updates():
-        names = {id(p): name for name, p in update.named_parameters()}
-        for set_name, optimizer in stepper.optimizers[update.name].items():
-            found = checkpoint.optimizer_tensors(optimizer, names)
-            tensors |= {f"{update.name}.{set_name}.{k}": v for k, v in found.items()}
-    return {
-        name: hashlib.blake2b(
-            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), digest_size=8
-        ).hexdigest()
-        for name, tensor in tensors.items()
-        if tensor.numel()
-    }
+    found = {}
+    for name, tensor in tensors.items():
+        if tensor.numel():
+            data: Any = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+            found[name] = hashlib.blake2b(data, digest_size=8).hexdigest()
+    return found
 
 
 def _warn_of_other_ranks(before: int | None, ranks: Ranks, reporter: Reporter) -> None:

@@ -12,10 +12,10 @@ from imgtool.process.stopping import StopRequest
 from imgtool.training.batches import Batches
 from imgtool.training.loggers import Logs
 from imgtool.training.meters import Meter
+from imgtool.training.parts import Position
 from imgtool.training.ranks import Ranks
 from imgtool.training.report import Reporter
 from imgtool.training.schedule import Schedule
-from imgtool.training.state import Position
 from imgtool.training.step import Stepper
 from imgtool.training.stopping import BestValue, TimeBudget
 from imgtool.training.throughput import Throughput

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from imgtool.config.load import Loaded, to_dict, to_yaml
 from imgtool.data.base import DataInfo
 from imgtool.data.datasets import expected_info, open_datasets
 from imgtool.errors import CheckpointError, ExperimentError
+from imgtool.experiment import checkpoint_file
+from imgtool.experiment.checkpoint_file import CheckpointHeader
 from imgtool.experiment.checkpoints import list_checkpoints
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.files import point_symlink, write_text
 from imgtool.models.base import Foreign, Task
 from imgtool.models.registry import family as find_family
-from imgtool.training import checkpoint
+from imgtool.training.parts import Given, Model, Position, Saved, collect, progress
 from imgtool.training.reader import read_foreign
 from imgtool.training.resume import identify
+from imgtool.training.weights import load_module
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,9 @@ def convert(
     if dry_run:
         return Converted(path, iteration, fingerprint is not None, found.notes)
     directory.create()
-    checkpoint.write(
-        path,
-        _tensors(task, found),
-        _header(loaded, task, iteration, fingerprint),
-    )
+    tensors, facts = collect(_parts(task, found, iteration, experiment.train.accumulate))
+    header = _header(loaded, iteration, fingerprint)
+    checkpoint_file.write(path, tensors, replace(header, parts=facts))
     point_symlink(directory.latest_path, path.name)
     write_text(directory.config_path, to_yaml(loaded))
     return Converted(path, iteration, fingerprint is not None, found.notes)
@@ -89,8 +87,8 @@ def _take_over(task: Task, found: Foreign, source: Path) -> None:
         for name, value in found.model.items()
         if name in own
     }
-    checkpoint.load_module(task.modules, shaped, source)
-    if not checkpoint.all_finite(shaped):
+    load_module(task.modules, shaped, source)
+    if not checkpoint_file.all_finite(shaped):
         raise CheckpointError(
             f"{source} holds weights that are not finite", hint="take an earlier one"
         )
@@ -108,38 +106,32 @@ def _iteration(found: Foreign, source: Path) -> int:
     return int(digits[-1])
 
 
-def _tensors(task: Task, found: Foreign) -> dict[str, torch.Tensor]:
-    tensors = {f"model.{name}": value for name, value in task.modules.state_dict().items()}
-    for update, states in found.optimizers.items():
-        tensors |= {f"optimizer.{update}.main.{key}": value for key, value in states.items()}
-    return tensors
-
-
-def _header(loaded: Loaded, task: Task, iteration: int, fingerprint: str | None) -> dict[str, Any]:
-    experiment = loaded.experiment
-    batches = math.floor(iteration * task.batches_per_iteration()) * experiment.train.accumulate
-    done = {"logged": iteration, "validated": 0, "sampled": 0, "saved": iteration}
-    return {
-        "iteration": iteration,
-        "position": {
-            "iteration": iteration,
-            "update": 0,
-            **done,
-            "batches": batches,
-            "steps": batches,
-            "world_size": 1,
-        },
-        "best": {},
-        "bad_total": 0,
-        "scaler": None,
-        "epoch": 0.0,
-        "name": experiment.name,
-        "family": experiment.family,
-        "identity": identify(experiment, fingerprint) if fingerprint else "",
-        "data_fingerprint": fingerprint or "",
-        "metrics": {"loss": None},
-        "finite": True,
-        "elapsed_sec": 0.0,
-        "horizon": None,
-        "config": to_dict(experiment),
+def _parts(task: Task, found: Foreign, iteration: int, accumulate: int) -> dict[str, Saved]:
+    batches = math.floor(iteration * task.batches_per_iteration()) * accumulate
+    position = Position(iteration=iteration, logged=iteration, saved=iteration)
+    states = {
+        f"{update}.main.{key}": value
+        for update, state in found.optimizers.items()
+        for key, value in state.items()
     }
+    return {
+        "model": Model(task.modules),
+        "optimizer": Given(states),
+        "position": Given(given_facts=progress(position, batches, batches, 1)),
+        "best": Given(given_facts={}),
+        "bad_total": Given(given_facts=0),
+    }
+
+
+def _header(loaded: Loaded, iteration: int, fingerprint: str | None) -> CheckpointHeader:
+    experiment = loaded.experiment
+    return CheckpointHeader(
+        iteration=iteration,
+        epoch=0.0,
+        name=experiment.name,
+        family=experiment.family,
+        identity=identify(experiment, fingerprint) if fingerprint else "",
+        data_fingerprint=fingerprint or "",
+        metrics={"loss": None},
+        config=to_dict(experiment),
+    )

@@ -13,12 +13,12 @@ import json
 import torch
 
 from imgtool.errors import UserError
+from imgtool.experiment import checkpoint_file
 from imgtool.experiment.metrics import plain
 from imgtool.files import write_text
-from imgtool.training import checkpoint
 from imgtool.training.context import Run
-from imgtool.training.state import load_weights
 from imgtool.training.validation import Validator, save_picture
+from imgtool.training.weights import load_weights
 
 # A second or two on a GPU, less than a minute of a large model on a CPU.
 NUM_IMAGES = 64
@@ -45,8 +45,8 @@ def _load_best(run: Run) -> None:
     path = run.directory.best_path
     path = path if path.exists() else run.directory.latest_path
     if path.exists():
-        path = path.resolve()
-        load_weights(run.stepper.task.modules, checkpoint.read(path), path)
+        loaded = checkpoint_file.read(path.resolve(), ("model", "ema"))
+        load_weights(run.stepper.task.modules, loaded)
 
 
 def _pairs(run: Run, validator: Validator) -> None:

@@ -13,7 +13,7 @@ from imgtool.config.schema import Experiment
 from imgtool.errors import UsageError
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.metrics import MetricsLog
-from imgtool.training.state import Position
+from imgtool.training.parts import Position
 
 
 class Logger(Protocol):

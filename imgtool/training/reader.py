@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from imgtool.errors import CheckpointError, ConfigError
+from imgtool.experiment import checkpoint_file
 from imgtool.experiment.layout import find_checkpoint
-from imgtool.training import checkpoint
 
 MAX_DOCUMENT_BYTES = 16_000_000
 
@@ -29,7 +29,7 @@ class FileReader:
         """
         if Path(path).suffix.lower() in (".pt", ".pth", ".ckpt", ".bin") and Path(path).is_file():
             return dict(_tensors(read_foreign(Path(path))))
-        loaded = checkpoint.read(find_checkpoint(path))
+        loaded = checkpoint_file.read(find_checkpoint(path), ("model", "ema"))
         return {**loaded.part("model"), **loaded.part("ema")}
 
     def document(self, path: str) -> Any:

@@ -11,11 +11,10 @@ from imgtool.config.identity import identity
 from imgtool.config.load import Loaded, to_dict
 from imgtool.config.schema import Experiment
 from imgtool.errors import CheckpointError, ExperimentError
-from imgtool.experiment.checkpoints import CheckpointHeader, Entry, list_checkpoints, read_header
+from imgtool.experiment.checkpoint_file import Checkpoint, CheckpointHeader, read, read_header
+from imgtool.experiment.checkpoints import Entry, list_checkpoints
 from imgtool.experiment.layout import ExperimentDir, find_checkpoint
 from imgtool.models.registry import schema
-from imgtool.training import checkpoint
-from imgtool.training.checkpoint import Checkpoint
 from imgtool.training.report import Reporter
 
 SHOWN = 6
@@ -68,7 +67,7 @@ def choose_start(
     if header is None:
         return Start(None, None)
     _check_identity(header, config, own_identity, data_fingerprint, directory)
-    return Start(header.path, checkpoint.read(header.path))
+    return Start(header.path, read(header.path))
 
 
 def _named(
@@ -125,9 +124,8 @@ def _check_identity(
     if header.identity == own:
         return
     experiment = config.experiment
-    stored = header.raw.get("config")
-    changes = differences(stored if isinstance(stored, dict) else {}, experiment)
-    if header.raw.get("data_fingerprint") != data_fingerprint:
+    changes = differences(header.config or {}, experiment)
+    if header.data_fingerprint != data_fingerprint:
         changes.append("the data's files have changed")
     shown = "; ".join(changes[:SHOWN]) or "its identity differs"
     more = f"; and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from imgtool.errors import CheckpointError, DivergedError, UserError
-from imgtool.experiment import retention
+from imgtool.experiment import checkpoint_file, retention
+from imgtool.experiment.checkpoint_file import CheckpointHeader
 from imgtool.files import point_symlink
-from imgtool.training import checkpoint
 from imgtool.training.context import Run
-from imgtool.training.state import collect_header, collect_meters, collect_tensors
+from imgtool.training.parts import collect, parts_of
+from imgtool.training.weights import load_module
 
 
 class Saver:
@@ -23,6 +24,7 @@ class Saver:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.parts = parts_of(run.stepper, run.closed, run.position, run.best)
         self.due = False
 
     def newest(self) -> Path | None:
@@ -61,14 +63,14 @@ class Saver:
         A best checkpoint that is not here (this run branched off from another directory) does
         not count: the next validation is the best of this one.
         """
-        run, place = self.run, self.run.position
+        run, position = self.run, self.run.position
         if run.best.iteration is not None:
             if run.directory.checkpoint_path(run.best.iteration).exists():
                 self._point(run.directory.best_path, run.best.iteration)
             else:
                 run.best.forget()
-        if place.saved == place.iteration:
-            self._point(run.directory.latest_path, place.iteration)
+        if position.saved == position.iteration:
+            self._point(run.directory.latest_path, position.iteration)
 
     def save(
         self,
@@ -81,30 +83,30 @@ class Saver:
         """Write a checkpoint, unless the last step was bad: then as soon as one is good.
 
         Args:
-            losses: the last ones logged; those since then take their place.
+            losses: the last ones logged; those since then take their position.
             metrics: the last validation's.
             best: these weights are the best so far.
         """
-        run, place, stepper = self.run, self.run.position, self.run.stepper
+        run, position, stepper = self.run, self.run.position, self.run.stepper
         self.due = self.last_step_is_bad()
         if self.due:
             return
         with run.throughput.pausing(), run.ranks.saving():
             losses = stepper.meter.means(run.ranks.sum) or losses
-            meters = collect_meters(stepper, run.closed)
-            place.saved = place.iteration
+            position.saved = position.iteration
+            tensors, facts = collect(self.parts)
             if not run.ranks.is_first:
                 return
-            tensors = collect_tensors(stepper) | meters
-            if not checkpoint.all_finite(tensors):
+            if not checkpoint_file.all_finite(tensors):
                 raise self.diverged(
-                    f"weights or optimizer state are not finite at iteration {place.iteration}"
+                    f"weights or optimizer state are not finite at iteration {position.iteration}"
                 )
-            path = run.directory.checkpoint_path(place.iteration)
-            checkpoint.write(path, tensors, self._header({**losses, **metrics}, epoch))
-            self._point(run.directory.latest_path, place.iteration)
+            path = run.directory.checkpoint_path(position.iteration)
+            header = self._header({**losses, **metrics}, epoch, facts)
+            checkpoint_file.write(path, tensors, header)
+            self._point(run.directory.latest_path, position.iteration)
             if best:
-                self._point(run.directory.best_path, place.iteration)
+                self._point(run.directory.best_path, position.iteration)
             self._prune()
 
     def restore_best(self) -> tuple[Path, dict[str, float | None]] | None:
@@ -112,9 +114,9 @@ class Saver:
         path = self.run.directory.best_path
         if not path.exists():
             return None
-        loaded = checkpoint.read(path)
-        checkpoint.load_module(self.run.stepper.task.modules, loaded.part("model"), path)
-        return path.resolve(), of_validation(loaded.header["metrics"])
+        loaded = checkpoint_file.read(path, ("model",))
+        load_module(self.run.stepper.task.modules, loaded.part("model"), path)
+        return path.resolve(), of_validation(loaded.header.metrics)
 
     def _point(self, link: Path, iteration: int) -> None:
         target = self.run.directory.checkpoint_path(iteration)
@@ -128,22 +130,24 @@ class Saver:
                 hint="checkpoints are untouched; run the same command again to go on",
             ) from error
 
-    def _header(self, metrics: Mapping[str, float | None], epoch: float) -> dict[str, Any]:
+    def _header(
+        self, metrics: Mapping[str, float | None], epoch: float, facts: Mapping[str, Any]
+    ) -> CheckpointHeader:
         run = self.run
-        own = collect_header(run.stepper, run.position, run.best)
-        return {
-            **own,
-            "epoch": epoch,
-            "name": run.experiment.name,
-            "family": run.experiment.family,
-            "identity": run.identity,
-            "data_fingerprint": run.data_fingerprint,
-            "metrics": {"loss": None, **checkpoint.finite_or_none(metrics)},
-            "finite": True,
-            "elapsed_sec": run.budget.elapsed_sec,
-            "horizon": run.schedule.horizon,
-            "config": run.config,
-        }
+        return CheckpointHeader(
+            iteration=run.position.iteration,
+            epoch=epoch,
+            name=run.experiment.name,
+            family=run.experiment.family,
+            identity=run.identity,
+            data_fingerprint=run.data_fingerprint,
+            metrics={"loss": None, **metrics},
+            finite=True,
+            elapsed_sec=run.budget.elapsed_sec,
+            horizon=run.schedule.horizon,
+            config=run.config,
+            parts=facts,
+        )
 
     def _prune(self) -> None:
         keep = self.run.experiment.train.keep

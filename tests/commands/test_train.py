@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from commands.main import main
+from imgtool.experiment import checkpoint_file
+from imgtool.experiment.checkpoint_file import CheckpointHeader
 from imgtool.process.stopping import SIGNALS
-from imgtool.training import checkpoint
 
 PROGRAM = [sys.executable, "-m", "imgtool"]
 
@@ -171,8 +172,8 @@ def checkpoint_iteration(exp_dir):
     found = newest_valid(exp_dir / "checkpoints")
     if found is None:
         return 0
-    tensors = checkpoint.read(found.path).tensors
-    assert checkpoint.all_finite(tensors)
+    tensors = checkpoint_file.read(found.path).tensors
+    assert checkpoint_file.all_finite(tensors)
     return found.iteration
 
 
@@ -236,8 +237,8 @@ def test_two_ranks_are_one_process_with_the_double_batch(photos, tmp_path, call)
     code, _, err = finish(two, 240)
     assert code == 0, err[-2000:]
     assert call(*words(photos, tmp_path / "one", *common, "--batch-size", 4))[0] == 0
-    a = checkpoint.read(tmp_path / "two/checkpoints/iter_000006.safetensors").part("model")
-    b = checkpoint.read(tmp_path / "one/checkpoints/iter_000006.safetensors").part("model")
+    a = checkpoint_file.read(tmp_path / "two/checkpoints/iter_000006.safetensors").part("model")
+    b = checkpoint_file.read(tmp_path / "one/checkpoints/iter_000006.safetensors").part("model")
     for name, value in a.items():
         torch.testing.assert_close(value, b[name], rtol=1e-5, atol=1e-5)
     rows = [
@@ -354,8 +355,8 @@ def test_a_pickle_named_safetensors_and_a_truncated_checkpoint(tmp_path, refused
     assert code == 4
     assert str(fake) in line
     whole = tmp_path / "iter_000001.safetensors"
-    header = {"iteration": 1, "epoch": 0, "metrics": {"loss": 1.0}, "finite": True, "identity": "x"}
-    checkpoint.write(whole, {"model.a": torch.zeros(100)}, header)
+    header = CheckpointHeader(iteration=1, epoch=0.0, metrics={"loss": 1.0}, identity="x")
+    checkpoint_file.write(whole, {"model.a": torch.zeros(100)}, header)
     whole.write_bytes(whole.read_bytes()[:-7])
     code, line = refused("--resume", whole)
     assert code == 4

@@ -6,13 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imgtool.errors import CheckpointError
-from imgtool.experiment.checkpoints import (
-    DamagedCheckpoint,
-    list_checkpoints,
-    newest_valid,
-    read_header,
-    remove_temporaries,
-)
+from imgtool.experiment.checkpoint_file import read_header
+from imgtool.experiment.checkpoints import list_checkpoints, newest_valid, remove_temporaries
+from imgtool.experiment.whole import DamagedCheckpoint
 from imgtool.files import point_symlink, temporary_beside
 
 
@@ -23,7 +19,7 @@ def test_header_of_a_whole_file(write_checkpoint):
     assert header.metrics == {"loss": 0.5, "val_psnr": 21.0, "val_fid": None}
     assert header.loss == 0.5
     assert header.identity == "abc"
-    assert header.raw["family"] == "autoencoder"
+    assert header.family == "autoencoder"
     assert header.num_bytes == path.stat().st_size
     assert header.path == path
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from imgtool.errors import UsageError
 from imgtool.experiment import retention
-from imgtool.experiment.checkpoints import CHECKPOINT_NAME, list_checkpoints
+from imgtool.experiment.checkpoint_file import CHECKPOINT_NAME
+from imgtool.experiment.checkpoints import list_checkpoints
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.files import point_symlink, temporary_beside
 
@@ -300,7 +301,7 @@ checkpoint = st.fixed_dictionaries(
 def test_the_promises_hold_for_any_folder(
     tmp_path_factory, files, links, keep, keep_best, keep_every, max_loss
 ):
-    from imgtool.experiment.checkpoints import CheckpointError, read_header
+    from imgtool.experiment.checkpoint_file import CheckpointError, read_header
 
     experiment = ExperimentDir(tmp_path_factory.mktemp("exp"))
     folder = experiment.checkpoints_dir

@@ -71,7 +71,9 @@ def regularised(rank: int | None, cut: tuple[int, ...], mode: str) -> Results:
     finest = {"input": latents[1]}
     share = 1.0 if rank is None else 1 / len(cut)  # every process has the same value
     return {
-        **{"regulariser": regulariser, "error": error, "clipped": clipped},
+        "regulariser": regulariser,
+        "error": error,
+        "clipped": clipped,
         **gradients(regulariser, share, **finest),
         **gradients(error, share, **weights),
     }

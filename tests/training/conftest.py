@@ -70,7 +70,7 @@ class Trained:
     messages: list
 
     def tensors(self, iteration=None):
-        from imgtool.training.checkpoint import read
+        from imgtool.experiment.checkpoint_file import read
 
         path = self.directory.latest_path
         return read(self.directory.checkpoint_path(iteration) if iteration else path).tensors

@@ -9,11 +9,14 @@ from torch import nn
 
 from imgtool.config.schema import Train
 from imgtool.errors import CheckpointError
+from imgtool.experiment import checkpoint_file
+from imgtool.experiment.checkpoint_file import CheckpointHeader
 from imgtool.experiment.checkpoints import remove_temporaries
-from imgtool.training import checkpoint
 from imgtool.training.optim import build_optimizer
+from imgtool.training.optimizer_state import load_optimizer, optimizer_tensors
+from imgtool.training.weights import load_module
 
-HEADER = {"iteration": 7, "epoch": 1.0, "metrics": {"loss": 0.5}, "finite": True, "identity": "x"}
+HEADER = CheckpointHeader(iteration=7, epoch=1.0, metrics={"loss": 0.5}, identity="x")
 
 
 @pytest.fixture
@@ -23,20 +26,22 @@ def path(tmp_path):
 
 def test_shared_tensors_are_stored_once_and_come_back_under_both_names(path):
     weight = torch.randn(64, 64)
-    checkpoint.write(path, {"model.a": weight, "model.b": weight, "model.c": torch.ones(2)}, HEADER)
+    checkpoint_file.write(
+        path, {"model.a": weight, "model.b": weight, "model.c": torch.ones(2)}, HEADER
+    )
     assert path.stat().st_size < 1.5 * weight.numel() * 4
-    loaded = checkpoint.read(path)
+    loaded = checkpoint_file.read(path)
     assert torch.equal(loaded.tensors["model.a"], weight)
     assert torch.equal(loaded.tensors["model.b"], weight)
     assert loaded.part("model").keys() == {"a", "b", "c"}
-    assert loaded.header["iteration"] == 7
+    assert loaded.header.iteration == 7
 
 
 def test_strided_weights_keep_their_values_and_strides(path):
     layer = nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
-    checkpoint.write(path, dict(layer.state_dict()), HEADER)
+    checkpoint_file.write(path, dict(layer.state_dict()), HEADER)
     twin = nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
-    checkpoint.load_module(twin, checkpoint.read(path).tensors, path)
+    load_module(twin, checkpoint_file.read(path).tensors, path)
     assert torch.equal(twin.weight, layer.weight)
     assert twin.weight.stride() == layer.weight.stride()
 
@@ -61,16 +66,16 @@ def test_a_restored_optimizer_steps_as_if_never_stopped(path, kind):
     step(layer, optimizer, 1)
     step(layer, optimizer, 2)
     names = {id(p): n for n, p in layer.named_parameters()}
-    state = checkpoint.optimizer_tensors(optimizer, names)
-    checkpoint.write(
+    state = optimizer_tensors(optimizer, names)
+    checkpoint_file.write(
         path, {**layer.state_dict(), **{f"optimizer.{k}": v for k, v in state.items()}}, HEADER
     )
 
     other, resumed = make()
-    loaded = checkpoint.read(path)
+    loaded = checkpoint_file.read(path)
     model = {k: v for k, v in loaded.tensors.items() if not k.startswith("optimizer.")}
-    checkpoint.load_module(other, model, path)
-    checkpoint.load_optimizer(
+    load_module(other, model, path)
+    load_optimizer(
         resumed, {id(p): n for n, p in other.named_parameters()}, loaded.part("optimizer")
     )
     step(layer, optimizer, 3)
@@ -84,40 +89,41 @@ def test_a_restored_optimizer_steps_as_if_never_stopped(path, kind):
 
 
 def test_another_models_checkpoint_is_refused(path):
-    checkpoint.write(path, {"weight": torch.zeros(3, 3), "extra": torch.zeros(1)}, HEADER)
+    checkpoint_file.write(path, {"weight": torch.zeros(3, 3), "extra": torch.zeros(1)}, HEADER)
     with pytest.raises(CheckpointError, match="lacks 1 .*bias"):
-        checkpoint.load_module(nn.Linear(3, 3), checkpoint.read(path).tensors, path)
+        load_module(nn.Linear(3, 3), checkpoint_file.read(path).tensors, path)
     with pytest.raises(CheckpointError, match=r"weight is \(3, 3\), the model has \(3, 2\)"):
-        checkpoint.load_module(nn.Linear(2, 3, bias=False), {"weight": torch.zeros(3, 3)}, path)
+        load_module(nn.Linear(2, 3, bias=False), {"weight": torch.zeros(3, 3)}, path)
 
 
 def test_a_future_format_is_refused(path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 99)
-    checkpoint.write(path, {"a": torch.zeros(1)}, HEADER)
+    monkeypatch.setattr(checkpoint_file, "FORMAT", 99)
+    checkpoint_file.write(path, {"a": torch.zeros(1)}, HEADER)
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="format"):
-        checkpoint.read(path)
+        checkpoint_file.read(path)
 
 
 def test_finite_or_not():
-    assert checkpoint.all_finite({"a": torch.ones(3), "b": torch.ones(2, dtype=torch.int64)})
-    assert not checkpoint.all_finite({"a": torch.tensor([1.0, float("nan")])})
-    assert not checkpoint.all_finite({"a": torch.tensor([float("inf")])})
+    assert checkpoint_file.all_finite({"a": torch.ones(3), "b": torch.ones(2, dtype=torch.int64)})
+    assert not checkpoint_file.all_finite({"a": torch.tensor([1.0, float("nan")])})
+    assert not checkpoint_file.all_finite({"a": torch.tensor([float("inf")])})
 
 
 FULL = """
 import resource, sys, torch
 from pathlib import Path
-from imgtool.training import checkpoint
+from imgtool.experiment import checkpoint_file
+from imgtool.experiment.checkpoint_file import CheckpointHeader
 from imgtool.errors import CheckpointError
 from imgtool.experiment.checkpoints import remove_temporaries
 path = Path(sys.argv[1])
-header = {"iteration": 1, "epoch": 1.0, "metrics": {"loss": 1.0}, "finite": True, "identity": "x"}
-checkpoint.write(path, {"a": torch.zeros(1000)}, header)
+header = CheckpointHeader(iteration=1, epoch=1.0, metrics={"loss": 1.0}, identity="x")
+checkpoint_file.write(path, {"a": torch.zeros(1000)}, header)
 before = path.read_bytes()
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 try:
-    checkpoint.write(path, {"a": torch.zeros(1_000_000)}, header)
+    checkpoint_file.write(path, {"a": torch.zeros(1_000_000)}, header)
 except CheckpointError as error:
     assert path.read_bytes() == before, "the old checkpoint changed"
     print("refused:", error)
@@ -142,8 +148,8 @@ def test_a_kill_in_the_middle_of_writing_leaves_what_the_next_start_removes(path
 
     child = os.fork()
     if child == 0:
-        monkeypatch.setattr(checkpoint, "save_file", killed)
-        checkpoint.write(path, {"a": torch.zeros(2)}, HEADER)
+        monkeypatch.setattr("safetensors.torch.save_file", killed)
+        checkpoint_file.write(path, {"a": torch.zeros(2)}, HEADER)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert len(os.listdir(path.parent)) == 1
     assert len(remove_temporaries(path.parent)) == 1
@@ -151,7 +157,7 @@ def test_a_kill_in_the_middle_of_writing_leaves_what_the_next_start_removes(path
 
 
 def test_a_checkpoint_is_as_readable_as_other_files(path):
-    checkpoint.write(path, {"a": torch.zeros(2)}, HEADER)
+    checkpoint_file.write(path, {"a": torch.zeros(2)}, HEADER)
     plain = path.with_name("plain")
     plain.write_text("")
     assert path.stat().st_mode == plain.stat().st_mode

@@ -8,9 +8,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from imgtool.errors import DivergedError
+from imgtool.experiment.checkpoint_file import read
 from imgtool.experiment.status import read_status
 from imgtool.models.autoencoder import task as autoencoder
-from imgtool.training.checkpoint import read
 from imgtool.training.step import Stepper
 
 
@@ -162,7 +162,7 @@ def test_the_directory_holds_what_the_design_promises(run, tmp_path):
     row = trained.table()[-1]
     assert float(row["val_psnr"]) > 0
     assert float(row["train_mse_pm1"]) > 0
-    assert read(place.latest_path).header["config"]["model"]["latent_channels"] == 4
+    assert read(place.latest_path).header.config["model"]["latent_channels"] == 4
 
 
 def test_the_end_of_every_run_is_drawn(run, tmp_path):

@@ -3,16 +3,18 @@
 import gc
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
 
 from imgtool.errors import CheckpointError, ExperimentError, UsageError
+from imgtool.experiment import checkpoint_file
 from imgtool.experiment.status import read_status
 from imgtool.files import point_symlink
 from imgtool.models.autoencoder import task as autoencoder
 from imgtool.process.stopping import StopRequest
-from imgtool.training import checkpoint, loop, saving
+from imgtool.training import loop, saving
 from imgtool.training import run as engine
 
 
@@ -128,7 +130,7 @@ def test_a_kill_between_a_row_and_its_checkpoint_leaves_no_row_twice(run, tmp_pa
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(saving.checkpoint, "write", kill)
+        patch.setattr(saving.checkpoint_file, "write", kill)
         with pytest.raises(Killed):
             run(tmp_path / "parts", "train.max_iter=10")
     parts = run(tmp_path / "parts", "train.max_iter=10")
@@ -157,9 +159,9 @@ def test_a_save_right_after_resuming_knows_the_last_loss(run, tmp_path):
     sets = ["train.max_iter=10", "train.log_every=5"]
     run(tmp_path / "a", *sets, stop_at=5, stage="validate")
     again = run(tmp_path / "a", *sets)
-    header = checkpoint.read(again.directory.checkpoint_path(5)).header
-    assert header["position"]["validated"] == 5
-    assert header["metrics"]["loss"] > 0
+    header = checkpoint_file.read(again.directory.checkpoint_path(5)).header
+    assert header.parts["position"]["validated"] == 5
+    assert header.metrics["loss"] > 0
 
 
 def test_the_checkpoint_that_was_read_is_let_go(run, tmp_path, monkeypatch):
@@ -169,7 +171,7 @@ def test_the_checkpoint_that_was_read_is_let_go(run, tmp_path, monkeypatch):
     class Watched(engine.Loop):
         def __call__(self):
             gc.collect()
-            held.extend(x for x in gc.get_objects() if isinstance(x, checkpoint.Checkpoint))
+            held.extend(x for x in gc.get_objects() if isinstance(x, checkpoint_file.Checkpoint))
             return super().__call__()
 
     monkeypatch.setattr(engine, "Loop", Watched)
@@ -237,11 +239,10 @@ def test_what_a_kill_left_half_written_is_removed_everywhere(run, tmp_path):
 
 def test_another_number_of_processes_goes_on_at_the_same_image_and_is_told(run, tmp_path):
     first = run(tmp_path / "a", "train.max_iter=4")
-    loaded = checkpoint.read(first.directory.latest_path)
-    place = {**loaded.header["position"], "world_size": 2}  # twice the images
-    checkpoint.write(
-        tmp_path / "iter_000004.safetensors", loaded.tensors, {**loaded.header, "position": place}
-    )
+    loaded = checkpoint_file.read(first.directory.latest_path)
+    place = {**loaded.header.parts["position"], "world_size": 2}  # twice the images
+    header = replace(loaded.header, parts={**loaded.header.parts, "position": place})
+    checkpoint_file.write(tmp_path / "iter_000004.safetensors", loaded.tensors, header)
     again = run(
         tmp_path / "b", "train.max_iter=4", resume=str(tmp_path / "iter_000004.safetensors")
     )

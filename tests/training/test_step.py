@@ -4,13 +4,13 @@ import time
 
 import pytest
 import torch
+from imgtool.training.agreement import Agreement
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
 from imgtool.config.schema import Train
 from imgtool.models.base import Task, Update
-from imgtool.training.agreement import Agreement
 from imgtool.training.device import make_fabric
 from imgtool.training.environment import Launch
 from imgtool.training.step import Stepper

@@ -26,13 +26,14 @@ from imgtool.errors import CheckpointError, UsageError
 from imgtool.evaluation.codec.codec import Codec, Facts
 from imgtool.evaluation.codec.container import HASH_BYTES
 from imgtool.evaluation.codec.exact import allow_deterministic_cublas
+from imgtool.experiment import checkpoint_file
 from imgtool.experiment.layout import CHECKPOINTS_NAME, ExperimentDir, find_checkpoint
 from imgtool.files import replacing_through_folder
 from imgtool.models.hpcm.network import HPCM
 from imgtool.models.hpcm.tables import Tables
 from imgtool.models.hpcm.variants import VARIANTS
-from imgtool.training import checkpoint
 from imgtool.training.device import resolve_device
+from imgtool.training.weights import load_module
 
 FORMAT = 1
 METADATA_KEY = "imgtool-codec"
@@ -94,7 +95,7 @@ class Export:
             CheckpointError: the weights are another network's.
         """
         model = _network(self.build)
-        checkpoint.load_module(model, _part(self.tensors, "codec"), self.source)
+        load_module(model, _part(self.tensors, "codec"), self.source)
         return model.eval()
 
     def refuse_overwriting(self, out: Path) -> None:
@@ -235,9 +236,9 @@ def _read_export(path: Path) -> Export | None:
 
 
 def _of_checkpoint(path: Path) -> Export:
-    loaded = checkpoint.read(path)
-    config = loaded.header.get("config")
-    if not isinstance(config, dict):
+    loaded = checkpoint_file.read(path, ("model", "ema"))
+    config = loaded.header.config
+    if config is None:
         raise CheckpointError(f"{path} has no config", hint="give a checkpoint of imgtool train")
     if config.get("family") != "hpcm":
         raise UsageError(
@@ -247,21 +248,27 @@ def _of_checkpoint(path: Path) -> Export:
     try:
         build, lmbda = _build(path, config["model"]), _positive(config["loss"]["lmbda"])
         distortion = str(config["loss"]["distortion"])
-        iteration = int(loaded.header["iteration"])
     except (ValueError, TypeError, KeyError) as error:
         raise _damaged(path, f"its header lacks or spoils a value ({error})") from error
     weights = {**loaded.part("model.codec"), **loaded.part("ema.codec")}
-    if not checkpoint.all_finite(weights):
+    if not checkpoint_file.all_finite(weights):
         raise CheckpointError(
             f"{path} holds weights that are not finite", hint="take an earlier checkpoint"
         )
     model = _network(build)
-    checkpoint.load_module(model, weights, path)
+    load_module(model, weights, path)
     own = {f"codec.{name}": value for name, value in model.state_dict().items()}
     own |= {f"tables.{name}": value for name, value in Tables.of(model).tensors().items()}
     tensors = {name: value.detach().contiguous() for name, value in own.items()}
     return Export(
-        path, build, lmbda, distortion, iteration, tensors, _hash(build, tensors), is_export=False
+        path,
+        build,
+        lmbda,
+        distortion,
+        loaded.header.iteration,
+        tensors,
+        _hash(build, tensors),
+        is_export=False,
     )
 
 

@@ -16,8 +16,8 @@ from imgtool.evaluation.codec.memory import Room
 from imgtool.evaluation.rate_distortion.measure import Coded
 from imgtool.models.hpcm.network import HPCM
 from imgtool.models.hpcm.variants import VARIANTS
-from imgtool.training.checkpoint import load_module
 from imgtool.training.device import resolve_device
+from imgtool.training.weights import load_module
 
 
 class Trained:

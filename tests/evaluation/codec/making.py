@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
+from imgtool.experiment import checkpoint_file
+from imgtool.experiment.checkpoint_file import CheckpointHeader
 from imgtool.models.hpcm.network import HPCM
 from imgtool.models.hpcm.variants import VARIANTS
-from imgtool.training import checkpoint
 
 
 def make_model(seed=1):
@@ -33,20 +34,19 @@ def write_checkpoint(path, network=None, *, ema=None, **config):
     tensors["optimizer.net.main.codec.x.exp_avg"] = torch.ones(5)
     for name, value in (ema or {}).items():
         tensors[f"ema.codec.{name}"] = value
-    header = {
-        "iteration": 7,
-        "epoch": 0.5,
-        "metrics": {"loss": 1.0},
-        "finite": True,
-        "identity": "0",
-        "config": {
+    header = CheckpointHeader(
+        iteration=7,
+        epoch=0.5,
+        metrics={"loss": 1.0},
+        identity="0",
+        config={
             "family": "hpcm",
             "model": {"model_name": network.variant.name, "legacy_s2_hyper": False},
             "loss": {"lmbda": 0.013, "distortion": "mse"},
             **config,
         },
-    }
-    checkpoint.write(Path(path), tensors, header)
+    )
+    checkpoint_file.write(Path(path), tensors, header)
     return Path(path)
 
 

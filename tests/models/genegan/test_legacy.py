@@ -12,10 +12,10 @@ from commands.main import main
 from imgtool.config.load import load
 from imgtool.data.synthetic.make import make_faces
 from imgtool.evaluation.editing import open_editor
+from imgtool.experiment.checkpoint_file import read
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.genegan.task import pair, to_uint8
 from imgtool.models.registry import schema
-from imgtool.training.checkpoint import read
 from imgtool.training.convert import convert
 from tests.models.genegan.transcription import Reference
 

@@ -13,10 +13,10 @@ from imgtool.config.load import load
 from imgtool.data.synthetic.make import make_faces
 from imgtool.evaluation.fid.evaluate import CheckpointMeter
 from imgtool.evaluation.fid.measure import Options
+from imgtool.experiment.checkpoint_file import read
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.registry import schema
 from imgtool.process.stopping import StopRequest
-from imgtool.training.checkpoint import read
 from imgtool.training.report import Silence
 from imgtool.training.run import train
 

@@ -7,6 +7,7 @@ import torch
 
 from imgtool.config.load import load
 from imgtool.errors import CheckpointError
+from imgtool.experiment import checkpoint_file
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.hpcm.legacy import read
 from imgtool.models.hpcm.misplacement import misplaced
@@ -14,7 +15,6 @@ from imgtool.models.hpcm.network import HPCM
 from imgtool.models.hpcm.partition import coarser
 from imgtool.models.hpcm.variants import VARIANTS
 from imgtool.models.registry import schema
-from imgtool.training import checkpoint
 from imgtool.training.convert import convert
 
 SMALL = {"widths": (8, 8, 16), "M": 16, "N": 8, "num_heads": 4}
@@ -217,7 +217,7 @@ def test_a_converted_file_is_an_experiment(tmp_path, monkeypatch):
     made = convert(file, loaded, ExperimentDir(tmp_path / "out"))
     assert made.iteration == 0
     assert any("0.025" in note for note in made.notes)
-    model = checkpoint.read(made.checkpoint).tensors
+    model = checkpoint_file.read(made.checkpoint).tensors
     expected = read(state, HPCM(BASE)).model
     assert {name.removeprefix("model.") for name in model} == expected.keys()
     assert all(torch.equal(model[f"model.{name}"], value) for name, value in expected.items())

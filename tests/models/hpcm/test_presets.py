@@ -16,10 +16,10 @@ from imgtool.config import presets
 from imgtool.config.load import load
 from imgtool.errors import ConfigError, UserError
 from imgtool.evaluation.latents import measure
+from imgtool.experiment.checkpoint_file import read
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.registry import schema
 from imgtool.process.stopping import StopRequest
-from imgtool.training.checkpoint import read
 from imgtool.training.optim import lr_factor
 from imgtool.training.report import Silence
 from imgtool.training.run import train
