@@ -49,6 +49,7 @@ class Loop:
             CheckpointError: a checkpoint cannot be written.
         """
         self.saver.mend_links()
+        self.run.ranks.forget_wishes()
         self.run.throughput.start_window(self.run.position.iteration)
         if self.run.position.iteration:
             self._do_what_is_due()  # what a stop interrupted

@@ -116,6 +116,9 @@ class Ranks:
         """
         return number
 
+    def forget_wishes(self) -> None:
+        """Begin to `ask` anew; what was put forward last counts no more."""
+
     def decide(self, make: Callable[[], T]) -> T:
         """What rank 0 makes, on every rank; a JSON value. The others wait for it."""
         return make()
@@ -197,6 +200,8 @@ class Group(Ranks):
         import torch
         import torch.distributed as dist
 
+        if dist.is_initialized():
+            return
         backend = "gloo"
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -235,6 +240,11 @@ class Group(Ranks):
         work.wait()
         self._pending = _exchange(number)
         return int(tensor.item())
+
+    def forget_wishes(self) -> None:
+        if self._pending is not None:
+            self._pending[1].wait()
+            self._pending = None
 
     def decide(self, make: Callable[[], T]) -> T:
         self._rounds += 1

@@ -65,7 +65,7 @@ def test_a_full_memory_is_told_as_such(run, tmp_path, monkeypatch, error):
     def fail(*words, **options):
         raise error
 
-    monkeypatch.setattr("imgtool.training.run.Stepper", fail)
+    monkeypatch.setattr("imgtool.training.assemble.Stepper", fail)
     with pytest.raises(OutOfMemory, match="out of memory") as caught:
         run(tmp_path / "a", "train.max_iter=2")
     assert "--batch-size" in caught.value.hint

@@ -1,0 +1,196 @@
+"""Two ranks (gloo, on the CPU) train every family: equal, exact, and ended by one cause.
+
+Two processes do all families one after the other; each test looks at what they left.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from imgtool.config.faces import FacesData
+from imgtool.data.synthetic.make import make_faces, make_photos
+from imgtool.experiment import checkpoint_file
+from imgtool.experiment.layout import ExperimentDir
+from imgtool.experiment.status import read_status
+from imgtool.models import registry
+
+FAMILIES = list(registry.FAMILIES)
+WORKER = Path(__file__).with_name("rank_jobs.py")
+COMMON = [
+    *(
+        "train.schedule=constant",
+        "train.optimizer=sgd",
+        "train.lr=0.02",
+        "train.momentum=0",
+        "train.weight_decay=0",
+    ),
+    *("train.threads=1", "train.device=cpu", "data.num_workers=0", "train.log_every=1"),
+    *("train.sample_every=1000", "train.keep=0", "train.val_every=1000", "train.save_every=1000"),
+]
+# What a family needs so that its iterations are short, and all of its state moves.
+OF_FAMILY = {
+    "autoencoder": ["model.bottleneck=vq", "model.heads=[rgb]", "model.codebook_size=16"],
+    # Faces are on 0..255, and gradients of a mean difference jump: small steps stay comparable.
+    "genegan": ["loss.critic_burst=2", "model.base_channels=8", "train.lr=0.0001"],
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    make_faces(folder / "faces", 24, seed=3)
+    make_photos(folder / "photos", 12, size=96, seed=0)
+    return folder
+
+
+def sets_of(family, data, batch_size, *more):
+    kind = registry.schema(family).section_types()["data"]
+    root = data / ("faces" if issubclass(kind, FacesData) else "photos")
+    given = [f"data.root={root}", f"train.batch_size={batch_size}", "data.val_fraction=0.2"]
+    return [*COMMON, *given, *OF_FAMILY.get(family, []), *more]
+
+
+def start(path, rank, port):
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": os.getcwd()}
+    environment = {**os.environ, **{k: str(v) for k, v in {**ranks, **where}.items()}}
+    with open(path.with_name(f"rank{rank}.log"), "wb") as log:
+        return subprocess.Popen(
+            [sys.executable, str(WORKER), str(path)], env=environment, stdout=log, stderr=log
+        )
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(condition, processes, seconds=240):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        assert all(process.poll() is None for process in processes), "a rank ended"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def two(data, tmp_path_factory):
+    """The folder that two ranks leave: of each family ten iterations, the first five of them and
+    a resume; a run that is asked to stop; one in which rank 1 fails.
+    """
+    folder = tmp_path_factory.mktemp("two")
+    jobs = []
+    for family in FAMILIES:
+        sets = sets_of(family, data, 1, "train.ema_decay=0.9")
+        whole, parts = str(folder / f"{family}-whole"), str(folder / f"{family}-parts")
+        for name, exp_dir, last in (
+            ("one", str(folder / f"{family}-one"), 1),
+            ("five", parts, 5),
+            ("whole", whole, 10),
+            ("parts", parts, 10),
+        ):
+            limit = [f"train.max_iter={last}"]
+            jobs.append(
+                {
+                    "name": f"{family}-{name}",
+                    "family": family,
+                    "exp_dir": exp_dir,
+                    "sets": sets + limit,
+                }
+            )
+    endless = {"family": FAMILIES[0], "sets": sets_of(FAMILIES[0], data, 1)}
+    jobs.append({**endless, "name": "asked", "exp_dir": str(folder / "asked"), "mark_at": 3})
+    jobs.append({**endless, "name": "failed", "exp_dir": str(folder / "failed"), "fails": [1, 3]})
+    path = folder / "jobs.json"
+    path.write_text(json.dumps(jobs))
+    port = free_port()
+    processes = [start(path, rank, port) for rank in (0, 1)]
+    try:
+        wait_for((folder / "asked.1.there").exists, processes)
+        processes[1].send_signal(signal.SIGINT)
+        codes = [process.wait(60) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    (folder / "codes.json").write_text(json.dumps(codes))
+    return folder
+
+
+def left(two, job, rank):
+    return json.loads((two / f"{job}.{rank}.json").read_text())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_ranks_hold_equal_parameters_buffers_and_averages(two, family):
+    first, second = left(two, f"{family}-whole", 0), left(two, f"{family}-whole", 1)
+    assert (first["state"], first["iteration"]) == ("completed", 10)
+    assert first["digests"]
+    assert first == second
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_ranks_resume_where_they_stopped(two, family):
+    whole = checkpoint_file.read(two / f"{family}-whole/checkpoints/iter_000010.safetensors")
+    parts = checkpoint_file.read(two / f"{family}-parts/checkpoints/iter_000010.safetensors")
+    assert whole.tensors.keys() == parts.tensors.keys()
+    different = [n for n, t in whole.tensors.items() if not torch.equal(t, parts.tensors[n])]
+    assert not different, different[:5]
+    assert left(two, f"{family}-parts", 0)["digests"] == left(two, f"{family}-parts", 1)["digests"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_ranks_of_half_the_batch_are_one_process_of_the_whole(two, data, tmp_path, family):
+    from imgtool.config.load import load
+    from imgtool.process.stopping import StopRequest
+    from imgtool.training.report import Silence
+    from imgtool.training.run import train
+
+    sets = sets_of(family, data, 2, "train.max_iter=5", "train.ema_decay=0.9")
+    loaded = load(None, family=family, schema_of=registry.schema, sets=sets, tiny=True)
+    directory = ExperimentDir(tmp_path / "one")
+    directory.create()
+    train(loaded, directory, stop=StopRequest(), reporter=Silence())
+    one = checkpoint_file.read(directory.checkpoint_path(5))
+    both = checkpoint_file.read(two / f"{family}-parts/checkpoints/iter_000005.safetensors")
+    start = checkpoint_file.read(two / f"{family}-one/checkpoints/iter_000001.safetensors")
+    moved = [
+        (t.double() - start.tensors[f"model.{n}"]).double().abs().max()
+        for n, t in one.part("model").items()
+    ]
+    assert max(moved) > 1e-3  # a hundred times what is tolerated
+    for part in ("model", "ema"):
+        expected, found = one.part(part), both.part(part)
+        assert expected.keys() == found.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_two_ranks_stop_at_the_same_iteration_when_one_is_asked(two):
+    first, second = left(two, "asked", 0), left(two, "asked", 1)
+    assert first["state"] == "stopped"
+    assert first["iteration"] == second["iteration"] >= 3
+    assert first["digests"] == second["digests"]
+    status = read_status(ExperimentDir(two / "asked"))
+    assert status["state"] == "stopped"
+    assert len(list((two / "asked/checkpoints").glob("iter_*"))) == 1
+
+
+def test_two_ranks_end_with_the_first_cause_when_one_fails(two):
+    assert json.loads((two / "codes.json").read_text()) == [4, 4]
+    status = read_status(ExperimentDir(two / "failed"))
+    assert status["state"] == "failed"
+    assert status["reason"] == "rank 1: this file is bad"
+    said = json.loads((two / "failed/rank_1.err").read_text())
+    assert (said["rank"], said["kind"], said["exit_code"]) == (1, "DataError", 4)
+    assert not (two / "failed/rank_0.err").exists()
+    assert "rank 1: this file is bad" in (two / "failed/train.log").read_text()
+    assert "error: rank 1: this file is bad" in (two / "rank0.log").read_text()
