@@ -57,6 +57,12 @@ class DataError(UserError):
     exit_code = ExitCode.UNREADABLE
 
 
+class LoaderError(UserError):
+    """Processes that load images died, or found no room for their batches."""
+
+    exit_code = ExitCode.UNREADABLE
+
+
 class CheckpointError(UserError):
     """A checkpoint cannot be read, written or used."""
 

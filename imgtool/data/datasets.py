@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from imgtool.config.faces import FacesData
 from imgtool.config.schema import Data
 from imgtool.data.augment import training_size
 from imgtool.data.base import DataInfo, ImageDataset
+from imgtool.data.cache import Sharing, shared_memory
 from imgtool.data.celeba import CelebA
 from imgtool.data.layouts import LayoutManifest
 from imgtool.data.packed import PackedDataset
@@ -38,6 +40,7 @@ class Datasets:
         bad_files: names of files left out because they cannot be read.
         missing: names that a table of attributes lists and that are not there.
         tested_too: names of training and validation images that test_root holds as well.
+        unshared_cache: why this process has a copy of its own of what others here keep in memory.
     """
 
     train: View
@@ -49,6 +52,7 @@ class Datasets:
     bad_files: list[str]
     missing: Sequence[str] = ()
     tested_too: Sequence[str] = ()
+    unshared_cache: str | None = None
 
     def batches_per_epoch(self, global_batch_size: int) -> int:
         """Batches of all processes together that cover the training part once.
@@ -59,7 +63,13 @@ class Datasets:
         return batches_per_epoch(self.train.epoch_images, global_batch_size)
 
 
-def open_datasets(data: Data, *, split: Split | None = None, training: bool = True) -> Datasets:
+def open_datasets(
+    data: Data,
+    *,
+    split: Split | None = None,
+    training: bool = True,
+    share: Sharing | None = None,
+) -> Datasets:
     """Read headers, draw the split, and set up resizing and the cache.
 
     Args:
@@ -67,12 +77,29 @@ def open_datasets(data: Data, *, split: Split | None = None, training: bool = Tr
         split: use this one as it is, instead of drawing one.
         training: refuse training images that cannot share a batch, and look for those that
             test_root holds as well. Without it a test_root that is gone is no error.
+        share: the processes of this training here, which keep one copy of decoded images.
 
     Raises:
         ConfigError: the section names no data, or data of another kind.
         DataError: the data cannot be used.
     """
-    return _KINDS[data.dataset].open(data, split, training)
+    opened = _KINDS[data.dataset].open(data, split, training)
+    trouble = _keep_in_memory([opened.train, opened.val, opened.test], data, share)
+    return opened if trouble is None else replace(opened, unshared_cache=trouble)
+
+
+def _keep_in_memory(parts: Sequence[View], data: Data, share: Sharing | None) -> str | None:
+    """Why processes that should share the memory do not; None when nothing is the matter."""
+    if data.cache == "none" or all(part.decoded for part in parts):
+        return None
+    needs = [part.cache_bytes for part in parts]
+    total = sum(part.decoded_bytes for part in parts)
+    if total == 0 or (data.cache == "auto" and total > AUTO_CACHE_BYTES):
+        return None
+    memory, trouble = shared_memory(sum(needs), share)
+    for part, need, end in zip(parts, needs, accumulate(needs), strict=True):
+        part.keep_in_memory(memory[end - need : end])
+    return trouble
 
 
 def expected_info(data: Data) -> DataInfo | None:
@@ -98,7 +125,6 @@ def _open_images(data: Data, split: Split | None, training: bool) -> Datasets:
         test = View(main, positions(main, split.test, "test"), image_size=data.image_size)
     else:
         test = View(tested, range(len(tested)), image_size=data.image_size)
-    _keep_in_memory([train, val, test], data)
     info = DataInfo(
         targets=main.targets,
         image_size=training_size(train, data.crop) if training else None,
@@ -190,15 +216,6 @@ def _draw(data: Data, main: Source, held: Source | None) -> Split:
     )
 
 
-def _keep_in_memory(parts: list[View], data: Data) -> None:
-    if data.cache == "none" or all(part.decoded for part in parts):
-        return
-    total = sum(part.decoded_bytes for part in parts)
-    if data.cache == "ram" or total <= AUTO_CACHE_BYTES:
-        for part in parts:
-            part.keep_in_memory()
-
-
 def _fingerprint(main: ImageDataset, held: ImageDataset | None) -> str:
     if held is None:
         return main.fingerprint
@@ -227,7 +244,6 @@ def _open_faces(data: FacesData, split: Split | None, training: bool) -> Dataset
     train = FacePart(faces, positions(faces, split.train, "train"))
     val = paired(faces, positions(faces, split.val, "val"))
     test = paired(faces, positions(faces, split.test, "test"))
-    _keep_in_memory([train, val, test], data)
     info = _faces_info(data, len(train))
     return Datasets(
         train, val, test, split, faces.fingerprint, info, faces.bad_files, faces.missing

@@ -1,37 +1,24 @@
-"""From a config's data section to batches.
-
-A worker process assembles whole batches: it decodes, and copies each crop once, straight into
-the batch's memory, which is shared with the main process. Batches stay uint8.
-"""
+"""From a config's data section to batches."""
 
 from __future__ import annotations
 
-import ctypes
-import math
 import multiprocessing
-import os
-import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import FrameType
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, get_worker_info
 
 from imgtool.config.schema import Data
 from imgtool.data.base import ImageDataset, Size
 from imgtool.data.datasets import Datasets, open_datasets
-from imgtool.data.rows import Row, WholeRow
+from imgtool.data.room import Say, affordable
+from imgtool.data.rows import WholeRow
 from imgtool.data.views import View
-from imgtool.errors import DataError
+from imgtool.data.workers import Assembly, Batch, Crew, deliver
 
 __all__ = ["Datasets", "default_workers", "eval_loader", "open_datasets", "train_loader"]
 
-Batch = dict[str, Any]
-TRIM_EVERY = 16  # batches
-_LEFT_TO_MAIN = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+def silent(line: str) -> None:
+    """Nobody listens."""
 
 
 def train_loader(
@@ -45,6 +32,9 @@ def train_loader(
     world_size: int,
     num_workers: int,
     pin_memory: bool,
+    local_ranks: int = 1,
+    held: int = 2,
+    say: Say = silent,
 ) -> Iterator[Batch]:
     """Endless training batches; close() the iterator to end its workers.
 
@@ -57,17 +47,25 @@ def train_loader(
 
     Args:
         start_batch: batches since the start of training that are passed over.
+        num_workers: processes that load, at most: fewer where there is no room for their batches.
+        local_ranks: processes of the training on this machine.
+        held: batches that the caller keeps at a time.
+        say: told in a line of workers that died, and of those there is no room for.
 
     Raises:
         DataError: at once where images differ in size or are smaller than the crop; with a
             batch where one cannot be decoded.
+        LoaderError: workers died twice, or the system refuses what they need.
     """
-    batches = _Batches(dataset, dataset.training_row(data, seed))
+    assembly = Assembly(dataset, dataset.training_row(data, seed))
 
     def draws(done: int) -> Iterable[Any]:
         return dataset.sampler(batch_size, seed, rank, world_size, start_batch + done)
 
-    return _deliver(batches, draws, num_workers, pin_memory)
+    if num_workers:
+        num_bytes = assembly.num_bytes(next(iter(draws(0))))
+        num_workers = affordable(num_workers, num_bytes, held, local_ranks, say)
+    return deliver(assembly, draws, Crew(num_workers, pin_memory, say))
 
 
 def eval_loader(
@@ -79,15 +77,18 @@ def eval_loader(
     world_size: int,
     num_workers: int,
     pin_memory: bool,
+    local_ranks: int = 1,
+    say: Say = silent,
 ) -> EvalBatches:
     """Batches of whole images, in order; consecutive images of one size share a batch.
 
     As training batches, `batch_size` images of each set together, with valid (B,) bool besides:
     a rank that would see fewer batches repeats its last one with valid False. May be iterated
-    any number of times.
+    any number of times. The other arguments and errors are those of train_loader().
     """
     plan = _eval_plan(dataset, dataset.num_sets * batch_size, rank, world_size)
-    return EvalBatches(dataset, plan, num_workers, pin_memory)
+    crew = Crew(min(num_workers, len(plan)), pin_memory, say)
+    return EvalBatches(Assembly(dataset, WholeRow()), plan, crew, local_ranks)
 
 
 def default_workers(dataset: ImageDataset, data: Data, device_type: str, cores: int) -> int:
@@ -109,22 +110,23 @@ class EvalBatches:
 
     def __init__(
         self,
-        dataset: ImageDataset,
+        assembly: Assembly,
         plan: Sequence[list[tuple[int, bool]]],
-        num_workers: int,
-        pin_memory: bool,
+        crew: Crew,
+        local_ranks: int,
     ) -> None:
-        self._batches = _Batches(dataset, WholeRow())
-        self._plan, self._pin_memory = plan, pin_memory
-        self._num_workers = min(num_workers, len(plan))
+        self._assembly, self._plan, self._crew = assembly, plan, crew
+        self._local_ranks = local_ranks
 
     def __len__(self) -> int:
         return len(self._plan)
 
     def __iter__(self) -> Iterator[Batch]:
-        return _deliver(
-            self._batches, lambda done: self._plan[done:], self._num_workers, self._pin_memory
-        )
+        crew = self._crew
+        if crew.num_workers:
+            largest = max(map(self._assembly.num_bytes, self._plan))
+            crew.num_workers = affordable(crew.num_workers, largest, 2, self._local_ranks, crew.say)
+        return deliver(self._assembly, lambda done: self._plan[done:], crew)
 
 
 def _eval_plan(
@@ -142,130 +144,3 @@ def _eval_plan(
     while len(batches) % world_size:
         batches.append([(index, False) for index, _ in batches[-1]])
     return batches[rank::world_size]
-
-
-class _Batches:
-    """What the worker processes run: draws in, a batch out."""
-
-    def __init__(self, dataset: ImageDataset, row: Row) -> None:
-        self.dataset, self.row = dataset, row
-        self._num_done = 0
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitems__(self, draws: Sequence[Any]) -> Batch:
-        self._num_done += 1
-        if self._num_done % TRIM_EVERY == 0 and get_worker_info() is not None:
-            _trim_heap()
-        try:
-            return self._assemble(draws)
-        except DataError as error:  # as data: an exception would arrive with a worker's traceback
-            return {"failure": (str(error), error.hint)}
-
-    def _assemble(self, draws: Sequence[Any]) -> Batch:
-        dataset, row, count = self.dataset, self.row, len(draws)
-        height, width = row.shape(dataset, draws)
-        image = _allocate(count, height, width, 3)
-        mask = _allocate(count, height, width) if "mask" in dataset.targets else None
-        labels = []
-        for at, draw in enumerate(draws):
-            sample = dataset.read(row.index(draw))
-            row.fill(draw, sample, image[at], None if mask is None else mask[at])
-            if mask is not None:
-                self._check(mask[at], sample.name)
-            labels.append(sample.label)
-        indices = [row.index(draw) for draw in draws]
-        batch: Batch = {"image": image, "index": torch.tensor(indices), **row.extra(draws)}
-        if mask is not None:
-            batch["mask"] = mask
-        if "label" in dataset.targets:
-            batch["label"] = torch.tensor(labels)
-        return batch
-
-    def _check(self, mask: Tensor, name: str) -> None:
-        # 255 (no class) wraps round to 0; a class beyond the palette would crash a GPU's kernel.
-        if int((mask.numpy() + np.uint8(1)).max()) > len(self.dataset.mask_names):
-            raise DataError(f"{name}: its mask has a class that the palette lacks")
-
-
-def _allocate(*shape: int) -> Tensor:
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    # Shared from the start, as torch's own collate does: sharing it later would copy it, and
-    # share_memory_() on an empty tensor makes a worker grow by a megabyte a batch.
-    storage = torch.UntypedStorage._new_shared(math.prod(shape))
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
-
-
-def _start(
-    batches: _Batches, draws: Iterable[Any], num_workers: int, pin_memory: bool
-) -> Iterator[Batch]:
-    loader: DataLoader[Any] = DataLoader(
-        batches,  # type: ignore[arg-type]
-        batch_sampler=draws,
-        collate_fn=_as_it_is,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        worker_init_fn=_start_worker if num_workers else None,
-        multiprocessing_context="fork" if num_workers else None,
-        generator=torch.Generator(),  # else every iterator draws from torch's global one
-    )
-    # Held back while workers are forked: they would inherit whatever this process does with them.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_MAIN)
-    try:
-        return iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _trim_heap() -> None:
-    """Return what decoders have freed: glibc would keep up to 100 MB a worker in holes."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def _start_worker(number: int) -> None:
-    """Leave the decision to stop to the main process."""
-    for left in _LEFT_TO_MAIN:
-        signal.signal(left, signal.SIG_IGN)
-    # A scheduler may terminate the whole group. Dying of a signal would raise an error in the
-    # main process, which has to save; ending by itself does not.
-    signal.signal(signal.SIGTERM, _leave)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    os._exit(0)
-
-
-def _deliver(
-    batches: _Batches, draws: Callable[[int], Iterable[Any]], num_workers: int, pin_memory: bool
-) -> Iterator[Batch]:
-    """Batches in order; draws(n) are those after the first n."""
-    done = 0
-    incoming = _start(batches, draws(0), num_workers, pin_memory)
-    try:
-        while True:
-            try:
-                batch = next(incoming)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if "exited unexpectedly" not in str(error):
-                    raise
-                # Terminated with their group. Until the main process stops, it loads by itself.
-                incoming = _start(batches, draws(done), 0, pin_memory)
-                continue
-            if "failure" in batch:
-                message, hint = batch["failure"]
-                raise DataError(message, hint=hint)
-            batch["image"] = batch["image"].permute(0, 3, 1, 2)
-            done += 1
-            yield batch
-    finally:
-        del incoming  # ends the workers now, even if a traceback keeps this frame

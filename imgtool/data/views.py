@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from imgtool.config.schema import Data
 from imgtool.data.augment import Augmentation, training_size
-from imgtool.data.base import Image8, ImageDataset, Sample, Size
+from imgtool.data.base import ImageDataset, Sample, Size
+from imgtool.data.cache import Bytes, RamCache
 from imgtool.data.images import resize_sample, resized_size
 from imgtool.data.rows import CroppedRow, Row
 from imgtool.data.sampler import Draw, EpochSampler
-from imgtool.errors import DataError
-from imgtool.units import format_bytes
 
 
 class View:
@@ -70,18 +68,20 @@ class View:
     def decoded_bytes(self) -> int:
         """Memory that all images and masks together need."""
         channels = 4 if "mask" in self.targets else 3
-        sizes = (self.size(i) for i in range(len(self)))
-        return sum(height * width * channels for height, width in sizes)
+        return sum(height * width * channels for height, width in self._sizes())
 
-    def keep_in_memory(self) -> None:
-        """Decode each image once from now on; processes forked later share what is kept.
+    @property
+    def cache_bytes(self) -> int:
+        """Memory that keep_in_memory() needs."""
+        return RamCache.num_bytes(self._sizes(), with_masks="mask" in self.targets)
 
-        Raises:
-            DataError: there is not enough memory.
-        """
+    def keep_in_memory(self, memory: Bytes) -> None:
+        """Decode each image once from now on, for all processes that share the memory."""
         if len(self):
-            sizes = [self.size(i) for i in range(len(self))]
-            self._cache = RamCache(sizes, with_masks="mask" in self.targets)
+            self._cache = RamCache(self._sizes(), memory, with_masks="mask" in self.targets)
+
+    def _sizes(self) -> list[Size]:
+        return [self.size(index) for index in range(len(self))]
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -119,51 +119,3 @@ class View:
         if self._cache:
             self._cache.put(index, sample)
         return sample
-
-
-class RamCache:
-    """Decoded samples in anonymous shared memory: one copy for all processes forked later.
-
-    Two processes may decode the same image at the same time; they write the same bytes.
-    """
-
-    def __init__(self, sizes: Sequence[Size], *, with_masks: bool) -> None:
-        self._sizes = np.array(sizes, np.int64)
-        self._starts = np.concatenate([[0], np.cumsum(self._sizes.prod(axis=1))])
-        num_images, num_pixels = len(sizes), int(self._starts[-1])
-        num_bytes = num_pixels * (4 if with_masks else 3)
-        try:
-            memory = np.frombuffer(mmap.mmap(-1, num_bytes), np.uint8)
-            small = np.frombuffer(mmap.mmap(-1, 9 * num_images), np.uint8)
-        except (OSError, ValueError, OverflowError) as error:
-            raise DataError(
-                f"{format_bytes(num_bytes)} of decoded images do not fit into memory",
-                hint="--cache none, or `imgtool data pack`",
-            ) from error
-        self._pixels = memory[: 3 * num_pixels].reshape(num_pixels, 3)
-        self._masks = memory[3 * num_pixels :] if with_masks else None
-        self._labels = small[: 8 * num_images].view(np.int64)
-        self._filled = small[8 * num_images :]  # set last: what it guards is complete
-
-    def get(self, index: int) -> tuple[Image8, Image8 | None, int | None] | None:
-        """Image, mask and label; None when nobody has put them yet."""
-        if not self._filled[index]:
-            return None
-        label = int(self._labels[index])
-        image, mask = self._room(index)
-        return image, mask, None if label < 0 else label
-
-    def put(self, index: int, sample: Sample) -> None:
-        """Keep a copy of a sample."""
-        image, mask = self._room(index)
-        image[...] = sample.image
-        if mask is not None and sample.mask is not None:
-            mask[...] = sample.mask
-        self._labels[index] = -1 if sample.label is None else sample.label
-        self._filled[index] = 1
-
-    def _room(self, index: int) -> tuple[Image8, Image8 | None]:
-        begin, end = self._starts[index], self._starts[index + 1]
-        height, width = self._sizes[index]
-        image = self._pixels[begin:end].reshape(height, width, 3)
-        return image, None if self._masks is None else self._masks[begin:end].reshape(height, width)
