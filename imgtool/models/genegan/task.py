@@ -138,10 +138,12 @@ class CriticUpdate(_Part):
 
     @torch.no_grad()
     def after_step(self, result: StepResult) -> None:
-        clip = self.task.loss.critic_clip
-        parameters: list[Tensor] = [p for p in self.parameters() if p.requires_grad]
-        torch._foreach_clamp_min_(parameters, -clip)
-        torch._foreach_clamp_max_(parameters, clip)
+        """Clips the critics; with no limit where the step was bad and has changed nothing."""
+        limit = torch.where(result.applied, self.task.loss.critic_clip, torch.inf)
+        for parameter in self.parameters():
+            if parameter.requires_grad:  # twice as quick as clamp_ with tensors
+                torch.maximum(parameter, -limit, out=parameter)
+                torch.minimum(parameter, limit, out=parameter)
 
 
 class GeneratorUpdate(_Part):
