@@ -228,7 +228,8 @@ class GeneganTask(Task):
         """Critic steps, then one of the generator. Also draws the size of `random` mode."""
         loss, sizes = self.loss, self.networks.sizes
         if loss.multi_res_mode == "random":
-            noise = Noise(self.experiment.train.seed, iteration)
+            # By iterations: critic and generator steps of one share the size.
+            noise = Noise(self.experiment.train.seed, step=iteration)
             drawn = torch.randint(len(sizes), (), generator=noise.generator("size"))
             self.sizes_now = (sizes[int(drawn)],)
         bursts = (iteration - 1) % loss.critic_burst_every == 0

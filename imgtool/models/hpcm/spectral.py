@@ -43,7 +43,8 @@ class Moment:
         """
         done: float
         if self.iteration is not None:
-            done, way = batch["noise"].iteration, self.iteration
+            # The codec's one update takes one step an iteration.
+            done, way = batch["noise"].step, self.iteration
         elif self.epoch:
             done, way = batch["epoch"], self.epoch
         else:
