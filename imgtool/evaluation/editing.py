@@ -69,8 +69,8 @@ class Editor:
     def _join(self, background: Tensor, thing: Tensor) -> Tensor:
         """Faces (B, 3, S, S) uint8, of one background and B objects."""
         many = background.expand(len(thing), -1, -1, -1)
-        face = self._task.networks.joiner([many], [thing], [(0, 0)], At(self.size))
-        return to_uint8(face).cpu()
+        faces = self._task.networks.joiner([many], [thing], [(0, 0)], At(self.size))
+        return to_uint8(faces[self.size]).cpu()
 
     def swap(self, first: Tensor, second: Tensor) -> Tensor:
         """first | second | first with second's object | second with first's; (3, H, W) uint8."""

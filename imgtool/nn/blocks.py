@@ -1,10 +1,12 @@
-"""Layers that families build their networks of."""
+"""What families build their networks of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
@@ -19,3 +21,9 @@ def conv_norm_act(
 ) -> list[nn.Module]:
     """The convolution, GroupNorm over its output channels, and the activation by name."""
     return [conv, nn.GroupNorm(groups, conv.out_channels), ACTIVATIONS[activation]()]
+
+
+def without_autocast(like: Tensor) -> AbstractContextManager[object]:
+    """A context in which convolutions and products stay float32, whatever the run's precision."""
+    kind = like.device.type
+    return torch.autocast("cpu" if kind == "meta" else kind, enabled=False)

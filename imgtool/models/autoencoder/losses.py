@@ -29,6 +29,20 @@ def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
     return -0.5 * (1 + logvar - mu.square() - logvar.exp()).mean(dim=(1, 2, 3))
 
 
+def cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
+    """Cross-entropy in nats of each element; 0 where there is no such class.
+
+    A choice by comparison: nll_loss, and a gather's gradient, have no deterministic way on CUDA.
+
+    Args:
+        logits: (B, K, ...), no softmax before it.
+        classes: (B, ...) numbers.
+    """
+    number = torch.arange(logits.shape[1], dtype=classes.dtype, device=classes.device)
+    chosen = classes.unsqueeze(1) == number.view(-1, *[1] * (classes.ndim - 1))
+    return -torch.where(chosen, F.log_softmax(logits, dim=1), 0).sum(dim=1)
+
+
 def segmentation_cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
     """Cross-entropy in nats, mean over each image's labelled pixels.
 
@@ -39,7 +53,7 @@ def segmentation_cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
     Returns:
         (B,); 0 for an image without a labelled pixel, which still counts as an image.
     """
-    pixels = F.cross_entropy(logits, mask.long(), ignore_index=IGNORED, reduction="none")
+    pixels = cross_entropy(logits, mask)
     return pixels.sum(dim=(1, 2)) / (mask != IGNORED).sum(dim=(1, 2)).clamp(min=1)
 
 
@@ -94,8 +108,7 @@ class Criterion:
             case "seg":
                 return segmentation_cross_entropy(outputs["segmentation"].float(), batch["mask"])
             case "cls":
-                logits = outputs["classification"].float()
-                return F.cross_entropy(logits, batch["label"], reduction="none")
+                return cross_entropy(outputs["classification"].float(), batch["label"])
             case "kld":
                 assert latent.mu is not None
                 assert latent.logvar is not None

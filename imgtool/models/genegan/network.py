@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from imgtool.models.genegan.layers import At, BlockConv, Layer, initialise, make_norm
 from imgtool.models.genegan.schema import SHALLOW, Model, bottleneck_side
+from imgtool.nn.resampling import average_pool, bilinear
 
 CRITIC_POOL = 4
 
@@ -104,9 +105,11 @@ class Joiner(nn.Module):
         self.bias = nn.Parameter(torch.zeros(3))
         initialise(self)
         self.heads = nn.ModuleDict()
+        self.resize = nn.ModuleDict()
         for size in heads:
             self.heads[str(size)] = head = nn.Conv2d(3, 3, 1, bias=False)
             nn.init.dirac_(head.weight)  # begins as the resized face
+            self.resize[str(size)] = bilinear(max(sizes), size)
 
     def forward(
         self,
@@ -114,14 +117,20 @@ class Joiner(nn.Module):
         objects: Sequence[Tensor],
         pairs: Sequence[tuple[int, int | None]],
         at: At,
-    ) -> Tensor:
-        """Faces (len(pairs) * B, 3, S, S) on 0..255, float32, pair by pair.
+    ) -> dict[int, Tensor]:
+        """Faces on 0..255, float32, by size S: (len(pairs) * B, 3, S, S), pair by pair.
+
+        They are of the size that `at` says, and of each smaller one that has a head.
 
         Args:
             backgrounds, objects: (B, C, h, h) each.
             pairs: (number of the background, number of the object or None for zeros).
         """
-        return to_face(self.logits(backgrounds, objects, pairs, at))
+        logits = self.logits(backgrounds, objects, pairs, at)
+        faces = {at.size: to_face(logits)}
+        for name, head in self.heads.items():
+            faces[int(name)] = to_face(head(self.resize[name](logits)))
+        return faces
 
     def logits(
         self,
@@ -144,13 +153,6 @@ class Joiner(nn.Module):
             x = layer(x, at)
         return self.to_rgb(x) + self.bias.view(3, 1, 1)
 
-    def at_scale(self, logits: Tensor, size: int) -> Tensor:
-        """Faces (B, 3, s, s) of a smaller size out of the largest one's logits (B, 3, S, S)."""
-        small = F.interpolate(
-            logits, (size, size), mode="bilinear", antialias=True, align_corners=False
-        )
-        return to_face(self.heads[str(size)](small))
-
 
 class Critic(nn.Module):
     """Wasserstein critic: no sigmoid, any size."""
@@ -162,6 +164,9 @@ class Critic(nn.Module):
         for before, after in ((1, 2), (2, 4), (4, 4)):
             conv = _down(before * width, after * width)
             self.layers.append(Layer(conv, make_norm(after * width, model, sizes), 0.2))
+        self.pools = nn.ModuleDict(
+            {str(size): average_pool(size // 16, CRITIC_POOL) for size in sizes}
+        )
         self.judge = nn.Linear(4 * width * CRITIC_POOL**2, 1)
         initialise(self)
 
@@ -170,8 +175,9 @@ class Critic(nn.Module):
         x = face / 255
         for layer in self.layers:
             x = layer(x, at)
-        x = F.adaptive_avg_pool2d(x, CRITIC_POOL)
-        return self.judge(x.flatten(1)).squeeze(1)
+        x = self.pools[str(at.size)](x)
+        judged: Tensor = self.judge(x.flatten(1))
+        return judged.squeeze(1)
 
 
 def to_face(logits: Tensor) -> Tensor:

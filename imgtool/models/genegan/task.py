@@ -29,7 +29,7 @@ from imgtool.models.genegan import losses as formulas
 from imgtool.models.genegan.evaluator import GeneganEvaluator
 from imgtool.models.genegan.layers import At
 from imgtool.models.genegan.losses import Faces
-from imgtool.models.genegan.network import Critic, Joiner, Splitter, to_face
+from imgtool.models.genegan.network import Critic, Joiner, Splitter
 from imgtool.models.genegan.schema import faces_data
 from imgtool.models.genegan.warm_start import from_vqvae
 from imgtool.nn.cost import count_macs, count_parameters
@@ -76,7 +76,7 @@ class Networks(nn.Module):
         """Bu and A0 at every scale that `size` gives; statistics stay as they are."""
         at = At(size, track=False)
         backgrounds, objects = self.split(*real[size], at)
-        made = self._join(backgrounds, objects[:1], [BU, A0], at)
+        made = self.joiner(backgrounds, objects[:1], [BU, A0], at)
         return {s: Faces(*real[s], *both.chunk(2)) for s, both in made.items() if s in self.judged}
 
     def all_four(
@@ -85,25 +85,12 @@ class Networks(nn.Module):
         """The object e of B0, and the four faces at every scale that `size` gives."""
         at = At(size, track=track)
         backgrounds, (x, e) = self.split(*real[size], at)
-        made = self._join(backgrounds, [x], [AU_HAT, B0_HAT, BU, A0], at)
+        made = self.joiner(backgrounds, [x], [AU_HAT, B0_HAT, BU, A0], at)
         faces = {}
         for scale, four in made.items():
             Au_hat, B0_hat, Bu, A0_made = four.chunk(4)
             faces[scale] = Faces(*real[scale], Bu, A0_made, Au_hat, B0_hat)
         return e, faces
-
-    def _join(
-        self,
-        backgrounds: Sequence[Tensor],
-        objects: Sequence[Tensor],
-        pairs: Sequence[tuple[int, int | None]],
-        at: At,
-    ) -> dict[int, Tensor]:
-        logits = self.joiner.logits(backgrounds, objects, pairs, at)
-        made = {at.size: to_face(logits)}
-        if self.multiscale:
-            made |= {s: self.joiner.at_scale(logits, s) for s in self.scales if s != at.size}
-        return made
 
     def convolutions(self) -> Iterator[Tensor]:
         """The generator's convolution weights, for the decay."""
@@ -151,10 +138,12 @@ class CriticUpdate(_Part):
 
     @torch.no_grad()
     def after_step(self, result: StepResult) -> None:
-        clip = self.task.loss.critic_clip
-        parameters: list[Tensor] = [p for p in self.parameters() if p.requires_grad]
-        torch._foreach_clamp_min_(parameters, -clip)
-        torch._foreach_clamp_max_(parameters, clip)
+        """Clips the critics; with no limit where the step was bad and has changed nothing."""
+        limit = torch.where(result.applied, self.task.loss.critic_clip, torch.inf)
+        for parameter in self.parameters():
+            if parameter.requires_grad:  # twice as quick as clamp_ with tensors
+                torch.maximum(parameter, -limit, out=parameter)
+                torch.minimum(parameter, limit, out=parameter)
 
 
 class GeneratorUpdate(_Part):
@@ -239,7 +228,8 @@ class GeneganTask(Task):
         """Critic steps, then one of the generator. Also draws the size of `random` mode."""
         loss, sizes = self.loss, self.networks.sizes
         if loss.multi_res_mode == "random":
-            noise = Noise(self.experiment.train.seed, iteration)
+            # By iterations: critic and generator steps of one share the size.
+            noise = Noise(self.experiment.train.seed, step=iteration)
             drawn = torch.randint(len(sizes), (), generator=noise.generator("size"))
             self.sizes_now = (sizes[int(drawn)],)
         bursts = (iteration - 1) % loss.critic_burst_every == 0

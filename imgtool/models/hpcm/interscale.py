@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from imgtool.models.hpcm.losses import without_autocast
 from imgtool.models.hpcm.partition import place
 from imgtool.models.hpcm.schema import Loss
+from imgtool.nn.blocks import without_autocast
 from imgtool.nn.global_batch import mean_over_ranks
 
 _EPS = 1e-6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from imgtool.models.hpcm.entropy import lower_bound
 from imgtool.models.hpcm.schema import MS_SSIM_MIN_SIDE, Loss
+from imgtool.nn.blocks import without_autocast
 from imgtool.nn.quality import mse
 
 Value = TypeVar("Value", float, Tensor)
@@ -19,12 +19,6 @@ WINDOW, SIGMA = MS_SSIM_MIN_SIDE, 1.5
 LEVEL_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, section 3.2
 _C1, _C2 = 0.01**2, 0.03**2
 _FLOOR = 1e-4
-
-
-def without_autocast(like: Tensor) -> AbstractContextManager[object]:
-    """A context in which convolutions and products stay float32, whatever the run's precision."""
-    kind = like.device.type
-    return torch.autocast("cpu" if kind == "meta" else kind, enabled=False)
 
 
 def bits(likelihood: Tensor) -> Tensor:

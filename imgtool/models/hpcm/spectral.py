@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from imgtool.models.base import Batch
-from imgtool.models.hpcm.losses import without_autocast
 from imgtool.models.hpcm.schema import Loss
+from imgtool.nn.blocks import without_autocast
 
 MAX_SIZES = 4  # image sizes whose bases are kept
 _TINY = 1e-12
@@ -43,7 +43,8 @@ class Moment:
         """
         done: float
         if self.iteration is not None:
-            done, way = batch["noise"].iteration, self.iteration
+            # The codec's one update takes one step an iteration.
+            done, way = batch["noise"].step, self.iteration
         elif self.epoch:
             done, way = batch["epoch"], self.epoch
         else:

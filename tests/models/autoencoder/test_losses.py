@@ -12,6 +12,7 @@ from imgtool.models.autoencoder.bottleneck import Latent
 from imgtool.models.autoencoder.losses import (
     Criterion,
     code_counts,
+    cross_entropy,
     kl_divergence,
     perplexity,
     segmentation_cross_entropy,
@@ -69,6 +70,18 @@ def test_ignored_pixels_count_for_nothing() -> None:
         )
         torch.testing.assert_close(found[image], expected)
     assert found[2].item() == 0
+
+
+def test_cross_entropy_is_torchs() -> None:
+    for size in ((), (5, 6)):
+        classes = torch.randint(0, 7, (4, *size))
+        logits = torch.randn(4, 7, *size, requires_grad=True)
+        mine = cross_entropy(logits, classes)
+        theirs = torch.nn.functional.cross_entropy(logits, classes, reduction="none")
+        torch.testing.assert_close(mine, theirs)
+        towards = torch.randn_like(mine)
+        gradients = [torch.autograd.grad(loss, logits, towards) for loss in (mine, theirs)]
+        torch.testing.assert_close(*gradients)
 
 
 def test_a_batch_without_a_labelled_pixel_has_loss_and_gradient_zero() -> None:

@@ -40,7 +40,7 @@ def test_the_bottleneck_and_back(size, side):
     background, thing = splitter(torch.rand(2, 3, size, size) * 255, at)
     assert background.shape == (2, 24, side, side)
     assert thing.shape == (2, 8, side, side)
-    face = joiner([background], [thing], [(0, 0)], at)
+    face = joiner([background], [thing], [(0, 0)], at)[size]
     assert face.shape == (2, 3, size, size)
     assert 0 <= face.min() <= face.max() <= 255
     assert Critic(model, SIZES)(face, at).shape == (2,)

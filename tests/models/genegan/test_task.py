@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from imgtool.data.pyramid import unpack
-from imgtool.models.base import StepResult
+from imgtool.models.base import Noise, StepResult
 from imgtool.models.genegan.losses import scale_weights
 from tests.models.genegan.transcription import Reference
 
@@ -87,6 +87,16 @@ def test_a_critic_step_leaves_the_generator_and_its_statistics_alone(make_task, 
     for name, value in task.modules.state_dict().items():
         if name.startswith(("splitter", "joiner")):
             assert torch.equal(value, before[name]), name
+    assert all(p.abs().max() <= 0.01 for p in update.parameters())
+
+
+def test_a_bad_step_clips_nothing(make_task, pyramids):
+    update = make_task().updates(2)[0]
+    before = [p.detach().clone() for p in update.parameters()]
+    assert max(p.abs().max() for p in before) > 0.01
+    for applied in (False, True):
+        update.after_step(StepResult(torch.tensor(applied), Noise(0, 1), lambda t: t))
+        assert applied != all(map(torch.equal, update.parameters(), before))
     assert all(p.abs().max() <= 0.01 for p in update.parameters())
 
 
