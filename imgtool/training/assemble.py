@@ -285,7 +285,8 @@ def make_run(
         header = start.loaded.header
         spent, horizon = header.elapsed_sec, header.horizon
         metrics = dict(header.metrics)
-        if start.path.resolve() != directory.checkpoint_path(position.iteration).resolve():
+        own = directory.checkpoint_path(position.iteration, position.update)
+        if start.path.resolve() != own.resolve():
             position.saved = -1  # elsewhere, or under another name
         _warn_of_other_ranks(header.world_size, ranks, reporter)
     if ranks.distributed:

@@ -269,7 +269,9 @@ class Loop:
                 f"{run.best.metric} is {value} at iteration {position.iteration}"
             )
         judged = run.stepper.task.has_best or run.experiment.train.monitor is not None
-        if judged and not is_bad and run.best.see(value, position.iteration):
+        if not judged or is_bad:
+            return
+        if run.best.see(value, position.iteration, position.update):
             self._save(best=True)
 
     def _validate_once_more(self) -> None:

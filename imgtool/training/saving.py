@@ -63,14 +63,16 @@ class Saver:
         A best checkpoint that is not here (this run branched off from another directory) does
         not count: the next validation is the best of this one.
         """
-        run, position = self.run, self.run.position
-        if run.best.iteration is not None:
-            if run.directory.checkpoint_path(run.best.iteration).exists():
-                self._point(run.directory.best_path, run.best.iteration)
+        run, position, best = self.run, self.run.position, self.run.best
+        if best.iteration is not None:
+            path = run.directory.checkpoint_path(best.iteration, best.update)
+            if path.exists():
+                self._point(run.directory.best_path, path)
             else:
-                run.best.forget()
+                best.forget()
         if position.saved == position.iteration:
-            self._point(run.directory.latest_path, position.iteration)
+            path = run.directory.checkpoint_path(position.iteration, position.update)
+            self._point(run.directory.latest_path, path)
 
     def save(
         self,
@@ -101,12 +103,13 @@ class Saver:
                 raise self.diverged(
                     f"weights or optimizer state are not finite at iteration {position.iteration}"
                 )
-            path = run.directory.checkpoint_path(position.iteration)
+            # Between two updates it has a name of its own: `best` may point to the iteration's.
+            path = run.directory.checkpoint_path(position.iteration, position.update)
             header = self._header({**losses, **metrics}, epoch, facts)
             checkpoint_file.write(path, tensors, header)
-            self._point(run.directory.latest_path, position.iteration)
+            self._point(run.directory.latest_path, path)
             if best:
-                self._point(run.directory.best_path, position.iteration)
+                self._point(run.directory.best_path, path)
             self._prune()
 
     def restore_best(self) -> tuple[Path, dict[str, float | None]] | None:
@@ -118,8 +121,7 @@ class Saver:
         load_module(self.run.stepper.task.modules, loaded.part("model"), path)
         return path.resolve(), of_validation(loaded.header.metrics)
 
-    def _point(self, link: Path, iteration: int) -> None:
-        target = self.run.directory.checkpoint_path(iteration)
+    def _point(self, link: Path, target: Path) -> None:
         if not self.run.ranks.is_first or link.resolve() == target.resolve():
             return
         try:
