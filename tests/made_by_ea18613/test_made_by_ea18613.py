@@ -1,0 +1,123 @@
+"""Directories, sweeps and files of ea18613 go on working: nobody's work is lost to a new version."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imgtool.evaluation.codec.container import Container
+from imgtool.evaluation.codec.exact import environment
+from imgtool.experiment.layout import ExperimentDir
+from imgtool.experiment.status import read_status
+
+FAMILIES = ("autoencoder", "genegan", "hpcm")
+
+
+def command(directory: ExperimentDir) -> list[str]:
+    """The words that trained it, as it recorded them."""
+    starts = json.loads(directory.provenance_path.read_text())["starts"]
+    return list(starts[-1]["argv"][1:])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_command_with_a_higher_limit_goes_on(family, made, imgtool):
+    directory = ExperimentDir(made / family)
+    before = read_status(directory)
+    words = command(directory)
+    words[words.index("--max-iter") + 1] = "6"
+    code, records, said = imgtool(*words)
+    assert code == 0, said
+    assert "resuming at iteration 4" in said
+    assert (records[-1]["state"], records[-1]["iteration"]) == ("completed", 6)
+    status = read_status(directory)
+    assert status["iteration"] == 6
+    assert status["identity"] == before["identity"]
+    rows = [json.loads(line) for line in directory.metrics_path.read_text().splitlines()]
+    assert [row["iteration"] for row in rows if row["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_command_finds_it_done(family, made, imgtool):
+    directory = ExperimentDir(made / family)
+    checkpoint = directory.latest_path.resolve()
+    before = checkpoint.read_bytes()
+    code, records, said = imgtool(*command(directory))
+    assert code == 0, said
+    assert (records[-1]["state"], records[-1]["iteration"]) == ("completed", 4)
+    assert checkpoint.read_bytes() == before
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_another_value_is_still_another_experiment(family, made, imgtool):
+    code, _, said = imgtool(*command(ExperimentDir(made / family)), "--lr", "0.5")
+    assert code == 2
+    assert "belongs to another experiment" in said
+    assert "train.lr" in said
+
+
+def test_a_sweeps_trials_are_found_as_done(made, imgtool):
+    code, records, said = imgtool("sweep", "sweep.yaml", "--dry-run", "--json")
+    assert code == 0, said
+    assert [(record["next"], record["path"]) for record in records] == [
+        ("completed", str(path)) for path in sorted((made / "sweep").glob("small*"))
+    ]
+    code, records, said = imgtool("status", "sweep", "--json")
+    assert code == 0, said
+    assert [record["state"] for record in records] == ["completed", "completed"]
+    assert [record["overrides"] for record in records] == [{"train.lr": 1e-3}, {"train.lr": 2e-3}]
+
+
+def test_a_sweeps_trials_go_on_where_they_lie(made, imgtool):
+    words = ("sweep", "sweep.yaml", "--set", "train.max_iter=3", "--json")
+    code, records, said = imgtool(*words, "--dry-run")
+    assert [record["next"] for record in records] == ["would run", "would run"], said
+    (hashed,) = (made / "sweep").glob("small-*")
+    code, records, said = imgtool(*words, "--slots", "1", "--only", hashed.name)
+    assert code == 0, said
+    assert [(record["path"], record["iteration"]) for record in records] == [(str(hashed), 3)]
+
+
+@pytest.mark.parametrize("name", ["p00", "p01"])
+def test_an_export_decodes_what_it_encoded(name, made, imgtool):
+    out = made / "again.png"
+    words = ("decompress", f"{name}.hpcm", "--ckpt", "codec.safetensors", "--out", out)
+    code, _, said = imgtool(*words, "--device", "cpu")
+    if code and not _made_here(made / f"{name}.hpcm"):
+        assert code == 4
+        assert not out.exists()
+        assert "error:" in said
+        return
+    assert code == 0, said
+    assert np.array_equal(np.asarray(Image.open(out)), np.asarray(Image.open(f"{name}.png")))
+
+
+def test_an_export_encodes_as_before(made, imgtool):
+    torch.set_num_threads(1)
+    code, records, said = imgtool(
+        *("compress", "data/photos/p00.png", "--ckpt", "codec.safetensors", "--out", "x.hpcm"),
+        *("--device", "cpu", "--verify"),
+    )
+    assert code == 0, said
+    stream = (made / "p00.hpcm").read_bytes()
+    assert records[-1]["file_bytes"] == pytest.approx(len(stream), abs=16)
+    if _made_here(made / "p00.hpcm"):
+        assert (made / "x.hpcm").read_bytes() == stream
+
+
+@pytest.mark.parametrize("family", ["autoencoder", "hpcm"])
+def test_a_checkpoint_is_measured(family, made, imgtool):
+    code, records, said = imgtool(
+        "eval", "latents", family, "--device", "cpu", "--num-images", "2", "--json"
+    )
+    assert code == 0, said
+    assert records[-1]["iteration"] == 4
+
+
+def _made_here(path):
+    """Whether a stream names this machine's arithmetic; elsewhere it may be refused."""
+    stream = Container.unpack(path.read_bytes())
+    return stream.environment == environment(torch.device("cpu"))
