@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -110,17 +110,18 @@ def open_material(experiment: Experiment, directory: ExperimentDir, ranks: Ranks
         UserError: the data cannot be used, or is not the same on every rank.
     """
     opened: Datasets | None = None
+    share = ranks if ranks.distributed else None
 
     def draw() -> str:
         nonlocal opened
         kept = directory.split_path  # without a checkpoint nothing has been trained on it
         started = bool(list_checkpoints(directory.checkpoints_dir))
         split = Split.read(kept) if started and kept.exists() else None
-        opened = open_datasets(experiment.data, split=split)
+        opened = open_datasets(experiment.data, split=split, share=share)
         return opened.split.to_json()
 
     split = ranks.decide(draw)
-    datasets = opened or open_datasets(experiment.data, split=Split.from_json(split))
+    datasets = opened or open_datasets(experiment.data, split=Split.from_json(split), share=share)
     identity = identify(experiment, datasets.fingerprint)
     ranks.check_equal(
         {"the data": datasets.fingerprint, "the experiment": identity}, "what they train"
@@ -132,6 +133,7 @@ def open_material(experiment: Experiment, directory: ExperimentDir, ranks: Ranks
         notes=(
             *_some(datasets.missing, "listed image", "missing, left out"),
             *_some(datasets.tested_too, "image", "of the training data in the test set as well"),
+            *_apart(datasets.unshared_cache),
         ),
     )
 
@@ -254,14 +256,17 @@ def make_run(
         )
     facts = task.facts()
     throughput = Throughput()
+    say = reporter.message if ranks.is_first else ranks.warn
+    holds = any(not update.fresh_batch for update in task.all_updates())
+    held = 1 + (train.accumulate if holds else 1)
     batches = Batches(
-        partial(_open_train_loader, experiment, machine, material),
+        partial(_open_train_loader, experiment, machine, material, held, say),
         machine.device,
         throughput,
         accumulate=train.accumulate,
         per_epoch=material.batches_per_epoch,
         world_size=ranks.size,
-        held=any(not update.fresh_batch for update in task.all_updates()),
+        held=holds,
         channels_last=train.channels_last,
     )
     if train.compile:
@@ -304,7 +309,7 @@ def make_run(
         stepper=stepper,
         batches=batches,
         throughput=throughput,
-        validator=_validator(experiment, machine, material, stepper),
+        validator=_validator(experiment, machine, material, stepper, say),
         schedule=make_schedule(experiment, task, material.batches_per_epoch, horizon),
         best=best,
         budget=TimeBudget(
@@ -322,7 +327,12 @@ def make_run(
 
 
 def _open_train_loader(
-    experiment: Experiment, machine: Machine, material: Material, start: int
+    experiment: Experiment,
+    machine: Machine,
+    material: Material,
+    held: int,
+    say: Callable[[str], None],
+    start: int,
 ) -> Iterator[dict[str, Any]]:
     return train_loader(
         material.datasets.train,
@@ -334,11 +344,18 @@ def _open_train_loader(
         world_size=machine.ranks.size,
         num_workers=machine.num_workers,
         pin_memory=machine.device.type == "cuda",
+        local_ranks=machine.ranks.local_size,
+        held=held,
+        say=say,
     )
 
 
 def _validator(
-    experiment: Experiment, machine: Machine, material: Material, stepper: Stepper
+    experiment: Experiment,
+    machine: Machine,
+    material: Material,
+    stepper: Stepper,
+    say: Callable[[str], None],
 ) -> Validator | None:
     images, train = material.datasets.val, experiment.train
     if len(images) == 0:
@@ -356,6 +373,8 @@ def _validator(
         world_size=machine.ranks.size,
         num_workers=machine.num_workers,
         pin_memory=machine.device.type == "cuda",
+        local_ranks=machine.ranks.local_size,
+        say=say,
     )
     return Validator(
         stepper.task,
@@ -404,6 +423,12 @@ def _some(names: Sequence[str], what: str, matter: str) -> list[str]:
         return []
     first = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
     return [f"warning: {count(len(names), what)} {matter}: {first}"]
+
+
+def _apart(trouble: str | None) -> list[str]:
+    if trouble is None:
+        return []
+    return [f"warning: each rank keeps decoded images of its own: {trouble}"]
 
 
 def count(number: int, what: str) -> str:

@@ -123,6 +123,20 @@ class Ranks:
         """What rank 0 makes, on every rank; a JSON value. The others wait for it."""
         return make()
 
+    @property
+    def is_first_here(self) -> bool:
+        """True for one process of this machine."""
+        return self.local_rank == 0
+
+    def from_first_here(self, text: str) -> str:
+        """What the first process of this machine gives; the others' `text` is ignored."""
+        return text
+
+    def warn(self, text: str) -> None:
+        """Say something that concerns this rank alone; rank 0 has a reporter for it."""
+        with suppress(OSError):
+            os.write(2, f"rank {self.rank}: {text}\n".encode())
+
     def gather(self, value: T) -> list[T]:
         """The JSON values of all ranks, in order."""
         return [value]
@@ -184,7 +198,7 @@ class Group(Ranks):
         self.local_size = _number("LOCAL_WORLD_SIZE", 1)
         self._directory, self._stop = directory, stop
         self._store: Any = next(iter(rendezvous("env://", timeout=TIMEOUT)))[0]
-        self._rounds = 0
+        self._rounds = self._rounds_here = 0
         self._pending: tuple[Tensor, Any] | None = None
         self._failure: Failure | None = None
         self._done = threading.Event()
@@ -254,6 +268,14 @@ class Group(Ranks):
             self._store.set(key, json.dumps(made))
             return made
         return json.loads(self._await(key))
+
+    def from_first_here(self, text: str) -> str:
+        self._rounds_here += 1
+        key = f"imgtool/here/{socket.gethostname()}/{self._rounds_here}"
+        if self.is_first_here:
+            self._store.set(key, text)
+            return text
+        return self._await(key)
 
     def gather(self, value: T) -> list[T]:
         self._rounds += 1

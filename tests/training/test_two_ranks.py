@@ -163,7 +163,7 @@ def test_two_ranks_of_half_the_batch_are_one_process_of_the_whole(two, data, tmp
     both = checkpoint_file.read(two / f"{family}-parts/checkpoints/iter_000005.safetensors")
     start = checkpoint_file.read(two / f"{family}-one/checkpoints/iter_000001.safetensors")
     moved = [
-        (t.double() - start.tensors[f"model.{n}"]).double().abs().max()
+        (t.double() - start.tensors[f"model.{n}"].double()).abs().max()
         for n, t in one.part("model").items()
     ]
     assert max(moved) > 1e-3  # a hundred times what is tolerated
