@@ -1,0 +1,185 @@
+"""A bad step leaves no trace: parameters, buffers, optimizer state and averages are as before.
+
+Over the registry: each update of each family, with a forward that is not finite and with a
+gradient that is not.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from imgtool.config.faces import FacesData
+from imgtool.config.load import load
+from imgtool.data.pyramid import pyramid_size
+from imgtool.models import registry
+from imgtool.models.base import DataInfo
+from imgtool.training import optim
+from imgtool.training.batches import Batches
+from imgtool.training.device import Precision
+from imgtool.training.ranks import Ranks
+from imgtool.training.step import Stepper
+from imgtool.training.throughput import Throughput
+
+# Beside what `--tiny` chooses, what else of a family has a state that a forward may change.
+VARIANTS = {
+    "autoencoder": ["model.bottleneck=vq", "model.codebook_size=16"],
+    "genegan": ["model.base_channels=8"],
+    "hpcm": ["loss.phase2_reg=true"],
+}
+CASES = [(family, ()) for family in registry.FAMILIES] + [
+    (family, tuple(sets)) for family, sets in VARIANTS.items()
+]
+
+
+def endless(experiment, start):
+    number = start
+    while True:
+        random = torch.Generator().manual_seed(number)
+        if isinstance(experiment.data, FacesData):
+            shape = (4, 3, pyramid_size(experiment.data.image_sizes)[0], 1)
+        else:
+            shape = (2, 3, 64, 64)
+        image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=random)
+        yield {
+            "image": image,
+            "index": torch.arange(len(image)),
+            "mask": torch.randint(0, 2, (len(image), 64, 64), dtype=torch.uint8, generator=random),
+            "label": torch.randint(0, 2, (len(image),), generator=random),
+        }
+        number += 1
+
+
+def make(family, sets, *more):
+    given = ["data.root=x", "train.ema_decay=0.9", "train.device=cpu", *sets, *more]
+    experiment = load(
+        None, family=family, schema_of=registry.schema, sets=given, tiny=True
+    ).experiment
+    info = DataInfo(
+        targets=frozenset({"mask", "label"}),
+        image_size=(64, 64),
+        num_train_images=8,
+        mask_names=("wall", "floor"),
+        label_names=("room", "hall"),
+    )
+    torch.manual_seed(0)
+    task = registry.family(family).build(experiment, info)
+    task.modules.to(memory_format=torch.channels_last).train()
+    batches = Batches(
+        lambda start: endless(experiment, start),
+        torch.device("cpu"),
+        Throughput(),
+        held=any(not update.fresh_batch for update in task.all_updates()),
+    )
+    return Stepper(Ranks(), task, experiment.train, batches, Precision(torch.device("cpu")))
+
+
+def state(stepper):
+    """Every tensor by name; optimizer state that does not exist yet counts as zeros."""
+    found = {f"model.{n}": t for n, t in stepper.task.modules.state_dict().items()}
+    averages = zip(stepper.averages.names, stepper.averages.averages, strict=True)
+    found |= {f"ema.{name}": tensor for name, tensor in averages}
+    for update, sets in stepper.optimizers.items():
+        for name, optimizer in sets.items():
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            for number, parameter in enumerate(parameters):
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    if isinstance(value, torch.Tensor) and value.any():
+                        found[f"{update}.{name}.{number}.{key}"] = value
+    return {name: tensor.detach().clone() for name, tensor in found.items()}
+
+
+def spoil_forward(update, monkeypatch):
+    """One value of the batch's image is not finite: so is all that is computed from it."""
+    plain = type(update).forward
+
+    def forward(self, batch):
+        hooks = [
+            module.register_forward_hook(lambda m, i, out: out + math.nan)
+            for module in self.modules()
+            if isinstance(module, torch.nn.Conv2d)
+        ]
+        try:
+            return plain(self, batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    monkeypatch.setattr(type(update), "forward", forward)
+
+
+def spoil_gradient(update, monkeypatch):
+    parameter = next(p for p in update.parameters() if p.requires_grad)
+    hook = parameter.register_hook(lambda gradient: gradient * math.inf)
+    monkeypatch.setattr(type(update), "undo_spoiling", hook.remove, raising=False)
+
+
+def iterate(stepper, number, spoilt=None, spoil=None):
+    """An iteration; returns the state before and after the step of `spoilt`."""
+    seen = None
+    for index, update in enumerate(stepper.task.updates(number)):
+        if update is not spoilt or seen is not None:
+            stepper.step(update, 1.0, fresh=index == 0 or update.fresh_batch)
+            continue
+        with pytest.MonkeyPatch.context() as patch:
+            before = state(stepper)
+            spoil(update, patch)
+            stepper.step(update, 1.0, fresh=index == 0 or update.fresh_batch)
+            getattr(type(update), "undo_spoiling", lambda: None)()
+            seen = before, state(stepper)
+    stepper.end_iteration(number)
+    return seen
+
+
+def differing(before, after):
+    return [n for n, t in before.items() if not torch.equal(t, after[n])]
+
+
+@pytest.mark.parametrize("spoil", [spoil_forward, spoil_gradient])
+@pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.parametrize(("family", "sets"), CASES)
+def test_a_bad_step_leaves_no_trace(family, sets, at, spoil, monkeypatch):
+    for which in range(len(make(family, sets).task.all_updates())):
+        stepper = make(family, sets)
+        for number in range(1, at):
+            iterate(stepper, number)
+        spoilt = stepper.task.all_updates()[which]
+        before, after = iterate(stepper, at, spoilt, spoil)
+        assert stepper.bad.read()[1] == 1
+        assert before.keys() == after.keys()
+        assert differing(before, after) == []
+        iterate(stepper, at + 1)  # and the next one is taken
+        later = state(stepper)
+        assert all(tensor.isfinite().all() for tensor in later.values())
+        assert differing(after, later)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "rmsprop"])
+@pytest.mark.parametrize("family", list(registry.FAMILIES))
+def test_a_bad_step_is_masked_without_reading_the_flag(family, optimizer, monkeypatch):
+    """As on a GPU, where the flag stays on the device."""
+    monkeypatch.setattr(optim, "on_host", lambda flag: False)
+    sets = [*VARIANTS.get(family, []), f"train.optimizer={optimizer}", "train.momentum=0.9"]
+    stepper = make(family, sets)
+    iterate(stepper, 1)
+    before, after = iterate(stepper, 2, stepper.task.all_updates()[-1], spoil_forward)
+    assert differing(before, after) == []
+
+
+@pytest.mark.parametrize("family", list(registry.FAMILIES))
+def test_averages_of_an_update_stay_after_its_bad_step(family):
+    stepper = make(family, VARIANTS.get(family, []))
+    iterate(stepper, 1)
+    update = stepper.task.all_updates()[-1]
+    own = {id(t) for t in (*update.parameters(), *update.buffers())}
+    named = stepper.task.modules.state_dict(keep_vars=True)
+    names = [n for n in stepper.averages.names if id(named[n]) in own]
+    before = dict(
+        zip(stepper.averages.names, map(torch.clone, stepper.averages.averages), strict=True)
+    )
+    iterate(stepper, 2, update, spoil_forward)
+    after = dict(zip(stepper.averages.names, stepper.averages.averages, strict=True))
+    assert names
+    assert all(torch.equal(before[n], after[n]) for n in names)
