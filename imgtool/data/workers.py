@@ -167,7 +167,8 @@ class Incoming:
         except OSError as error:
             raise refused(error) from error
         finally:
-            # torch's handler would raise in the middle of a step or of a save.
+            # torch's handler would raise in the middle of a step or of a save. Without it a dead
+            # worker is met at the next batch, or after five seconds of waiting for one.
             if child is not None and threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGCHLD, child)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
