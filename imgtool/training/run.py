@@ -182,8 +182,7 @@ def _train(
     if experiment.train.channels_last:
         task.modules.to(memory_format=torch.channels_last)
     if experiment.train.compile:
-        for module in task.compile_targets():
-            module.compile()
+        task.compile()
     open_loader = partial(_open_train_loader, experiment, datasets, launch, workers, device)
     num_batches = datasets.batches_per_epoch(experiment.train.batch_size * launch.world_size)
     stepper = Stepper(

@@ -57,7 +57,7 @@ class Validator:
 
     def _eager(self) -> AbstractContextManager[object]:
         # set_stance imports the compiler, which a run without it need not wait for.
-        if any(module._compiled_call_impl for module in self.task.compile_targets()):
+        if self.task.compiled:
             eager: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
             return eager
         return nullcontext()
