@@ -225,9 +225,11 @@ class Task(ABC):
         monitor_mode: `min` or `max`.
         has_best: whether `monitor` really tells better weights from worse ones. Where not, there
             is no best checkpoint unless the user names a metric (`train.monitor`).
+        compiled: whether `compile` was called.
     """
 
     modules: nn.ModuleDict
+    compiled: bool = False
     monitor: str = "val_loss"
     monitor_mode: str = "min"
     has_best: bool = True
@@ -267,8 +269,24 @@ class Task(ABC):
         )
 
     def compile_targets(self) -> Sequence[nn.Module]:
-        """Modules that do the tensor work and are worth compiling."""
+        """Modules that do the tensor work, entered by `forward`, each a graph without a break."""
         return ()
+
+    def num_graphs(self) -> int:
+        """Graphs that all targets together need in training: one a size and way to call it."""
+        return len(self.compile_targets())
+
+    def compile(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Have the targets compiled when they are first called.
+
+        For training alone: whole images of any size would be compiled once more, for minutes.
+        """
+        config = torch.compiler.config
+        # Modules share one cache: they all are the code of nn.Module.__call__.
+        config.recompile_limit = max(config.recompile_limit, self.num_graphs())
+        for module in self.compile_targets():
+            module.compile(backend=backend, dynamic=False)  # training's sizes are few and known
+        self.compiled = True
 
     def doubts(self, last_iteration: int | None, iterations_per_epoch: float) -> Sequence[str]:
         """What in the config will hardly be meant, in a run of this length; one line each."""

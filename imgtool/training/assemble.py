@@ -270,8 +270,7 @@ def make_run(
         channels_last=train.channels_last,
     )
     if train.compile:
-        for module in task.compile_targets():
-            module.compile()
+        task.compile()
     stepper = Stepper(
         ranks,
         task,
@@ -381,7 +380,6 @@ def _validator(
         stepper.averages,
         machine.precision,
         lambda: batches,
-        is_compiled=train.compile,
     )
 
 

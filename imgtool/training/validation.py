@@ -26,7 +26,6 @@ class Validator:
         averages: of the weights, which are looked at where there are any.
         precision: of forward passes, and the device.
         batches: gives the validation batches anew.
-        is_compiled: whether the task's modules are.
     """
 
     def __init__(
@@ -35,12 +34,9 @@ class Validator:
         averages: Averages | None,
         precision: Precision,
         batches: Callable[[], Iterable[dict[str, Any]]],
-        *,
-        is_compiled: bool = False,
     ) -> None:
         self.task, self.averages, self.precision = task, averages, precision
         self.batches, self.device = batches, precision.device
-        self._is_compiled = is_compiled
 
     @contextmanager
     def looking(self, *, averaged: bool = True) -> Iterator[None]:
@@ -62,7 +58,7 @@ class Validator:
 
     def _eager(self) -> AbstractContextManager[object]:
         # set_stance imports the compiler, which a run without it need not wait for.
-        if self._is_compiled:
+        if self.task.compiled:
             eager: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
             return eager
         return nullcontext()

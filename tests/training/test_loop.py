@@ -193,10 +193,12 @@ def test_validation_is_not_compiled(run, tmp_path, monkeypatch):
         graphs.append(torch.is_grad_enabled())
         return graph
 
-    def compile_(module):
-        module._compiled_call_impl = torch.compile(module._call_impl, backend=backend)
-
-    monkeypatch.setattr(torch.nn.Module, "compile", compile_)
+    compile_ = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module,
+        "compile",
+        lambda module, **options: compile_(module, **{**options, "backend": backend}),
+    )
     run(tmp_path / "a", "train.max_iter=2", "train.val_every=1", "train.compile=true")
     assert graphs
     assert all(graphs)

@@ -257,6 +257,10 @@ class GeneganTask(Task):
     def compile_targets(self) -> Sequence[nn.Module]:
         return tuple(self.modules.values())
 
+    def num_graphs(self) -> int:
+        """Each size of each network, once for critic and once for generator updates."""
+        return 2 * len(self.data_sizes) * len(self.modules)
+
     def warm_start(self, read: Reader) -> dict[str, Any] | None:
         """Begin with the weights of a VQ-VAE; see `warm_start.from_vqvae`."""
         model = self.experiment.model
