@@ -72,10 +72,16 @@ def _brief(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def show_commands(plan: Plan, trials: Sequence[Trial]) -> None:
+def show_commands(
+    plan: Plan, trials: Sequence[Trial], *, slots: int | None, slots_per_gpu: int
+) -> None:
     from imgtool.sweep.jobs import timed_command
+    from imgtool.sweep.slots import find_slots, fit
 
-    for trial in trials:
+    fitted, notes = fit(trials, find_slots(slots=slots, slots_per_gpu=slots_per_gpu))
+    for note in notes:
+        say(note)
+    for trial in fitted:
         say(shlex.join(timed_command(plan, trial)))
 
 

@@ -51,7 +51,11 @@ def run(
     ] = None,
     slots: Annotated[
         int | None,
-        typer.Option(min=1, help="Trials at once; the threads are divided. One a GPU, or 1."),
+        typer.Option(
+            min=1,
+            help="Trials at once; the threads are divided. One a GPU, or 1. A trial of several "
+            "GPUs (lsf.num_gpus) takes as many.",
+        ),
     ] = None,
     slots_per_gpu: Annotated[int, typer.Option(min=1, help="Trials that share a GPU.")] = 1,
     fail_fast: Annotated[
@@ -155,7 +159,7 @@ def run(
     if dry_run:
         choice = choose(plan, retry=again)
         describe(output, plan, choice.left)
-        show_commands(plan, choice.run)
+        show_commands(plan, choice.run, slots=slots, slots_per_gpu=slots_per_gpu)
         if then is not None:
             say(then)
         return
@@ -211,16 +215,20 @@ def _here(
     from commands._sweep_table import ask_lsf, pool_listener
     from imgtool.sweep import local, manifest
     from imgtool.sweep.choose import choose
+    from imgtool.sweep.slots import fit
 
     ask_lsf(trial.directory for trial in plan.trials)
     choice = choose(plan, retry=retry)
+    trials, notes = fit(choice.run, places)
     manifest.write(plan)
+    for note in notes:
+        say(note)
     _say_what_is_left(plan, choice.left)
     options = local.Options(slots=tuple(places), fail_fast=fail_fast)
     received = None
     if choice.run:
         with pool_listener(len(choice.run)) as listener:
-            received = local.run(plan, choice.run, options, listener)
+            received = local.run(plan, trials, options, listener)
     states = _emit(output, plan)
     if received is not None:
         return ExitCode.INTERRUPTED

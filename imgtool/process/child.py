@@ -44,7 +44,7 @@ class Child:
     Args:
         command: program and arguments.
         env: its environment.
-        output: takes stdout and stderr; our stderr by default.
+        output: takes stdout and stderr; our stderr by default. None: each is ours.
         stdin: where it reads; None is our own.
         on_our_death: what the kernel sends it when the thread that starts it dies, by KILL
             too; None lets it live on. (Linux only.)
@@ -60,7 +60,7 @@ class Child:
         command: Sequence[str],
         *,
         env: Mapping[str, str],
-        output: int = 2,
+        output: int | None = 2,
         stdin: int | None = subprocess.DEVNULL,
         on_our_death: signal.Signals | None = None,
         ignored: Sequence[signal.Signals] = (),
@@ -86,6 +86,10 @@ class Child:
     def has_ended(self) -> bool:
         """Whether it has; it is collected then."""
         return self._process.poll() is not None
+
+    def wants_a_look(self) -> bool:
+        """Whether something may be due for it before its ladder's time."""
+        return self.has_ended()
 
     @property
     def code(self) -> int:
@@ -152,3 +156,13 @@ def _beginning(
                 os._exit(128 + on_our_death)
 
     return begin
+
+
+def end_with_parent(number: signal.Signals) -> None:
+    """Have the kernel send this process a signal when its parent dies. (Linux only.)"""
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+    if os.getppid() != parent:  # it died before this
+        os.kill(os.getpid(), number)

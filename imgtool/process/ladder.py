@@ -75,6 +75,7 @@ class Ladder:
         grace_sec: from asking to TERM.
         kill_after_sec: from TERM to KILL.
         deadline: when to ask by itself (`why` is then "budget"); None for never.
+        leftover_sec: what outlives a leader that ended unasked gets, from TERM to KILL.
         insistent: whether a second INT, two seconds later, goes on to the next step; of
             someone at a terminal.
     """
@@ -85,6 +86,7 @@ class Ladder:
         kill_after_sec: float,
         *,
         deadline: float | None = None,
+        leftover_sec: float = LEFTOVER_SEC,
         insistent: bool = False,
     ) -> None:
         self.stage: Literal["running", "asked", "term", "kill"] = "running"
@@ -92,6 +94,7 @@ class Ladder:
         self.why: str | None = None
         self.is_over = self.is_stuck = False
         self._grace_sec, self._kill_after_sec = grace_sec, kill_after_sec
+        self._leftover_sec = min(kill_after_sec, leftover_sec)
         self._insistent = insistent
         self._requests = Requests()
         self._steps: list[Step] = []
@@ -141,8 +144,7 @@ class Ladder:
             else:
                 self._steps = [Step("left", signal.SIGTERM)]
                 # After a stop a rank or a wrapped trainer may be saving still.
-                longest = self._kill_after_sec if self.why else LEFTOVER_SEC
-                self.due = now + min(self._kill_after_sec, longest)
+                self.due = now + (self._kill_after_sec if self.why else self._leftover_sec)
         self._has_ended = True
 
     def advance(self, now: float) -> list[Step]:

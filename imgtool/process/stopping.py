@@ -45,6 +45,7 @@ class StopRequest:
         for number in SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # ranks hold them back until now
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._first is None:

@@ -130,23 +130,30 @@ def run(
             stack.enter_context(_follow(output, position, on_output))
         if on_start is not None:
             on_start(child.pid)
-        return _Supervision(child, ladder, ours, begun, say, on_stop).watch(inbox)
+        return Supervision(child, ladder, ours, say, on_stop, begun).watch(inbox)
 
 
-class _Supervision:
-    """A command, and the ladder that ends it."""
+class Supervision:
+    """A command, and the ladder that ends it.
+
+    Args:
+        ours: children that are none of its own.
+        say, on_stop: as in `run`.
+        begun: when it was started; now when None.
+    """
 
     def __init__(
         self,
         child: Child,
         ladder: Ladder,
         ours: frozenset[int],
-        begun: float,
         say: Callable[[str], None],
-        on_stop: Callable[[], None] | None,
+        on_stop: Callable[[], None] | None = None,
+        begun: float | None = None,
     ) -> None:
         self._child, self._ladder, self._ours = child, ladder, ours
-        self._begun, self._say, self._on_stop = begun, say, on_stop
+        self._say, self._on_stop = say, on_stop
+        self._begun = time.monotonic() if begun is None else begun
         self._sent: list[Sent] = []
 
     def watch(self, inbox: Inbox) -> Outcome:
@@ -180,7 +187,7 @@ class _Supervision:
         return time.monotonic() - self._begun
 
     def _wake_at(self) -> float | None:
-        if not self._child.has_ended():
+        if not self._child.wants_a_look():
             return self._ladder.due
         soon = time.monotonic() + POLL_SEC
         return soon if self._ladder.due is None else min(soon, self._ladder.due)

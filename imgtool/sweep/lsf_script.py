@@ -237,6 +237,7 @@ class _Job:
             duration=self._duration(wall_sec, warn_min),
             requeue=" --requeue" if self.options.requeue else "",
             program=self._program(),
+            launcher="".join(f"{word} " for word in jobs.launcher(resources.num_gpus)),
         )
         per_core = resources.memory_per == "core"
         return Script(
@@ -378,7 +379,7 @@ if [ -z "$exp_dir" ]; then
 fi
 export {variable}=$(({wall} - SECONDS))
 exec {program} run-timed --exp-dir "$exp_dir" --duration {duration}{requeue} -- \
-{program} train "$family" --config "$exp_dir/trial.yaml" --exp-dir "$exp_dir" --quiet
+{program} {launcher}train "$family" --config "$exp_dir/trial.yaml" --exp-dir "$exp_dir" --quiet
 """
 
 

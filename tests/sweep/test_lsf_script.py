@@ -150,6 +150,13 @@ def test_a_job_without_gpu_or_warning(tmp_path):
     assert script.memory == "8GB"
 
 
+def test_a_job_with_several_gpus_trains_on_as_many_ranks(tmp_path):
+    (script,) = made(plan_of(tmp_path, num_gpus=4))
+    words = list(script.directives)
+    assert words[words.index("-gpu") + 1].startswith("num=4")
+    assert '-- imgtool torchrun --nproc-per-node 4 train "$family"' in script.text
+
+
 def test_a_follow_up(tmp_path):
     array, after = made(plan_of(tmp_path), then="imgtool status . | tee 'a b'")
     words = list(after.directives)

@@ -1,0 +1,37 @@
+"""torchrun, run by `imgtool.process.torchrun`: `python -m imgtool.process.agent FILE WORDS`.
+
+Who failed by itself, and how, goes to FILE as JSON (rank -> exit code, -n for signal n) rather
+than to a banner.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+from imgtool.errors import ExitCode
+
+
+def main(report: Path, words: list[str]) -> int:
+    """Run torchrun with these words."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    # It warns that it sets OMP_NUM_THREADS; imgtool sets the threads itself.
+    logging.getLogger("torch.distributed.run").setLevel(logging.ERROR)
+    try:
+        torchrun(words)
+    except ChildFailedError as error:
+        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        report.write_text(json.dumps(codes), encoding="utf-8")
+        return ExitCode.NO
+    except SignalException:
+        return ExitCode.NO
+    return ExitCode.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
