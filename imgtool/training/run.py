@@ -150,6 +150,7 @@ def _train(
     _tell(datasets.tested_too, "image", "of the training data in the test set as well", reporter)
     identity = identify(experiment, datasets.fingerprint)
     start = choose_start(resume, directory, loaded, identity, datasets.fingerprint, reporter)
+    identity = start.identity
     workers = experiment.data.num_workers
     if workers is None:
         workers = default_workers(
