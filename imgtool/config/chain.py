@@ -16,6 +16,8 @@ from imgtool.config.yaml_io import MAX_BYTES, Entry, parse_document
 from imgtool.errors import ConfigError
 
 MAX_FILES = 100
+# How a config begins that has every value of its time: what it lacks is younger than it.
+RESOLVED = "# Every value of this experiment, and where it came from."
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,19 @@ class Source:
             raise ConfigError(
                 f"{self.label}:{line}: not UTF-8 text", hint="a config is YAML, saved as UTF-8"
             ) from error
+
+
+@dataclass(frozen=True)
+class Document:
+    """What one file says.
+
+    Attributes:
+        entries: by dotted key.
+        is_resolved: whether it had every key when it was written.
+    """
+
+    entries: Mapping[str, Entry]
+    is_resolved: bool
 
 
 class _InMemory:
@@ -113,13 +128,13 @@ def _preset(name: str) -> Source | None:
     return Source(f"preset {name}", PurePosixPath(name).name, found, name)
 
 
-def read_chain(source: Source) -> list[Mapping[str, Entry]]:
+def read_chain(source: Source) -> list[Document]:
     """The files of `base:` chains, depth first, the furthest first and `source` last.
 
     Raises:
         ConfigError: a file that cannot be read, or that is based on itself.
     """
-    documents: list[Mapping[str, Entry]] = []
+    documents: list[Document] = []
     _read_into(documents, source, [])
     return documents
 
@@ -130,8 +145,9 @@ def _parsed(text: str, label: str) -> Mapping[str, Entry]:
     return parse_document(text, label)
 
 
-def _read_into(documents: list[Mapping[str, Entry]], source: Source, open_files: list[str]) -> None:
-    document = _parsed(source.read(), source.label)
+def _read_into(documents: list[Document], source: Source, open_files: list[str]) -> None:
+    text = source.read()
+    document = _parsed(text, source.label)
     here = [*open_files, _identity(source)]
     for word, origin in _bases(document):
         base = _find_base(source, word, origin)
@@ -145,7 +161,7 @@ def _read_into(documents: list[Mapping[str, Entry]], source: Source, open_files:
         raise ConfigError(
             f"{source.label}: based on more than {MAX_FILES} files", hint="merge some of them"
         )
-    documents.append(document)
+    documents.append(Document(document, text.startswith(RESOLVED)))
 
 
 def _identity(source: Source) -> str:

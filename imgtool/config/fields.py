@@ -43,6 +43,7 @@ class Key:
     default: Any
     doc: str
     run: bool
+    before: Any
     flag: str | None
     aliases: tuple[str, ...]
 
@@ -70,6 +71,7 @@ def _keys(section: str, cls: type) -> tuple[Key, ...]:
             default=field.default,
             doc=field.metadata.get("doc", ""),
             run=field.metadata.get("run", False),
+            before=field.metadata.get("before", field.default),
             flag=field.metadata.get("flag"),
             aliases=tuple(field.metadata.get("aliases", ())),
         )

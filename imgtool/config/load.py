@@ -5,24 +5,36 @@ Later wins: base < file < --tiny < --set < options. Every value remembers where 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from imgtool.config.chain import Source, find, read_chain
+from imgtool.config.chain import RESOLVED, Source, find, in_memory, read_chain
 from imgtool.config.fields import TOP_KEYS, keys_of, suggest
 from imgtool.config.flags import fields_of, parse_flag
 from imgtool.config.identity import identity, identity_diff, to_dict
 from imgtool.config.schema import Experiment, FamilySchema
 from imgtool.config.validate import Problem, build_sections, contradiction, refuse, shown
 from imgtool.config.yaml_io import Entry, format_value, parse_value
-from imgtool.errors import ConfigError
+from imgtool.errors import CheckpointError, ConfigError
 
-__all__ = ["Loaded", "identity", "identity_diff", "load", "read_resolved", "to_dict", "to_yaml"]
+__all__ = [
+    "Loaded",
+    "identity",
+    "identity_diff",
+    "load",
+    "read_resolved",
+    "read_stored",
+    "to_dict",
+    "to_yaml",
+]
 
 SchemaOf = Callable[[str], FamilySchema]
 DEFAULT = "default"
+BEFORE = "as before there was a choice"
 COMMAND_LINE = "command line"
 
 
@@ -64,15 +76,18 @@ def load(
         ConfigError: anything that is wrong in what was given, with its place.
     """
     found = find(source) if isinstance(source, str) else source
-    documents = [] if found is None else read_chain(found)
+    chain = [] if found is None else read_chain(found)
+    documents = [document.entries for document in chain]
     _refuse_sweep(documents, found)
     chosen = _family(documents, family, found)
     schema = _schema(chosen, schema_of)
     problems: list[Problem] = []
     entries: dict[str, Entry] = {}
-    for document in documents:
+    for document in chain:
         entries.pop("name", None)  # what is based on an experiment is another one
-        entries.update(_today(document, schema, problems))
+        if document.is_resolved:
+            entries.update(_before(schema))
+        entries.update(_today(document.entries, schema, problems))
     if tiny:
         entries.update({key: Entry(value, "--tiny") for key, value in schema.tiny.items()})
     for text in sets:
@@ -82,6 +97,15 @@ def load(
     stem = schema.name if found is None else found.stem
     label = COMMAND_LINE if found is None else found.label
     return _build(schema, {"name": Entry(stem, DEFAULT), **entries, "family": chosen}, label)
+
+
+def _before(schema: FamilySchema) -> dict[str, Entry]:
+    """What a config means by keys that are younger than it, where that is not their default."""
+    return {
+        dotted: Entry(list(key.before) if isinstance(key.before, tuple) else key.before, BEFORE)
+        for dotted, key in keys_of(schema).items()
+        if key.before != key.default
+    }
 
 
 def _family(
@@ -269,7 +293,7 @@ def to_yaml(loaded: Loaded) -> str:
         ]
     width = min(max(len(text) for text, _ in rows), 44)
     lines = [f"{text:{width}}  # {_printable(origin)}" if origin else text for text, origin in rows]
-    return "\n".join(["# Every value of this experiment, and where it came from.", *lines]) + "\n"
+    return "\n".join([RESOLVED, *lines]) + "\n"
 
 
 def _printable(text: str) -> str:
@@ -283,3 +307,16 @@ def read_resolved(path: object, schema_of: SchemaOf) -> Loaded:
         ConfigError: missing, or not such a file.
     """
     return load(str(path), family=None, schema_of=schema_of)
+
+
+def read_stored(config: object, path: Path, schema_of: SchemaOf) -> Loaded:
+    """The config that a checkpoint has, as `to_dict` gave it; `path` is for messages.
+
+    Raises:
+        CheckpointError: there is none.
+        ConfigError: it has keys that this version does not know.
+    """
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} has no config", hint="give a checkpoint of imgtool train")
+    text = f"{RESOLVED}\n{json.dumps(config)}"
+    return load(in_memory(path, text.encode()), family=None, schema_of=schema_of)

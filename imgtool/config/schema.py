@@ -5,6 +5,8 @@ is loaded (`imgtool.config.load`), so that importing this module costs nothing.
 
 A field is *identity* by default: it is part of the hash that names a trial and guards its
 directory. Fields marked `run=True` (where, how long, how often it is logged) are not.
+A field that is added, or becomes a run field, changes no experiment of before: it says which
+value programs behaved like `before` there was the choice.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ Fraction = Annotated[float, Ge(0), Lt(1)]
 # A count of iterations (1000), or of epochs (5ep).
 Interval = PositiveInt | Annotated[str, "interval"]
 
+_NOT_GIVEN = object()
 STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
 
@@ -34,6 +37,7 @@ def option(
     doc: str,
     *,
     run: bool = False,
+    before: Any = _NOT_GIVEN,
     flag: str | None = None,
     aliases: tuple[str, ...] = (),
 ) -> Any:
@@ -43,10 +47,16 @@ def option(
         default: its value when nobody sets it.
         doc: one line for `--help` and the resolved config.
         run: True when changing it leaves the experiment the same experiment.
+        before: the value that behaves as programs did before there was this choice. Every new
+            field gives it: stored configs that lack the field have this value, and hashes leave
+            it out. An identity field that becomes a run field gives its former default, which
+            holds its place in hashes.
         flag: its option of `imgtool train`, without dashes; the field's name by default.
         aliases: further spellings of the flag.
     """
     metadata = {"doc": doc, "run": run, "flag": flag, "aliases": aliases}
+    if before is not _NOT_GIVEN:
+        metadata["before"] = before
     return field(default=default, metadata=metadata)
 
 

@@ -6,7 +6,6 @@ the background of `input` with an object made of those of the targets.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from imgtool.config.chain import in_memory
-from imgtool.config.load import load
+from imgtool.config.load import read_stored
 from imgtool.data.base import DataInfo
 from imgtool.data.images import decode
 from imgtool.errors import CheckpointError, UsageError
@@ -127,8 +125,7 @@ def open_editor(source: str, *, device: str = "auto", img_size: int | None = Non
             f"{path} is of the family {config.get('family')}",
             hint="faces are edited by a checkpoint of `imgtool train genegan`",
         )
-    text = json.dumps(config).encode()
-    experiment = load(in_memory(path, text), family=None, schema_of=schema).experiment
+    experiment = read_stored(config, path, schema).experiment
     sizes = experiment.data.image_sizes  # type: ignore[attr-defined]
     if img_size is not None:
         if img_size not in sizes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,13 +10,12 @@ from typing import Any
 
 import torch
 
-from imgtool.config.chain import in_memory
-from imgtool.config.load import load
+from imgtool.config.load import read_stored
 from imgtool.config.schema import Data, Experiment
 from imgtool.data.datasets import Datasets, open_datasets
 from imgtool.data.loader import eval_loader
 from imgtool.data.split import Split
-from imgtool.errors import CheckpointError, ConfigError
+from imgtool.errors import ConfigError
 from imgtool.experiment import checkpoint_file
 from imgtool.experiment.layout import ExperimentDir, find_checkpoint
 from imgtool.models.base import Task
@@ -97,11 +95,7 @@ def restore(
     """
     path = _find(source)
     loaded = checkpoint_file.read(path, ("model", "ema"))
-    config = loaded.header.config
-    if config is None:
-        raise CheckpointError(f"{path} has no config", hint="give a checkpoint of imgtool train")
-    text = json.dumps(config).encode()
-    experiment = load(in_memory(path, text), family=None, schema_of=schema).experiment
+    experiment = read_stored(loaded.header.config, path, schema).experiment
     trained_on = experiment.data
     given = {
         "root": root,

@@ -51,7 +51,14 @@ def speaking(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
         code = ExitCode.INTERRUPTED
         raise
     finally:
-        _leave(folder / f"code_{rank}", {"code": int(code), "at": time.time()})
+        say_code(code, environment)
+
+
+def say_code(code: int, environment: Mapping[str, str] = os.environ) -> None:
+    """What this process ends with, for one that ends without unwinding; nothing without a launcher."""
+    if {FOLDER_VARIABLE, "RANK"} <= environment.keys():
+        path = Path(environment[FOLDER_VARIABLE]) / f"code_{environment['RANK']}"
+        _leave(path, {"code": int(code), "at": time.time()})
 
 
 def _leave(path: Path, content: object) -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import glob
+import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path, PurePath
 from typing import Any
 
 from imgtool.config.fields import TOP_KEYS, keys_of, suggest
 from imgtool.config.identity import identity
-from imgtool.config.load import Loaded, load
+from imgtool.config.load import Loaded, load, read_resolved
 from imgtool.config.schema import Experiment, FamilySchema, Lsf
 from imgtool.errors import ConfigError, UsageError, did_you_mean
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.sweep import grid
 from imgtool.sweep.spec import SEED, Spec, as_sets, chosen, read_spec, root_of
-from imgtool.sweep.trial import Plan, Trial
+from imgtool.sweep.trial import TRIAL_CONFIG, Plan, Trial
 
 SchemaOf = Callable[[str], FamilySchema]
 TINY = "tiny"
@@ -60,7 +63,9 @@ def make_plan(
     root, shared_dir = _folders(spec, experiments, phase, tiny)
     trials: dict[str, Trial] = {}
     stems: dict[str, str] = {}
+    earlier = _Earlier(root, {name for _, name, *_ in made}, schema_of)
     for loaded, name, values, config in made:
+        name = earlier.name_of(loaded.experiment, name)
         trial = _trial(loaded, name, values, config, root, shared_dir)
         _refuse_same_name(trials.get(trial.name), trial)
         trials.setdefault(trial.name, trial)
@@ -162,6 +167,38 @@ class _Maker:
                 )
         lsf = self.load(config, as_sets({f"lsf.{k}": v for k, v in given.items()})).experiment.lsf
         return {key: getattr(lsf, key) for key in given}
+
+
+class _Earlier:
+    """Trials that lie there already under a name that their hash gave them at another time.
+
+    Args:
+        root: of the sweep.
+        names: of its trials today, which are nobody else's.
+    """
+
+    def __init__(self, root: Path, names: set[str], schema_of: SchemaOf) -> None:
+        self._root, self._names, self._schema_of = root, names, schema_of
+        self._found: dict[str, dict[str, str]] = {}
+
+    def name_of(self, experiment: Experiment, name: str) -> str:
+        """The name of a trial's directory, where there is one; else `name`."""
+        if name == experiment.name or (self._root / name).exists():
+            return name
+        if experiment.name not in self._found:
+            self._found[experiment.name] = dict(self._like(experiment.name))
+        return self._found[experiment.name].get(identity(experiment, ""), name)
+
+    def _like(self, stem: str) -> Iterator[tuple[str, str]]:
+        """(hash as of today, name) of the directories that may be trials of this config."""
+        own = re.compile(rf"{re.escape(stem)}(-[0-9a-f]{{8}})?")
+        for path in sorted(self._root.glob(f"{glob.escape(stem)}*")):
+            if path.name in self._names or not own.fullmatch(path.name):
+                continue
+            for config in (ExperimentDir(path).config_path, path / TRIAL_CONFIG):
+                with suppress(ConfigError):
+                    yield identity(read_resolved(config, self._schema_of).experiment, ""), path.name
+                    break
 
 
 def _refuse_unknown_decides(spec: Spec, schemas: Sequence[FamilySchema]) -> None:

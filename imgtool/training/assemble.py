@@ -164,9 +164,9 @@ def find_start(
     if chosen is not None:
         return chosen
     if wanted[0] is None:
-        return Start(None, None)
+        return Start(None, None, material.identity)
     path = Path(wanted[0])
-    start = Start(path, checkpoint_file.read(path))
+    start = Start(path, checkpoint_file.read(path), wanted[2])
     if _facts_of(start) != wanted:
         raise CheckpointError(
             f"rank 0 goes on from {path} at iteration {wanted[1]}, and rank {ranks.rank} finds "
@@ -180,7 +180,7 @@ def _facts_of(start: Start) -> list[Any]:
     if start.path is None or start.loaded is None:
         return [None, None, None]
     header = start.loaded.header
-    return [str(start.path), header.iteration, header.identity]
+    return [str(start.path), header.iteration, header.identity or start.identity]
 
 
 def set_up_machine(
@@ -301,7 +301,7 @@ def make_run(
     return Run(
         experiment=experiment,
         config=config,
-        identity=material.identity,
+        identity=start.identity,
         data_fingerprint=material.datasets.fingerprint,
         directory=directory,
         ranks=ranks,
@@ -316,7 +316,7 @@ def make_run(
         ),
         stop=stop,
         reporter=reporter,
-        logs=_open_logs(experiment, config, directory, material.identity, position, ranks),
+        logs=_open_logs(experiment, config, directory, start.identity, position, ranks),
         status=status,
         position=position,
         closed=closed,

@@ -29,6 +29,7 @@ from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import now_iso
 from imgtool.files import write_text
 from imgtool.process.stopping import StopRequest
+from imgtool.process.words import say_code
 
 if TYPE_CHECKING:
     import torch
@@ -394,7 +395,7 @@ class Group(Ranks):
                 self.on_failure(error)
         with suppress(OSError):
             os.write(2, f"error: {error}\n".encode())
-        leave_code(int(error.exit_code))
+        say_code(int(error.exit_code))
         os._exit(int(error.exit_code))
 
 
@@ -465,17 +466,6 @@ def _may_be_an_echo(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(word in text for word in _ECHOES)
-
-
-RANKS_DIR = "IMGTOOL_RANKS_DIR"  # where a launcher of ours wants each rank's exit code
-
-
-def leave_code(code: int) -> None:
-    """Tell a launcher of ours what this rank ends with; nothing without one."""
-    folder = os.environ.get(RANKS_DIR)
-    if folder:
-        with suppress(OSError):
-            (Path(folder) / f"code_{_number('RANK', 0)}").write_text(f"{code}\n")
 
 
 def forget_errors(directory: Path) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from imgtool.config.fields import keys_of
-from imgtool.config.identity import identity
-from imgtool.config.load import Loaded, to_dict
+from imgtool.config.identity import identity, identity_diff
+from imgtool.config.load import Loaded, read_stored
 from imgtool.config.schema import Experiment
-from imgtool.errors import CheckpointError, ExperimentError
+from imgtool.config.yaml_io import format_value
+from imgtool.errors import CheckpointError, ConfigError, ExperimentError
 from imgtool.experiment.checkpoint_file import Checkpoint, CheckpointHeader, read, read_header
 from imgtool.experiment.checkpoints import Entry, list_checkpoints
 from imgtool.experiment.layout import ExperimentDir, find_checkpoint
@@ -22,10 +23,15 @@ SHOWN = 6
 
 @dataclass(frozen=True)
 class Start:
-    """Where to begin: from `loaded`, which lay at `path`, or from nothing."""
+    """Where to begin: from `loaded`, which lay at `path`, or from nothing.
+
+    Attributes:
+        identity: the experiment's name in its directory, which stays what it was at first.
+    """
 
     path: Path | None
     loaded: Checkpoint | None
+    identity: str
 
 
 def identify(experiment: Experiment, data_fingerprint: str) -> str:
@@ -59,15 +65,17 @@ def choose_start(
                 "and --resume never does not go on from them",
                 hint="give a new --exp-dir, or leave --resume out to go on",
             )
-        return Start(None, None)
+        return Start(None, None, own_identity)
     if resume == "auto":
         loaded = _newest(directory, reporter)
     else:
         loaded = _named(resume, directory, present, reporter)
     if loaded is None:
-        return Start(None, None)
-    _check_identity(loaded.header, config, own_identity, data_fingerprint, directory)
-    return Start(loaded.header.path, loaded)
+        return Start(None, None, own_identity)
+    header = loaded.header
+    if header.identity != own_identity:  # else its config and data are this one's
+        _refuse_another(header, config, data_fingerprint, directory)
+    return Start(header.path, loaded, header.identity or own_identity)
 
 
 def _named(
@@ -114,48 +122,54 @@ def _newest(directory: ExperimentDir, reporter: Reporter) -> Checkpoint | None:
     return None
 
 
-def _check_identity(
-    header: CheckpointHeader,
-    config: Loaded,
-    own: str,
-    data_fingerprint: str,
-    directory: ExperimentDir,
+def _refuse_another(
+    header: CheckpointHeader, config: Loaded, data_fingerprint: str, directory: ExperimentDir
 ) -> None:
-    if header.identity == own:
-        return
-    experiment = config.experiment
-    changes = differences(header.config or {}, experiment)
+    """Compare what the hashes stand for; other versions make them in other ways.
+
+    Raises:
+        ExperimentError: the checkpoint is another experiment's.
+    """
+    try:
+        stored = read_stored(header.config, header.path, schema).experiment
+    except ConfigError as error:
+        raise ExperimentError(
+            f"{header.path} has a config that this version cannot go on with: {error}",
+            hint="give a new --exp-dir, or use the version of imgtool that wrote it",
+        ) from error
+    rows = identity_diff(stored, config.experiment)
+    if stored.family != config.experiment.family:
+        rows = [("family", stored.family, config.experiment.family)]
+    changes = [f"{key}: {_text(old)} -> {_text(new)}" for key, old, new in rows]
+    hint = "give a new --exp-dir"
     if header.data_fingerprint != data_fingerprint:
         changes.append("the data's files have changed")
-    shown = "; ".join(changes[:SHOWN]) or "its identity differs"
-    more = f"; and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
-    raise ExperimentError(
-        f"{header.path} belongs to another experiment: {shown}{more}",
-        hint=f"give a new --exp-dir, or the settings that {directory.config_path} records",
-    )
+    elif rows and stored.family == config.experiment.family:
+        hint += f", or go on with this one: {_restoring(rows, config, directory)}"
+    if changes:
+        shown = "; ".join(changes[:SHOWN])
+        more = f"; and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
+        raise ExperimentError(
+            f"{header.path} belongs to another experiment: {shown}{more}", hint=hint
+        )
 
 
-def differences(stored: dict[str, Any], experiment: Experiment) -> list[str]:
-    """`key: old -> new` for every identity field in which a stored config differs."""
-    if stored.get("family") not in (None, experiment.family):
-        return [f"family: {stored['family']} -> {experiment.family}"]
-    new = to_dict(experiment)
-    changes = []
-    for key in keys_of(schema(experiment.family)).values():
-        if key.run:
-            continue
-        old_value = stored.get(key.section, {}).get(key.name)
-        new_value = new[key.section][key.name]
-        if _plain(old_value) != _plain(new_value):
-            changes.append(f"{key.dotted}: {_text(old_value)} -> {_text(new_value)}")
-    return changes
+def _restoring(
+    rows: Sequence[tuple[str, object, object]], config: Loaded, directory: ExperimentDir
+) -> str:
+    """What to add to the command so that its values are those of before, wherever they are from."""
+    if len(rows) > SHOWN:
+        return f"--config {shlex.quote(str(directory.config_path))} has its settings"
+    words = []
+    for key, old, _ in rows:
+        origin = config.origins[key]
+        is_flag = origin.startswith("--") and origin not in ("--set", "--tiny")
+        instead = f" instead of {origin}" if is_flag else ""
+        words.append(f"--set {shlex.quote(f'{key}={format_value(old)}')}{instead}")
+    return ", ".join(words) if any(" instead " in word for word in words) else " ".join(words)
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, list | tuple) else value
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list | tuple):
+def _text(value: object) -> str:
+    if isinstance(value, list):
         return "[" + ", ".join(map(str, value)) + "]"
     return "unset" if value is None else str(value)

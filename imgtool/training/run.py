@@ -104,7 +104,7 @@ def _train(
     for note in (*material.notes, *machine.notes):
         reporter.message(note)
     if ranks.is_first:
-        _write_start(loaded, directory, material, argv)
+        _write_start(loaded, directory, material, start.identity, argv)
     status.write(
         "running",
         exact_resume=machine.exactness,
@@ -112,7 +112,7 @@ def _train(
         num_workers=machine.num_workers,
         device=str(device),
         world_size=ranks.size,
-        identity=material.identity,
+        identity=start.identity,
     )
     status.start_heartbeat()
     task = assemble.build_task(experiment, material, start, directory, ranks, reporter)
@@ -141,7 +141,11 @@ def _train(
 
 
 def _write_start(
-    loaded: Loaded, directory: ExperimentDir, material: Material, argv: Sequence[str]
+    loaded: Loaded,
+    directory: ExperimentDir,
+    material: Material,
+    identity: str,
+    argv: Sequence[str],
 ) -> None:
     """What must be on disk before iteration 0."""
     for folder in (directory.path, directory.checkpoints_dir, directory.samples_dir):
@@ -156,7 +160,7 @@ def _write_start(
         ) from error
     seed, fingerprint = loaded.experiment.train.seed, material.datasets.fingerprint
     words = list(argv) or sys.argv
-    provenance.write(directory, provenance.collect(words, seed, fingerprint, material.identity))
+    provenance.write(directory, provenance.collect(words, seed, fingerprint, identity))
 
 
 def _first_words(run: Run, machine: Machine, material: Material) -> list[str]:

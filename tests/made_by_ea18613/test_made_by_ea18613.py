@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
+from imgtool.config.identity import identity
+from imgtool.config.load import read_resolved
 from imgtool.evaluation.codec.container import Container
 from imgtool.evaluation.codec.exact import environment
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import read_status
+from imgtool.models.registry import schema
 
 FAMILIES = ("autoencoder", "genegan", "hpcm")
 
@@ -57,6 +62,24 @@ def test_another_value_is_still_another_experiment(family, made, imgtool):
     assert code == 2
     assert "belongs to another experiment" in said
     assert "train.lr" in said
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hashes_are_what_they_were(family, made):
+    directory = ExperimentDir(made / family)
+    start = json.loads(directory.provenance_path.read_text())["starts"][-1]
+    stored = read_resolved(directory.config_path, schema).experiment
+    assert identity(stored, start["data_fingerprint"]) == start["identity"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_has_been_added_since_says_what_it_was_before(family, made):
+    """Else directories, hashes and sweeps of before would be another experiment's."""
+    config = yaml.safe_load(ExperimentDir(made / family).config_path.read_text())
+    for section, cls in schema(family).section_types().items():
+        for field in fields(cls):
+            is_old = field.name in config.get(section, {})
+            assert is_old or field.metadata.get("run") or "before" in field.metadata, field.name
 
 
 def test_a_sweeps_trials_are_found_as_done(made, imgtool):

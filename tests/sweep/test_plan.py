@@ -10,7 +10,7 @@ from imgtool.config import presets
 from imgtool.config.fields import keys_of
 from imgtool.errors import ConfigError, UsageError, UserError
 from imgtool.models.registry import schema
-from imgtool.sweep import manifest
+from imgtool.sweep import jobs, manifest
 from imgtool.sweep.plan import make_plan
 
 
@@ -77,6 +77,33 @@ def test_names_tell_what_is_another_experiment():
     assert changed.name == f"{plain.name}-{changed.identity[:8]}"
     assert changed.overrides == {"train.lr": 0.5}
     assert changed.loaded.experiment.name == changed.directory.path.name == changed.name
+
+
+def test_trials_whose_hash_was_another_one_are_found(folder):
+    """As versions leave them between which a key of theirs became a run field."""
+    word = write(folder, "s.yaml", "sweep: s\nroot: r\nexperiments: [x.yaml]\n")
+    write(folder, "x.yaml", BASE)
+    rates = ["train.lr=1e-3,2e-3,3e-3"]
+    today = plan(word, grid_words=rates)
+    jobs.write_config(today.trials[0])  # submitted
+    jobs.write_config(today.trials[1])  # at work
+    moved = [folder / "r" / name for name in ("x-00000000", "x-11111111")]
+    for trial, place in zip(today.trials, moved, strict=False):
+        trial.directory.path.rename(place)
+    (moved[1] / "trial.yaml").rename(moved[1] / "config.yaml")
+    found = plan(word, grid_words=rates)
+    assert names(found) == ["x-00000000", "x-11111111", names(today)[2]]
+    assert found.trials[0].directory.path == moved[0]
+    # A directory that holds something else is nobody's.
+    assert names(plan(word, grid_words=["train.lr=5e-3"]))[0] not in names(found)
+
+
+def test_values_of_before_find_the_config_that_had_them(folder):
+    """What `--set` restores when a file has changed."""
+    word = write(folder, "x.yaml", BASE + "train: {lr: 1.0e-3}\n")
+    jobs.write_config(plan(word).trials[0])
+    write(folder, "x.yaml", BASE + "train: {lr: 2.0e-3}\n")
+    assert names(plan(word, sets=["train.lr=1e-3"])) == ["x"]
 
 
 def test_tiny_trials_lie_apart():

@@ -2,12 +2,17 @@
 
 import json
 import os
+import shlex
 from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
+from imgtool.config.schema import STRICT, Train, option
 from imgtool.errors import CheckpointError, ExperimentError
+from imgtool.experiment.status import read_status
+from imgtool.models.autoencoder import schema as autoencoder
 from imgtool.process.stopping import StopRequest
 from imgtool.training import loop, saving
 
@@ -125,6 +130,52 @@ def test_another_model_is_refused_with_the_difference(run, tmp_path):
         ExperimentError, match=r"model.latent_channels: 4 -> 8; train.lr: 0.001 -> 0.002"
     ):
         run(tmp_path / "a", "train.max_iter=4", "model.latent_channels=8", "train.lr=2e-3")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (["train.weight_decay=0.5"], "--set train.weight_decay=0.01"),
+        (["train.betas=[0.5, 0.9]"], "--set 'train.betas=[0.9, 0.999]'"),
+        (
+            ["train.lr=3e-3", "model.norm_groups=4"],
+            "--set model.norm_groups=8 --set train.lr=0.001",
+        ),
+    ],
+)
+def test_what_restores_the_settings_is_said(run, tmp_path, changed, words):
+    run(tmp_path / "a", "train.max_iter=2")
+    with pytest.raises(ExperimentError) as caught:
+        run(tmp_path / "a", "train.max_iter=4", *changed)
+    assert caught.value.hint == f"give a new --exp-dir, or go on with this one: {words}"
+    restored = [word for word in shlex.split(words) if word != "--set"]
+    assert run(tmp_path / "a", "train.max_iter=4", *changed, *restored).outcome.iteration == 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grown(Train):
+    """Of a later version: a key more, and one that has become a run field."""
+
+    __pydantic_config__ = STRICT
+
+    shake: float = option(0.5, "Something new.", before=0.0)
+    clip_norm: float = option(0.0, "Largest gradient norm; 0 is off.", run=True, before=0.0)
+
+
+def test_a_directory_of_before_resumes_when_keys_were_added_or_became_run_fields(
+    run, tmp_path, monkeypatch
+):
+    first = run(tmp_path / "a", "train.max_iter=2", "train.clip_norm=0.7")
+    before = read_status(first.directory)["identity"]
+    grown = replace(autoencoder.SCHEMA, sections={**autoencoder.SCHEMA.sections, "train": Grown})
+    monkeypatch.setattr(autoencoder, "SCHEMA", grown)
+    with pytest.raises(ExperimentError, match=r"train.shake: 0.0 -> 0.5") as caught:
+        run(tmp_path / "a", "train.max_iter=3")
+    assert caught.value.hint.endswith("--set train.shake=0.0")
+    again = run(tmp_path / "a", "train.max_iter=3", "train.shake=0")
+    assert again.outcome.iteration == 3
+    assert read_status(again.directory)["identity"] == before  # and so the loggers' runs go on
+    assert run(tmp_path / "a", "train.max_iter=4", "train.shake=0").outcome.iteration == 4
 
 
 def test_other_data_is_refused(run, tmp_path, photos):
