@@ -15,7 +15,7 @@ from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.registry import schema
 from imgtool.training.report import Silence
 from imgtool.training.run import train
-from imgtool.training.stopping import StopRequest
+from imgtool.process.stopping import StopRequest
 
 ITERATIONS = 5
 SETS = (

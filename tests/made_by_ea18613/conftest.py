@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from commands.main import main
-from imgtool.training.stopping import SIGNALS
+from imgtool.process.stopping import SIGNALS
 
 ARCHIVE = Path(__file__).with_name("ea18613.tar.xz")
 

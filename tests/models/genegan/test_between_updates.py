@@ -22,7 +22,7 @@ from imgtool.training.loop import Loop
 from imgtool.training.report import Silence
 from imgtool.training.run import train
 from imgtool.training.step import Stepper
-from imgtool.training.stopping import StopRequest
+from imgtool.process.stopping import StopRequest
 
 SETS = [
     *("model.base_channels=8", "model.norm_groups=4", "data.max_images=16", "data.val_fraction=0"),
