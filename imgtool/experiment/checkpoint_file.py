@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 METADATA_KEY = "imgtool"
-CHECKPOINT_NAME = re.compile(r"iter_(\d+)\.(safetensors|pt)", re.ASCII)
+CHECKPOINT_NAME = re.compile(
+    r"iter_(?P<iteration>\d+)(?:\.pt|(?:_update_(?P<update>\d+))?\.safetensors)", re.ASCII
+)
 
 _RECORDED = (
     *("iteration", "epoch", "name", "family", "identity", "data_fingerprint", "metrics", "finite"),
@@ -78,8 +80,16 @@ class CheckpointHeader:
     @property
     def world_size(self) -> int | None:
         """How many processes trained; None where the file does not say."""
+        return self._position("world_size")
+
+    @property
+    def reached(self) -> tuple[int, int]:
+        """(complete iterations, updates done of the next one)."""
+        return self.iteration, self._position("update") or 0
+
+    def _position(self, key: str) -> int | None:
         position = self.parts.get("position")
-        number = position.get("world_size") if isinstance(position, dict) else None
+        number = position.get(key) if isinstance(position, dict) else None
         return number if type(number) is int else None
 
 
@@ -117,7 +127,7 @@ def read_header(path: str | os.PathLike[str]) -> CheckpointHeader:
         if path.suffix == ".pt":
             size = see_zip_is_whole(path)
             match = CHECKPOINT_NAME.fullmatch(path.name)
-            iteration = int(match[1]) if match else 0
+            iteration = int(match["iteration"]) if match else 0
             return CheckpointHeader(iteration, finite=None, path=path, num_bytes=size)
         return _own_header(path, *read_metadata(path))
     except FileNotFoundError as error:

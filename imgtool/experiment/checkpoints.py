@@ -16,7 +16,7 @@ from imgtool.experiment.checkpoint_file import CHECKPOINT_NAME, CheckpointHeader
 from imgtool.files import TEMPORARY_MARK, remove_temporary
 
 _OWN_NAME = (
-    r"iter_\d+\.(?:safetensors|pt)|(?:latest|best)\.(?:safetensors|pt)"
+    r"iter_\d+(?:_update_\d+)?\.(?:safetensors|pt)|(?:latest|best)\.(?:safetensors|pt)"
     r"|(?:status|provenance|split)\.json|config\.yaml|metrics\.jsonl|.+_metrics\.csv|probe"
     r"|iter_\d+_\w+\.png"
 )
@@ -29,7 +29,8 @@ class Entry:
 
     Attributes:
         path: where it lies.
-        iteration: the number in its name.
+        iteration: the number in its name: complete iterations.
+        update: the second number, if there is one: updates done of the next iteration.
         num_bytes: its size.
         modified: its modification time, seconds since the epoch.
     """
@@ -38,10 +39,16 @@ class Entry:
     iteration: int
     num_bytes: int
     modified: float
+    update: int = 0
+
+    @property
+    def reached(self) -> tuple[int, int]:
+        """(complete iterations, updates done of the next one), by its name."""
+        return self.iteration, self.update
 
 
 def list_checkpoints(directory: str | os.PathLike[str]) -> list[Entry]:
-    """The regular files iter_N.safetensors and iter_N.pt, by iteration.
+    """The regular files iter_N.safetensors, iter_N_update_M.safetensors and iter_N.pt, in order.
 
     Symlinks, temporaries and other people's files are left out, and so is a file that
     vanishes meanwhile. A directory that does not exist has none.
@@ -54,14 +61,16 @@ def list_checkpoints(directory: str | os.PathLike[str]) -> list[Entry]:
                 if match and item.is_file(follow_symlinks=False):
                     facts = item.stat(follow_symlinks=False)
                     path = Path(directory) / item.name
-                    entries.append(Entry(path, int(match[1]), facts.st_size, facts.st_mtime))
-    return sorted(entries, key=lambda entry: (entry.iteration, entry.path.name))
+                    iteration, update = int(match["iteration"]), int(match["update"] or 0)
+                    size, time = facts.st_size, facts.st_mtime
+                    entries.append(Entry(path, iteration, size, time, update))
+    return sorted(entries, key=lambda entry: (entry.reached, entry.path.name))
 
 
 def newest_valid(
     directory: str | os.PathLike[str], *, foreign: bool = False
 ) -> CheckpointHeader | None:
-    """The whole checkpoint of the highest iteration, or None.
+    """The whole checkpoint that has come furthest, or None.
 
     Args:
         directory: the checkpoints folder.

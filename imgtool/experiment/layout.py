@@ -85,9 +85,10 @@ class ExperimentDir:
         """`{name}_metrics.csv`, with characters that a file name should not have made `_`."""
         return self.path / csv_name(name)
 
-    def checkpoint_path(self, iteration: int) -> Path:
-        """Such as checkpoints/iter_020000.safetensors."""
-        return self.checkpoints_dir / f"iter_{iteration:06d}.safetensors"
+    def checkpoint_path(self, iteration: int, update: int = 0) -> Path:
+        """Such as checkpoints/iter_020000.safetensors; between two updates, a name of its own."""
+        between = f"_update_{update}" if update else ""
+        return self.checkpoints_dir / f"iter_{iteration:06d}{between}.safetensors"
 
     def create(self) -> None:
         """Make the directory and its folders, and see that they can be written to.

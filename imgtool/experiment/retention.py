@@ -1,7 +1,7 @@
 """Which checkpoints of a folder may go, and deleting them safely.
 
-Safe beside a training that writes: only regular files named iter_N.safetensors or iter_N.pt are
-ever deleted, and each is looked at again right before. Nothing newer than the newest whole
+Safe beside a training that writes: only regular files with the names of checkpoints (iter_N.pt,
+iter_N.safetensors, iter_N_update_M.safetensors) are ever deleted, and each is looked at again right before. Nothing newer than the newest whole
 checkpoint is touched, since someone may still be writing it.
 """
 
@@ -93,6 +93,7 @@ def plan(
     These always stay: the newest `keep` whole ones; whatever a symlink in the folder (latest,
     best) points to; the newest whole one with a finite loss, and the newest that has not
     exploded either. When the last one's loss is NaN, infinite or exploded, one older stays too.
+    One written between two updates counts among the newest only as long as nothing newer is whole.
     Damaged files older than a whole one go; damaged newer ones stay, and so does what cannot be
     read or is not ours.
 
@@ -138,7 +139,7 @@ def plan(
     reasons = _reasons(judged, whole, keep, pointers, notes)
     if keep_every is not None:
         for item in whole:
-            if item.entry.iteration % keep_every == 0:
+            if item.entry.iteration % keep_every == 0 and not item.entry.update:
                 reasons.setdefault(item.entry, f"iteration divisible by {keep_every}")
     if keep_best:
         _keep_best(whole, reasons, notes)
@@ -299,7 +300,8 @@ def _reasons(
 ) -> dict[Entry, str]:
     """Why each checkpoint that must stay does so."""
     last = whole[-1]
-    reasons = {item.entry: f"among the newest {keep}" for item in whole[-keep:]}
+    counted = [item for item in whole if item is last or not item.entry.update]
+    reasons = {item.entry: f"among the newest {keep}" for item in counted[-keep:]}
     for item in judged:
         if (link := pointers.get(os.path.realpath(item.entry.path))) is not None:
             reasons.setdefault(item.entry, f"{link} points to it")
@@ -310,7 +312,7 @@ def _reasons(
     trouble = last.nonfinite or last.exploded
     if trouble:
         notes.append(f"{last.entry.path.name}: {trouble}; one older checkpoint stays as well")
-        for item in whole[-keep - 1 : -keep]:
+        for item in counted[-keep - 1 : -keep]:
             reasons.setdefault(item.entry, "one older, because of the last one's loss")
     for item in reversed(whole):
         if not item.nonfinite:
@@ -324,7 +326,7 @@ def _reasons(
 
 
 def _may_be_in_writing(entry: Entry, newest_whole: Entry) -> bool:
-    if entry.iteration > newest_whole.iteration:
+    if entry.reached > newest_whole.reached:
         return True
     # Ours are renamed into place; only foreign writers leave half a file under its final name.
     young = time.time() - entry.modified < BEING_WRITTEN_SEC

@@ -246,7 +246,7 @@ class Loop:
         judged = stepper.task.has_best or run.experiment.train.monitor is not None
         if not judged or self.saver.last_step_is_bad():
             return
-        if run.best.see(value, place.iteration):
+        if run.best.see(value, place.iteration, place.update):
             self._save(best=True)
 
     def _go_on_validating(self, number: int) -> bool:

@@ -61,26 +61,26 @@ def choose_start(
             )
         return Start(None, None)
     if resume == "auto":
-        header = _newest(directory, reporter)
+        loaded = _newest(directory, reporter)
     else:
-        header = _named(resume, directory, present, reporter)
-    if header is None:
+        loaded = _named(resume, directory, present, reporter)
+    if loaded is None:
         return Start(None, None)
-    _check_identity(header, config, own_identity, data_fingerprint, directory)
-    return Start(header.path, read(header.path))
+    _check_identity(loaded.header, config, own_identity, data_fingerprint, directory)
+    return Start(loaded.header.path, loaded)
 
 
 def _named(
     resume: str, directory: ExperimentDir, present: list[Entry], reporter: Reporter
-) -> CheckpointHeader | None:
+) -> Checkpoint | None:
     header = read_header(find_checkpoint(resume))
     if header.identity is None:
         raise CheckpointError(
             f"{header.path} is no checkpoint of imgtool, and cannot be gone on from",
             hint="give a .safetensors file from an exp_dir's checkpoints, or the exp_dir",
         )
-    if not present or present[-1].iteration <= header.iteration:
-        return header
+    if not present or present[-1].reached <= header.reached:
+        return read(header.path, must_be_finite=True)
     if header.path.parent != directory.checkpoints_dir.resolve():
         # It branched off from there, and this is the same command again.
         reporter.message(
@@ -93,7 +93,7 @@ def _named(
     )
 
 
-def _newest(directory: ExperimentDir, reporter: Reporter) -> CheckpointHeader | None:
+def _newest(directory: ExperimentDir, reporter: Reporter) -> Checkpoint | None:
     present = [
         entry
         for entry in list_checkpoints(directory.checkpoints_dir)
@@ -102,7 +102,7 @@ def _newest(directory: ExperimentDir, reporter: Reporter) -> CheckpointHeader | 
     problem: CheckpointError | None = None
     for entry in reversed(present):
         try:
-            return read_header(entry.path)
+            return read(entry.path, must_be_finite=True)
         except CheckpointError as error:
             reporter.message(f"warning: {error}; trying the one before")
             problem = problem or error

@@ -328,7 +328,10 @@ def _assemble(
         header = start.loaded.header
         spent, horizon = header.elapsed_sec, header.horizon
         metrics = dict(header.metrics)
-        if start.path.resolve() != directory.checkpoint_path(position.iteration).resolve():
+        if (
+            start.path.resolve()
+            != directory.checkpoint_path(position.iteration, position.update).resolve()
+        ):
             position.saved = -1  # elsewhere, or under another name
         _warn_of_other_ranks(header.world_size, stepper.launch, reporter)
     config = to_dict(experiment)

@@ -60,14 +60,16 @@ class Saver:
         A best checkpoint that is not here (this run branched off from another directory) does
         not count: the next validation is the best of this one.
         """
-        run, place = self.run, self.run.position
-        if run.best.iteration is not None:
-            if run.directory.checkpoint_path(run.best.iteration).exists():
-                self._point(run.directory.best_path, run.best.iteration)
+        run, place, best = self.run, self.run.position, self.run.best
+        if best.iteration is not None:
+            path = run.directory.checkpoint_path(best.iteration, best.update)
+            if path.exists():
+                self._point(run.directory.best_path, path)
             else:
-                run.best.forget()
+                best.forget()
         if place.saved == place.iteration:
-            self._point(run.directory.latest_path, place.iteration)
+            path = run.directory.checkpoint_path(place.iteration, place.update)
+            self._point(run.directory.latest_path, path)
 
     def save(
         self,
@@ -98,12 +100,13 @@ class Saver:
                 raise self._diverged(
                     f"weights or optimizer state are not finite at iteration {place.iteration}"
                 )
-            path = run.directory.checkpoint_path(place.iteration)
+            # Between two updates it has a name of its own: `best` may point to the iteration's.
+            path = run.directory.checkpoint_path(place.iteration, place.update)
             header = self._header({**losses, **metrics}, epoch, facts)
             checkpoint_file.write(path, tensors, header)
-            self._point(run.directory.latest_path, place.iteration)
+            self._point(run.directory.latest_path, path)
             if best:
-                self._point(run.directory.best_path, place.iteration)
+                self._point(run.directory.best_path, path)
             self._prune()
 
     def restore_best(self) -> tuple[Path, dict[str, float | None]] | None:
@@ -115,8 +118,7 @@ class Saver:
         load_module(self.run.stepper.task.modules, loaded.part("model"), path)
         return path.resolve(), of_validation(loaded.header.metrics)
 
-    def _point(self, link: Path, iteration: int) -> None:
-        target = self.run.directory.checkpoint_path(iteration)
+    def _point(self, link: Path, target: Path) -> None:
         if self.run.logs is None or link.resolve() == target.resolve():
             return
         try:

@@ -102,6 +102,7 @@ class BestValue:
         self.patience, self.min_delta = patience, min_delta
         self.value: float | None = None
         self.iteration: int | None = None
+        self.update = 0
         self._mark: float | None = None
         self._without_gain = 0
 
@@ -110,15 +111,19 @@ class BestValue:
             return True
         return value < other - margin if self.mode == "min" else value > other + margin
 
-    def see(self, value: float | None, iteration: int) -> bool:
-        """Note a validation; True when it is the best so far. None, NaN and infinities are no gain."""
+    def see(self, value: float | None, iteration: int, update: int = 0) -> bool:
+        """Note a validation; True when it is the best so far. None, NaN and infinities are no gain.
+
+        Args:
+            iteration, update: complete iterations, and updates done of the next one.
+        """
         known = value is not None and math.isfinite(value)
         if known and self._beats(value, self._mark, self.min_delta):  # type: ignore[arg-type]
             self._mark, self._without_gain = value, 0
         else:
             self._without_gain += 1
         if known and self._beats(value, self.value, 0.0):  # type: ignore[arg-type]
-            self.value, self.iteration = value, iteration
+            self.value, self.iteration, self.update = value, iteration, update
             return True
         return False
 
@@ -137,6 +142,7 @@ class BestValue:
             "metric": self.metric,
             "value": self.value,
             "iteration": self.iteration,
+            "update": self.update,
             "mark": self._mark,
             "without_gain": self._without_gain,
         }
@@ -149,4 +155,5 @@ class BestValue:
         self.value = None if value is None else float(value)
         self._mark = None if mark is None else float(mark)
         self.iteration = None if iteration is None else int(iteration)
+        self.update = int(state.get("update") or 0)
         self._without_gain = int(state["without_gain"] or 0)
