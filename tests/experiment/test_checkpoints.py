@@ -182,6 +182,29 @@ def test_listing_takes_only_our_regular_files(experiment, write_checkpoint, writ
     assert list_checkpoints(folder / "notes.txt") == []
 
 
+def test_one_between_two_updates_comes_after_its_iteration(experiment, write_checkpoint):
+    folder = experiment.checkpoints_dir
+    between = experiment.checkpoint_path(200, 12)
+    assert between.name == "iter_000200_update_12.safetensors"
+    for update in (12, 3):
+        position = {"iteration": 200, "update": update}
+        path = write_checkpoint(200, position=position)
+        path.rename(experiment.checkpoint_path(200, update))
+    write_checkpoint(200)
+    write_checkpoint(201)
+    write_checkpoint(199)
+    for name in ("iter_000300_update_.safetensors", "iter_000300_update_1.pt", "iter_3_x.pt"):
+        (folder / name).write_text("x")
+    found = list_checkpoints(folder)
+    assert [entry.reached for entry in found] == [(199, 0), (200, 0), (200, 3), (200, 12), (201, 0)]
+    assert [read_header(entry.path).reached for entry in found] == [e.reached for e in found]
+    experiment.checkpoint_path(201).unlink()
+    assert newest_valid(folder).path == between
+    half = temporary_beside(between)
+    half.write_text("x")
+    assert remove_temporaries(folder) == [half]
+
+
 def test_newest_valid_skips_what_is_damaged_or_foreign(experiment, write_checkpoint, write_foreign):
     folder = experiment.checkpoints_dir
     assert newest_valid(folder) is None

@@ -54,6 +54,32 @@ def test_newest_is_by_iteration_not_by_name_or_time(experiment, write_checkpoint
     assert iterations(experiment) == [1000000]
 
 
+def test_one_between_two_updates_counts_until_something_newer_is_whole(
+    experiment, write_checkpoint
+):
+    folder = experiment.checkpoints_dir
+
+    def between(iteration, update):
+        path = experiment.checkpoint_path(iteration, update)
+        write_checkpoint(iteration).rename(path)
+        return path
+
+    write_checkpoint(100)
+    overtaken, pointed = between(200, 1), between(200, 2)
+    write_checkpoint(200)
+    newest = between(300, 1)
+    os.symlink(pointed.name, folder / "best.safetensors")
+    decision = retention.plan(folder, keep=2, keep_every=100)
+    reasons = {entry.path: reason for entry, reason in decision.kept}
+    assert reasons == {
+        newest: "among the newest 2",
+        experiment.checkpoint_path(200): "among the newest 2",
+        pointed: "best.safetensors points to it",
+        experiment.checkpoint_path(100): "iteration divisible by 100",
+    }
+    assert [entry.path for entry in decision.removed] == [overtaken]
+
+
 @pytest.mark.parametrize("link", ["latest.safetensors", "best.safetensors", "latest.pt", "best.pt"])
 def test_what_a_symlink_points_to_stays(experiment, write_checkpoint, link):
     first = write_checkpoint(100)
