@@ -51,7 +51,7 @@ def run(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Delete old checkpoints (iter_N.safetensors, iter_N_update_M.safetensors, iter_N.pt), and nothing else.
+    """Delete old checkpoints, iter_N*.safetensors and iter_N.pt, and nothing else.
 
     What latest or best points to always stays, and so does the newest one that is whole and
     finite. If the loss of the last one is NaN, infinite or exploded, one older stays as well.
