@@ -13,9 +13,9 @@ from imgtool.config.load import load
 from imgtool.data.synthetic.make import make_faces, make_layouts, make_photos
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.registry import schema
+from imgtool.process.stopping import StopRequest
 from imgtool.training.report import Silence
 from imgtool.training.run import train
-from imgtool.process.stopping import StopRequest
 
 ITERATIONS = 5
 SETS = (
