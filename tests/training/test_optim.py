@@ -6,7 +6,6 @@ from torch import nn
 
 from imgtool.config.schema import Train
 from imgtool.training.optim import (
-    AveragedWeights,
     build_optimizer,
     clip_gradients,
     gradient_norm,
@@ -133,17 +132,3 @@ def test_learning_rate_reaches_every_group():
     optimizer = build_optimizer(Train(), [nn.Parameter(torch.zeros(2))])
     set_lr(optimizer, 0.25)
     assert [g["lr"] for g in optimizer.param_groups] == [0.25]
-
-
-def test_averaged_weights_follow_the_equation_and_swap_exactly():
-    layer = nn.Linear(2, 2)
-    ema = AveragedWeights(layer, 0.9)
-    start = layer.weight.detach().clone()
-    with torch.no_grad():
-        layer.weight.add_(1.0)
-    ema.update()
-    held = layer.weight.detach().clone()
-    ema.swap()
-    torch.testing.assert_close(layer.weight.detach(), 0.9 * start + 0.1 * held)
-    ema.swap()
-    assert torch.equal(layer.weight, held)

@@ -1,22 +1,35 @@
 """Single optimizer steps: which batch they see, what a bad one does, what is measured."""
 
+import socket
 import time
+from pathlib import Path
 
 import pytest
 import torch
-from imgtool.training.agreement import Agreement
-from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
 from imgtool.config.schema import Train
 from imgtool.models.base import Task, Update
-from imgtool.training.device import make_fabric
-from imgtool.training.environment import Launch
+from imgtool.process.stopping import StopRequest
+from imgtool.training.batches import Batches
+from imgtool.training.device import Precision
+from imgtool.training.ranks import Group, Ranks
 from imgtool.training.step import Stepper
+from imgtool.training.throughput import Throughput
 
-ALONE = Launch(rank=0, local_rank=0, world_size=1, local_world_size=1, num_nodes=1)
-ONE_OF_TWO = Launch(rank=0, local_rank=0, world_size=2, local_world_size=2, num_nodes=1)
+CPU = torch.device("cpu")
+
+
+class Pretend(Ranks):
+    """Rank 0 of two; `other` is what the other one adds to a sum."""
+
+    size = 2
+
+    def __init__(self, other=0.0):
+        self.other = other
+
+    def sum(self, tensor):
+        return tensor.add_(torch.as_tensor(self.other))
 
 
 class Linear(Update):
@@ -64,26 +77,44 @@ def loader(start):
         number += 1
 
 
-def make(launch=ALONE, fabric=None, **train):
+def make(ranks=None, precision=None, **train):
     chosen = Train(**{"optimizer": "sgd", "lr": 0.1, "device": "cpu", **train})
-    fabric = fabric or make_fabric(chosen, torch.device("cpu"), ALONE)
-    return Stepper(fabric, TwoUpdates(), chosen, launch, loader)
+    task = TwoUpdates()
+    return stepper_of(task, chosen, ranks or Ranks(), precision or Precision(CPU))
+
+
+def stepper_of(task, train, ranks, precision):
+    batches = Batches(
+        loader, CPU, Throughput(), accumulate=train.accumulate, world_size=ranks.size, held=True
+    )
+    return Stepper(ranks, task, train, batches, precision)
 
 
 @pytest.fixture
-def group(tmp_path):
-    """A process group of this process alone."""
-    place = f"file://{tmp_path}/store"
-    torch.distributed.init_process_group("gloo", init_method=place, rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
+def group(monkeypatch):
+    """This process as a group that a launcher has started, of one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    where = {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in where.items():
+        monkeypatch.setenv(name, str(value))
+    group = Group(Path("nowhere"), StopRequest())
+    group.join(CPU)
+    yield group
+    group.close()
+
+
+def counts(stepper):
+    now, longest = stepper.bad.read()
+    return now, longest, stepper.bad.total
 
 
 def iterate(stepper, count=1):
-    for _ in range(count):
+    for number in range(1, count + 1):
         stepper.step(stepper.task.first, 1.0)
         stepper.step(stepper.task.second, 1.0, fresh=False)
-        stepper.end_iteration()
+        stepper.end_iteration(number)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -92,13 +123,13 @@ def test_an_update_without_batches_of_its_own_sees_those_of_the_one_before(accum
     iterate(stepper, 3)
     assert stepper.task.first.seen == list(range(3 * accumulate))
     assert stepper.task.second.seen == stepper.task.first.seen
-    assert stepper.batches == 3 * accumulate
+    assert stepper.batches.drawn == 3 * accumulate
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_an_iterations_updates_are_told_where_it_began(accumulate):
     stepper = make(accumulate=accumulate)
-    stepper.batches_per_epoch = 4
+    stepper.batches.per_epoch = 4
     iterate(stepper, 3)
     begun = [i * accumulate / 4 for i in range(3) for _ in range(accumulate)]
     assert stepper.task.first.epochs == begun
@@ -122,7 +153,7 @@ def test_sets_of_parameters_are_clipped_each_by_itself():
         stepper = make(clip_norm=0.1)
         update = stepper.task.first = Two("first")
         update.added = added
-        stepper = Stepper(stepper.fabric, stepper.task, stepper.train, ALONE, loader)
+        stepper = stepper_of(stepper.task, stepper.train, Ranks(), Precision(CPU))
         before = [p.detach().clone() for p in update.layer.parameters()]
         stepper.step(update, 1.0)
         pairs = zip(before, update.layer.parameters(), strict=True)
@@ -138,11 +169,11 @@ def test_going_on_between_two_updates_sees_the_same_batches(accumulate):
     straight.step(straight.task.first, 1.0)
     resumed = make(accumulate=accumulate)
     resumed.task.modules.load_state_dict(straight.task.modules.state_dict())
-    resumed.batches, resumed.steps = straight.batches, straight.steps
+    resumed.batches.drawn, resumed.steps = straight.batches.drawn, straight.steps
     straight.step(straight.task.second, 1.0, fresh=False)
     resumed.step(resumed.task.second, 1.0, fresh=False)
     assert resumed.task.second.seen == straight.task.second.seen[-accumulate:]
-    assert resumed.batches == straight.batches
+    assert resumed.batches.drawn == straight.batches.drawn
     assert torch.equal(resumed.task.second.layer.weight, straight.task.second.layer.weight)
     iterate(straight)
     iterate(resumed)
@@ -154,65 +185,64 @@ def test_weights_are_averaged_once_an_iteration():
     start = stepper.task.first.layer.weight.detach().clone()
     iterate(stepper)
     after = stepper.task.first.layer.weight.detach()
-    average = dict(zip(stepper.ema.names, stepper.ema.averages, strict=True))["first.layer.weight"]
-    torch.testing.assert_close(average, (start + after) / 2)
+    averages = dict(zip(stepper.averages.names, stepper.averages.averages, strict=True))
+    decay = stepper.averages.decay_at(1)
+    assert decay == 2 / 11
+    expected = decay * start + (1 - decay) * after
+    torch.testing.assert_close(averages["first.layer.weight"], expected)
 
 
 def test_pauses_are_left_out_of_the_throughput():
-    stepper = make()
-    stepper.start_window()
-    with stepper.pausing():
+    throughput = Throughput()
+    throughput.note_batch(100, 0.0)
+    with throughput.pausing():
         time.sleep(0.2)
-        during = stepper.span_sec
-    assert during < 0.1
-    assert stepper.span_sec < 0.1
+        during = throughput.rates().images_per_sec
+    assert during > 1000
+    assert throughput.rates().images_per_sec > 1000
 
 
 def scaled():
-    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    fabric = Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu", scaler))
-    fabric.launch()
-    return fabric
+    return Precision(CPU, torch.float16, torch.amp.GradScaler("cpu", init_scale=4.0))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])
 def test_under_a_scaler_a_lost_loss_is_skipped_though_its_gradients_are_finite(optimizer):
-    stepper = make(fabric=scaled(), optimizer=optimizer)
+    stepper = make(precision=scaled(), optimizer=optimizer)
     update = stepper.task.first
     stepper.step(update, 1.0)
     before = update.layer.weight.detach().clone()
     update.added = float("inf")
     stepper.step(update, 1.0)
     assert torch.equal(update.layer.weight, before)
-    assert stepper.bad_steps() == (1, 1, 1)
+    assert counts(stepper) == (1, 1, 1)
     assert stepper.scaler.get_scale() == 2.0
     update.added = 0.0
     stepper.step(update, 1.0)
     assert not torch.equal(update.layer.weight, before)
-    assert stepper.bad_steps() == (0, 1, 1)
+    assert counts(stepper) == (0, 1, 1)
 
 
 def test_under_a_scaler_overflow_is_skipped_but_not_counted(monkeypatch):
-    stepper = make(fabric=scaled())
+    stepper = make(precision=scaled())
     update = stepper.task.first
     before = update.layer.weight.detach().clone()
     hook = update.layer.weight.register_hook(lambda gradient: gradient * float("inf"))
     stepper.step(update, 1.0)
     hook.remove()
     assert torch.equal(update.layer.weight, before)
-    assert stepper.bad_steps() == (0, 0, 0)
+    assert counts(stepper) == (0, 0, 0)
     assert stepper.scaler.get_scale() == 2.0
 
 
 @pytest.mark.parametrize("with_scaler", [False, True])
 def test_a_loss_lost_on_another_rank_is_masked_and_counted_here(with_scaler):
     """Ranks that count differently save at different times, and wait for each other for ever."""
-    stepper = make(ONE_OF_TWO, scaled() if with_scaler else None)
-    stepper.fabric_sum = lambda flags: flags + torch.tensor([1.0, 0.0])
+    stepper = make(Pretend([1.0, 0.0]), scaled() if with_scaler else None)
     before = stepper.task.first.layer.weight.detach().clone()
     stepper.step(stepper.task.first, 1.0)
     assert torch.equal(stepper.task.first.layer.weight, before)
-    assert stepper.bad_steps() == (1, 1, 1)
+    assert counts(stepper) == (1, 1, 1)
 
 
 def test_a_step_of_several_ranks_has_no_barrier(group, monkeypatch):
@@ -222,11 +252,32 @@ def test_a_step_of_several_ranks_has_no_barrier(group, monkeypatch):
         raise AssertionError("a barrier")
 
     monkeypatch.setattr(torch.distributed, "barrier", barrier)
-    stepper = make(ONE_OF_TWO)
+    stepper = make(group)
     iterate(stepper)
-    assert stepper.bad_steps() == (0, 0, 0)
+    assert counts(stepper) == (0, 0, 0)
 
 
 def test_the_first_question_is_answered_at_once_and_later_ones_one_call_later(group):
-    agreement = Agreement(ONE_OF_TWO)
-    assert [agreement.ask(number) for number in (2, 0, 1, 0)] == [2, 2, 0, 1]
+    assert [group.ask(number) for number in (2, 0, 1, 0)] == [2, 2, 0, 1]
+    group.forget_wishes()
+    assert group.ask(0) == 0
+
+
+def test_a_bound_on_bad_steps_is_seen_without_reading_all_counters():
+    stepper = make()
+    update = stepper.task.first
+    update.added = float("nan")
+    for _ in range(3):
+        stepper.step(update, 1.0)
+    assert stepper.bad.longest() == 3
+    update.added = 0.0
+    stepper.step(update, 1.0)
+    assert stepper.bad.longest() == 3
+    assert counts(stepper) == (0, 3, 3)
+
+
+def test_each_update_has_a_gradient_norm_of_its_own():
+    stepper = make()
+    iterate(stepper)
+    means = stepper.meter.means(lambda tensor: tensor)
+    assert {"grad_norm/first", "grad_norm/second"} <= means.keys()

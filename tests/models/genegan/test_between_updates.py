@@ -17,12 +17,12 @@ from imgtool.experiment.checkpoint_file import read, read_header
 from imgtool.experiment.checkpoints import list_checkpoints, newest_valid
 from imgtool.experiment.layout import ExperimentDir, find_checkpoint
 from imgtool.models.registry import schema
+from imgtool.process.stopping import StopRequest
 from imgtool.training import saving
 from imgtool.training.loop import Loop
 from imgtool.training.report import Silence
 from imgtool.training.run import train
 from imgtool.training.step import Stepper
-from imgtool.process.stopping import StopRequest
 
 SETS = [
     *("model.base_channels=8", "model.norm_groups=4", "data.max_images=16", "data.val_fraction=0"),
