@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -297,12 +298,15 @@ class Group(Ranks):
     def wrap(self, update: nn.Module, *, takes_turns: bool = False) -> nn.Module:
         from torch.nn.parallel import DistributedDataParallel
 
+        known = signature(DistributedDataParallel.__init__).parameters
+        of_buffers = "forward_sync_buffers"  # in later versions, where the other one warns
+        buffers: Any = {of_buffers if of_buffers in known else "broadcast_buffers": False}
         is_cuda = any(parameter.is_cuda for parameter in update.parameters())
         return DistributedDataParallel(
             update,
             device_ids=[self.local_rank] if is_cuda else None,
             # Families keep statistics of the global batch: rank 0's are everybody's already.
-            broadcast_buffers=False,
+            **buffers,
             gradient_as_bucket_view=True,
             find_unused_parameters=takes_turns,
         )
