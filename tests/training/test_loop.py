@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from imgtool.errors import DivergedError
 from imgtool.experiment.checkpoint_file import read
+from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import read_status
 from imgtool.models.autoencoder import task as autoencoder
 from imgtool.training.step import Stepper
@@ -24,7 +25,7 @@ def spoil(monkeypatch):
 
         def forward(self, batch):
             losses = plain(self, batch)
-            if batch["noise"].iteration in steps:
+            if batch["noise"].step in steps:
                 losses["loss"] = losses["loss"] * float("nan")
             return losses
 
@@ -255,3 +256,68 @@ def test_a_step_reads_nothing_back_to_the_host(run, tmp_path, monkeypatch, bottl
     )
     assert seen
     assert not reads & set(seen)
+
+
+QUIET = ["train.save_every=1000", "train.val_every=1000", "train.sample_every=1000"]
+
+
+def test_the_bound_on_bad_steps_holds_whatever_is_logged(run, tmp_path, spoil):
+    spoil(set(range(3, 100)))
+    with pytest.raises(DivergedError, match="5 steps in a row"):
+        run(tmp_path / "a", "train.max_iter=60", "train.log_every=1000", *QUIET)
+    assert read_status(ExperimentDir(tmp_path / "a"))["state"] == "diverged"
+
+
+def test_a_run_whose_last_steps_were_bad_is_diverged(run, tmp_path, spoil):
+    spoil({1, 2, 3, 4})
+    with pytest.raises(DivergedError, match="the last 4 steps gave non-finite values"):
+        run(tmp_path / "a", "train.max_iter=5", *QUIET)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_monitored_value_that_is_not_finite_is_diverged(run, tmp_path, monkeypatch, value):
+    evaluator = autoencoder.AutoencoderEvaluator
+    plain = evaluator.compute
+    monkeypatch.setattr(evaluator, "compute", lambda self: {**plain(self), "mse": value})
+    with pytest.raises(DivergedError, match="val_mse is (nan|inf) at iteration 5"):
+        run(tmp_path / "a", "train.max_iter=10", "train.save_every=4")
+    status = read_status(ExperimentDir(tmp_path / "a"))
+    assert status["state"] == "diverged"
+    assert (tmp_path / "a/checkpoints/iter_000004.safetensors").exists()
+
+
+def test_a_run_without_a_limit_says_how_to_end_it(run, tmp_path):
+    endless = run(tmp_path / "a", stop_at=2)
+    assert "no limit set: Ctrl-C saves and stops" in endless.messages
+    limited = run(tmp_path / "b", "train.max_iter=2")
+    assert not any("no limit" in text for text in limited.messages)
+
+
+def test_losses_are_shown_after_the_first_iteration_of_each_start(run, tmp_path):
+    sets = ["train.log_every=50", *QUIET]
+    first = run(tmp_path / "a", "train.max_iter=3", *sets)
+    assert "iteration 1 epoch" in first.directory.log_path.read_text()
+    assert not [row for row in first.rows() if row["kind"] == "train"]  # nothing was due
+    again = run(tmp_path / "a", "train.max_iter=6", *sets)
+    assert "iteration 4 epoch" in again.directory.log_path.read_text()
+
+
+def test_a_stopped_run_is_validated_once_unless_told_otherwise(run, tmp_path):
+    stopped = run(tmp_path / "a", *QUIET, stop_at=7)
+    assert stopped.outcome.metrics["val_mse"] > 0
+    assert [int(row["iteration"]) for row in stopped.table()] == [7]
+    straight = run(tmp_path / "c", "train.max_iter=9", "train.schedule=constant", *QUIET)
+    again = run(tmp_path / "a", "train.max_iter=9", "train.schedule=constant", *QUIET)
+    assert again.table() == straight.table()  # the row was of a look, no part of the training
+    silent = run(tmp_path / "b", "train.final_validation=false", *QUIET, stop_at=7)
+    assert not silent.outcome.metrics
+    recent = run(tmp_path / "d", "train.val_every=5", stop_at=7)
+    assert [int(row["iteration"]) for row in recent.table()] == [5]
+
+
+def test_a_long_final_validation_is_given_up(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("imgtool.training.loop.FINAL_VALIDATION_SEC", -1.0)
+    stopped = run(tmp_path / "a", *QUIET, stop_at=3)
+    assert stopped.outcome.state == "stopped"
+    assert not stopped.outcome.metrics
+    assert any("final validation took longer" in text for text in stopped.messages)

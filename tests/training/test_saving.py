@@ -57,7 +57,7 @@ def test_weights_of_a_bad_step_are_not_called_best(run, tmp_path, measure, monke
 
     def forward(self, batch):
         losses = plain(self, batch)
-        if batch["noise"].iteration == 4:  # the fifth
+        if batch["noise"].step == 4:  # the fifth
             losses["loss"] = losses["loss"] * float("nan")
         return losses
 
@@ -73,7 +73,7 @@ def test_a_bad_last_step_is_said_not_saved(run, tmp_path, monkeypatch):
 
     def forward(self, batch):
         losses = plain(self, batch)
-        if batch["noise"].iteration == 6:
+        if batch["noise"].step == 6:
             losses["loss"] = losses["loss"] * float("nan")
         return losses
 
