@@ -12,7 +12,6 @@ Whoever drives the machine tells it the time and what happened, and carries out 
 from __future__ import annotations
 
 import signal
-import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -176,8 +175,3 @@ class Ladder:
     def _to_leader(self, number: signal.Signals, now: float) -> None:
         self._requests.sent(number, now)
         self._steps.append(Step("leader", number))
-
-
-def at_terminal() -> bool:
-    """Whether someone types at this process."""
-    return sys.stdin is not None and sys.stdin.isatty()
