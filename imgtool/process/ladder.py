@@ -134,16 +134,17 @@ class Ladder:
         Args:
             num_left: processes of its that live on.
         """
+        if not self._has_ended:
+            self._steps = []  # what was due for the leader
+            self._requests.sent(signal.SIGINT, now)
         if num_left == 0:
             self.is_over, self.due = True, None
+        elif not self._has_ended and self.stage == "kill":
+            self.due = now  # it is past asking
         elif not self._has_ended:
-            self._requests.sent(signal.SIGINT, now)
-            if self.stage == "kill":
-                self.due = now  # it is past asking
-            else:
-                self._steps = [Step("left", signal.SIGTERM)]
-                # After a stop a rank or a wrapped trainer may be saving still.
-                self.due = now + (self._kill_after_sec if self.why else self._leftover_sec)
+            self._steps = [Step("left", signal.SIGTERM)]
+            # After a stop a rank or a wrapped trainer may be saving still.
+            self.due = now + (self._kill_after_sec if self.why else self._leftover_sec)
         self._has_ended = True
 
     def advance(self, now: float) -> list[Step]:
