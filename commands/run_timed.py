@@ -91,7 +91,8 @@ def run(
     gets TERM; after --kill-after it and everything below it gets KILL. INT goes to the command
     alone, so begin a wrapper script's last line with exec. INT, TERM and USR2 sent to run-timed
     are passed on once and start the same steps; a second Ctrl-C goes on to the next step.
-    Nothing of the command is left running.
+    Nothing of the command is left running, and when run-timed itself is killed (kill -9, out of
+    memory) the kernel sends the command INT.
 
     Its output goes to child.log and to stderr, the words of run-timed to watch.log and stderr,
     and one record to stdout. In an LSF job the time is also capped by the run limit, less grace,

@@ -40,6 +40,7 @@ class Child:
 
     Attributes:
         pid: its own, its session's and its group's number.
+        who: gets a request to stop, for people.
 
     Args:
         command: program and arguments.
@@ -82,6 +83,7 @@ class Child:
             why = getattr(error, "strerror", None) or str(error)
             raise _not_runnable(command[0], why) from error
         self.pid = self._process.pid
+        self.who = f"process {self.pid}"
 
     def has_ended(self) -> bool:
         """Whether it has; it is collected then."""

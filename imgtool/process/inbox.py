@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-POLL_SEC = 0.05
+from imgtool.process.ladder import POLL_SEC
 
 
 class Inbox:

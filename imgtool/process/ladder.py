@@ -12,7 +12,6 @@ Whoever drives the machine tells it the time and what happened, and carries out 
 from __future__ import annotations
 
 import signal
-import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -135,16 +134,17 @@ class Ladder:
         Args:
             num_left: processes of its that live on.
         """
+        if not self._has_ended:
+            self._steps = []  # what was due for the leader
+            self._requests.sent(signal.SIGINT, now)
         if num_left == 0:
             self.is_over, self.due = True, None
+        elif not self._has_ended and self.stage == "kill":
+            self.due = now  # it is past asking
         elif not self._has_ended:
-            self._requests.sent(signal.SIGINT, now)
-            if self.stage == "kill":
-                self.due = now  # it is past asking
-            else:
-                self._steps = [Step("left", signal.SIGTERM)]
-                # After a stop a rank or a wrapped trainer may be saving still.
-                self.due = now + (self._kill_after_sec if self.why else self._leftover_sec)
+            self._steps = [Step("left", signal.SIGTERM)]
+            # After a stop a rank or a wrapped trainer may be saving still.
+            self.due = now + (self._kill_after_sec if self.why else self._leftover_sec)
         self._has_ended = True
 
     def advance(self, now: float) -> list[Step]:
@@ -176,8 +176,3 @@ class Ladder:
     def _to_leader(self, number: signal.Signals, now: float) -> None:
         self._requests.sent(number, now)
         self._steps.append(Step("leader", number))
-
-
-def at_terminal() -> bool:
-    """Whether someone types at this process."""
-    return sys.stdin is not None and sys.stdin.isatty()

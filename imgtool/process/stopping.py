@@ -18,6 +18,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 REPEAT_SEC = 2.0  # LSF and `timeout` deliver one request twice
 
 
+def at_terminal() -> bool:
+    """Whether someone types at this process."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 class StopRequest:
     """Whether, and why, this process has been asked to stop.
 
@@ -52,6 +57,6 @@ class StopRequest:
             self.ask(signal.Signals(number).name)
             return
         insists = time.monotonic() - self._first > REPEAT_SEC
-        if number == signal.SIGINT and insists and sys.stdin is not None and sys.stdin.isatty():
+        if number == signal.SIGINT and insists and at_terminal():
             os.write(2, b"\nimgtool: interrupted again; leaving without saving\n")
             os._exit(ExitCode.INTERRUPTED)

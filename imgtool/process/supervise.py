@@ -22,7 +22,8 @@ from imgtool.experiment.alive import SUPERVISOR_VARIABLE, word_of
 from imgtool.process import leftovers
 from imgtool.process.child import KILLED, Child
 from imgtool.process.inbox import Inbox
-from imgtool.process.ladder import POLL_SEC, WATCHED, Ladder, Step, at_terminal
+from imgtool.process.ladder import POLL_SEC, WATCHED, Ladder, Step
+from imgtool.process.stopping import at_terminal
 
 Reason = Literal["finished", "budget", "signal"]
 STALL_SEC = 5.0
@@ -217,7 +218,7 @@ class Supervision:
                 if self._on_stop is not None:
                     with contextlib.suppress(OSError):
                         self._on_stop()
-            self._say(f"sending {step.number.name} to process {self._child.pid}")
+            self._say(f"sending {step.number.name} to {self._child.who}")
         elif step.to == "group":
             self._say("it has not stopped: sending SIGTERM to its group")
         elif step.to == "all":

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 from imgtool.process import leftovers, words
 from imgtool.process.child import Child
 from imgtool.process.inbox import Inbox
-from imgtool.process.ladder import WATCHED, Ladder, Step, at_terminal
+from imgtool.process.ladder import WATCHED, Ladder, Step
+from imgtool.process.stopping import at_terminal
 from imgtool.process.supervise import Supervision
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class _Ranks(Child):
             on_our_death=signal.SIGTERM,
             ignored=DEAF_TO,
         )
+        self.who = f"{num_ranks} ranks"
 
     def has_ended(self) -> bool:
         self._meet()

@@ -18,7 +18,8 @@ from imgtool.errors import UserError
 from imgtool.experiment.status import now_iso
 from imgtool.process import leftovers
 from imgtool.process.inbox import Inbox
-from imgtool.process.ladder import POLL_SEC, WATCHED, Ladder, Requests, Step, at_terminal
+from imgtool.process.ladder import POLL_SEC, WATCHED, Ladder, Requests, Step
+from imgtool.process.stopping import at_terminal
 from imgtool.sweep import claim, jobs
 from imgtool.sweep.running import Running, start
 from imgtool.sweep.slots import Slot, give_back, take
