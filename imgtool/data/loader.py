@@ -126,7 +126,7 @@ class EvalBatches:
         if crew.num_workers:
             largest = max(map(self._assembly.num_bytes, self._plan))
             crew.num_workers = affordable(crew.num_workers, largest, 2, self._local_ranks, crew.say)
-        return deliver(self._assembly, lambda done: self._plan[done:], crew)
+        return deliver(self._assembly, lambda done: self._plan[done:], crew, len(self))
 
 
 def _eval_plan(

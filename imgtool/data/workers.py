@@ -7,11 +7,13 @@ with the main process. Batches stay uint8.
 from __future__ import annotations
 
 import ctypes
+import math
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
@@ -167,26 +169,37 @@ class Incoming:
         except OSError as error:
             raise refused(error) from error
         finally:
-            # torch's handler would raise in the middle of a step or of a save. Without it a dead
-            # worker is met at the next batch, or after five seconds of waiting for one.
-            if child is not None and threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGCHLD, child)
+            # torch's handler would raise wherever this process is: amid a step or a save as well.
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGCHLD, child if callable(child) else _hear)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         started = (each for each in multiprocessing.active_children() if each not in before)
         self._workers = sorted(started, key=lambda each: each.pid or 0)
 
     def take(self) -> Batch | None:
-        """The next batch; None when a worker has died. Raises StopIteration after the last."""
+        """The next batch; None when a worker has ended."""
+        global _awaited
         if self.dead():
             return None
         try:
+            _awaited = self
             return next(self._batches)
-        except (RuntimeError, OSError):
-            if self.dead():
+        except Exception:
+            _awaited = None
+            if self._workers and self._dying():
                 return None
             if not files_left():
                 raise too_many_files() from None
             raise
+        finally:
+            _awaited = None
+
+    def _dying(self) -> bool:
+        """Whether an error comes from a worker's end: it closes its files before it is dead."""
+        wait([each.sentinel for each in self._workers], timeout=1)
+        for each in self._workers:
+            each.join(0.01)
+        return bool(self.dead())
 
     def dead(self) -> list[tuple[int, BaseProcess]]:
         """Workers that have ended, with their numbers from 1."""
@@ -203,6 +216,17 @@ class Incoming:
         more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
         which = f"loader worker {number} of {len(self._workers)} (pid {worker.pid}){more}"
         return f"{which} {_end(worker.exitcode or 0)}"
+
+
+_awaited: Incoming | None = None  # whose batch this process waits for
+
+
+def _hear(number: int, frame: FrameType | None) -> None:
+    """Of SIGCHLD: stop waiting for the batch of a worker that has ended."""
+    global _awaited
+    if _awaited is not None and _awaited.dead():
+        _awaited = None  # others may end while the first is being dealt with
+        raise RuntimeError("a loader worker has ended")
 
 
 def _end(code: int) -> str:
@@ -241,9 +265,12 @@ class Crew:
 
 
 def deliver(
-    assembly: Assembly, draws: Callable[[int], Iterable[Any]], crew: Crew
+    assembly: Assembly,
+    draws: Callable[[int], Iterable[Any]],
+    crew: Crew,
+    count: float = math.inf,
 ) -> Iterator[Batch]:
-    """Batches in order; draws(n) are those after the first n.
+    """The first `count` batches in order; draws(n) are those after the first n.
 
     Raises:
         UserError: a batch could not be assembled, or workers died twice.
@@ -252,13 +279,10 @@ def deliver(
     incoming: Incoming | None = None
     num_workers = crew.num_workers
     try:
-        while True:
+        while done < count:
             if incoming is None:
                 incoming = Incoming(assembly, draws(done), num_workers, crew.pin_memory)
-            try:
-                batch = incoming.take()
-            except StopIteration:
-                return
+            batch = incoming.take()
             if batch is None:
                 fault = incoming.fault()
                 if fault is not None:

@@ -123,6 +123,19 @@ def test_a_worker_that_dies_while_its_batch_is_waited_for(data: Data, tmp_path: 
     assert same(list(loader), expected)
 
 
+def test_a_worker_that_is_killed_at_any_moment(data: Data) -> None:
+    expected = list(islice(load(data, [], num_workers=0), 24))
+    for taken in range(1, 4):  # amid work, sending, waiting: nobody looks where
+        heard: list[str] = []
+        batches = load(data, heard)
+        found = list(islice(batches, taken))
+        os.kill(workers()[taken % 2].pid, signal.SIGKILL)
+        found += islice(batches, 24 - taken)
+        assert same(found, expected)
+        assert len(heard) == 1
+        batches.close()  # type: ignore[attr-defined]
+
+
 def test_deaths_are_counted_over_all_evaluations(data: Data) -> None:
     heard: list[str] = []
     part = open_datasets(data).train
