@@ -62,6 +62,7 @@ bench: setup
 	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/compile.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/faces.py
