@@ -12,7 +12,6 @@ from typing import Any
 from imgtool.errors import UsageError, did_you_mean
 from imgtool.training.context import Run
 from imgtool.training.device import peak_memory
-from imgtool.training.optim import lr_factor
 from imgtool.training.report import Outcome, Progress
 from imgtool.training.saving import Saver, of_validation
 from imgtool.training.schedule import due
@@ -120,7 +119,7 @@ class Loop:
         """Do the updates of the next iteration; False when a stop came in between."""
         run, place = self.run, self.run.position
         number = place.iteration + 1
-        factor = lr_factor(run.experiment.train, number, run.schedule.horizon)
+        factor = run.schedule.lr_factor(number)
         updates = run.stepper.task.updates(number)
         start = place.update
         for index in range(start, len(updates)):
@@ -159,7 +158,7 @@ class Loop:
         if place.iteration > self._window_begin:
             self._iteration_sec = span / (place.iteration - self._window_begin)
         if run.logs is not None:
-            factor = lr_factor(run.experiment.train, place.iteration, run.schedule.horizon)
+            factor = run.schedule.lr_factor(place.iteration)
             row = {
                 "iteration": place.iteration,
                 "epoch": round(self.epoch, 4),

@@ -198,6 +198,8 @@ def _train(
     if status is not None:
         status.remember(facts=dict(run.facts), max_iteration=run.schedule.last)
     reporter.message(_headline(run, datasets, threads, workers))
+    for line in run.schedule.notes:
+        reporter.message(line)
     for line in task.doubts(run.schedule.last, num_batches / experiment.train.accumulate):
         reporter.message(f"warning: {line}")
     try:
@@ -347,7 +349,9 @@ def _assemble(
         directory=directory,
         stepper=stepper,
         validator=_validator(experiment, datasets, stepper, workers),
-        schedule=make_schedule(experiment, task, stepper.batches_per_epoch, horizon),
+        schedule=make_schedule(
+            experiment, task, stepper.batches_per_epoch, horizon, position.iteration
+        ),
         position=position,
         metrics=metrics,
         best=best,
