@@ -133,7 +133,10 @@ class Train:
     schedule: Literal["constant", "cosine", "step"] = option("constant", "Learning-rate schedule.")
     warmup_iterations: NonNegativeInt = option(0, "Iterations of linear warm-up.")
     decay_iterations: PositiveInt | None = option(
-        None, "Iteration at which the cosine ends; the run's own limit when unset."
+        None,
+        "Iteration at which a schedule with an end has it; the run's own limit when unset.",
+        run=True,
+        before=None,
     )
     min_lr_ratio: Annotated[float, Ge(0), Le(1)] = option(
         0.0, "Lowest learning rate of the cosine, as a part of lr."
@@ -207,7 +210,7 @@ class Train:
         """Whether the learning rate depends on when the run ends."""
         return self.schedule == "cosine"
 
-    def step_factor(self, iteration: int, horizon: int | None) -> float:
+    def step_factor(self, iteration: float, horizon: int | None) -> float:
         """Learning rate of the step schedule at `iteration` (1 is the first), as a part of lr."""
         return float(self.step_gamma ** ((iteration - 1) // self.step_iterations))
 

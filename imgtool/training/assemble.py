@@ -309,7 +309,9 @@ def make_run(
         batches=batches,
         throughput=throughput,
         validator=_validator(experiment, machine, material, stepper, say),
-        schedule=make_schedule(experiment, task, material.batches_per_epoch, horizon),
+        schedule=make_schedule(
+            experiment, task, material.batches_per_epoch, horizon, position.iteration
+        ),
         best=best,
         budget=TimeBudget(
             None if train.max_time is None else parse_duration(train.max_time), spent

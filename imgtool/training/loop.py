@@ -14,7 +14,6 @@ from typing import Any
 from imgtool.errors import UsageError, did_you_mean
 from imgtool.training.context import Run
 from imgtool.training.device import peak_memory
-from imgtool.training.optim import lr_factor
 from imgtool.training.report import Outcome, Progress
 from imgtool.training.saving import Saver, of_validation
 from imgtool.training.schedule import due
@@ -135,7 +134,7 @@ class Loop:
         """Do the updates of the next iteration; False when a stop came in between."""
         run, position = self.run, self.run.position
         number = position.iteration + 1
-        factor = lr_factor(run.experiment.train, number, run.schedule.horizon)
+        factor = run.schedule.lr_factor(number)
         updates = run.stepper.task.updates(number)
         start = position.update
         for index in range(start, len(updates)):
@@ -185,7 +184,7 @@ class Loop:
         position.logged = position.iteration
         run.throughput.measure_pace(position.iteration)
         rates = run.throughput.rates()
-        factor = lr_factor(run.experiment.train, position.iteration, run.schedule.horizon)
+        factor = run.schedule.lr_factor(position.iteration)
         run.logs.train(
             {
                 "iteration": position.iteration,

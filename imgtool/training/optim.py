@@ -1,8 +1,7 @@
-"""Optimizers, schedules, and a step that a non-finite gradient cannot spoil."""
+"""Optimizers, and a step that a non-finite gradient cannot spoil."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,25 +31,6 @@ def build_optimizer(train: Train, parameters: Sequence[nn.Parameter]) -> Optimiz
     return RMSprop(
         parameters, momentum=train.momentum, alpha=train.rmsprop_alpha, foreach=True, **shared
     )
-
-
-def lr_factor(train: Train, iteration: int, horizon: int | None) -> float:
-    """Learning rate at `iteration` (1 is the first), as a part of `lr`.
-
-    Args:
-        horizon: where the schedule reaches its end, in iterations.
-    """
-    if iteration <= train.warmup_iterations:
-        return iteration / train.warmup_iterations
-    if train.schedule == "step":
-        return train.step_factor(iteration, horizon)
-    if train.schedule == "cosine" and horizon is not None:
-        span = max(1, horizon - train.warmup_iterations)
-        progress = min(1.0, (iteration - train.warmup_iterations) / span)
-        return (
-            train.min_lr_ratio + (1 - train.min_lr_ratio) * (1 + math.cos(math.pi * progress)) / 2
-        )
-    return 1.0
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

@@ -180,7 +180,7 @@ def _first_words(run: Run, machine: Machine, material: Material) -> list[str]:
         lines.append("no limit set: Ctrl-C saves and stops")
     iterations_per_epoch = material.batches_per_epoch / train.accumulate
     doubts = run.stepper.task.doubts(run.schedule.last, iterations_per_epoch)
-    return [*lines, *(f"warning: {line}" for line in doubts)]
+    return [*lines, *run.schedule.notes, *(f"warning: {line}" for line in doubts)]
 
 
 def _memory_is_out(error: BaseException) -> OutOfMemory | None:

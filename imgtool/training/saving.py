@@ -146,7 +146,7 @@ class Saver:
             metrics={"loss": None, **metrics},
             finite=True,
             elapsed_sec=run.budget.elapsed_sec,
-            horizon=run.schedule.horizon,
+            horizon=None if run.schedule.horizon is None else run.schedule.horizon.stored(),
             config=run.config,
             parts=facts,
         )

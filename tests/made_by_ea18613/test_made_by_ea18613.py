@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields
 
 import numpy as np
@@ -37,6 +38,8 @@ def test_the_same_command_with_a_higher_limit_goes_on(family, made, imgtool):
     code, records, said = imgtool(*words)
     assert code == 0, said
     assert "resuming at iteration 4" in said
+    moved = "schedule ends at iteration 6 instead of 4" in said
+    assert moved == (family in ("autoencoder", "hpcm"))  # a cosine; steps at parts of the run
     assert (records[-1]["state"], records[-1]["iteration"]) == ("completed", 6)
     status = read_status(directory)
     assert status["iteration"] == 6
@@ -61,7 +64,7 @@ def test_another_value_is_still_another_experiment(family, made, imgtool):
     code, _, said = imgtool(*command(ExperimentDir(made / family)), "--lr", "0.5")
     assert code == 2
     assert "belongs to another experiment" in said
-    assert "train.lr" in said
+    assert re.search(r"or go on with this one: --set train\.lr=\S+ instead of --lr", said)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -9,7 +9,6 @@ from imgtool.training.optim import (
     build_optimizer,
     clip_gradients,
     gradient_norm,
-    lr_factor,
     masked_step,
     set_lr,
     undoable_step,
@@ -115,17 +114,6 @@ def test_gradient_norm_and_clipping_match_torch():
     assert float(norm) == pytest.approx(expected, rel=1e-5)
     clip_gradients(parameters, norm, 1.0)
     assert float(gradient_norm(parameters)) == pytest.approx(1.0, rel=1e-4)
-
-
-def test_schedules_by_hand():
-    constant = Train(warmup_iterations=4)
-    assert [lr_factor(constant, i, None) for i in (1, 2, 4, 5, 99)] == [0.25, 0.5, 1, 1, 1]
-    cosine = Train(schedule="cosine", min_lr_ratio=0.1)
-    assert lr_factor(cosine, 50, 100) == pytest.approx(0.55)
-    assert lr_factor(cosine, 100, 100) == pytest.approx(0.1)
-    assert lr_factor(cosine, 500, 100) == pytest.approx(0.1)
-    step = Train(schedule="step", step_iterations=10, step_gamma=0.5)
-    assert [lr_factor(step, i, None) for i in (1, 10, 11, 21)] == [1, 1, 0.5, 0.25]
 
 
 def test_learning_rate_reaches_every_group():

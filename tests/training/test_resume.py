@@ -64,6 +64,41 @@ def test_ema_accumulation_clipping_and_schedules_resume_exactly_from_an_odd_plac
     assert any(name.startswith("ema.") for name in parts.tensors())
 
 
+def test_a_raised_limit_trains_on(run, tmp_path):
+    """Once it was eight iterations at a learning rate of zero."""
+    sets = ["train.schedule=cosine", "train.log_every=1"]
+    first = run(tmp_path / "a", *sets, "train.max_iter=4")
+    more = run(tmp_path / "a", *sets, "train.max_iter=12")
+    told = [text for text in more.messages if text.startswith("learning rate:")]
+    assert told == [
+        "learning rate: the cosine schedule ends at iteration 12 instead of 4; "
+        "it rises from 0 to 0.000629"
+    ]
+    rates = [row["lr"] for row in more.rows() if row["kind"] == "train"]
+    assert len(rates) == 12
+    assert min(rates[4:11]) > 1e-5
+    assert rates[11] == 0
+    weights = [name for name in first.tensors() if name.endswith("weight")]
+    before, after = first.tensors(4), more.tensors(12)
+    assert not [name for name in weights if torch.equal(before[name], after[name])]
+
+
+def test_a_resume_after_a_stretch_is_exact(run, tmp_path):
+    sets = ["train.schedule=cosine", "train.warmup_iterations=2", "train.log_every=1"]
+    for name in ("straight", "parts"):
+        run(tmp_path / name, *sets, "train.max_iter=8", stop_at=3)
+    straight = run(tmp_path / "straight", *sets, "train.max_iter=12")
+    run(tmp_path / "parts", *sets, "train.max_iter=12", stop_at=6)
+    parts = run(tmp_path / "parts", *sets, "train.max_iter=12")
+    assert not [text for text in parts.messages if text.startswith("learning rate:")]
+    same_tensors(straight.tensors(), parts.tensors())
+    assert straight.rows() == parts.rows()
+    # A given horizon may be changed as well, and is the same experiment.
+    again = run(tmp_path / "parts", *sets, "train.max_iter=14", "train.decay_iterations=20")
+    assert [text for text in again.messages if "ends at iteration 20 instead of 12" in text]
+    assert again.outcome.iteration == 14
+
+
 def test_the_number_of_workers_changes_nothing(run, tmp_path):
     none = run(tmp_path / "none", "train.max_iter=6", "data.num_workers=0")
     two = run(tmp_path / "two", "train.max_iter=6", "data.num_workers=2")

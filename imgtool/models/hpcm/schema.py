@@ -156,7 +156,7 @@ class HpcmTrain(Train):
     def ends_with_the_run(self) -> bool:
         return super().ends_with_the_run or (self.schedule == "step" and bool(self.step_fractions))
 
-    def step_factor(self, iteration: int, horizon: int | None) -> float:
+    def step_factor(self, iteration: float, horizon: int | None) -> float:
         if not self.step_fractions or horizon is None:
             return super().step_factor(iteration, horizon)
         passed = sum(iteration > fraction * horizon for fraction in self.step_fractions)

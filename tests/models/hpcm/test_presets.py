@@ -20,10 +20,9 @@ from imgtool.experiment.checkpoint_file import read
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.registry import schema
 from imgtool.process.stopping import StopRequest
-from imgtool.training.optim import lr_factor
 from imgtool.training.report import Silence
 from imgtool.training.run import train
-from imgtool.training.schedule import make_schedule
+from imgtool.training.schedule import lr_factor, make_schedule
 
 SMALLER = [
     *("data.max_images=6", "data.val_fraction=0.2", "train.batch_size=1", "train.max_iter=4"),
@@ -89,10 +88,10 @@ def test_tiny_is_for_a_cpu():
 
 def test_learning_rate_steps_need_the_runs_end():
     update = SimpleNamespace(batches_per_iteration=lambda: 1)
-    schedule = make_schedule(get("hpcm/baseline"), update, 10, None)
-    assert (schedule.last, schedule.horizon) == (30_000, 30_000)
+    schedule = make_schedule(get("hpcm/baseline"), update, 10)
+    assert (schedule.last, schedule.horizon.end) == (30_000, 30_000)
     with pytest.raises(UserError, match="step schedule must know its end"):
-        make_schedule(get("hpcm/baseline", "train.epochs=null"), update, 10, None)
+        make_schedule(get("hpcm/baseline", "train.epochs=null"), update, 10)
     counted = get("hpcm/baseline", "train.step_fractions=[]", "train.step_factors=[]").train
     assert lr_factor(counted, counted.step_iterations + 1, None) == pytest.approx(0.1)
 
