@@ -20,7 +20,7 @@ from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import now_iso
 from imgtool.files import write_text
 
-PACKAGES = ("torch", "torchvision", "lightning-fabric", "numpy", "safetensors", "pillow")
+PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "pillow")
 LSF_VARIABLES = ("LSB_JOBID", "LSB_JOBINDEX", "LSB_QUEUE", "LSB_JOBNAME", "LSB_HOSTS")
 GIT_SEC = 5.0
 

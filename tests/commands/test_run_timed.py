@@ -313,7 +313,7 @@ def test_nothing_heavy_is_loaded():
     program = (
         "import sys, commands.run_timed, commands.prune, imgtool.process.timed\n"
         "from imgtool.experiment import lock, provenance, retention, status\n"
-        "heavy = {'torch', 'numpy', 'safetensors', 'PIL', 'lightning_fabric', 'rich.table'}\n"
+        "heavy = {'torch', 'numpy', 'safetensors', 'PIL', 'rich.table'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
