@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from imgtool.config.faces import FacesData
 from imgtool.data.base import ImageDataset
 from imgtool.data.celeba import CelebA
+from imgtool.data.pairs import FacePart
 from imgtool.data.views import View
 from imgtool.errors import DataError, NoAnswer, UsageError
 from imgtool.evaluation.fid.cache import Stored, read_statistics, refuse_unlike
@@ -161,7 +163,7 @@ class _Sides:
 
     Attributes:
         drawn: by side: `with` and `without`, or `all`.
-        order: of the images that fakes are made from.
+        view: the images that fakes are made from, in order.
         places: for each fake, in the loader's order, its place among the drawn.
         about: what they are, for settings and records.
     """
@@ -169,11 +171,14 @@ class _Sides:
     def __init__(self, found: Restored, options: Options) -> None:
         data = found.experiment.data
         self.data = data
+        source: ImageDataset
+        part: Callable[[list[int]], View]
         if isinstance(data, FacesData):
-            source, candidates = _faces(found, data, options.split)
+            faces, candidates = _faces(found, data, options.split)
+            source, part = faces, partial(FacePart, faces)
         else:
             source, candidates = _plain(found, options.split)
-        self.source = source
+            part = partial(View, source)
         self.n = choose_n(
             options.n, {_words(side, data): len(some) for side, some in candidates.items()}
         )
@@ -192,16 +197,17 @@ class _Sides:
         }
         if "all" in self.drawn:
             self.places = self.drawn["all"].by_size()
-            self.order = self.drawn["all"].positions[self.places]
+            order = self.drawn["all"].positions[self.places]
         else:  # rows take turns, the first with the attribute
             turns = (self.drawn["with"].positions, self.drawn["without"].positions)
             self.places = np.arange(self.n)
-            self.order = np.stack(turns, axis=1).ravel()
+            order = np.stack(turns, axis=1).ravel()
+        self.view = part(order.tolist())
 
 
 def _faces(
     found: Restored, data: FacesData, split: str | None
-) -> tuple[ImageDataset, dict[str, Positions]]:
+) -> tuple[CelebA, dict[str, Positions]]:
     source: Any = found.datasets.train.source
     if split not in (None, "all"):
         source = CelebA(
@@ -274,11 +280,10 @@ def _fake_features(found: Restored, sides: _Sides, meter: Meter) -> dict[str, tu
     stage = f"{found.experiment.name} at {found.iteration}"
     options = meter.options
     batches = loader(
-        sides.source,
-        sides.order,
-        sides.data,
+        sides.view,
         batch_size=options.batch_size,
         num_workers=options.num_workers,
+        note=meter.listener.note,
     )
     for batch in batches:
         with found.looking():

@@ -25,6 +25,7 @@ from imgtool.evaluation.fid.statistics import Features
 
 Positions = NDArray[np.int64]
 Tell = Callable[[int, int], None]
+Note = Callable[[str], None]
 MOST = 5000  # images a side, where nobody says how many
 
 
@@ -107,37 +108,38 @@ def open_folder(path: Path, image_size: int | None, *, skip_bad: bool = False) -
 
 
 def loader(
-    source: ImageDataset, positions: Positions, data: Data, *, batch_size: int, num_workers: int
+    view: View, *, batch_size: int, num_workers: int, note: Note
 ) -> Iterator[dict[str, Any]]:
-    """Batches of whole images, in this order."""
-    view = View(source, positions.tolist())
+    """Batches of whole images, in order."""
     return iter(
         eval_loader(
             view,
-            data,
+            Data(),
             batch_size=batch_size,
             rank=0,
             world_size=1,
             num_workers=num_workers,
             pin_memory=False,
+            say=note,
         )
     )
 
 
 def real_features(
-    drawn: Drawn, extractor: Extractor, *, batch_size: int, num_workers: int, tell: Tell
+    drawn: Drawn,
+    extractor: Extractor,
+    *,
+    batch_size: int,
+    num_workers: int,
+    tell: Tell,
+    note: Note,
 ) -> Features:
     """Features of images, (n, d) float32 in the order in which they were drawn."""
     order = drawn.by_size()
     found = np.empty((len(order), NUM_FEATURES), np.float32)
     done = 0
-    batches = loader(
-        drawn.source,
-        drawn.positions[order],
-        Data(),
-        batch_size=batch_size,
-        num_workers=num_workers,
-    )
+    view = View(drawn.source, drawn.positions[order].tolist())
+    batches = loader(view, batch_size=batch_size, num_workers=num_workers, note=note)
     for batch in batches:
         images: torch.Tensor = batch["image"]
         if drawn.pyramid:

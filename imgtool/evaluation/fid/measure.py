@@ -144,6 +144,7 @@ class Meter:
                 batch_size=self.options.batch_size,
                 num_workers=self.options.num_workers,
                 tell=lambda done, total: self.listener.progress(side, "images", done, total),
+                note=self.listener.note,
             )
             found = Statistics.of(features)
             if keep:

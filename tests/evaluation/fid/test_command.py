@@ -213,7 +213,7 @@ def test_an_autoencoder_without_images(fid, photos, tmp_path):
 
 
 def test_faces_with_and_without(fid, genegan, tmp_path):
-    words = ("--ckpt", genegan / "exp", "--n", 6, "--batch_size", 4, *QUICK)
+    words = ("--ckpt", genegan / "exp", "--n", 6, "--batch_size", 3, *QUICK)
     code, (row,), said = fid(*words, "--attribute", "Smiling", "--data_root", genegan / "faces")
     assert code == 0
     assert (row["Bu_against"], row["A0_against"]) == ("with", "without")

@@ -64,6 +64,7 @@ def test_features_come_in_the_drawn_order(batch_size, folder):
         batch_size=batch_size,
         num_workers=0,
         tell=lambda *count: heard.append(count),
+        note=heard.append,
     )
     names = [source.name(i) for i in drawn.positions.tolist()]
     assert found[:, 0].tolist() == [10.0 * int(name.split("/")[-1][:2]) for name in names]
