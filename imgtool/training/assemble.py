@@ -1,22 +1,11 @@
-"""From a loaded config to everything the loop works with, in the order that it has to be done.
-
-    machine   the group, the device, its arithmetic, threads
-    material  the data, its split and fingerprint, the experiment's identity
-    start     the checkpoint to go on from
-    run       the task on the device, optimizers, state put back, logs
-
-What is decided once is decided by rank 0 and broadcast; each step gives the lines that people
-should read of it.
-"""
+"""Everything the loop works with: the task on the device, optimizers, state put back, logs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,16 +13,10 @@ import torch
 from imgtool.config.load import Loaded, to_dict
 from imgtool.config.schema import Experiment
 from imgtool.data.loader import (
-    Datasets,
-    default_workers,
     eval_loader,
-    open_datasets,
     train_loader,
 )
-from imgtool.data.split import Split
-from imgtool.errors import CheckpointError, UsageError
-from imgtool.experiment import checkpoint_file
-from imgtool.experiment.checkpoints import list_checkpoints
+from imgtool.errors import UsageError
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import SilentStatus, StatusFile
 from imgtool.files import write_text
@@ -43,22 +26,15 @@ from imgtool.models.registry import schema
 from imgtool.process.stopping import StopRequest
 from imgtool.training.batches import Batches
 from imgtool.training.context import Run
-from imgtool.training.device import (
-    Precision,
-    configure_torch,
-    doubt_precision,
-    exactness,
-    make_precision,
-    resolve_device,
-)
-from imgtool.training.environment import shared_cores
 from imgtool.training.loggers import Logs, SilentLogs, open_logs
+from imgtool.training.machine import Machine
+from imgtool.training.material import Material
 from imgtool.training.meters import Meter
 from imgtool.training.parts import Position, collect, parts_of, restore
 from imgtool.training.ranks import Ranks
 from imgtool.training.reader import FileReader
 from imgtool.training.report import Reporter
-from imgtool.training.resume import Start, choose_start, identify
+from imgtool.training.resume import Start
 from imgtool.training.schedule import make_schedule
 from imgtool.training.step import Stepper
 from imgtool.training.stopping import BestValue, TimeBudget
@@ -67,146 +43,6 @@ from imgtool.training.validation import Validator
 from imgtool.units import parse_duration
 
 Status = StatusFile | SilentStatus
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """What trains: this process among its ranks, on its device."""
-
-    ranks: Ranks
-    device: torch.device
-    precision: Precision
-    num_threads: int
-    num_workers: int
-    exactness: str
-    notes: Sequence[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Material:
-    """What is trained on, and what that makes the experiment."""
-
-    datasets: Datasets
-    identity: str
-    batches_per_epoch: int
-    notes: Sequence[str]
-
-
-def join_ranks(experiment: Experiment, ranks: Ranks) -> torch.device:
-    """This process's device, with the group formed.
-
-    Raises:
-        UsageError: this machine has no such device.
-    """
-    device = resolve_device(experiment.train.device, ranks)
-    ranks.join(device)
-    return device
-
-
-def open_material(experiment: Experiment, directory: ExperimentDir, ranks: Ranks) -> Material:
-    """Rank 0 draws the split, or reads the one that has been trained on; the others open that.
-
-    Raises:
-        UserError: the data cannot be used, or is not the same on every rank.
-    """
-    opened: Datasets | None = None
-    share = ranks if ranks.distributed else None
-
-    def draw() -> str:
-        nonlocal opened
-        kept = directory.split_path  # without a checkpoint nothing has been trained on it
-        started = bool(list_checkpoints(directory.checkpoints_dir))
-        split = Split.read(kept) if started and kept.exists() else None
-        opened = open_datasets(experiment.data, split=split, share=share)
-        return opened.split.to_json()
-
-    split = ranks.decide(draw)
-    datasets = opened or open_datasets(experiment.data, split=Split.from_json(split), share=share)
-    identity = identify(experiment, datasets.fingerprint)
-    ranks.check_equal(
-        {"the data": datasets.fingerprint, "the experiment": identity}, "what they train"
-    )
-    return Material(
-        datasets=datasets,
-        identity=identity,
-        batches_per_epoch=datasets.batches_per_epoch(experiment.train.batch_size * ranks.size),
-        notes=(
-            *_some(datasets.missing, "listed image", "missing, left out"),
-            *_some(datasets.tested_too, "image", "of the training data in the test set as well"),
-            *_apart(datasets.unshared_cache),
-        ),
-    )
-
-
-def find_start(
-    resume: str,
-    directory: ExperimentDir,
-    loaded: Loaded,
-    material: Material,
-    ranks: Ranks,
-    reporter: Reporter,
-) -> Start:
-    """Rank 0 chooses a checkpoint; every rank reads that one.
-
-    Raises:
-        UserError: see `choose_start`; or a rank finds another file under that name.
-    """
-    chosen: Start | None = None
-
-    def choose() -> list[Any]:
-        nonlocal chosen
-        chosen = choose_start(
-            resume, directory, loaded, material.identity, material.datasets.fingerprint, reporter
-        )
-        return _facts_of(chosen)
-
-    wanted = ranks.decide(choose)
-    if chosen is not None:
-        return chosen
-    if wanted[0] is None:
-        return Start(None, None, material.identity)
-    path = Path(wanted[0])
-    start = Start(path, checkpoint_file.read(path), wanted[2])
-    if _facts_of(start) != wanted:
-        raise CheckpointError(
-            f"rank 0 goes on from {path} at iteration {wanted[1]}, and rank {ranks.rank} finds "
-            f"iteration {_facts_of(start)[1]} in it",
-            hint="do all hosts see the same files?",
-        )
-    return start
-
-
-def _facts_of(start: Start) -> list[Any]:
-    if start.path is None or start.loaded is None:
-        return [None, None, None]
-    header = start.loaded.header
-    return [str(start.path), header.iteration, header.identity or start.identity]
-
-
-def set_up_machine(
-    experiment: Experiment, material: Material, device: torch.device, ranks: Ranks
-) -> Machine:
-    """Loader processes, threads, arithmetic."""
-    train, notes = experiment.train, []
-    num_workers = experiment.data.num_workers
-    if num_workers is None:
-        cores = shared_cores(ranks.local_size)
-        num_workers = default_workers(material.datasets.train, experiment.data, device.type, cores)
-    threads = configure_torch(train, device, num_workers, ranks)
-    if train.precision == "16-mixed" and device.type != "cuda":
-        notes.append(f"note: 16-mixed is for CUDA; on {device.type} it is bf16-mixed")
-    doubt = doubt_precision(train.precision, device)
-    if doubt:
-        notes.append(f"warning: {doubt}")
-    return Machine(
-        ranks=ranks,
-        device=device,
-        precision=make_precision(train.precision, device),
-        num_threads=threads,
-        num_workers=num_workers,
-        exactness=exactness(train, device, ranks),
-        notes=notes,
-    )
 
 
 def build_task(
@@ -415,22 +251,3 @@ def _warn_of_other_ranks(before: int | None, ranks: Ranks, reporter: Reporter) -
             f"warning: {before} process(es) before, {ranks.size} now: "
             "a step takes more or fewer images than it did"
         )
-
-
-def _some(names: Sequence[str], what: str, matter: str) -> list[str]:
-    """A warning of some images, the first by name."""
-    if not names:
-        return []
-    first = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
-    return [f"warning: {count(len(names), what)} {matter}: {first}"]
-
-
-def _apart(trouble: str | None) -> list[str]:
-    if trouble is None:
-        return []
-    return [f"warning: each rank keeps decoded images of its own: {trouble}"]
-
-
-def count(number: int, what: str) -> str:
-    """`1 thread`, `2 threads`."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -18,10 +18,12 @@ from imgtool.experiment.status import SilentStatus, StatusFile, say_for
 from imgtool.files import write_text
 from imgtool.process.stopping import StopRequest
 from imgtool.training import assemble
-from imgtool.training.assemble import Machine, Material, Status, count
+from imgtool.training.assemble import Status
 from imgtool.training.context import Run
 from imgtool.training.keepsakes import leave_keepsakes
 from imgtool.training.loop import Loop
+from imgtool.training.machine import Machine, join_ranks, set_up_machine
+from imgtool.training.material import Material, count, find_start, open_material
 from imgtool.training.ranks import KILLED, RankFailed, Ranks, forget_errors
 from imgtool.training.report import Outcome, Reporter
 from imgtool.training.trainlog import LoggedReporter, train_log
@@ -97,10 +99,10 @@ def _train(
     experiment = loaded.experiment
     ranks.decide(lambda: forget_errors(directory.path))
     ranks.may_write = True
-    device = assemble.join_ranks(experiment, ranks)
-    material = assemble.open_material(experiment, directory, ranks)
-    start = assemble.find_start(resume, directory, loaded, material, ranks, reporter)
-    machine = assemble.set_up_machine(experiment, material, device, ranks)
+    device = join_ranks(experiment, ranks)
+    material = open_material(experiment, directory, ranks)
+    start = find_start(resume, directory, loaded, material, ranks, reporter)
+    machine = set_up_machine(experiment, material, device, ranks)
     for note in (*material.notes, *machine.notes):
         reporter.message(note)
     if ranks.is_first:

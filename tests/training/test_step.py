@@ -13,7 +13,8 @@ from imgtool.models.base import Task, Update
 from imgtool.process.stopping import StopRequest
 from imgtool.training.batches import Batches
 from imgtool.training.device import Precision
-from imgtool.training.ranks import Group, Ranks
+from imgtool.training.group import Group
+from imgtool.training.ranks import Ranks
 from imgtool.training.step import Stepper
 from imgtool.training.throughput import Throughput
 
