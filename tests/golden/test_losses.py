@@ -27,10 +27,11 @@ GRADIENT = "grad_norm"
 # (relative, absolute) tolerance up to iteration 2 and after it. Measured between AVX2 and plain
 # SSE kernels of torch, oneDNN and MKL, one thread: 7e-6 at most for smooth losses; 6e-3 from
 # iteration 3 on where vectors of a codebook change hands; RMSprop's first steps have one size for
-# all gradients, tiny ones too: 4e-3 for a gradient's norm, 1.4e-6 for what critics say.
+# all gradients, tiny ones too: 7e-5 for losses, 4e-3 for a gradient's norm, 1.4e-6 (absolute) for
+# what critics say. A learning rate of 2 % more is seen in every kind of preset.
 SMOOTH = ((1e-4, 1e-7), (1e-4, 1e-7))
 CODEBOOK = ((1e-4, 1e-7), (3e-2, 1e-5))
-ADVERSARIAL = ((2e-3, 0.0), (2e-3, 0.0))
+ADVERSARIAL = ((4e-4, 0.0), (4e-4, 0.0))
 ADVERSARIAL_GRADIENT = ((2e-3, 0.0), (2e-2, 0.0))
 JUDGEMENT = ((2e-3, 1e-5), (2e-3, 2e-5))
 OF_CRITICS = {"Ax_Bx", "Be_Ae", "loss_D", "Ae", "Bx"}  # near zero, differences of large sums
