@@ -1,6 +1,7 @@
 """Rules of the layout that no linter of ours checks."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,3 +65,19 @@ def test_the_room_of_processes_needs_nothing_heavy_to_be_imported():
     text = f"import sys\n{lines}print(sorted({HEAVY!r} & sys.modules.keys()))"
     answer = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
     assert answer.stdout == "[]\n", answer.stdout + answer.stderr
+
+
+def test_no_private_name_of_torch_is_used():
+    """Where there is no public way, its reason stands beside it, and this test names the line."""
+    private = re.compile(
+        r"\btorch(\.\w+)*\._[a-z]|scaler\._|\._compiled_call|\._new_shared|\._cdata"
+    )
+    for path in (ROOT / "imgtool").rglob("*.py"):
+        found = [line for line in path.read_text().splitlines() if private.search(line)]
+        assert not found, (path, found)
+
+
+def test_files_stay_short_enough_to_read():
+    for folder in ("imgtool", "commands"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert len(path.read_text().splitlines()) <= 400, path

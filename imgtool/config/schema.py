@@ -187,7 +187,7 @@ class Train:
     compile: bool = option(False, "Compile the networks with torch.compile.", run=True)
     deterministic: bool = option(False, "Refuse algorithms that are not repeatable.", run=True)
     threads: PositiveInt | None = option(
-        None, "CPU threads; cores / slots - workers when unset.", run=True
+        None, "CPU threads; OMP_NUM_THREADS, else cores / slots - workers, when unset.", run=True
     )
 
     def __post_init__(self) -> None:
@@ -252,7 +252,9 @@ class Lsf:
 
     queue: str | None = option(None, "Queue of the LSF job, such as gpuv100.", run=True)
     num_cores: PositiveInt = option(8, "Cores of the LSF job.", run=True)
-    num_gpus: NonNegativeInt = option(1, "GPUs of the LSF job.", run=True)
+    num_gpus: NonNegativeInt = option(
+        1, "GPUs of a trial, on LSF or here: one rank each.", run=True
+    )
     gpu_mode: Literal["shared", "exclusive_process"] | None = option(
         None, "Mode of the LSF job's GPUs; the site's own when unset.", run=True
     )
