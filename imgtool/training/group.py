@@ -74,14 +74,12 @@ class Group(Ranks):
         self._watcher.start()
 
     def join(self, device: torch.device) -> None:
-        import torch
         import torch.distributed as dist
 
         if dist.is_initialized():
             return
         backend = "gloo"
         if device.type == "cuda":
-            torch.cuda.set_device(device)
             backend = "cpu:gloo,cuda:nccl"
         dist.init_process_group(
             backend,

@@ -42,6 +42,9 @@ def join_ranks(experiment: Experiment, ranks: Ranks) -> torch.device:
         UsageError: this machine has no such device.
     """
     device = resolve_device(experiment.train.device, ranks)
+    if device.type == "cuda":  # streams and events are of the current one
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)
     ranks.join(device)
     return device
 

@@ -95,12 +95,6 @@ def _cached_rows(
     return *(part.to(device) for part in rows), torch.cat(rows).argsort().to(device)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _constant_rows(*key: Any) -> tuple[Tensor, ...]:
-    # Only a function of numbers, without a cache of its own, is a constant to torch.compile.
-    return _cached_rows(*key)
-
-
 def _rows(steps: Sequence[Step], stacked: int, like: Tensor) -> tuple[list[Tensor], Tensor]:
     """Where the steps' latents lie in y's grid, in rows: runs of M / 8 channels at one position.
 
@@ -112,7 +106,7 @@ def _rows(steps: Sequence[Step], stacked: int, like: Tensor) -> tuple[list[Tenso
     """
     s3_steps = sum(step.scale == 3 for step in steps)
     batch, _, height, width = like.shape
-    *parts, places = _constant_rows(s3_steps, stacked, batch, height, width, like.device)
+    *parts, places = _cached_rows(s3_steps, stacked, batch, height, width, like.device)
     return parts, places
 
 

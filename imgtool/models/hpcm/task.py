@@ -69,7 +69,7 @@ class HpcmUpdate(Update):
         loss, x = self.loss, batch["image"] / 255
         truncation = self.curriculum.at(batch)
         seen = self.truncate(x, truncation)
-        # Drawn outside the codec, which is compiled whole.
+        # Drawn once, for both latents; the codec asks for each when it has come that far.
         drawn = self._draw(batch["noise"], x)
         coded = self.codec(seen, lambda like, purpose: drawn[purpose])
         num_pixels = x.shape[2] * x.shape[3]
@@ -169,7 +169,13 @@ class HpcmTask(Task):
         )
 
     def compile_targets(self) -> Sequence[nn.Module]:
-        return (self.codec,)
+        """The networks, not the codec whole: its steps would be the same code eleven times over."""
+        codec, context = self.codec, self.codec.context
+        transforms = (codec.g_a, codec.g_s, codec.h_a, codec.h_s)
+        return (*transforms, context.coarse, context.fine, *context.attention)
+
+    def num_graphs(self) -> int:
+        return len(self.compile_targets()) + 1  # `coarse` works on two scales
 
     def doubts(self, last_iteration: int | None, iterations_per_epoch: float) -> Sequence[str]:
         loss, found = self.experiment.loss, []
