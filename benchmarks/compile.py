@@ -89,8 +89,8 @@ def main() -> None:
         return
     from imgtool.data.synthetic.make import make_faces, make_photos
 
-    with tempfile.TemporaryDirectory() as place:
-        photos, faces = Path(place) / "photos", Path(place) / "faces"
+    with tempfile.TemporaryDirectory() as folder:
+        photos, faces = Path(folder) / "photos", Path(folder) / "faces"
         make_photos(photos, 16, size=256, seed=0)
         (photos / "made.json").unlink()
         make_faces(faces, 64, seed=0)

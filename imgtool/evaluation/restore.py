@@ -110,16 +110,16 @@ def restore(
     same_sets = getattr(data, "attribute", None) == getattr(trained_on, "attribute", None)
     split = _split(path) if same_sets else None
     datasets = open_datasets(data, split=split, training=False)
-    place = resolve_device(device)
+    on = resolve_device(device)
     task = find_family(experiment.family).build(experiment, datasets.info)
     load_weights(task.modules, loaded)
-    task.modules.to(place).eval()
+    task.modules.to(on).eval()
     return Restored(
         path=path,
         iteration=loaded.header.iteration,
         experiment=experiment,
         task=task,
-        device=place,
+        device=on,
         num_images=len(datasets.val),
         datasets=datasets,
     )

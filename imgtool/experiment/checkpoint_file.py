@@ -257,11 +257,11 @@ def _alias_shared(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dic
     aliases: dict[str, str] = {}
     seen: dict[tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype], str] = {}
     for name, tensor in tensors.items():
-        place = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
-        if tensor.numel() and place in seen:
-            aliases[name] = seen[place]
+        memory = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
+        if tensor.numel() and memory in seen:
+            aliases[name] = seen[memory]
             continue
-        seen[place] = name
+        seen[memory] = name
         unique[name] = tensor
     return unique, aliases
 

@@ -105,7 +105,7 @@ def test_a_crop_is_a_part_of_its_image(make_photos: Callable) -> None:
         for row in range(4):
             crop = batch["image"][row].permute(1, 2, 0).numpy()
             whole = opened.train.read(int(batch["index"][row])).image
-            places = [
+            found = [
                 (flipped, top, left)
                 for flipped in (False, True)
                 for top in range(9)
@@ -114,8 +114,8 @@ def test_a_crop_is_a_part_of_its_image(make_photos: Callable) -> None:
                     whole[top : top + 16, left : left + 16][:, :: -1 if flipped else 1], crop
                 )
             ]
-            assert len(places) == 1
-            flips.add(places[0][0])
+            assert len(found) == 1
+            flips.add(found[0][0])
     assert flips == {False, True}
 
 

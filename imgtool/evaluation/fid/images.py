@@ -53,7 +53,7 @@ class Drawn:
         return digest.hexdigest()
 
     def by_size(self) -> Positions:
-        """Places in `positions`, images of one size together."""
+        """Positions in `positions`, images of one size together."""
         sizes = np.array([self.source.size(i) for i in self.positions.tolist()])
         return np.lexsort((sizes[:, 1], sizes[:, 0]))
 
