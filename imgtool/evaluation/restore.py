@@ -49,16 +49,8 @@ class Restored:
 
     def batches(self) -> Iterator[dict[str, Any]]:
         """The validation images, whole, on the device."""
-        loader = eval_loader(
-            self.datasets.val,
-            self.experiment.data,
-            batch_size=self.experiment.train.batch_size,
-            rank=0,
-            world_size=1,
-            num_workers=0,
-            pin_memory=False,
-        )
-        for batch in loader:
+        batch_size = self.experiment.train.batch_size
+        for batch in eval_loader(self.datasets.val, batch_size=batch_size):
             yield to_device(batch, self.device)
 
     @contextmanager

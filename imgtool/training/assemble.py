@@ -12,10 +12,7 @@ import torch
 
 from imgtool.config.load import Loaded, to_dict
 from imgtool.config.schema import Experiment
-from imgtool.data.loader import (
-    eval_loader,
-    train_loader,
-)
+from imgtool.data.loader import eval_loader, train_loader
 from imgtool.errors import UsageError
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import SilentStatus, StatusFile
@@ -204,7 +201,6 @@ def _validator(
         return None
     batches = eval_loader(
         images,
-        experiment.data,
         batch_size=train.batch_size,
         rank=machine.ranks.rank,
         world_size=machine.ranks.size,
@@ -213,12 +209,7 @@ def _validator(
         local_ranks=machine.ranks.local_size,
         say=say,
     )
-    return Validator(
-        stepper.task,
-        stepper.averages,
-        machine.precision,
-        lambda: batches,
-    )
+    return Validator(stepper.task, stepper.averages, machine.precision, lambda: batches)
 
 
 def _open_logs(
