@@ -7,7 +7,7 @@ from typing import Any
 
 from imgtool.config.schema import Experiment
 from imgtool.experiment.layout import ExperimentDir
-from imgtool.experiment.status import SilentStatus, StatusFile
+from imgtool.experiment.status import Status
 from imgtool.process.stopping import StopRequest
 from imgtool.training.batches import Batches
 from imgtool.training.loggers import Logs
@@ -47,7 +47,7 @@ class Run:
     stop: StopRequest
     reporter: Reporter
     logs: Logs
-    status: StatusFile | SilentStatus
+    status: Status
     position: Position
     closed: Meter
     metrics: dict[str, float | None] = field(default_factory=dict)
