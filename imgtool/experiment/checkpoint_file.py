@@ -75,6 +75,7 @@ class CheckpointHeader:
 
     @property
     def loss(self) -> float | None:
+        """The last one logged; None where the file does not say, or it was not finite."""
         return self.metrics.get("loss")
 
     @property
