@@ -44,9 +44,9 @@ def train_(family: str, root: Path, threads: int, *, compiled: bool) -> dict[str
     from imgtool.config.load import load
     from imgtool.experiment.layout import ExperimentDir
     from imgtool.models.registry import schema
+    from imgtool.process.stopping import StopRequest
     from imgtool.training.environment import prepare
     from imgtool.training.report import Silence
-    from imgtool.training.stopping import StopRequest
 
     prepare(deterministic=False)
     from imgtool.training.run import train

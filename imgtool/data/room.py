@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from imgtool.errors import LoaderError
-from imgtool.units import format_bytes
+from imgtool.units import count, format_bytes
 
 Say = Callable[[str], None]
 
@@ -84,7 +84,7 @@ def _with_files(num_workers: int, held: int, say: Say) -> int:
 
 def _instead(num_workers: int) -> str:
     if num_workers:
-        return f"{num_workers} worker{'s' if num_workers > 1 else ''} instead"
+        return f"{count(num_workers, 'worker')} instead"
     return "the main process loads images itself"
 
 

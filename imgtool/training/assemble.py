@@ -24,6 +24,7 @@ from imgtool.models.registry import schema
 from imgtool.process.stopping import StopRequest
 from imgtool.training.batches import Batches
 from imgtool.training.context import Run
+from imgtool.training.limits import BestValue, TimeBudget
 from imgtool.training.loggers import Logs, SilentLogs, open_logs
 from imgtool.training.machine import Machine
 from imgtool.training.material import Material
@@ -35,7 +36,6 @@ from imgtool.training.report import Reporter
 from imgtool.training.resume import Start
 from imgtool.training.schedule import make_schedule
 from imgtool.training.step import Stepper
-from imgtool.training.stopping import BestValue, TimeBudget
 from imgtool.training.throughput import Throughput
 from imgtool.training.validation import Validator
 from imgtool.units import parse_duration

@@ -22,6 +22,7 @@ from imgtool.experiment.layout import ExperimentDir
 from imgtool.training.ranks import Ranks
 from imgtool.training.report import Reporter
 from imgtool.training.resume import Start, choose_start
+from imgtool.units import count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +127,3 @@ def _apart(trouble: str | None) -> list[str]:
     if trouble is None:
         return []
     return [f"warning: each rank keeps decoded images of its own: {trouble}"]
-
-
-def count(number: int, what: str) -> str:
-    """`1 thread`, `2 threads`."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 
 from imgtool.errors import CheckpointError
 from imgtool.experiment.checkpoint_file import Checkpoint
+from imgtool.training.limits import BestValue
 from imgtool.training.meters import Meter
 from imgtool.training.optimizer_state import load_optimizer, optimizer_tensors
-from imgtool.training.stopping import BestValue
 from imgtool.training.weights import Misfit, fit_module
 
 if TYPE_CHECKING:

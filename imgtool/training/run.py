@@ -22,10 +22,11 @@ from imgtool.training.context import Run
 from imgtool.training.keepsakes import leave_keepsakes
 from imgtool.training.loop import Loop
 from imgtool.training.machine import Machine, join_ranks, set_up_machine
-from imgtool.training.material import Material, count, find_start, open_material
+from imgtool.training.material import Material, find_start, open_material
 from imgtool.training.ranks import KILLED, RankFailed, Ranks, forget_errors
 from imgtool.training.report import Outcome, Reporter
 from imgtool.training.trainlog import LoggedReporter, train_log
+from imgtool.units import count
 
 
 def train(
