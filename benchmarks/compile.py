@@ -44,9 +44,9 @@ def train_(family: str, root: Path, threads: int, *, compiled: bool) -> dict[str
     from imgtool.config.load import load
     from imgtool.experiment.layout import ExperimentDir
     from imgtool.models.registry import schema
+    from imgtool.process.stopping import StopRequest
     from imgtool.training.environment import prepare
     from imgtool.training.report import Silence
-    from imgtool.training.stopping import StopRequest
 
     prepare(deterministic=False)
     from imgtool.training.run import train
@@ -89,8 +89,8 @@ def main() -> None:
         return
     from imgtool.data.synthetic.make import make_faces, make_photos
 
-    with tempfile.TemporaryDirectory() as place:
-        photos, faces = Path(place) / "photos", Path(place) / "faces"
+    with tempfile.TemporaryDirectory() as folder:
+        photos, faces = Path(folder) / "photos", Path(folder) / "faces"
         make_photos(photos, 16, size=256, seed=0)
         (photos / "made.json").unlink()
         make_faces(faces, 64, seed=0)

@@ -66,8 +66,8 @@ def ours(folder: Path, options: argparse.Namespace) -> float:
             times.setdefault(progress.iteration, time.perf_counter())
 
     loaded = load(None, family="genegan", schema_of=schema, sets=settings(folder, options))
-    with tempfile.TemporaryDirectory() as place:
-        directory = ExperimentDir(place)
+    with tempfile.TemporaryDirectory() as folder:
+        directory = ExperimentDir(folder)
         directory.create()
         train(loaded, directory, stop=StopRequest(), reporter=Clock())
     return options.iterations / (times[WARM_UP + options.iterations] - times[WARM_UP])
@@ -176,12 +176,12 @@ def main() -> None:
         return
     from imgtool.data.synthetic.make import make_faces
 
-    with tempfile.TemporaryDirectory() as place:
-        make_faces(place, 64, seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        make_faces(folder, 64, seed=0)
         if options.profile:
-            print(json.dumps(profile(Path(place), options)))
+            print(json.dumps(profile(Path(folder), options)))
             return
-        words = [sys.executable, __file__, "--folder", place]
+        words = [sys.executable, __file__, "--folder", folder]
         for name in ("batch", "iterations", "threads", "precision"):
             words += [f"--{name}", str(getattr(options, name))]
         pairs = run_pairs(

@@ -143,8 +143,8 @@ def step_ours(part: str, options: argparse.Namespace) -> float:
 
     sets = settings(part, options.folder, options)
     loaded = load(None, family="hpcm", schema_of=schema, sets=sets)
-    with tempfile.TemporaryDirectory() as place:
-        directory = ExperimentDir(place)
+    with tempfile.TemporaryDirectory() as folder:
+        directory = ExperimentDir(folder)
         directory.create()
         train(loaded, directory, stop=StopRequest(), reporter=Clock())
     return timed / (times[warm_up + timed] - times[warm_up])
@@ -309,13 +309,13 @@ def main() -> None:
         return
     from imgtool.data.synthetic.make import make_photos
 
-    with tempfile.TemporaryDirectory() as place:
-        make_photos(place, 16, seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        make_photos(folder, 16, seed=0)
         if options.profile:
-            print(json.dumps(profile(options.profile, Path(place), options)))
+            print(json.dumps(profile(options.profile, Path(folder), options)))
             return
         for part in options.parts:
-            words = [sys.executable, __file__, "--folder", place, "--part", part]
+            words = [sys.executable, __file__, "--folder", folder, "--part", part]
             words += ["--threads", str(options.threads), "--size", options.size, "--side"]
             pairs = run_pairs([*words, "ours"], [*words, "plain"], options.pairs, rate=True)
             facts: dict[str, Any] = {"num_threads": options.threads}

@@ -120,7 +120,8 @@ def _rate(batches: Iterator[Any], count: int) -> float:
 
 def _open(source: Path, workers: int) -> tuple[Any, Iterator[Any], int]:
     from imgtool.config.schema import Data
-    from imgtool.data.loader import open_datasets, train_loader
+    from imgtool.data.datasets import open_datasets
+    from imgtool.data.loader import train_loader
 
     is_plans = source.suffix == ".csv"
     data = Data(

@@ -1,4 +1,4 @@
-"""The only place that prints. stdout is data, stderr is talk.
+"""The only file that prints. stdout is data, stderr is talk.
 
 Records are JSON objects, one a line, with `schema` and `kind`; on a terminal they become a
 table. People's text goes to stderr, so that `command | next` and `command > file` stay clean.

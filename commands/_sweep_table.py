@@ -270,12 +270,12 @@ class PoolTable:
             state = read_state(trial.directory)
             total = float(state.max_iteration) if state.max_iteration else None
             bar = ProgressBar(total, state.iteration or 0, width=16, pulse=False)
-            place = _progress(state) if total else state.reason or "-"
+            standing = _progress(state) if total else state.reason or "-"
             table.add_row(
                 Text(slot.label, "dim"),
                 Text(trial.name),
                 *([bar if total else ""] if has_bar else []),
-                *(place, _number(state.loss), _best(state)),
+                *(standing, _number(state.loss), _best(state)),
                 *(_duration(now - begun), _duration(state.eta_sec)),
             )
         waiting = self._num_trials - sum(self._ended.values()) - len(self._running)
@@ -293,10 +293,10 @@ def _stderr() -> Console:
 def _sentence(name: str, state: TrialState) -> str:
     """How an experiment ended, in a line."""
     reason = f": {state.reason}" if state.reason else ""
-    place = f" at iteration {state.iteration}" if state.iteration is not None else ""
+    where = f" at iteration {state.iteration}" if state.iteration is not None else ""
     best = f", best {_best_named(state.best)}" if state.best else ""
     log = f" (log: {state.log})" if state.state in BROKEN and state.log else ""
-    return f"{name} {state.state.replace('_', ' ')}{place}{best}{reason}{log}"
+    return f"{name} {state.state.replace('_', ' ')}{where}{best}{reason}{log}"
 
 
 def _progress(state: TrialState) -> str:

@@ -96,8 +96,8 @@ def _with_exp_dir(loaded: Loaded) -> Loaded:
     experiment = loaded.experiment
     if experiment.output.exp_dir:
         return loaded
-    place = Path("experiments") / (experiment.phase or experiment.family) / experiment.name
-    output = replace(experiment.output, exp_dir=str(place))
+    where = Path("experiments") / (experiment.phase or experiment.family) / experiment.name
+    output = replace(experiment.output, exp_dir=str(where))
     origins = {**loaded.origins, "output.exp_dir": "name and phase"}
     return replace(loaded, experiment=replace(experiment, output=output), origins=origins)
 

@@ -46,14 +46,14 @@ def run(
     from imgtool.training.environment import prepare
 
     prepare(deterministic=True)
-    from imgtool.evaluation.codec.export import read, refuse_place
+    from imgtool.evaluation.codec.export import read, refuse_among_checkpoints
 
     export = read(ckpt)
     if export.is_export:
         raise UsageError(
             f"{export.source} is an export already", hint="give a checkpoint, or copy the file"
         )
-    refuse_place(export.source, out)
+    refuse_among_checkpoints(export.source, out)
     if not force:
         export.refuse_overwriting(out)
     if not dry_run:

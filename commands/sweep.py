@@ -165,8 +165,8 @@ def run(
         return
     from imgtool.sweep.slots import find_slots
 
-    places = find_slots(slots=slots, slots_per_gpu=slots_per_gpu)
-    raise typer.Exit(_here(output, plan, again, places, fail_fast, then))
+    free = find_slots(slots=slots, slots_per_gpu=slots_per_gpu)
+    raise typer.Exit(_here(output, plan, again, free, fail_fast, then))
 
 
 def _refuse_other_executors_options(
@@ -208,7 +208,7 @@ def _here(
     output: Output,
     plan: Plan,
     retry: frozenset[str],
-    places: Sequence[Any],
+    free: Sequence[Any],
     fail_fast: bool,
     then: str | None,
 ) -> int:
@@ -219,12 +219,12 @@ def _here(
 
     ask_lsf(trial.directory for trial in plan.trials)
     choice = choose(plan, retry=retry)
-    trials, notes = fit(choice.run, places)
+    trials, notes = fit(choice.run, free)
     manifest.write(plan)
     for note in notes:
         say(note)
     _say_what_is_left(plan, choice.left)
-    options = local.Options(slots=tuple(places), fail_fast=fail_fast)
+    options = local.Options(slots=tuple(free), fail_fast=fail_fast)
     received = None
     if choice.run:
         with pool_listener(len(choice.run)) as listener:

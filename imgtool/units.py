@@ -1,4 +1,4 @@
-"""Durations and byte counts as people write them."""
+"""Durations, byte counts and numbers of things as people write them."""
 
 from __future__ import annotations
 
@@ -51,3 +51,8 @@ def format_bytes(count: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def count(number: int, thing: str) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fake_lsf.cluster import Cluster
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -92,13 +93,6 @@ def forget_while_it_runs(cluster):
     return True
 
 
-def until(condition, seconds=180):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def records(text, kind):
     rows = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     return [row for row in rows if row["kind"] == kind]
@@ -125,7 +119,7 @@ def test_a_kill_a_limit_a_divergence_and_a_forgotten_job(cluster):
                 del todo[name]
         return not todo
 
-    until(all_done)
+    wait_until(all_done)
     out, err = first.communicate(timeout=600)
     assert first.returncode == 1, err
     states = {

@@ -73,7 +73,7 @@ def load(
         tiny: apply the family's `--tiny` values after the file.
 
     Raises:
-        ConfigError: anything that is wrong in what was given, with its place.
+        ConfigError: anything that is wrong in what was given, and where.
     """
     found = find(source) if isinstance(source, str) else source
     chain = [] if found is None else read_chain(found)

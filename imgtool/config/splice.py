@@ -178,21 +178,21 @@ def _add(text: str, mapping: Any, pairs: list[_Pair], name: str, written: str) -
         space = "" if before[-1] == "{" else " "
         return f"{before}{comma}{space}{name}: {written}{text[len(before) :]}"
     last, first = pairs[-1], pairs[0]
-    place = _line_end(text, last.end)
+    at = _line_end(text, last.end)
     indent = text[_line_start(text, first.key.start_mark.index) : first.key.start_mark.index]
     indent = re.sub(r"\S", " ", indent)
-    return f"{text[:place]}{_newline(text)}{indent}{name}: {written}{text[place:]}"
+    return f"{text[:at]}{_newline(text)}{indent}{name}: {written}{text[at:]}"
 
 
 def _add_section(
     text: str, root: Any, pairs: list[_Pair], section: str, name: str, value: Any
 ) -> str:
     nl, step = _newline(text), _step(pairs)
-    place = _line_end(text, pairs[-1].end) if pairs else len(text)
-    while comment := _INDENTED_COMMENT.match(text, place):  # belongs to the section before it
-        place = comment.end()
+    at = _line_end(text, pairs[-1].end) if pairs else len(text)
+    while comment := _INDENTED_COMMENT.match(text, at):  # belongs to the section before it
+        at = comment.end()
     lines = f"{nl}{nl}{section}:{nl}{step}{name}: {format_value(value)}"
-    return text[:place] + lines + text[place:]
+    return text[:at] + lines + text[at:]
 
 
 def _step(pairs: list[_Pair]) -> str:
@@ -208,11 +208,11 @@ def _step(pairs: list[_Pair]) -> str:
 def _fill(text: str, pairs: list[_Pair], pair: _Pair, name: str, value: Any) -> str:
     """A section that stands there without keys gets one."""
     nl, step = _newline(text), _step(pairs)
-    place = _line_end(text, pair.end)
+    at = _line_end(text, pair.end)
     if not pair.is_empty:  # `model: null`
         text = text[: pair.start].rstrip(" ") + text[pair.end :]
-        place = _line_end(text, pair.start - 1)
-    return f"{text[:place]}{nl}{step}{name}: {format_value(value)}{text[place:]}"
+        at = _line_end(text, pair.start - 1)
+    return f"{text[:at]}{nl}{step}{name}: {format_value(value)}{text[at:]}"
 
 
 def _override_alias(text: str, root: Any, pair: _Pair, name: str, value: Any) -> str:
@@ -222,8 +222,8 @@ def _override_alias(text: str, root: Any, pair: _Pair, name: str, value: Any) ->
         return f"{text[: pair.start]}{{<<: {alias} , {name}: {written}}}{text[pair.end :]}"
     nl, step = _newline(text), "  "
     rest = f"{nl}{step}<<: {alias}{nl}{step}{name}: {written}"
-    place = _line_end(text, pair.end)
-    return text[: pair.start].rstrip(" ") + text[pair.end : place] + rest + text[place:]
+    at = _line_end(text, pair.end)
+    return text[: pair.start].rstrip(" ") + text[pair.end : at] + rest + text[at:]
 
 
 def drop_key(text: str, key: str, source: str) -> str:

@@ -47,7 +47,7 @@ def build_sections(
     Args:
         schema: the family's.
         entries: dotted key -> what was given.
-        label: the config, for messages that have no better place.
+        label: the config, for messages that know no better source.
 
     Raises:
         ConfigError: a value of the wrong type or out of range.
@@ -115,12 +115,12 @@ def _spelled(value: Any, kind: Kind) -> Any:
 def contradiction(
     text: str, given: Mapping[str, Entry], otherwise: str, section: str = ""
 ) -> Problem:
-    """What a check of the schema says, at the place of the first key that it names.
+    """What a check of the schema says, at the first key that it names.
 
     Args:
         text: the message; of a section's own check, with the section's keys as plain words.
         given: the entries that were written somewhere.
-        otherwise: the place when none of them is named.
+        otherwise: where, when none of them is named.
         section: the section whose check speaks; empty for the family's.
     """
     words = re.findall(r"[\w.]*\w", text)

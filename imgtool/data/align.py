@@ -159,7 +159,7 @@ def _points(table: Table) -> Points:
 
 
 def mean_face(points: Points) -> Points:
-    """Mean of faces of any place, size and turn, (5,), in a square of side 1, eyes level.
+    """Mean of faces of any position, size and turn, (5,), in a square of side 1, eyes level.
 
     Generalised Procrustes analysis (Gower 1975) in the plane, where a similarity is a complex
     number: each face is brought onto the mean, and the mean is taken again, a few times.

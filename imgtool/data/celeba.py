@@ -242,14 +242,14 @@ def _attribute_file(root: Path, given: str | Path | None) -> Path:
 
 
 def image_folder(
-    root: Path, names: Sequence[str], places: Sequence[str] = IMAGE_FOLDERS
+    root: Path, names: Sequence[str], folders: Sequence[str] = IMAGE_FOLDERS
 ) -> tuple[Path, dict[str, str]]:
-    """The first of the places that has some of the images, and their files by listed name.
+    """The first of the folders that has some of the images, and their files by listed name.
 
     Listed as .jpg and there as .png (or the like) is the same image.
     """
-    for place in places:
-        folder = root / place
+    for name in folders:
+        folder = root / name
         if not folder.is_dir():
             continue
         there = _image_files(folder)

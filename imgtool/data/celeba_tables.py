@@ -67,10 +67,10 @@ def looked_for(root: Path, stems: Sequence[str]) -> str:
 
 
 def _candidates(root: Path, stems: Sequence[str]) -> Iterator[Path]:
-    for place in (root, root / "Anno", root / "Eval", root.resolve().parent):
+    for folder in (root, root / "Anno", root / "Eval", root.resolve().parent):
         for stem in stems:
             for kind in ("txt", "csv"):
-                yield place / f"{stem}.{kind}"
+                yield folder / f"{stem}.{kind}"
 
 
 def read_attributes(path: Path, attribute: str) -> tuple[list[str], Values]:

@@ -160,8 +160,8 @@ class ImageFiles:
     def where(self, index: int) -> str:
         """An image's file, and its line in the manifest, for an error message."""
         line = self._entries[index].line
-        place = f"{self.manifest} line {line}: " if self.manifest and line else ""
-        return place + self.path(index)
+        at_line = f"{self.manifest} line {line}: " if self.manifest and line else ""
+        return at_line + self.path(index)
 
     def _error(self, index: int, error: BadImage | Header, *, num_more: int = 0) -> DataError:
         reason = error.reason if isinstance(error, BadImage) else "bad"

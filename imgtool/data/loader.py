@@ -1,4 +1,4 @@
-"""From a config's data section to batches."""
+"""From a part of the data to its batches, and how many processes make them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from typing import Any
 
 from imgtool.config.schema import Data
 from imgtool.data.base import ImageDataset, Size
-from imgtool.data.datasets import Datasets, open_datasets
 from imgtool.data.room import Say, affordable
 from imgtool.data.rows import WholeRow
 from imgtool.data.views import View
 from imgtool.data.workers import Assembly, Batch, Crew, deliver
-
-__all__ = ["Datasets", "default_workers", "eval_loader", "open_datasets", "train_loader"]
 
 
 def silent(line: str) -> None:
@@ -70,13 +67,12 @@ def train_loader(
 
 def eval_loader(
     dataset: View,
-    data: Data,
     *,
     batch_size: int,
-    rank: int,
-    world_size: int,
-    num_workers: int,
-    pin_memory: bool,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+    pin_memory: bool = False,
     local_ranks: int = 1,
     say: Say = silent,
 ) -> EvalBatches:
@@ -91,7 +87,7 @@ def eval_loader(
     return EvalBatches(Assembly(dataset, WholeRow()), plan, crew, local_ranks)
 
 
-def default_workers(dataset: ImageDataset, data: Data, device_type: str, cores: int) -> int:
+def default_workers(dataset: ImageDataset, device_type: str, cores: int) -> int:
     """Loader processes for one training process that has `cores` to itself.
 
     On a CPU, training needs the cores and decoding is a small part: none where images are

@@ -79,19 +79,19 @@ def _files_in(folder: Path) -> list[str]:
     if not folder.exists():
         return []
     return [
-        (Path(place) / name).relative_to(folder).as_posix()
-        for place, _, names in os.walk(folder, onerror=refuse)
+        (Path(parent) / name).relative_to(folder).as_posix()
+        for parent, _, names in os.walk(folder, onerror=refuse)
         for name in names
     ]
 
 
 def _finished_name(name: str) -> str:
     """The file that a temporary file would have become; `name` itself for any other."""
-    place, _, last = name.rpartition("/")
+    parent, _, last = name.rpartition("/")
     stem, mark, _ = last.partition(files.TEMPORARY_MARK)
     if not mark or not stem.startswith("."):
         return name
-    return f"{place}/{stem[1:]}" if place else stem[1:]
+    return f"{parent}/{stem[1:]}" if parent else stem[1:]
 
 
 def _compare(folder: Path, recipe: dict[str, Any]) -> None:

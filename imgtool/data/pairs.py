@@ -160,7 +160,7 @@ class PairSampler:
     """Endless batches of one process: rows 0, 2, 4 ... with the attribute, the others without.
 
     Each set is an endless row of permutations of its own, keyed by (seed, set, pass), of which
-    batch b of rank r takes the places [(b W + r) B, (b W + r + 1) B). The sets differ in length,
+    batch b of rank r takes the positions [(b W + r) B, (b W + r + 1) B). The sets differ in length,
     and so do their passes; no image waits for another set's end.
 
     Args:
@@ -193,16 +193,16 @@ class PairSampler:
         members = self._sets[number]
         return members[permutation(self.seed, 2 * epoch + number, len(members))]
 
-    def _at(self, number: int, place: int) -> Draw:
-        epoch, at = divmod(place, len(self._sets[number]))
+    def _at(self, number: int, position: int) -> Draw:
+        epoch, at = divmod(position, len(self._sets[number]))
         return Draw(epoch, int(self._order(number, epoch)[at]), 0)
 
     def __iter__(self) -> Iterator[list[Draw]]:
         batch = self.start_batch
         while True:
             start = (batch * self.world_size + self.rank) * self.batch_size
-            places = range(start, start + self.batch_size)
-            yield [self._at(number, place) for place in places for number in (0, 1)]
+            positions = range(start, start + self.batch_size)
+            yield [self._at(number, position) for position in positions for number in (0, 1)]
             batch += 1
 
 

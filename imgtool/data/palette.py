@@ -21,7 +21,7 @@ CLASSES: dict[str, tuple[int, int, int]] = {
     "wall": (200, 200, 200),
     "background": (240, 240, 240),
 }
-MASK_NAMES = tuple(CLASSES)  # a class's number is its place here
+MASK_NAMES = tuple(CLASSES)  # a class's number is its position here
 PALETTE = tuple(CLASSES.values())
 LABEL_NAMES = ("room", "scene")
 

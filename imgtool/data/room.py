@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from imgtool.errors import LoaderError
-from imgtool.units import format_bytes
+from imgtool.units import count, format_bytes
 
 Say = Callable[[str], None]
 
@@ -22,7 +22,7 @@ FEWER = "fewer --num-workers, or --num-workers 0"
 MORE_MEMORY = f"more shared memory (docker run --shm-size 8g), {FEWER}"
 MORE_FILES = f"a higher `ulimit -n`, {FEWER}"
 PREFETCH = 2  # batches that each worker is ahead
-_TENSORS = 5  # of a batch, at most
+TENSORS = 5  # of a batch, at most
 _FILES_A_WORKER, _FILES_BESIDE = 8, 64  # queues; logs, checkpoints, libraries
 _MARGIN = 32  # files that sending a batch may open for a moment
 
@@ -62,8 +62,8 @@ def _free_bytes() -> int | None:
 
 
 def _with_files(num_workers: int, held: int, say: Say) -> int:
-    beside = _open_files() + _FILES_BESIDE + held * _TENSORS
-    each = _FILES_A_WORKER + PREFETCH * _TENSORS
+    beside = _open_files() + _FILES_BESIDE + held * TENSORS
+    each = _FILES_A_WORKER + PREFETCH * TENSORS
     need = beside + num_workers * each
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or need <= soft or not num_workers:
@@ -84,7 +84,7 @@ def _with_files(num_workers: int, held: int, say: Say) -> int:
 
 def _instead(num_workers: int) -> str:
     if num_workers:
-        return f"{num_workers} worker{'s' if num_workers > 1 else ''} instead"
+        return f"{count(num_workers, 'worker')} instead"
     return "the main process loads images itself"
 
 

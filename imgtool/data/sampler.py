@@ -95,9 +95,9 @@ class EpochSampler:
             order = permutation(self.seed, epoch, self.num_images)
             for number in range(batch, self.batches_per_epoch):
                 start = (number * self.world_size + self.rank) * self.batch_size
-                places = range(start, start + self.batch_size)
+                positions = range(start, start + self.batch_size)
                 yield [
                     Draw(epoch, int(order[at % self.num_images]), at // self.num_images)
-                    for at in places
+                    for at in positions
                 ]
             epoch, batch = epoch + 1, 0

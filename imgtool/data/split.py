@@ -150,15 +150,15 @@ def positions(dataset: ImageDataset, names: Sequence[str], part: str) -> list[in
     Raises:
         DataError: one of them is not there.
     """
-    place = {dataset.name(i): i for i in range(len(dataset))}
-    missing = [name for name in names if name not in place]
+    position_of = {dataset.name(i): i for i in range(len(dataset))}
+    missing = [name for name in names if name not in position_of]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise DataError(
             f"{missing[0]!r}{more} is in the split's {part} part and not in the data",
             hint="the data has changed since the split was drawn",
         )
-    return [place[name] for name in names]
+    return [position_of[name] for name in names]
 
 
 def without_duplicates(dataset: ImageDataset) -> tuple[list[int], list[int]]:

@@ -24,14 +24,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate, get_worker_info
 
 from imgtool.data.base import ImageDataset
-from imgtool.data.room import FEWER, PREFETCH, Say, files_left, refused, too_many_files
+from imgtool.data.room import FEWER, PREFETCH, TENSORS, Say, files_left, refused, too_many_files
 from imgtool.data.rows import Row
 from imgtool.errors import DataError, LoaderError, UserError
 
 Batch = dict[str, Any]
 LOOK_EVERY = 16  # batches between looks at a worker's memory and files
-TENSORS = 5  # of a batch, at most; each fills its last page
-PAGE_BYTES = 4096
+PAGE_BYTES = 4096  # each tensor fills its last one
 LATE = 16  # batches after which a stop that ended the workers should have ended training too
 _LEFT_TO_MAIN = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 

@@ -49,16 +49,8 @@ class Restored:
 
     def batches(self) -> Iterator[dict[str, Any]]:
         """The validation images, whole, on the device."""
-        loader = eval_loader(
-            self.datasets.val,
-            self.experiment.data,
-            batch_size=self.experiment.train.batch_size,
-            rank=0,
-            world_size=1,
-            num_workers=0,
-            pin_memory=False,
-        )
-        for batch in loader:
+        batch_size = self.experiment.train.batch_size
+        for batch in eval_loader(self.datasets.val, batch_size=batch_size):
             yield to_device(batch, self.device)
 
     @contextmanager
@@ -110,16 +102,16 @@ def restore(
     same_sets = getattr(data, "attribute", None) == getattr(trained_on, "attribute", None)
     split = _split(path) if same_sets else None
     datasets = open_datasets(data, split=split, training=False)
-    place = resolve_device(device)
+    on = resolve_device(device)
     task = find_family(experiment.family).build(experiment, datasets.info)
     load_weights(task.modules, loaded)
-    task.modules.to(place).eval()
+    task.modules.to(on).eval()
     return Restored(
         path=path,
         iteration=loaded.header.iteration,
         experiment=experiment,
         task=task,
-        device=place,
+        device=on,
         num_images=len(datasets.val),
         datasets=datasets,
     )

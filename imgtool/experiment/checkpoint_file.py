@@ -75,6 +75,7 @@ class CheckpointHeader:
 
     @property
     def loss(self) -> float | None:
+        """The last one logged; None where the file does not say, or it was not finite."""
         return self.metrics.get("loss")
 
     @property
@@ -257,11 +258,11 @@ def _alias_shared(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dic
     aliases: dict[str, str] = {}
     seen: dict[tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype], str] = {}
     for name, tensor in tensors.items():
-        place = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
-        if tensor.numel() and place in seen:
-            aliases[name] = seen[place]
+        memory = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
+        if tensor.numel() and memory in seen:
+            aliases[name] = seen[memory]
             continue
-        seen[place] = name
+        seen[memory] = name
         unique[name] = tensor
     return unique, aliases
 

@@ -1,8 +1,9 @@
 """Which checkpoints of a folder may go, and deleting them safely.
 
 Safe beside a training that writes: only regular files with the names of checkpoints (iter_N.pt,
-iter_N.safetensors, iter_N_update_M.safetensors) are ever deleted, and each is looked at again right before. Nothing newer than the newest whole
-checkpoint is touched, since someone may still be writing it.
+iter_N.safetensors, iter_N_update_M.safetensors) are ever deleted, and each is looked at again
+right before. Nothing newer than the newest whole checkpoint is touched, since someone may still
+be writing it.
 """
 
 from __future__ import annotations

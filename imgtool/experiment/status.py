@@ -140,6 +140,9 @@ class SilentStatus:
         """Nothing."""
 
 
+Status = StatusFile | SilentStatus
+
+
 def say_for(experiment: ExperimentDir, state: State, reason: str) -> None:
     """Write the last word of a process that died without one; what else it said stays.
 

@@ -20,6 +20,7 @@ from imgtool.process.stopping import REPEAT_SEC
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 AS_TERM = (signal.SIGHUP, signal.SIGQUIT)  # they would end us and leave the child alone
 WATCHED = (*FORWARDED, *AS_TERM)
+KILL_AFTER_SEC = 30.0  # from TERM to KILL, where nobody says otherwise
 LEFTOVER_SEC = 5.0
 GIVE_UP_SEC = 30.0
 POLL_SEC = 0.05

@@ -150,12 +150,12 @@ def _label_points(figure: Figure, axes: Axes, points: Sequence[tuple[str, float,
     pixels = [axes.transData.transform((x, y)) for _, x, y in points]
     taken += [(px - 6, py - 6, px + 6, py + 6) for px, py in pixels]
     fontsize = 8 if len(points) <= 20 else 6
-    places = [(8, 4, "left"), (8, -11, "left"), (-8, 4, "right"), (-8, -11, "right")]
-    places += [(0, 11, "center"), (0, -18, "center"), (10, 16, "left"), (10, -24, "left")]
-    places += [(-10, 16, "right"), (-10, -24, "right"), (10, 28, "left"), (10, -36, "left")]
+    offsets = [(8, 4, "left"), (8, -11, "left"), (-8, 4, "right"), (-8, -11, "right")]
+    offsets += [(0, 11, "center"), (0, -18, "center"), (10, 16, "left"), (10, -24, "left")]
+    offsets += [(-10, 16, "right"), (-10, -24, "right"), (10, 28, "left"), (10, -36, "left")]
     inside = axes.get_window_extent(renderer)
     for name, x, y in sorted(points, key=lambda point: point[1:]):
-        for dx, dy, align in places:
+        for dx, dy, align in offsets:
             text = axes.annotate(
                 name,
                 (x, y),

@@ -124,7 +124,7 @@ def load_rule(word: str, sets: Sequence[str] = ()) -> Rule:
     """A shipped rule by name, or a rule file, with `key=value` changes.
 
     Raises:
-        ConfigError: unknown rule or key, or a value that does not fit, with its place.
+        ConfigError: unknown rule or key, or a value that does not fit, and where.
     """
     path = Path(word).expanduser()
     if word in names():
@@ -135,7 +135,7 @@ def load_rule(word: str, sets: Sequence[str] = ()) -> Rule:
         label, text = word, _read(path)
     else:
         raise ConfigError(f"no rule {word!r}", hint=did_you_mean(word, names()))
-    values, places = parse_tree(text, label)
+    values, origins = parse_tree(text, label)
     values = {"rule": path.stem, **values}
     for one in sets:
         key, equals, value = one.partition("=")
@@ -143,8 +143,8 @@ def load_rule(word: str, sets: Sequence[str] = ()) -> Rule:
         if not equals or not key:
             raise ConfigError(f"--set: {one!r} is not key=value", hint="such as threshold=0.01")
         values[key] = parse_value(value, f"--set {key}")
-        places[key] = f"--set {key}"
-    return _build(values, places, label)
+        origins[key] = f"--set {key}"
+    return _build(values, origins, label)
 
 
 def _read(path: Path) -> str:
@@ -155,11 +155,11 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: {reason}", hint=f"or a shipped rule: {names()}") from error
 
 
-def _build(values: Mapping[str, Any], places: Mapping[str, str], label: str) -> Rule:
+def _build(values: Mapping[str, Any], origins: Mapping[str, str], label: str) -> Rule:
     checks = _checks()
     checked: dict[str, Any] = {}
     for key, value in values.items():
-        where = places.get(key, label)
+        where = origins.get(key, label)
         if key not in checks:
             raise ConfigError(f"{where}: unknown key {key}", hint=did_you_mean(key, list(checks)))
         try:
@@ -170,7 +170,7 @@ def _build(values: Mapping[str, Any], places: Mapping[str, str], label: str) -> 
             ) from error
     rule = Rule(**checked)
     mode = rule.mode or direction(rule.metric)
-    where = places.get("metric", label)
+    where = origins.get("metric", label)
     if mode is None:
         raise ConfigError(
             f"{where}: which way is {rule.metric} better?", hint="say mode: min, or mode: max"
@@ -191,7 +191,7 @@ def _build(values: Mapping[str, Any], places: Mapping[str, str], label: str) -> 
     try:
         _ = rule.limits
     except ValueError as error:
-        raise ConfigError(f"{places.get('threshold', label)}: threshold: {error}") from error
+        raise ConfigError(f"{origins.get('threshold', label)}: threshold: {error}") from error
     return rule
 
 

@@ -16,7 +16,7 @@ from imgtool.experiment.alive import is_process, start_ticks
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import now_iso, read_status
 from imgtool.process import leftovers
-from imgtool.process.ladder import Ladder, Step
+from imgtool.process.ladder import KILL_AFTER_SEC, Ladder, Step
 from imgtool.sweep.lsf_client import Client, spec
 from imgtool.sweep.lsf_words import LsfError
 from imgtool.sweep.state import ACTIVE, WAITING, read_job, read_state, write_job
@@ -24,7 +24,6 @@ from imgtool.sweep.state import ACTIVE, WAITING, read_job, read_state, write_job
 if TYPE_CHECKING:
     import psutil
 
-KILL_AFTER_SEC = 30.0
 POLL_SEC = 0.1
 JOB_POLL_SEC = 1.0
 _TAKEN = re.compile(r"is being (signaled|terminated)|already finished", re.IGNORECASE)

@@ -34,18 +34,10 @@ def timed_command(plan: Plan, trial: Trial, extra: Sequence[str] = ()) -> list[s
     command = train_command(trial)
     if plan.duration_sec is None:
         return command
-    limit = f"{plan.duration_sec:.3f}s"
-    where = str(trial.directory.path)
     return [
         *program(),
-        "run-timed",
-        "--exp-dir",
-        where,
-        "--duration",
-        limit,
-        *extra,
-        "--",
-        *command,
+        *("run-timed", "--exp-dir", str(trial.directory.path)),
+        *("--duration", f"{plan.duration_sec:.3f}s", *extra, "--", *command),
     ]
 
 

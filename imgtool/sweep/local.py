@@ -18,17 +18,12 @@ from imgtool.errors import UserError
 from imgtool.experiment.status import now_iso
 from imgtool.process import leftovers
 from imgtool.process.inbox import Inbox
-from imgtool.process.ladder import POLL_SEC, WATCHED, Ladder, Requests, Step
+from imgtool.process.ladder import KILL_AFTER_SEC, POLL_SEC, WATCHED, Ladder, Requests, Step
 from imgtool.process.stopping import at_terminal
 from imgtool.sweep import claim, jobs
 from imgtool.sweep.running import Running, start
 from imgtool.sweep.slots import Slot, give_back, take
-from imgtool.sweep.state import (
-    BROKEN,
-    TrialState,
-    read_state,
-    write_job,
-)
+from imgtool.sweep.state import BROKEN, TrialState, read_state, write_job
 from imgtool.sweep.trial import Plan, Trial
 from imgtool.sweep.verdict import done_meanwhile, stamp, traces, verdict
 
@@ -36,7 +31,6 @@ if TYPE_CHECKING:
     import psutil
 
 GRACE_SEC = 300.0
-KILL_AFTER_SEC = 30.0
 TICK_SEC = 1.0
 
 

@@ -102,7 +102,7 @@ class Script:
 def scripts(plan: Plan, trials: Iterable[Trial], options: Options) -> list[Script]:
     """The jobs of these trials: an array for each queue and set of resources, then the follow-up.
 
-    A trial's index is its place among the plan's trials of the same resources, so that an array
+    A trial's index is its position among the plan's trials of the same resources, so that an array
     of what is left over names the very indices that are left.
 
     Raises:

@@ -127,7 +127,7 @@ class _Maker:
         return load(config, family=None, schema_of=self.schema_of, sets=words, tiny=self.tiny)
 
     def blame(self, error: ConfigError, values: Mapping[str, Any]) -> ConfigError:
-        """The complaint about an override, said of the place where the user wrote it."""
+        """The complaint about an override, said of where the user wrote it."""
         mark, text = "--set: ", str(error)
         own = {word.partition("=")[0].strip() for word in self.sets}
         below = {word.partition("=")[0] for word in self.spec.sets}
@@ -135,8 +135,8 @@ class _Maker:
         if not text.startswith(mark) or not wrong:
             return error
         in_file = wrong & {*below, *(key for row in self.spec.combinations for key in row)}
-        place = self.spec.source if in_file else "--grid"
-        return ConfigError(f"{place}: {text.removeprefix(mark)}", hint=error.hint)
+        source = self.spec.source if in_file else "--grid"
+        return ConfigError(f"{source}: {text.removeprefix(mark)}", hint=error.hint)
 
     def with_resources(self, loaded: Loaded, config: str) -> Loaded:
         """What the sweep says of the experiment's queue; `--set lsf.…` still wins."""

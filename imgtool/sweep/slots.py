@@ -1,4 +1,4 @@
-"""Places in which trials train at the same time: GPUs, or shares of the CPU."""
+"""Slots in which trials train at the same time: GPUs, or shares of the CPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 @dataclass(frozen=True)
 class Slot:
-    """One place.
+    """Where one trial trains.
 
     Attributes:
         label: for people: `gpu 0`, `gpu 0 b` (the second on it), `cpu 1`, `gpu 0+1` (a trial

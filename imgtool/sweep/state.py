@@ -20,6 +20,7 @@ from imgtool.experiment.alive import is_process, parse_time
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import read_status
 from imgtool.files import temporary_beside
+from imgtool.process.child import KILLED
 
 StateName = Literal[
     "pending",
@@ -36,7 +37,6 @@ STATES: tuple[StateName, ...] = StateName.__args__  # type: ignore[attr-defined]
 ACTIVE = frozenset({"submitted", "running"})
 BROKEN = frozenset({"failed", "diverged", "out_of_memory", "stale"})
 STALE_SEC = 300.0
-KILLED = 137
 
 JOB_NAME = "job.json"
 WAITING = ("PEND", "PSUSP", "WAIT", "PROV")

@@ -6,8 +6,9 @@ import os
 import signal
 
 from imgtool.experiment.layout import ExperimentDir
+from imgtool.process.child import KILLED
 from imgtool.sweep.choose import why_not
-from imgtool.sweep.state import BROKEN, KILLED, complaint, job_path, read_state
+from imgtool.sweep.state import BROKEN, complaint, job_path, read_state
 from imgtool.sweep.trial import Trial
 from imgtool.units import format_duration
 
@@ -48,6 +49,7 @@ def traces(directory: ExperimentDir) -> tuple[tuple[int, int] | None, ...]:
 
 
 def stamp(directory: ExperimentDir) -> tuple[int, int] | None:
+    """What changes when status.json is written; None while there is none."""
     return _stamp_of(directory.status_path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -12,13 +13,10 @@ import torch
 
 from imgtool.config.load import Loaded, to_dict
 from imgtool.config.schema import Experiment
-from imgtool.data.loader import (
-    eval_loader,
-    train_loader,
-)
+from imgtool.data.loader import eval_loader, train_loader
 from imgtool.errors import UsageError
 from imgtool.experiment.layout import ExperimentDir
-from imgtool.experiment.status import SilentStatus, StatusFile
+from imgtool.experiment.status import Status
 from imgtool.files import write_text
 from imgtool.models.base import Task
 from imgtool.models.registry import family as find_family
@@ -26,6 +24,7 @@ from imgtool.models.registry import schema
 from imgtool.process.stopping import StopRequest
 from imgtool.training.batches import Batches
 from imgtool.training.context import Run
+from imgtool.training.limits import BestValue, TimeBudget
 from imgtool.training.loggers import Logs, SilentLogs, open_logs
 from imgtool.training.machine import Machine
 from imgtool.training.material import Material
@@ -37,12 +36,9 @@ from imgtool.training.report import Reporter
 from imgtool.training.resume import Start
 from imgtool.training.schedule import make_schedule
 from imgtool.training.step import Stepper
-from imgtool.training.stopping import BestValue, TimeBudget
 from imgtool.training.throughput import Throughput
 from imgtool.training.validation import Validator
 from imgtool.units import parse_duration
-
-Status = StatusFile | SilentStatus
 
 
 def build_task(
@@ -93,47 +89,15 @@ def make_run(
     facts = task.facts()
     throughput = Throughput()
     say = reporter.message if ranks.is_first else ranks.warn
-    holds = any(not update.fresh_batch for update in task.all_updates())
-    held = 1 + (train.accumulate if holds else 1)
-    batches = Batches(
-        partial(_open_train_loader, experiment, machine, material, held, say),
-        machine.device,
-        throughput,
-        accumulate=train.accumulate,
-        per_epoch=material.batches_per_epoch,
-        world_size=ranks.size,
-        held=holds,
-        channels_last=train.channels_last,
-    )
+    batches = _open_batches(experiment, machine, material, task, throughput, say)
     if train.compile:
         task.compile()
-    stepper = Stepper(
-        ranks,
-        task,
-        train,
-        batches,
-        machine.precision,
-        takes_turns=schema(experiment.family).takes_turns(experiment),
-    )
-    monitor = train.monitor or task.monitor
-    best = BestValue(monitor, task.monitor_mode, train.patience, train.min_delta)
-    closed = Meter(machine.device)
-    position, spent, horizon = Position(), 0.0, None
-    metrics: dict[str, float | None] = {}
-    if start.loaded is not None and start.path is not None:
-        restore(parts_of(stepper, closed, position, best), start.loaded)
-        header = start.loaded.header
-        spent, horizon = header.elapsed_sec, header.horizon
-        metrics = dict(header.metrics)
-        own = directory.checkpoint_path(position.iteration, position.update)
-        if start.path.resolve() != own.resolve():
-            position.saved = -1  # elsewhere, or under another name
-        _warn_of_other_ranks(header.world_size, ranks, reporter)
-    if ranks.distributed:
-        parts = parts_of(stepper, closed, position, best)
-        alike = {name: parts[name] for name in ("model", "optimizer", "ema")}
-        ranks.check_equal(_digests(collect(alike)[0]), "parameters, buffers or optimizer state")
+    takes_turns = schema(experiment.family).takes_turns(experiment)
+    stepper = Stepper(ranks, task, train, batches, machine.precision, takes_turns=takes_turns)
+    past = _go_on_from(start, stepper, directory, reporter)
+    position, epoch = past.position, material.batches_per_epoch
     config = to_dict(experiment)
+    limit_sec = None if train.max_time is None else parse_duration(train.max_time)
     return Run(
         experiment=experiment,
         config=config,
@@ -145,21 +109,90 @@ def make_run(
         batches=batches,
         throughput=throughput,
         validator=_validator(experiment, machine, material, stepper, say),
-        schedule=make_schedule(
-            experiment, task, material.batches_per_epoch, horizon, position.iteration
-        ),
-        best=best,
-        budget=TimeBudget(
-            None if train.max_time is None else parse_duration(train.max_time), spent
-        ),
+        schedule=make_schedule(experiment, task, epoch, past.horizon, position.iteration),
+        best=past.best,
+        budget=TimeBudget(limit_sec, past.spent_sec),
         stop=stop,
         reporter=reporter,
         logs=_open_logs(experiment, config, directory, start.identity, position, ranks),
         status=status,
         position=position,
-        closed=closed,
-        metrics=metrics,
+        closed=past.closed,
+        metrics=past.metrics,
         facts=facts,
+    )
+
+
+@dataclass(kw_only=True)
+class _Past:
+    """What a run has behind it: nothing yet, or what a checkpoint says.
+
+    Attributes:
+        position: how far it has come.
+        closed: losses of the logged windows since the last row of the metrics table.
+        best: the best value so far.
+        spent_sec: training time of earlier starts.
+        horizon: of the schedule, as a header has it.
+        metrics: the checkpoint's.
+    """
+
+    position: Position
+    closed: Meter
+    best: BestValue
+    spent_sec: float = 0.0
+    horizon: Any = None
+    metrics: dict[str, float | None] = field(default_factory=dict)
+
+
+def _go_on_from(
+    start: Start, stepper: Stepper, directory: ExperimentDir, reporter: Reporter
+) -> _Past:
+    """Put everything back to where the checkpoint has it, on every rank alike.
+
+    Raises:
+        CheckpointError: it does not fit the task.
+        ExperimentError: the ranks hold different values.
+    """
+    task, train, ranks = stepper.task, stepper.train, stepper.ranks
+    monitor = train.monitor or task.monitor
+    best = BestValue(monitor, task.monitor_mode, train.patience, train.min_delta)
+    past = _Past(position=Position(), closed=Meter(stepper.device), best=best)
+    parts = parts_of(stepper, past.closed, past.position, best)
+    if start.loaded is not None and start.path is not None:
+        restore(parts, start.loaded)
+        header = start.loaded.header
+        past.spent_sec, past.horizon = header.elapsed_sec, header.horizon
+        past.metrics = dict(header.metrics)
+        own = directory.checkpoint_path(past.position.iteration, past.position.update)
+        if start.path.resolve() != own.resolve():
+            past.position.saved = -1  # elsewhere, or under another name
+        _warn_of_other_ranks(header.world_size, ranks, reporter)
+    if ranks.distributed:
+        alike = {name: parts[name] for name in ("model", "optimizer", "ema")}
+        ranks.check_equal(_digests(collect(alike)[0]), "parameters, buffers or optimizer state")
+    return past
+
+
+def _open_batches(
+    experiment: Experiment,
+    machine: Machine,
+    material: Material,
+    task: Task,
+    throughput: Throughput,
+    say: Callable[[str], None],
+) -> Batches:
+    train = experiment.train
+    holds = any(not update.fresh_batch for update in task.all_updates())
+    held = 1 + (train.accumulate if holds else 1)
+    return Batches(
+        partial(_open_train_loader, experiment, machine, material, held, say),
+        machine.device,
+        throughput,
+        accumulate=train.accumulate,
+        per_epoch=material.batches_per_epoch,
+        world_size=machine.ranks.size,
+        held=holds,
+        channels_last=train.channels_last,
     )
 
 
@@ -204,7 +237,6 @@ def _validator(
         return None
     batches = eval_loader(
         images,
-        experiment.data,
         batch_size=train.batch_size,
         rank=machine.ranks.rank,
         world_size=machine.ranks.size,
@@ -213,12 +245,7 @@ def _validator(
         local_ranks=machine.ranks.local_size,
         say=say,
     )
-    return Validator(
-        stepper.task,
-        stepper.averages,
-        machine.precision,
-        lambda: batches,
-    )
+    return Validator(stepper.task, stepper.averages, machine.precision, lambda: batches)
 
 
 def _open_logs(

@@ -7,9 +7,10 @@ from typing import Any
 
 from imgtool.config.schema import Experiment
 from imgtool.experiment.layout import ExperimentDir
-from imgtool.experiment.status import SilentStatus, StatusFile
+from imgtool.experiment.status import Status
 from imgtool.process.stopping import StopRequest
 from imgtool.training.batches import Batches
+from imgtool.training.limits import BestValue, TimeBudget
 from imgtool.training.loggers import Logs
 from imgtool.training.meters import Meter
 from imgtool.training.parts import Position
@@ -17,7 +18,6 @@ from imgtool.training.ranks import Ranks
 from imgtool.training.report import Reporter
 from imgtool.training.schedule import Schedule
 from imgtool.training.step import Stepper
-from imgtool.training.stopping import BestValue, TimeBudget
 from imgtool.training.throughput import Throughput
 from imgtool.training.validation import Validator
 
@@ -47,7 +47,7 @@ class Run:
     stop: StopRequest
     reporter: Reporter
     logs: Logs
-    status: StatusFile | SilentStatus
+    status: Status
     position: Position
     closed: Meter
     metrics: dict[str, float | None] = field(default_factory=dict)

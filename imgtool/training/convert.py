@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from imgtool.config.identity import identity
 from imgtool.config.load import Loaded, to_dict, to_yaml
 from imgtool.data.base import DataInfo
 from imgtool.data.datasets import expected_info, open_datasets
@@ -18,9 +19,8 @@ from imgtool.experiment.layout import ExperimentDir
 from imgtool.files import point_symlink, write_text
 from imgtool.models.base import Foreign, Task
 from imgtool.models.registry import family as find_family
-from imgtool.training.parts import Given, Model, Position, Saved, collect, progress
+from imgtool.training.parts import Given, Model, Position, Saved, collect, reached_facts
 from imgtool.training.reader import read_foreign
-from imgtool.training.resume import identify
 from imgtool.training.weights import load_module
 
 
@@ -117,7 +117,7 @@ def _parts(task: Task, found: Foreign, iteration: int, accumulate: int) -> dict[
     return {
         "model": Model(task.modules),
         "optimizer": Given(states),
-        "position": Given(given_facts=progress(position, batches, batches, 1)),
+        "position": Given(given_facts=reached_facts(position, batches, batches, 1)),
         "best": Given(given_facts={}),
         "bad_total": Given(given_facts=0),
     }
@@ -130,7 +130,7 @@ def _header(loaded: Loaded, iteration: int, fingerprint: str | None) -> Checkpoi
         epoch=0.0,
         name=experiment.name,
         family=experiment.family,
-        identity=identify(experiment, fingerprint) if fingerprint else "",
+        identity=identity(experiment, fingerprint) if fingerprint else "",
         data_fingerprint=fingerprint or "",
         metrics={"loss": None},
         config=to_dict(experiment),

@@ -14,6 +14,7 @@ from imgtool.config.schema import Train
 from imgtool.errors import UsageError
 from imgtool.training.environment import cpu_threads, cpuinfo
 from imgtool.training.ranks import Ranks
+from imgtool.units import count
 
 
 def resolve_device(wanted: str, ranks: Ranks | None = None) -> torch.device:
@@ -33,16 +34,16 @@ def resolve_device(wanted: str, ranks: Ranks | None = None) -> torch.device:
     if ranks is not None and ranks.distributed and device.type == "cuda":
         device = torch.device("cuda", ranks.local_rank)
     if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if count == 0:
+        num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if num_gpus == 0:
             raise UsageError(
                 f"device {wanted}: this machine has no usable CUDA device",
                 hint="--device auto takes what there is",
             )
-        if device.index is not None and device.index >= count:
+        if device.index is not None and device.index >= num_gpus:
             raise UsageError(
-                f"device {wanted}: this machine has {count} CUDA device{'s' * (count > 1)}",
-                hint=f"the last one is cuda:{count - 1}",
+                f"device {wanted}: this machine has {count(num_gpus, 'CUDA device')}",
+                hint=f"the last one is cuda:{num_gpus - 1}",
             )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("device mps: not available on this machine", hint="--device auto")

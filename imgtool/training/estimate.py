@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from imgtool.config.identity import identity
 from imgtool.config.load import Loaded
 from imgtool.config.schema import Train
 from imgtool.data.datasets import expected_info, open_datasets
 from imgtool.data.pyramid import pyramid_size
 from imgtool.models.base import DataInfo, Noise, Task
 from imgtool.models.registry import family as find_family
-from imgtool.training.resume import identify
 
 # Tensors of the parameter's size that each optimizer keeps.
 _STATES = {"adamw": 2, "adam": 2, "rmsprop": 1, "sgd": 0}
@@ -35,7 +35,7 @@ def describe(loaded: Loaded) -> dict[str, Any]:
         info = datasets.info
         batch_size = experiment.train.batch_size
         known |= {
-            "identity": identify(experiment, datasets.fingerprint),
+            "identity": identity(experiment, datasets.fingerprint),
             "num_train_images": len(datasets.train),
             "num_val_images": len(datasets.val),
             "num_test_images": len(datasets.test),

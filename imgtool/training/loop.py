@@ -14,10 +14,10 @@ from typing import Any
 from imgtool.errors import UsageError, did_you_mean
 from imgtool.training.context import Run
 from imgtool.training.device import peak_memory
+from imgtool.training.limits import BestValue
 from imgtool.training.report import Outcome, Progress
 from imgtool.training.saving import Saver, of_validation
 from imgtool.training.schedule import due
-from imgtool.training.stopping import BestValue
 from imgtool.training.validation import save_picture
 
 # What a rank may wish; the largest wish of all is what happens.

@@ -57,7 +57,7 @@ def set_up_machine(
     num_workers = experiment.data.num_workers
     if num_workers is None:
         cores = shared_cores(ranks.local_size)
-        num_workers = default_workers(material.datasets.train, experiment.data, device.type, cores)
+        num_workers = default_workers(material.datasets.train, device.type, cores)
     threads = configure_torch(train, device, num_workers, ranks)
     if train.precision == "16-mixed" and device.type != "cuda":
         notes.append(f"note: 16-mixed is for CUDA; on {device.type} it is bf16-mixed")

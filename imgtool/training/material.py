@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imgtool.config.identity import identity
 from imgtool.config.load import Loaded
 from imgtool.config.schema import Experiment
 from imgtool.data.datasets import Datasets, open_datasets
@@ -20,7 +21,8 @@ from imgtool.experiment.checkpoints import list_checkpoints
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.training.ranks import Ranks
 from imgtool.training.report import Reporter
-from imgtool.training.resume import Start, choose_start, identify
+from imgtool.training.resume import Start, choose_start
+from imgtool.units import count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +54,13 @@ def open_material(experiment: Experiment, directory: ExperimentDir, ranks: Ranks
 
     split = ranks.decide(draw)
     datasets = opened or open_datasets(experiment.data, split=Split.from_json(split), share=share)
-    identity = identify(experiment, datasets.fingerprint)
+    own_identity = identity(experiment, datasets.fingerprint)
     ranks.check_equal(
-        {"the data": datasets.fingerprint, "the experiment": identity}, "what they train"
+        {"the data": datasets.fingerprint, "the experiment": own_identity}, "what they train"
     )
     return Material(
         datasets=datasets,
-        identity=identity,
+        identity=own_identity,
         batches_per_epoch=datasets.batches_per_epoch(experiment.train.batch_size * ranks.size),
         notes=(
             *_some(datasets.missing, "listed image", "missing, left out"),
@@ -125,8 +127,3 @@ def _apart(trouble: str | None) -> list[str]:
     if trouble is None:
         return []
     return [f"warning: each rank keeps decoded images of its own: {trouble}"]
-
-
-def count(number: int, what: str) -> str:
-    """`1 thread`, `2 threads`."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

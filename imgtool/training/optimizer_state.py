@@ -47,8 +47,8 @@ def load_optimizer(
         _check_state(name, state, own[name], expected)
         for key, value in state.items():
             if expected[key]:
-                place = torch.empty_like(own[name], dtype=value.dtype).detach()
-                state[key] = place.copy_(value)
+                fitting = torch.empty_like(own[name], dtype=value.dtype).detach()
+                state[key] = fitting.copy_(value)
             else:
                 state[key] = value.to(own[name].device) if fused else value.clone()
         optimizer.state[own[name]] = state

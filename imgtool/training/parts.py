@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 
 from imgtool.errors import CheckpointError
 from imgtool.experiment.checkpoint_file import Checkpoint
+from imgtool.training.limits import BestValue
 from imgtool.training.meters import Meter
 from imgtool.training.optimizer_state import load_optimizer, optimizer_tensors
-from imgtool.training.stopping import BestValue
 from imgtool.training.weights import Misfit, fit_module
 
 if TYPE_CHECKING:
@@ -86,9 +86,9 @@ def parts_of(
         "rng": Rng(stepper.device),
         "meter": Meters(meters, stepper.ranks.sum, share=stepper.ranks.is_first),
         "scaler": Scaler(stepper.scaler),
-        "position": Progress(position, stepper),
+        "position": Reached(position, stepper),
         "best": Best(best),
-        "bad_total": BadSteps(stepper),
+        "bad_total": BadTotal(stepper),
     }
 
 
@@ -275,7 +275,7 @@ class Scaler(Part):
 
 
 @dataclass(frozen=True)
-class Progress(Part):
+class Reached(Part):
     """Where in the training and in the data."""
 
     position: Position
@@ -283,7 +283,9 @@ class Progress(Part):
 
     def facts(self) -> Any:
         stepper = self.stepper
-        return progress(self.position, stepper.batches.drawn, stepper.steps, stepper.ranks.size)
+        return reached_facts(
+            self.position, stepper.batches.drawn, stepper.steps, stepper.ranks.size
+        )
 
     def restore(self, facts: Any, tensors: Mapping[str, Tensor]) -> None:
         found, stepper = dict(facts), self.stepper
@@ -295,8 +297,8 @@ class Progress(Part):
             setattr(self.position, own.name, int(found[own.name]))
 
 
-def progress(position: Position, batches: int, steps: int, world_size: int) -> dict[str, int]:
-    """The facts of `Progress`: batches drawn by all ranks together, optimizer steps."""
+def reached_facts(position: Position, batches: int, steps: int, world_size: int) -> dict[str, int]:
+    """The facts of `Reached`: batches drawn by all ranks together, optimizer steps."""
     counts = {"batches": batches, "steps": steps, "world_size": world_size}
     return {**asdict(position), **counts}
 
@@ -315,7 +317,7 @@ class Best(Part):
 
 
 @dataclass(frozen=True)
-class BadSteps(Part):
+class BadTotal(Part):
     """How many steps were bad so far."""
 
     stepper: Stepper

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgtool.config.identity import identity, identity_diff
+from imgtool.config.identity import identity_diff
 from imgtool.config.load import Loaded, read_stored
-from imgtool.config.schema import Experiment
 from imgtool.config.yaml_io import format_value
 from imgtool.errors import CheckpointError, ConfigError, ExperimentError
 from imgtool.experiment.checkpoint_file import Checkpoint, CheckpointHeader, read, read_header
@@ -32,11 +31,6 @@ class Start:
     path: Path | None
     loaded: Checkpoint | None
     identity: str
-
-
-def identify(experiment: Experiment, data_fingerprint: str) -> str:
-    """The hash that names this trial."""
-    return identity(experiment, data_fingerprint)
 
 
 def choose_start(

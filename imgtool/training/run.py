@@ -14,19 +14,19 @@ from imgtool.errors import DivergedError, ExperimentError, OutOfMemory, UserErro
 from imgtool.experiment import provenance
 from imgtool.experiment.checkpoints import remove_temporaries
 from imgtool.experiment.layout import ExperimentDir
-from imgtool.experiment.status import SilentStatus, StatusFile, say_for
+from imgtool.experiment.status import SilentStatus, Status, StatusFile, say_for
 from imgtool.files import write_text
 from imgtool.process.stopping import StopRequest
 from imgtool.training import assemble
-from imgtool.training.assemble import Status
 from imgtool.training.context import Run
 from imgtool.training.keepsakes import leave_keepsakes
 from imgtool.training.loop import Loop
 from imgtool.training.machine import Machine, join_ranks, set_up_machine
-from imgtool.training.material import Material, count, find_start, open_material
+from imgtool.training.material import Material, find_start, open_material
 from imgtool.training.ranks import KILLED, RankFailed, Ranks, forget_errors
 from imgtool.training.report import Outcome, Reporter
 from imgtool.training.trainlog import LoggedReporter, train_log
+from imgtool.units import count
 
 
 def train(

@@ -39,7 +39,7 @@ class Horizon:
         """A schedule that was drawn to end there."""
         return cls(end, end)
 
-    def place(self, iteration: int) -> float:
+    def position(self, iteration: int) -> float:
         """How far the schedule is at `iteration`, in iterations of its length."""
         if iteration <= self.since:
             return min(iteration, self.at)
@@ -50,9 +50,9 @@ class Horizon:
 
     def moved(self, end: int, since: int) -> Horizon:
         """The same with its end elsewhere, from iteration `since` on; anew where it is over."""
-        if not 0 < since < end or self.place(since) >= self.length:
+        if not 0 < since < end or self.position(since) >= self.length:
             return Horizon.at_iteration(end)
-        return replace(self, since=since, at=self.place(since), end=end)
+        return replace(self, since=since, at=self.position(since), end=end)
 
     def stored(self) -> int | dict[str, Any]:
         """As it stands in a checkpoint's header."""
@@ -164,7 +164,7 @@ def lr_factor(train: Train, iteration: float, horizon: int | None) -> float:
 def _factor(train: Train, iteration: int, horizon: Horizon | None) -> float:
     if horizon is None:
         return lr_factor(train, iteration, None)
-    return lr_factor(train, horizon.place(iteration), horizon.length)
+    return lr_factor(train, horizon.position(iteration), horizon.length)
 
 
 def _horizon(
@@ -211,8 +211,8 @@ def _highest(train: Train, horizon: Horizon | None, after: int, until: int) -> f
     """The highest rate in (after, until], as a part of `lr`."""
     span = max(1, until - after)
     count = min(_LOOKS, span)
-    places = {after + 1, *(after + math.ceil(span * (n + 1) / count) for n in range(count))}
-    return max(_factor(train, place, horizon) for place in places)
+    looks = {after + 1, *(after + math.ceil(span * (n + 1) / count) for n in range(count))}
+    return max(_factor(train, each, horizon) for each in looks)
 
 
 def _doubts(train: Train, last: int | None, horizon: Horizon | None, iteration: int) -> list[str]:

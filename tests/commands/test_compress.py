@@ -281,7 +281,7 @@ def test_what_is_wrong_is_said(folder, tmp_path, capsys, monkeypatch, words, cod
         write_checkpoint(other, make_model(seed=5))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    places = {
+    meant = {
         "A": folder / "images/a.png",
         "B/a.jpg": folder / "images/other/a.jpg",
         "S": stream,
@@ -292,7 +292,7 @@ def test_what_is_wrong_is_said(folder, tmp_path, capsys, monkeypatch, words, cod
         "EXP": folder / "exp",
         "OTHER": other,
     }
-    given = [places.get(word, word) for word in words]
+    given = [meant.get(word, word) for word in words]
     if words[0] != "export" and "--ckpt" not in words:
         given += codec
     capsys.readouterr()

@@ -17,7 +17,7 @@ BAD = "family: autoencoder\ntrain:\n  learning_rte: 1\n"
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("IMGTOOL_FORMAT", raising=False)
     (tmp_path / "good.yaml").write_text(GOOD)
@@ -48,13 +48,13 @@ def test_show_of_a_family_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\nfamily: autoencoder " in capsys.readouterr().out
 
 
-def test_what_show_prints_can_be_checked(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_show_prints_can_be_checked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("show", "good.yaml") == 0
-    (place / "again.yaml").write_text(capsys.readouterr().out)
+    (folder / "again.yaml").write_text(capsys.readouterr().out)
     assert run("check", "again.yaml") == 0
 
 
-def test_check_reports_every_file(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_reports_every_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("check", "bad.yaml", "good.yaml", "none.yaml") == 2
     captured = capsys.readouterr()
     records = [json.loads(line) for line in captured.out.splitlines()]
@@ -64,7 +64,7 @@ def test_check_reports_every_file(place: Path, capsys: pytest.CaptureFixture[str
         ("none.yaml", False),
     ]
     assert records[0]["error"] == "bad.yaml:3: unknown key train.learning_rte"
-    assert records[1]["path"] == str(place / "good.yaml")
+    assert records[1]["path"] == str(folder / "good.yaml")
     assert (records[1]["name"], records[1]["family"]) == ("good", "autoencoder")
     assert captured.err.splitlines() == [
         "error: bad.yaml:3: unknown key train.learning_rte",
@@ -75,11 +75,11 @@ def test_check_reports_every_file(place: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_check_reads_paths_from_stdin(
-    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO('bad.yaml\n{"path": "good.yaml"}\n\n'))
     assert run("check", "-", "--quiet") == 2
-    assert capsys.readouterr().out == f"{place / 'good.yaml'}\n"
+    assert capsys.readouterr().out == f"{folder / 'good.yaml'}\n"
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert run("check", "-") == 2
     error, hint = capsys.readouterr().err.splitlines()
@@ -87,7 +87,7 @@ def test_check_reads_paths_from_stdin(
     assert hint.startswith("hint: ")
 
 
-def test_exit_codes_and_streams_of_a_real_process(place: Path) -> None:
+def test_exit_codes_and_streams_of_a_real_process(folder: Path) -> None:
     def process(*args: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "imgtool", "config", *args]
         root = Path(__file__).resolve().parents[2]

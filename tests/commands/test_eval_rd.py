@@ -25,7 +25,7 @@ def lines(text):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def folder(tmp_path_factory):
     """photos/, an experiment exp/, and its exports a and b of two lambdas."""
     folder = tmp_path_factory.mktemp("rd")
     rng = np.random.default_rng(0)
@@ -47,11 +47,11 @@ def place(tmp_path_factory):
     return folder
 
 
-def test_real_bytes_and_estimate(place, tmp_path, capsys):
+def test_real_bytes_and_estimate(folder, tmp_path, capsys):
     capsys.readouterr()
-    codecs = (place / "a.safetensors", place / "b.safetensors")
+    codecs = (folder / "a.safetensors", folder / "b.safetensors")
     out = tmp_path / "deep/rd.json"
-    words = ("eval", "rd", "--ckpt", *codecs, "--data", place / "photos", "--device", "cpu")
+    words = ("eval", "rd", "--ckpt", *codecs, "--data", folder / "photos", "--device", "cpu")
     assert run(*words, "--real-bytes", "--out", out, "--json") == 0
     rows = lines(capsys.readouterr().out)
     assert [row["kind"] for row in rows] == ["rd", "rd"]
@@ -78,20 +78,20 @@ def test_real_bytes_and_estimate(place, tmp_path, capsys):
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_bytes_are_those_of_compress(place, capsys):
+def test_bytes_are_those_of_compress(folder, capsys):
     from imgtool.data.images import decode
     from imgtool.evaluation.codec.export import open_codec
 
     import torch  # isort: skip
 
     capsys.readouterr()
-    words = ("--ckpt", place / "exp", "--data", place / "photos", "--device", "cpu")
+    words = ("--ckpt", folder / "exp", "--data", folder / "photos", "--device", "cpu")
     assert run("eval", "rd", *words, "--real-bytes", "--json") == 0
     (row,) = lines(capsys.readouterr().out)
-    codec = open_codec(str(place / "exp"), device="cpu")
+    codec = open_codec(str(folder / "exp"), device="cpu")
     rates, errors = [], []
     for name in ("0.png", "1.png"):
-        pixels, _ = decode(place / "photos" / name)
+        pixels, _ = decode(folder / "photos" / name)
         image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
         data = codec.encode(image).data
         made = codec.decode(data).permute(1, 2, 0).numpy().astype(np.float64)
@@ -101,9 +101,9 @@ def test_bytes_are_those_of_compress(place, capsys):
     assert row["psnr"] == pytest.approx(np.mean(errors))
 
 
-def test_anchors_and_their_distance(place, tmp_path, capsys):
+def test_anchors_and_their_distance(folder, tmp_path, capsys):
     capsys.readouterr()
-    common = ("eval", "rd", "--data", place / "photos", "--quality", 20, 60, 90, "--json")
+    common = ("eval", "rd", "--data", folder / "photos", "--quality", 20, 60, 90, "--json")
     jpeg, webp = tmp_path / "jpeg.json", tmp_path / "webp.json"
     picture = tmp_path / "rd.png"
     assert run(*common, "--codec", "jpeg", "--out", jpeg, "--plot", picture) == 0
@@ -137,32 +137,32 @@ def test_published_curves(tmp_path, capsys):
     assert "-4." in capsys.readouterr().out
 
 
-def test_nothing_is_written_in_a_dry_run(place, tmp_path, capsys):
+def test_nothing_is_written_in_a_dry_run(folder, tmp_path, capsys):
     out, picture = tmp_path / "new/rd.json", tmp_path / "new/rd.png"
-    words = ("--data", place / "photos", "--out", out, "--plot", picture, "--dry-run")
-    assert run("eval", "rd", "--ckpt", place / "none", *words) == 0
+    words = ("--data", folder / "photos", "--out", out, "--plot", picture, "--dry-run")
+    assert run("eval", "rd", "--ckpt", folder / "none", *words) == 0
     assert run("eval", "rd", "--codec", "jpeg", *words) == 0
     assert run("eval", "bd-rate", "hpcm-base", "hpcm-large", "--plot", picture, "--dry-run") == 0
     assert not out.parent.exists()
 
 
-def test_one_that_cannot_be_read_costs_no_other(place, tmp_path, capsys):
+def test_one_that_cannot_be_read_costs_no_other(folder, tmp_path, capsys):
     capsys.readouterr()
     out = tmp_path / "rd.json"
-    words = ("--data", place / "photos", "--device", "cpu", "--out", out, "--json")
-    assert run("eval", "rd", "--ckpt", place / "none", place / "a.safetensors", *words) == 4
+    words = ("--data", folder / "photos", "--device", "cpu", "--out", out, "--json")
+    assert run("eval", "rd", "--ckpt", folder / "none", folder / "a.safetensors", *words) == 4
     said = capsys.readouterr()
     assert len(lines(said.out)) == 1
     assert len(json.loads(out.read_text())["points"]) == 1
     assert "error: no checkpoint" in said.err
 
 
-def test_every_failure_is_said(place, capsys):
+def test_every_failure_is_said(folder, capsys):
     capsys.readouterr()
-    words = ("--data", place / "photos", "--device", "cpu", "--json")
-    missing = [place / name for name in ("none", "nobody", "nowhere")]
+    words = ("--data", folder / "photos", "--device", "cpu", "--json")
+    missing = [folder / name for name in ("none", "nobody", "nowhere")]
     assert (
-        run("eval", "rd", "--ckpt", missing[0], place / "a.safetensors", *missing[1:], *words) == 4
+        run("eval", "rd", "--ckpt", missing[0], folder / "a.safetensors", *missing[1:], *words) == 4
     )
     said = capsys.readouterr()
     assert len(lines(said.out)) == 1
@@ -191,12 +191,12 @@ def second_fails(monkeypatch):
     return fail_with
 
 
-def test_ctrl_c_keeps_what_was_measured(place, tmp_path, capsys, second_fails):
+def test_ctrl_c_keeps_what_was_measured(folder, tmp_path, capsys, second_fails):
     second_fails(KeyboardInterrupt())
     capsys.readouterr()
     out, plot = tmp_path / "rd.json", tmp_path / "rd.png"
-    codecs = (place / "a.safetensors", place / "b.safetensors")
-    words = ("--data", place / "photos", "--device", "cpu", "--out", out, "--plot", plot, "--json")
+    codecs = (folder / "a.safetensors", folder / "b.safetensors")
+    words = ("--data", folder / "photos", "--device", "cpu", "--out", out, "--plot", plot, "--json")
     assert run("eval", "rd", "--ckpt", *codecs, *words) == 130
     said = capsys.readouterr()
     (row,) = lines(said.out)
@@ -206,19 +206,19 @@ def test_ctrl_c_keeps_what_was_measured(place, tmp_path, capsys, second_fails):
     assert said.err.splitlines()[-2] == "error: interrupted; points measured: 1"
 
 
-def test_an_error_of_ours_keeps_what_was_measured(place, tmp_path, capsys, second_fails):
+def test_an_error_of_ours_keeps_what_was_measured(folder, tmp_path, capsys, second_fails):
     second_fails(RuntimeError("of ours"))
     capsys.readouterr()
     out = tmp_path / "rd.json"
-    codecs = (place / "a.safetensors", place / "b.safetensors")
-    words = ("--data", place / "photos", "--device", "cpu", "--out", out, "--json")
+    codecs = (folder / "a.safetensors", folder / "b.safetensors")
+    words = ("--data", folder / "photos", "--device", "cpu", "--out", out, "--json")
     with pytest.raises(RuntimeError, match="of ours"):
         main([str(word) for word in ("eval", "rd", "--ckpt", *codecs, *words)])
     assert len(lines(capsys.readouterr().out)) == 1
     assert len(json.loads(out.read_text())["points"]) == 1
 
 
-def test_the_file_grows_with_each_point(place, tmp_path, monkeypatch):
+def test_the_file_grows_with_each_point(folder, tmp_path, monkeypatch):
     """So that a job that is killed has what it measured."""
     from imgtool.evaluation.rate_distortion import anchors
 
@@ -230,19 +230,19 @@ def test_the_file_grows_with_each_point(place, tmp_path, monkeypatch):
         return call(self, image)
 
     monkeypatch.setattr(anchors.Anchor, "__call__", counted)
-    words = ("--codec", "jpeg", "--quality", 20, 60, 90, "--data", place / "photos", "--out", out)
+    words = ("--codec", "jpeg", "--quality", 20, 60, 90, "--data", folder / "photos", "--out", out)
     assert run("eval", "rd", *words, "--quiet") == 0
     assert counts == [0, 0, 1, 1, 2, 2]
     assert len(json.loads(out.read_text())["points"]) == 3
 
 
-def test_a_coder_s_error_names_checkpoint_and_image(place, capsys, second_fails):
+def test_a_coder_s_error_names_checkpoint_and_image(folder, capsys, second_fails):
     from imgtool.errors import DataError
 
     second_fails(DataError("the model makes nothing of it", hint="another"))
     capsys.readouterr()
-    codecs = (place / "a.safetensors", place / "b.safetensors")
-    words = ("--data", place / "photos", "--device", "cpu", "--json")
+    codecs = (folder / "a.safetensors", folder / "b.safetensors")
+    words = ("--data", folder / "photos", "--device", "cpu", "--json")
     assert run("eval", "rd", "--ckpt", *codecs, *words) == 4
     error, hint = capsys.readouterr().err.splitlines()[-2:]
     assert error == f"error: {codecs[1]}: 1.png: the model makes nothing of it"
@@ -266,7 +266,7 @@ def test_estimates_are_not_compared_in_silence(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_data_that_is_no_folder(place, tmp_path, capsys):
+def test_data_that_is_no_folder(folder, tmp_path, capsys):
     (tmp_path / "file").write_text("x")
     for name, said in (("none", "no such folder"), ("file", "not a folder of images")):
         capsys.readouterr()
@@ -313,11 +313,11 @@ def test_a_curve_without_answer_costs_no_other(tmp_path, capsys):
         (("bd-rate", "hpcm-base", "hpcm-large", "--plot", "PHOTOS.png"), 4),
     ],
 )
-def test_wrong_uses(words, code, place, tmp_path, monkeypatch, capsys):
+def test_wrong_uses(words, code, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "folder.png").mkdir()
-    names = {"PHOTOS.png": tmp_path / "folder.png", "PHOTOS": place / "photos", "EMPTY": "empty"}
+    names = {"PHOTOS.png": tmp_path / "folder.png", "PHOTOS": folder / "photos", "EMPTY": "empty"}
     capsys.readouterr()
     given = []
     for word in words:
@@ -333,16 +333,16 @@ def test_wrong_uses(words, code, place, tmp_path, monkeypatch, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {"empty", "folder.png"}
 
 
-def test_a_checkpoint_of_another_family(place, tmp_path, capsys):
+def test_a_checkpoint_of_another_family(folder, tmp_path, capsys):
     words = (
-        *("train", "autoencoder", "--tiny", "--data-root", place / "photos", "--heads", "rgb"),
+        *("train", "autoencoder", "--tiny", "--data-root", folder / "photos", "--heads", "rgb"),
         *("--crop", 32, "--batch-size", 1, "--max-iter", 1, "--device", "cpu", "--threads", 1),
         *("--val-fraction", 0, "--exp-dir", tmp_path / "ae", "--quiet"),
     )
     assert run(*words) == 0
     for real in ((), ("--real-bytes",)):
         capsys.readouterr()
-        assert run("eval", "rd", "--ckpt", tmp_path / "ae", "--data", place / "photos", *real) == 2
+        assert run("eval", "rd", "--ckpt", tmp_path / "ae", "--data", folder / "photos", *real) == 2
         assert "of the family autoencoder" in capsys.readouterr().err
 
 
@@ -361,7 +361,7 @@ def test_several_values_after_one_option(given, expected):
     assert spread_arguments(given.split(), ["--ckpt"]) == expected.split()
 
 
-def test_other_commands_keep_their_words(place, capsys):
+def test_other_commands_keep_their_words(folder, capsys):
     """Only rd's arguments are spread."""
     from commands.eval import fold_arguments
 

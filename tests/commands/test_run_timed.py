@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from commands.main import main
+from tests.waiting import is_alive, wait_until
 
 IMGTOOL = [sys.executable, "-m", "imgtool", "run-timed"]
 LOOP = "while :; do sleep 0.02; done"
@@ -38,21 +39,6 @@ def begin(*words, **choices):
         text=True,
         **choices,
     )
-
-
-def wait_until(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def is_alive(pid):
-    """Whether it runs; one that only waits to be reaped does not."""
-    try:
-        return Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def header(iteration):

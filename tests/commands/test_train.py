@@ -17,6 +17,7 @@ from commands.main import main
 from imgtool.experiment import checkpoint_file
 from imgtool.experiment.checkpoint_file import CheckpointHeader
 from imgtool.process.stopping import SIGNALS
+from tests.waiting import wait_until
 
 PROGRAM = [sys.executable, "-m", "imgtool"]
 
@@ -76,15 +77,6 @@ def call(capsys):
         signal.signal(number, handler)
 
 
-def wait_for(condition, timeout=90):
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it never happened")
-
-
 def newest(exp_dir):
     folder = Path(exp_dir) / "checkpoints"
     found = sorted(folder.glob("iter_*.safetensors")) if folder.is_dir() else []
@@ -94,7 +86,7 @@ def newest(exp_dir):
 def test_sigint_saves_once_and_the_same_command_goes_on(photos, tmp_path, call):
     command = words(photos, tmp_path / "a", "--save-every", 1000, "--val-every", 1000)
     training = start(*command)
-    wait_for(lambda: '"iteration": 10' in _text(tmp_path / "a/metrics.jsonl"))
+    wait_until(lambda: '"iteration": 10' in _text(tmp_path / "a/metrics.jsonl"))
     training.send_signal(signal.SIGINT)
     training.send_signal(signal.SIGINT)  # LSF and timeout deliver twice
     code, out, err = finish(training)
@@ -118,7 +110,7 @@ def _text(path):
 def test_a_second_train_in_a_locked_directory(photos, tmp_path):
     first = start(*words(photos, tmp_path / "a"))
     try:
-        wait_for(lambda: (tmp_path / "a/lock").exists() and _text(tmp_path / "a/lock"))
+        wait_until(lambda: (tmp_path / "a/lock").exists() and _text(tmp_path / "a/lock"))
         code, out, err = finish(start(*words(photos, tmp_path / "a")))
     finally:
         first.kill()
@@ -135,7 +127,7 @@ def starts(exp_dir):
 
 
 def wait_until_started(training, exp_dir, before):
-    wait_for(lambda: training.poll() is not None or starts(exp_dir) > before)
+    wait_until(lambda: training.poll() is not None or starts(exp_dir) > before)
 
 
 def kill_at_random_moments(photos, exp_dir, kills, seed):
@@ -276,7 +268,7 @@ def test_ranks_hold_equal_weights_and_sigint_saves_once_without_orphans(photos, 
         text=True,
         env={**os.environ, "WHERE": str(tmp_path / "rank"), "PYTHONPATH": os.getcwd()},
     )
-    wait_for(lambda: '"iteration": 10' in _text(tmp_path / "a/metrics.jsonl"), 180)
+    wait_until(lambda: '"iteration": 10' in _text(tmp_path / "a/metrics.jsonl"), 180)
     ranks = _descendants(training.pid)
     assert len(ranks) >= 2
     training.send_signal(signal.SIGINT)
@@ -285,7 +277,7 @@ def test_ranks_hold_equal_weights_and_sigint_saves_once_without_orphans(photos, 
     assert (status["state"], status["reason"]) == ("stopped", "SIGINT")
     saved = list((tmp_path / "a/checkpoints").glob("iter_*"))
     assert len(saved) == 1
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ranks), 30)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ranks), 30)
     first, second = (torch.load(tmp_path / f"rank{i}", weights_only=True) for i in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
 

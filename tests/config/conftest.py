@@ -33,12 +33,12 @@ def preset_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Write a file below the current folder (a temporary one); gives its relative path."""
-    place = tmp_path / "work"
-    place.mkdir()
-    monkeypatch.chdir(place)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
 
     def _write(text: str | bytes, name: str = "x.yaml") -> str:
-        path = place / name
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return name

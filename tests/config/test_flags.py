@@ -1,4 +1,4 @@
-"""Options come from the schema, each key in one place."""
+"""Options come from the schema, each key in one file."""
 
 from __future__ import annotations
 

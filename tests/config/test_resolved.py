@@ -110,23 +110,21 @@ def experiments(family: str) -> st.SearchStrategy[Experiment]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("resolved") / "config.yaml"
 
 
 @settings(max_examples=25)
 @given(data=st.data())
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_resolved_config_is_read_back_equal(
-    family: str, place: Path, data: st.DataObject
-) -> None:
+def test_a_resolved_config_is_read_back_equal(family: str, path: Path, data: st.DataObject) -> None:
     experiment = data.draw(experiments(family))
     keys = ["name", "phase", "family"]
     keys += [f"{s}.{key}" for s, part in to_dict(experiment).items() if isinstance(part, dict) for key in part]  # fmt: skip
     origin = data.draw(st.text(max_size=5))
     text = to_yaml(Loaded(experiment, dict.fromkeys(keys, f"{origin}x.yaml:7")))
-    place.write_text(text, encoding="utf-8")
-    again = read_resolved(place, schema)
+    path.write_text(text, encoding="utf-8")
+    again = read_resolved(path, schema)
     assert again.experiment == experiment
     assert repr(again.experiment) == repr(experiment)  # types too: 1 is not 1.0
     assert yaml.safe_load(text) == to_dict(experiment)

@@ -27,14 +27,14 @@ def root(tmp_path_factory) -> Path:
     return folder
 
 
-def copied(root: Path, place: Path) -> Path:
+def copied(root: Path, folder: Path) -> Path:
     """The folder again, so that a test may spoil it."""
-    place.mkdir()
-    (place / "img_align_celeba").mkdir()
+    folder.mkdir()
+    (folder / "img_align_celeba").mkdir()
     for path in root.rglob("*"):
         if path.is_file():
-            os.link(path, place / path.relative_to(root))
-    return place
+            os.link(path, folder / path.relative_to(root))
+    return folder
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -126,7 +126,7 @@ def test_aligned_eyes_are_level_and_in_their_place(root, tmp_path):
 def test_what_is_written_is_a_celeba_folder_again(root, tmp_path):
     align(root, tmp_path / "out", size=64, image_format="png", workers=2)
     faces, before = (
-        CelebA(place, "Smiling", image_sizes=(32,)) for place in (tmp_path / "out", root)
+        CelebA(folder, "Smiling", image_sizes=(32,)) for folder in (tmp_path / "out", root)
     )
     assert faces.folder.name == "align_5p"
     assert [faces.label(i) for i in range(6)] == [before.label(i) for i in range(6)]
@@ -161,10 +161,10 @@ def test_a_dry_run_writes_nothing_and_sources_are_left_alone(root, tmp_path):
 
 
 def test_missing_landmarks_are_a_clear_error(root, tmp_path):
-    place = copied(root, tmp_path / "copy")
-    (place / "list_landmarks_align_celeba.txt").unlink()
+    folder = copied(root, tmp_path / "copy")
+    (folder / "list_landmarks_align_celeba.txt").unlink()
     with pytest.raises(DataError, match="no table of landmarks") as error:
-        align(place, tmp_path / "out")
+        align(folder, tmp_path / "out")
     assert "list_landmarks_align_celeba.txt" in error.value.hint
 
 
@@ -176,24 +176,24 @@ def test_missing_landmarks_are_a_clear_error(root, tmp_path):
     ],
 )
 def test_landmarks_that_are_no_face_are_named(root, tmp_path, row, message):
-    place = copied(root, tmp_path / "copy")
-    table = place / "list_landmarks_align_celeba.txt"
+    folder = copied(root, tmp_path / "copy")
+    table = folder / "list_landmarks_align_celeba.txt"
     lines = table.read_text().splitlines()
     table.unlink()
     table.write_text("\n".join([*lines[:2], row, *lines[3:]]))
     with pytest.raises(DataError, match=message):
-        align(place, tmp_path / "out")
+        align(folder, tmp_path / "out")
 
 
 def test_missing_and_damaged_images_are_named(root, tmp_path):
-    place = copied(root, tmp_path / "copy")
-    images = place / "img_align_celeba"
+    folder = copied(root, tmp_path / "copy")
+    images = folder / "img_align_celeba"
     (images / "000002.jpg").unlink()
     (images / "000003.jpg").unlink()
     (images / "000003.jpg").write_bytes(b"\xff\xd8\xff rubbish")
     with pytest.raises(DataError, match=r"000003\.jpg"):
-        align(place, tmp_path / "out", size=64)
-    aligned = align(place, tmp_path / "out", size=64, skip_bad=True)
+        align(folder, tmp_path / "out", size=64)
+    aligned = align(folder, tmp_path / "out", size=64, skip_bad=True)
     assert aligned.missing == ["000002.jpg"]
     assert aligned.bad_files == ["000003.jpg"]
     assert aligned.num_images == 4

@@ -192,12 +192,12 @@ def test_the_table_may_lie_beside_in_anno_above_or_be_named(make_celeba):
     root = make_celeba()
     here = root / "list_attr_celeba.txt"
     fingerprint = opened(root).fingerprint
-    for place in ("Anno", "."):
-        (root / place).mkdir(exist_ok=True)
-        (root / place / "list_attr_celeba.csv").write_text(csv_text())
+    for folder in ("Anno", "."):
+        (root / folder).mkdir(exist_ok=True)
+        (root / folder / "list_attr_celeba.csv").write_text(csv_text())
         here.unlink(missing_ok=True)
         assert opened(root).fingerprint == fingerprint
-        (root / place / "list_attr_celeba.csv").unlink()
+        (root / folder / "list_attr_celeba.csv").unlink()
     (root / "mine.txt").write_text(txt("  "))
     assert opened(root, attribute_file=root / "mine.txt").fingerprint == fingerprint
     (root / "mine.txt").rename(here)

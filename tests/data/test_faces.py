@@ -89,10 +89,10 @@ def test_a_face_has_one_hair_colour_at_most_and_no_beard_without_a_man(table):
 
 
 @pytest.mark.parametrize(
-    ("field", "place"),
+    ("field", "point"),
     [("smiling", (0.0, 0.76)), ("eyeglasses", (0.0, -0.1)), ("bangs", (0.0, -0.6))],
 )
-def test_an_attribute_changes_its_own_region_and_little_else(field, place):
+def test_an_attribute_changes_its_own_region_and_little_else(field, point):
     for index in range(6):
         face = random_face(1, index)
         without, with_it = (
@@ -100,7 +100,7 @@ def test_an_attribute_changes_its_own_region_and_little_else(field, place):
             for holds in (False, True)
         )
         change = abs(with_it - without).max(axis=2)
-        column, row = to_pixels(face, *place)
+        column, row = to_pixels(face, *point)
         rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
         near = (abs(rows - row) < 30) & (abs(columns - column) < 60)
         assert (change[near] > 25).mean() > 0.03
@@ -129,13 +129,13 @@ def test_a_smile_is_plain_at_64_pixels():
 def test_landmarks_lie_on_what_they_name():
     face = dataclasses.replace(random_face(5, 0), skin=(0.9, 0.7, 0.6), eyeglasses=False)
     picture = draw_face(dataclasses.replace(face, bangs=False, gaze=0.0)).astype(int)
-    places = np.array(landmarks(face)).reshape(5, 2)
-    for column, row in places[:2]:  # pupils are dark
+    points = np.array(landmarks(face)).reshape(5, 2)
+    for column, row in points[:2]:  # pupils are dark
         assert picture[row - 3 : row + 4, column - 3 : column + 4].sum(axis=2).min() < 160
-    assert places[0, 0] < places[2, 0] < places[1, 0]
-    assert places[0, 1] < places[2, 1] < places[3, 1]
-    assert (places >= 0).all()
-    assert (places < (WIDTH, HEIGHT)).all()
+    assert points[0, 0] < points[2, 0] < points[1, 0]
+    assert points[0, 1] < points[2, 1] < points[3, 1]
+    assert (points >= 0).all()
+    assert (points < (WIDTH, HEIGHT)).all()
 
 
 def test_the_corners_of_a_smile_are_higher_and_further_apart():

@@ -23,7 +23,8 @@ from imgtool.config.schema import Data
 from imgtool.data.augment import Augmentation
 from imgtool.data.base import Sample
 from imgtool.data.check import open_source
-from imgtool.data.loader import default_workers, eval_loader, open_datasets, train_loader
+from imgtool.data.datasets import open_datasets
+from imgtool.data.loader import default_workers, eval_loader, train_loader
 from imgtool.data.packing import pack
 from imgtool.data.palette import class_map
 from imgtool.data.sampler import Draw
@@ -52,9 +53,9 @@ def train(data: Data, count: int, **more: Any) -> list[Batch]:
     return found
 
 
-def evaluate(view: Any, data: Data, **more: Any) -> Any:
+def evaluate(view: Any, **more: Any) -> Any:
     options = {"batch_size": 4, "rank": 0, "world_size": 1, "num_workers": 0, "pin_memory": False}
-    return eval_loader(view, data, **{**options, **more})
+    return eval_loader(view, **{**options, **more})
 
 
 def assert_equal(one: list[Batch], other: list[Batch]) -> None:
@@ -105,7 +106,7 @@ def test_a_crop_is_a_part_of_its_image(make_photos: Callable) -> None:
         for row in range(4):
             crop = batch["image"][row].permute(1, 2, 0).numpy()
             whole = opened.train.read(int(batch["index"][row])).image
-            places = [
+            found = [
                 (flipped, top, left)
                 for flipped in (False, True)
                 for top in range(9)
@@ -114,8 +115,8 @@ def test_a_crop_is_a_part_of_its_image(make_photos: Callable) -> None:
                     whole[top : top + 16, left : left + 16][:, :: -1 if flipped else 1], crop
                 )
             ]
-            assert len(places) == 1
-            flips.add(places[0][0])
+            assert len(found) == 1
+            flips.add(found[0][0])
     assert flips == {False, True}
 
 
@@ -194,7 +195,7 @@ def test_evaluation_sees_whole_images_in_order(make_photos: Callable) -> None:
         Image.open(folder / name).resize((20, 10)).save(folder / name)
     data = photos(folder, crop=8, val_fraction=0.0)
     view = open_datasets(data).train
-    loader = evaluate(view, data)
+    loader = evaluate(view)
     for _ in range(2):
         batches = list(loader)
         assert [batch["index"].tolist() for batch in batches] == [[0, 1], [2, 3], [4, 5, 6]]
@@ -204,15 +205,15 @@ def test_evaluation_sees_whole_images_in_order(make_photos: Callable) -> None:
             for row, index in enumerate(batch["index"].tolist()):
                 image = batch["image"][row].permute(1, 2, 0).numpy()
                 assert np.array_equal(image, view.read(index).image)
-    assert_equal(list(evaluate(view, data, num_workers=2)), batches)
-    assert [len(batch["index"]) for batch in evaluate(view, data, batch_size=2)] == [2, 2, 2, 1]
+    assert_equal(list(evaluate(view, num_workers=2)), batches)
+    assert [len(batch["index"]) for batch in evaluate(view, batch_size=2)] == [2, 2, 2, 1]
 
 
 @pytest.mark.parametrize("world", [2, 3, 5])
 def test_ranks_evaluate_every_image_once(make_layouts: Callable, world: int) -> None:
     data = layouts(make_layouts(scenes=5), val_fraction=0.0)
     view = open_datasets(data).train
-    ranks = [list(evaluate(view, data, rank=r, world_size=world)) for r in range(world)]
+    ranks = [list(evaluate(view, rank=r, world_size=world)) for r in range(world)]
     assert len({len(batches) for batches in ranks}) == 1
     seen = [
         index
@@ -227,7 +228,7 @@ def test_ranks_evaluate_every_image_once(make_layouts: Callable, world: int) -> 
 
 def test_nothing_to_evaluate(make_photos: Callable) -> None:
     opened = open_datasets(photos(make_photos(4)))
-    assert list(evaluate(opened.test, photos(Path("x")), num_workers=2)) == []
+    assert list(evaluate(opened.test, num_workers=2)) == []
 
 
 def test_unfit_sizes_are_refused_before_the_first_batch(make_photos: Callable) -> None:
@@ -274,11 +275,11 @@ def test_workers_share_what_they_decode(make_photos: Callable) -> None:
     folder = make_photos(8)
     data = photos(folder, cache="ram", val_fraction=0.0, flip="none")
     opened = open_datasets(data)
-    expected = list(evaluate(opened.train, data, num_workers=2))
+    expected = list(evaluate(opened.train, num_workers=2))
     shutil.rmtree(folder)
     # Decoded by processes that have ended, read by this one and by new ones.
-    assert_equal(list(evaluate(opened.train, data)), expected)
-    assert_equal(list(evaluate(opened.train, data, num_workers=2)), expected)
+    assert_equal(list(evaluate(opened.train)), expected)
+    assert_equal(list(evaluate(opened.train, num_workers=2)), expected)
 
 
 def test_workers_leave_signals_to_the_main_process(make_photos: Callable) -> None:
@@ -322,8 +323,7 @@ def test_closing_ends_the_workers(make_photos: Callable) -> None:
 def test_default_workers(make_photos: Callable) -> None:
     folder = make_photos(4)
     loose, kept = (open_datasets(photos(folder, cache=cache)).train for cache in ("none", "ram"))
-    data = photos(folder)
-    assert [default_workers(kept, data, "cpu", cores) for cores in (1, 2, 64)] == [0, 0, 0]
-    assert [default_workers(loose, data, "cpu", cores) for cores in (1, 2, 4, 64)] == [0, 0, 1, 4]
-    assert [default_workers(loose, data, "cuda", cores) for cores in (1, 2, 4, 64)] == [1, 1, 3, 8]
-    assert [default_workers(kept, data, "cuda", cores) for cores in (1, 2, 4, 64)] == [1, 1, 2, 2]
+    assert [default_workers(kept, "cpu", cores) for cores in (1, 2, 64)] == [0, 0, 0]
+    assert [default_workers(loose, "cpu", cores) for cores in (1, 2, 4, 64)] == [0, 0, 1, 4]
+    assert [default_workers(loose, "cuda", cores) for cores in (1, 2, 4, 64)] == [1, 1, 3, 8]
+    assert [default_workers(kept, "cuda", cores) for cores in (1, 2, 4, 64)] == [1, 1, 2, 2]

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imgtool.config.faces import FacesData
-from imgtool.data.datasets import expected_info
-from imgtool.data.loader import Datasets, eval_loader, open_datasets, train_loader
+from imgtool.data.datasets import Datasets, expected_info, open_datasets
+from imgtool.data.loader import eval_loader, train_loader
 from imgtool.data.pairs import PairSampler
 from imgtool.data.pyramid import pyramid_size, unpack
 from imgtool.data.split import Split
@@ -274,11 +274,11 @@ def test_evaluation_batches_are_even_and_repeat_for_idle_ranks(root):
     val = open_datasets(data).val
     assert len(val) == 18
     options: dict[str, Any] = {"batch_size": 4, "num_workers": 0, "pin_memory": False}
-    found = list(eval_loader(val, data, rank=0, world_size=1, **options))
+    found = list(eval_loader(val, rank=0, world_size=1, **options))
     assert [len(batch["label"]) for batch in found] == [8, 8, 2]
     assert all(batch["label"].tolist() == [1, 0] * (len(batch["label"]) // 2) for batch in found)
     assert all(batch["valid"].all() for batch in found)
-    spare = list(eval_loader(val, data, rank=1, world_size=2, **options))
+    spare = list(eval_loader(val, rank=1, world_size=2, **options))
     assert [bool(batch["valid"].any()) for batch in spare] == [True, False]
 
 

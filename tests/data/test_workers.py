@@ -19,7 +19,8 @@ import torch
 
 from imgtool.config.schema import Data
 from imgtool.data import room
-from imgtool.data.loader import eval_loader, open_datasets, train_loader
+from imgtool.data.datasets import open_datasets
+from imgtool.data.loader import eval_loader, train_loader
 from imgtool.errors import ExitCode, LoaderError
 
 OPTIONS: dict[str, Any] = {"rank": 0, "world_size": 1, "num_workers": 2, "pin_memory": False}
@@ -115,8 +116,8 @@ def test_a_worker_that_dies_while_its_batch_is_waited_for(data: Data, tmp_path: 
     heard: list[str] = []
     part = open_datasets(data).train
     options = {**OPTIONS, "batch_size": 2, "say": heard.append}
-    loader = eval_loader(Deadly(part, tmp_path / "once"), data, **options)  # type: ignore[arg-type]
-    expected = list(eval_loader(part, data, **{**options, "num_workers": 0}))
+    loader = eval_loader(Deadly(part, tmp_path / "once"), **options)  # type: ignore[arg-type]
+    expected = list(eval_loader(part, **{**options, "num_workers": 0}))
     assert same(list(loader), expected)
     assert len(heard) == 1
     assert "of 2" in heard[0]
@@ -139,7 +140,7 @@ def test_a_worker_that_is_killed_at_any_moment(data: Data) -> None:
 def test_deaths_are_counted_over_all_evaluations(data: Data) -> None:
     heard: list[str] = []
     part = open_datasets(data).train
-    loader = eval_loader(part, data, **OPTIONS, batch_size=2, say=heard.append)
+    loader = eval_loader(part, **OPTIONS, batch_size=2, say=heard.append)
     batches = iter(loader)
     next(batches)
     kill(workers()[0])
@@ -172,7 +173,8 @@ LOADS = """
 import json, multiprocessing, os, resource, subprocess, sys
 from itertools import islice
 from imgtool.config.schema import Data
-from imgtool.data.loader import open_datasets, train_loader
+from imgtool.data.datasets import open_datasets
+from imgtool.data.loader import train_loader
 from imgtool.errors import UserError
 
 def limit(soft, hard):

@@ -10,6 +10,7 @@ import pytest
 from imgtool.errors import ExperimentError
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import StatusFile, heartbeat_age_sec, read_status
+from tests.waiting import wait_until
 
 
 def test_write_and_read(experiment):
@@ -42,20 +43,13 @@ def test_numbers_of_other_libraries_become_plain(experiment):
     assert (record["loss"], record["iteration"]) == (0.5, 3)
 
 
-def wait_for(condition, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_heartbeat_carries_the_last_fields(experiment):
     status = StatusFile(experiment)
     status.write("running", iteration=1)
     status.start_heartbeat(0.01)
     status.start_heartbeat(0.01)
     status.remember(iteration=2)
-    wait_for(lambda: read_status(experiment)["iteration"] == 2)
+    wait_until(lambda: read_status(experiment)["iteration"] == 2)
     status.stop_heartbeat()
     assert not [thread for thread in threading.enumerate() if "heartbeat" in thread.name]
     status.stop_heartbeat()
@@ -72,7 +66,7 @@ def test_news_are_written_long_before_the_next_heartbeat(experiment):
     time.sleep(0.3)
     assert experiment.status_path.stat().st_mtime_ns == before  # no news, no writing
     status.remember(iteration=2)
-    wait_for(lambda: read_status(experiment)["iteration"] == 2)
+    wait_until(lambda: read_status(experiment)["iteration"] == 2)
     status.stop_heartbeat()
 
 
@@ -113,7 +107,7 @@ def test_a_full_disk_does_not_end_the_heartbeat(experiment, monkeypatch):
     monkeypatch.setattr(module, "write_text", full)
     status.remember(iteration=9)
     status.start_heartbeat(0.01)
-    wait_for(lambda: read_status(experiment)["iteration"] == 9)
+    wait_until(lambda: read_status(experiment)["iteration"] == 9)
     status.stop_heartbeat()
     beats.clear()
     with pytest.raises(ExperimentError, match="No space left on device"):

@@ -13,6 +13,7 @@ import pytest
 from imgtool.process import ladder, leftovers, supervise
 from imgtool.process.child import NotFound, NotRunnable
 from imgtool.process.supervise import Outcome, Sent, exit_code
+from tests.waiting import is_alive, wait_until
 
 LOOP = "while :; do sleep 0.02; done"
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
@@ -34,11 +35,8 @@ def start(tmp_path):
     return run
 
 
-def wait_for(path: Path, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not path.exists() or not path.read_text().endswith("\n"):
-        assert time.monotonic() < deadline, f"{path} never came"
-        time.sleep(0.01)
+def wait_for(path: Path):
+    wait_until(lambda: path.exists() and path.read_text().endswith("\n"))
     return path.read_text()
 
 
@@ -58,14 +56,6 @@ def signal_us(*numbers, pause=0.0):
     for number in numbers:
         os.kill(os.getpid(), number)
         time.sleep(pause)
-
-
-def is_alive(pid):
-    """Whether it runs; one that only waits to be reaped does not."""
-    try:
-        return Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def names(outcome):

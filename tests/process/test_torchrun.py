@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -14,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgtool.process.words import Word, read_words, verdict
+from tests.waiting import wait_until
 
 PROGRAM = [sys.executable, "-m", "imgtool"]
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs prctl")
@@ -63,14 +63,6 @@ def start():
             one.kill()
     for process in started:
         process.communicate()
-
-
-def wait_until(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return found
 
 
 def iteration(exp_dir):

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from imgtool.errors import UsageError
 from imgtool.sweep import claim, local
 from imgtool.sweep.slots import Slot, find_slots
 from imgtool.sweep.state import read_job, read_state
+from tests.waiting import is_alive, wait_until
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 
@@ -62,23 +62,9 @@ def pool(plan, command, listener=None, *, num_slots=2, **choices):
     return listener
 
 
-def wait_until(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def at_work(trial):
     log = trial.directory.child_log_path
     return log.exists() and "at work" in log.read_text()
-
-
-def is_alive(pid):
-    try:
-        return Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def signal_when(trials, *numbers):

@@ -88,8 +88,8 @@ def test_trials_whose_hash_was_another_one_are_found(folder):
     jobs.write_config(today.trials[0])  # submitted
     jobs.write_config(today.trials[1])  # at work
     moved = [folder / "r" / name for name in ("x-00000000", "x-11111111")]
-    for trial, place in zip(today.trials, moved, strict=False):
-        trial.directory.path.rename(place)
+    for trial, path in zip(today.trials, moved, strict=False):
+        trial.directory.path.rename(path)
     (moved[1] / "trial.yaml").rename(moved[1] / "config.yaml")
     found = plan(word, grid_words=rates)
     assert names(found) == ["x-00000000", "x-11111111", names(today)[2]]

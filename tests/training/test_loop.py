@@ -147,23 +147,23 @@ def test_the_directory_holds_what_the_design_promises(run, tmp_path):
         f"output.shared_dir={shared}",
         "output.tensorboard=true",
     )
-    place = trained.directory
-    status = read_status(place)
+    directory = trained.directory
+    status = read_status(directory)
     assert status["state"] == "completed"
     assert status["iteration"] == 10
     assert "bit for bit" in status["exact_resume"]
-    assert "# --set" in place.config_path.read_text()
-    assert json.loads(place.split_path.read_text())["val"]
-    assert "iteration 10" in place.log_path.read_text()
-    assert os.readlink(place.latest_path) == "iter_000010.safetensors"
-    assert list(place.samples_dir.glob("*_comparison.png"))
-    assert list((place.path / "tensorboard").glob("events*"))
+    assert "# --set" in directory.config_path.read_text()
+    assert json.loads(directory.split_path.read_text())["val"]
+    assert "iteration 10" in directory.log_path.read_text()
+    assert os.readlink(directory.latest_path) == "iter_000010.safetensors"
+    assert list(directory.samples_dir.glob("*_comparison.png"))
+    assert list((directory.path / "tensorboard").glob("events*"))
     assert (shared / "autoencoder_metrics.csv").exists()
     assert list((shared / "samples").glob("autoencoder_iter_000010*.png"))
     row = trained.table()[-1]
     assert float(row["val_psnr"]) > 0
     assert float(row["train_mse_pm1"]) > 0
-    assert read(place.latest_path).header.config["model"]["latent_channels"] == 4
+    assert read(directory.latest_path).header.config["model"]["latent_channels"] == 4
 
 
 def test_the_end_of_every_run_is_drawn(run, tmp_path):

@@ -10,9 +10,10 @@ from torch import nn
 from imgtool.config.schema import Train
 from imgtool.errors import CheckpointError
 from imgtool.experiment.checkpoint_file import Checkpoint, CheckpointHeader, read, write
+from imgtool.training.averages import Averages
 from imgtool.training.optim import build_optimizer
 from imgtool.training.optimizer_state import load_optimizer, optimizer_tensors
-from imgtool.training.parts import Averages, Model, Optimizers, Part, Rng, collect, restore
+from imgtool.training.parts import Ema, Model, Optimizers, Part, Rng, collect, restore
 from imgtool.training.weights import Misfit, load_weights
 
 KINDS = get_args(get_type_hints(Train)["optimizer"])
@@ -146,37 +147,26 @@ def test_a_new_thing_to_save_is_one_entry(tmp_path):
         restore({"counter": found}, Checkpoint({}, replace(HEADER, parts={"counter": {}})))
 
 
-@dataclass
-class Ema:
-    names: list
-    averages: list
-
-
-def ema_of(net):
-    state = {name: t for name, t in net.state_dict().items() if t.is_floating_point()}
-    return Ema(list(state), [torch.zeros_like(t) for t in state.values()])
-
-
-def averages_of(ema):
-    return dict(zip(ema.names, ema.averages, strict=True))
+def averages_of(averages):
+    return dict(zip(averages.names, averages.averages, strict=True))
 
 
 def test_averages_of_buffers_may_be_absent_and_those_of_parameters_not():
     net = Net()
     net.norm.running_mean.fill_(3.0)
     stored = {name: p.detach() + 1 for name, p in net.named_parameters()}
-    ema = ema_of(net)
-    Averages(net, ema).restore(None, stored)
-    assert torch.equal(averages_of(ema)["norm.running_mean"], net.norm.running_mean)
-    assert torch.equal(averages_of(ema)["used.bias"], stored["used.bias"])
-    Averages(net, ema).restore(None, {})  # a file without any begins with the weights themselves
-    assert torch.equal(averages_of(ema)["used.bias"], net.used.bias)
+    ema = Ema(net, Averages(net, [], 0.9))
+    ema.restore(None, stored)
+    assert torch.equal(averages_of(ema.averages)["norm.running_mean"], net.norm.running_mean)
+    assert torch.equal(averages_of(ema.averages)["used.bias"], stored["used.bias"])
+    ema.restore(None, {})  # a file without any begins with the weights themselves
+    assert torch.equal(averages_of(ema.averages)["used.bias"], net.used.bias)
     with pytest.raises(Misfit, match=r"lacks the average of used\.bias"):
-        Averages(net, ema).restore(None, {k: v for k, v in stored.items() if k != "used.bias"})
+        ema.restore(None, {k: v for k, v in stored.items() if k != "used.bias"})
     with pytest.raises(Misfit, match=r"also has the average of other"):
-        Averages(net, ema).restore(None, {**stored, "other": torch.ones(1)})
+        ema.restore(None, {**stored, "other": torch.ones(1)})
     with pytest.raises(Misfit, match=r"another model's average of used\.bias"):
-        Averages(net, ema).restore(None, {**stored, "used.bias": torch.ones(9)})
+        ema.restore(None, {**stored, "used.bias": torch.ones(9)})
 
 
 def test_weights_to_look_at_are_the_averages_of_parameters_and_buffers():

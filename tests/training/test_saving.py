@@ -240,8 +240,8 @@ def test_what_a_kill_left_half_written_is_removed_everywhere(run, tmp_path):
 def test_another_number_of_processes_goes_on_at_the_same_image_and_is_told(run, tmp_path):
     first = run(tmp_path / "a", "train.max_iter=4")
     loaded = checkpoint_file.read(first.directory.latest_path)
-    place = {**loaded.header.parts["position"], "world_size": 2}  # twice the images
-    header = replace(loaded.header, parts={**loaded.header.parts, "position": place})
+    position = {**loaded.header.parts["position"], "world_size": 2}  # twice the images
+    header = replace(loaded.header, parts={**loaded.header.parts, "position": position})
     checkpoint_file.write(tmp_path / "iter_000004.safetensors", loaded.tensors, header)
     again = run(
         tmp_path / "b", "train.max_iter=4", resume=str(tmp_path / "iter_000004.safetensors")

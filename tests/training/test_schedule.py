@@ -197,7 +197,7 @@ def test_rates_that_train_nothing_are_a_warning():
     assert make(12, stored(first), 4, *asked).notes == ()
     # A step schedule knows no end, and comes there as well.
     stepped = of("autoencoder", "step", "train.step_iterations=10")
-    assert [len(stepped(100, 100, place).notes) for place in (20, 30, 40, 100)] == [0, 0, 1, 0]
+    assert [len(stepped(100, 100, at).notes) for at in (20, 30, 40, 100)] == [0, 0, 1, 0]
 
 
 def test_horizons_of_ea18613_are_numbers():

@@ -187,10 +187,10 @@ def _strands(face: Face, s: Surface, rng: np.random.Generator) -> Planes:
     table = rng.normal(0, 1, 2048).astype(np.float32)
     table = np.convolve(table, (0.25, 0.5, 0.25), "same").astype(np.float32)
     table += np.repeat(rng.normal(0, 0.7, 128), 16)
-    place = np.clip((fall + 1) * np.float32(700), 0, 2047).astype(np.int32)
+    index = np.clip((fall + 1) * np.float32(700), 0, 2047).astype(np.int32)
     shine = np.exp(-(((s.u * s.u + s.v * s.v - np.float32(1.05)) / np.float32(0.42)) ** 2))
     shine *= 1 - smooth(s.v, -0.75, -0.1)
-    value = 1 + np.float32(0.13) * table[place] + np.float32(0.5) * shine
+    value = 1 + np.float32(0.13) * table[index] + np.float32(0.5) * shine
     dim = 1 - np.float32(0.25) * smooth(abs(s.u), 0.9, 1.35)
     colour: Planes = tint(face.hair)[:, None, None] * (value * dim)
     return colour
@@ -250,9 +250,9 @@ def _fringe(face: Face, s: Surface) -> Field:
     """How low bangs come: to the brows, in strands."""
     rng = np.random.default_rng([face.texture_seed, 1])  # or bangs would change the noise
     ends = rng.normal(0, 1, 40).astype(np.float32)
-    place = np.clip((s.x + np.float32(1.3)) * 15, 0, 38.99)
-    left = place.astype(np.int32)
-    share = place - left
+    along = np.clip((s.x + np.float32(1.3)) * 15, 0, 38.99)
+    left = along.astype(np.int32)
+    share = along - left
     jag = ends[left] * (1 - share) + ends[left + 1] * share
     return (
         np.float32(face.fringe)

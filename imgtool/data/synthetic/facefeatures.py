@@ -25,7 +25,7 @@ def draw_features(face: Face, surface: Surface, canvas: Planes) -> None:
         s, part = surface.window((side * face.eye_distance, EYES_Y - 0.1), 0.42)
         _eye(face, s, canvas[:, *part], side)
         _brow(face, s, canvas[:, *part], side)
-    s, part = surface.window((0, face.mouth_place + 0.1), 1.1)
+    s, part = surface.window((0, face.mouth_y + 0.1), 1.1)
     _beard(face, s, canvas[:, *part])
     _mouth(face, s, canvas[:, *part])
     if face.earrings:

@@ -29,7 +29,7 @@ class Surface:
     px: float
 
     def window(self, centre: tuple[float, float], reach: float) -> tuple[Surface, Window]:
-        """The part of it, and of a canvas, that lies about a place on the front."""
+        """The part of it, and of a canvas, that lies about a point on the front."""
         # Every fourth pixel tells where that is.
         away = np.maximum(
             abs(self.x[::4, ::4] - np.float32(centre[0])),
@@ -52,8 +52,8 @@ def _spread(coarse: slice) -> slice:
 
 def _used(flags: NDArray[np.bool_]) -> slice:
     """From the first that is set to the last; never empty."""
-    places = np.flatnonzero(flags)
-    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 1)
+    found = np.flatnonzero(flags)
+    return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 1)
 
 
 def tint(colour: ArrayLike) -> Rgb32:

@@ -23,8 +23,8 @@ _NAMES = """
 """
 ATTRIBUTES = tuple(_NAMES.split())
 LANDMARKS = tuple(
-    f"{place}_{axis}"
-    for place in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
+    f"{part}_{axis}"
+    for part in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
     for axis in "xy"
 )
 Rgb = tuple[float, float, float]
@@ -106,7 +106,7 @@ class Face:
     nose_width: float
     nose_length: float
     mouth_width: float
-    mouth_place: float
+    mouth_y: float
     lip_thickness: float
     smile_lift: float
     frown: float
@@ -198,7 +198,7 @@ def random_face(seed: int, index: int) -> Face:
         nose_width=between(0.13, 0.2),
         nose_length=between(0.37, 0.45),
         mouth_width=between(0.27, 0.34),
-        mouth_place=between(0.69, 0.76),
+        mouth_y=between(0.69, 0.76),
         lip_thickness=between(0.05, 0.1),
         smile_lift=between(0.13, 0.19),
         frown=between(-0.035, 0.012),
@@ -246,7 +246,7 @@ def attributes(face: Face) -> dict[str, bool]:
 
 
 def to_pixels(face: Face, x: float, y: float) -> tuple[float, float]:
-    """Where a place on the face's front lies in the image, as (column, row) in pixels."""
+    """Where a point on the face's front lies in the image, as (column, row) in pixels."""
     u, v = x, y
     for _ in range(8):  # the inverse of facedrawing's surface coordinates
         depth = surface_depth(u, v)
@@ -264,23 +264,23 @@ def surface_depth(u: float, v: float) -> float:
 
 
 def mouth_shape(face: Face) -> tuple[float, float, float]:
-    """Half width of the mouth, how far its corners rise, and the place of its middle."""
+    """Half width of the mouth, how far its corners rise, and where its middle is."""
     if face.smiling:
-        return face.mouth_width * 1.46, face.smile_lift, face.mouth_place + 0.05
-    return face.mouth_width, face.frown, face.mouth_place
+        return face.mouth_width * 1.46, face.smile_lift, face.mouth_y + 0.05
+    return face.mouth_width, face.frown, face.mouth_y
 
 
 def landmarks(face: Face) -> list[int]:
     """Columns and rows of CelebA's five landmarks, rounded, in the order of LANDMARKS."""
     half, lift, middle = mouth_shape(face)
-    places = (
+    points = (
         (-face.eye_distance, EYES_Y),
         (face.eye_distance, EYES_Y),
         (0.0, face.nose_length - 0.04),
         (-half, middle - lift),
         (half, middle - lift),
     )
-    return [round(value) for place in places for value in to_pixels(face, *place)]
+    return [round(value) for point in points for value in to_pixels(face, *point)]
 
 
 EYES_Y = -0.1

@@ -225,8 +225,8 @@ def _write_face(folder: Path, seed: int, unit: tuple[int, str]) -> Written:
     index, name = unit
     face = faces.random_face(seed, index)
     signs = "".join(f" {1 if holds else -1:2d}" for holds in faces.attributes(face).values())
-    places = "".join(f" {value:4d}" for value in faces.landmarks(face))
+    points = "".join(f" {value:4d}" for value in faces.landmarks(face))
     part = max(0, index % 10 - 7)
-    row = (f"{name}{signs}\n", f"{name}{places}\n", f"{name} {part}\n")
+    row = (f"{name}{signs}\n", f"{name}{points}\n", f"{name} {part}\n")
     image, path = Image.fromarray(draw_face(face)), folder / FACES_FOLDER / name
     return [(row, save(image, path, "JPEG", quality=FACES_QUALITY, subsampling=0))]

@@ -306,9 +306,9 @@ def _vessel(
     t = np.linspace(0, 1, n, dtype=np.float32)
     knots = np.clip(rng.uniform(0.15, 0.42, 5), 0.12, 0.45)
     # Cosine interpolation between a few radii from lip to foot.
-    place = t * 4
-    low = np.minimum(place.astype(int), 3)
-    weight = (1 - np.cos(np.pi * (place - low))) / 2
+    along = t * 4
+    low = np.minimum(along.astype(int), 3)
+    weight = (1 - np.cos(np.pi * (along - low))) / 2
     radius = (knots[low] * (1 - weight) + knots[low + 1] * weight) * n
     _, x = grid(n, n)
     across = (x - (n - 1) / 2) / radius[:, None]

@@ -84,20 +84,20 @@ class Alphabet:
         coder = _AnsCoder()
         coder.encode_reverse(np.full(1, _BOTTOM, np.int32), _BOTTOMS)
         for part in reversed(parts):
-            place = self.sort(part.tables)
-            symbols, escaped = self._symbols(part, place)
+            by_table = self.sort(part.tables)
+            symbols, escaped = self._symbols(part, by_table)
             _push_escapes(coder, *escaped)
-            for table, begin, end in reversed(place.runs):
+            for table, begin, end in reversed(by_table.runs):
                 coder.encode_reverse(symbols[begin:end], self.models[table])
         words: NDArray[np.uint32] = coder.get_compressed()
         return words.astype("<u4").tobytes()
 
     def bits(self, part: Part) -> float:
         """What coding a part should take, by the tables' counts; never less than 0."""
-        place = self.sort(part.tables)
-        symbols, (values, halves) = self._symbols(part, place)
+        by_table = self.sort(part.tables)
+        symbols, (values, halves) = self._symbols(part, by_table)
         total = _escape_bits(values, halves)
-        for table, begin, end in place.runs:
+        for table, begin, end in by_table.runs:
             total += float(self._costs[table][symbols[begin:end]].sum())
         return total
 
@@ -110,14 +110,14 @@ class Alphabet:
         order = np.argsort(tables, kind="stable")
         return Sorted(order, runs, np.repeat(self.tables.half_widths, num))
 
-    def _symbols(self, part: Part, place: Sorted) -> tuple[Ints, tuple[Ints, Ints]]:
+    def _symbols(self, part: Part, by_table: Sorted) -> tuple[Ints, tuple[Ints, Ints]]:
         """Sorted symbols, and the escaped residuals with their tables' half-widths."""
-        residuals = part.residuals[place.order]
-        last = 2 * place.halves
-        symbols: Ints = residuals + place.halves
+        residuals = part.residuals[by_table.order]
+        last = 2 * by_table.halves
+        symbols: Ints = residuals + by_table.halves
         # Seen as unsigned, what is below 0 is above all.
         escapes = np.flatnonzero(symbols.view(np.uint32) > last.view(np.uint32))
-        values, halves = residuals[escapes], place.halves[escapes]
+        values, halves = residuals[escapes], by_table.halves[escapes]
         symbols[escapes] = last[escapes] + 1
         return symbols, (values, halves)
 
@@ -145,16 +145,16 @@ class Decoder:
 
         What a stream that has run out gives is found out by `finish`.
         """
-        place = self._alphabet.sort(tables)
+        by_table = self._alphabet.sort(tables)
         symbols = np.empty(len(tables), np.int32)
-        for table, begin, end in place.runs:
+        for table, begin, end in by_table.runs:
             symbols[begin:end] = self._coder.decode(self._alphabet.models[table], end - begin)
-        escapes = np.flatnonzero(symbols > 2 * place.halves)
-        symbols -= place.halves
+        escapes = np.flatnonzero(symbols > 2 * by_table.halves)
+        symbols -= by_table.halves
         if len(escapes):
-            symbols[escapes] = _pop_escapes(self._coder, place.halves[escapes])
+            symbols[escapes] = _pop_escapes(self._coder, by_table.halves[escapes])
         residuals = np.empty_like(symbols)
-        residuals[place.order] = symbols
+        residuals[by_table.order] = symbols
         return residuals
 
     def finish(self) -> None:

@@ -152,13 +152,13 @@ def open_codec(source: str, *, device: str = "auto") -> Codec:
         CheckpointError: there is none, or it is damaged.
         UsageError: it is of another family.
     """
-    place = resolve_device(device)
-    if place.type == "cuda":
+    on = resolve_device(device)
+    if on.type == "cuda":
         allow_deterministic_cublas()
     export = read(source)
     model, stored = export.network(), _part(export.tensors, "tables")
     tables = Tables.from_tensors(stored, num_channels=model.variant.N)
-    return Codec(model.to(place), tables, export.facts(), place)
+    return Codec(model.to(on), tables, export.facts(), on)
 
 
 def read(source: str) -> Export:
@@ -173,7 +173,7 @@ def read(source: str) -> Export:
     return _read_export(path) or _of_checkpoint(path)
 
 
-def refuse_place(source: Path, out: Path) -> None:
+def refuse_among_checkpoints(source: Path, out: Path) -> None:
     """Keep an export from taking a checkpoint's place, or from lying among them as one.
 
     Raises:

@@ -164,7 +164,7 @@ class _Sides:
     Attributes:
         drawn: by side: `with` and `without`, or `all`.
         view: the images that fakes are made from, in order.
-        places: for each fake, in the loader's order, its place among the drawn.
+        order_of: for each fake, in the loader's order, its position among the drawn.
         about: what they are, for settings and records.
     """
 
@@ -196,11 +196,11 @@ class _Sides:
             "image_size": shown or data.image_size,
         }
         if "all" in self.drawn:
-            self.places = self.drawn["all"].by_size()
-            order = self.drawn["all"].positions[self.places]
+            self.order_of = self.drawn["all"].by_size()
+            order = self.drawn["all"].positions[self.order_of]
         else:  # rows take turns, the first with the attribute
             turns = (self.drawn["with"].positions, self.drawn["without"].positions)
-            self.places = np.arange(self.n)
+            self.order_of = np.arange(self.n)
             order = np.stack(turns, axis=1).ravel()
         self.view = part(order.tolist())
 
@@ -302,9 +302,9 @@ def _fake_features(found: Restored, sides: _Sides, meter: Meter) -> dict[str, tu
             if name not in made:
                 made[name] = fake.against, np.empty((sides.n, NUM_FEATURES), np.float32)
                 done[name] = 0
-            places = sides.places[done[name] : done[name] + len(fake.images)]
-            made[name][1][places] = meter.extractor(fake.images).numpy()
-            done[name] += len(places)
+            order_of = sides.order_of[done[name] : done[name] + len(fake.images)]
+            made[name][1][order_of] = meter.extractor(fake.images).numpy()
+            done[name] += len(order_of)
         meter.listener.progress(stage, "images", sum(done.values()), sides.n * len(made))
     assert all(count == sides.n for count in done.values()), done
     return made

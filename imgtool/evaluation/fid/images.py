@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from imgtool.config.schema import Data
 from imgtool.data.base import ImageDataset, Size
 from imgtool.data.loader import eval_loader
 from imgtool.data.photos import PhotoFolder
@@ -53,7 +52,7 @@ class Drawn:
         return digest.hexdigest()
 
     def by_size(self) -> Positions:
-        """Places in `positions`, images of one size together."""
+        """Positions in `positions`, images of one size together."""
         sizes = np.array([self.source.size(i) for i in self.positions.tolist()])
         return np.lexsort((sizes[:, 1], sizes[:, 0]))
 
@@ -111,18 +110,7 @@ def loader(
     view: View, *, batch_size: int, num_workers: int, note: Note
 ) -> Iterator[dict[str, Any]]:
     """Batches of whole images, in order."""
-    return iter(
-        eval_loader(
-            view,
-            Data(),
-            batch_size=batch_size,
-            rank=0,
-            world_size=1,
-            num_workers=num_workers,
-            pin_memory=False,
-            say=note,
-        )
-    )
+    return iter(eval_loader(view, batch_size=batch_size, num_workers=num_workers, say=note))
 
 
 def real_features(

@@ -114,7 +114,7 @@ def open_coder(source: str, *, real_bytes: bool, device: str) -> Trained:
     """
     if real_bytes:
         return Streams(open_codec(source, device=device))
-    place = resolve_device(device)
+    on = resolve_device(device)
     export = read(source)
     model = HPCM(VARIANTS[export.build.model_name], legacy_s2_hyper=export.build.legacy_s2_hyper)
     prefix = "codec."
@@ -124,4 +124,4 @@ def open_coder(source: str, *, real_bytes: bool, device: str) -> Trained:
         if name.startswith(prefix)
     }
     load_module(model, weights, export.source)
-    return Estimate(model.to(place).eval(), export.facts(), place)
+    return Estimate(model.to(on).eval(), export.facts(), on)

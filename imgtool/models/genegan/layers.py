@@ -1,4 +1,4 @@
-"""Layers of the GeneGAN: one normalisation a size, and convolution by blocks."""
+"""Layers of the GeneGAN: one normalisation a size, convolution by blocks, resampling."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgtool.models.genegan.schema import Model
+from imgtool.nn.blocks import without_autocast
 from imgtool.nn.global_batch import is_cut, sum_over_ranks
 
 MOMENTUM, EPS = 0.01, 1e-3
@@ -194,6 +195,39 @@ class BlockConv(nn.Module):
         done = F.conv2d(cut, self.weights[f"grid{down}"], padding=1, groups=down * across)
         done = done.view(batch, down, across, channels, block, block)
         return done.permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
+
+
+class Resample(nn.Module):
+    """Square images (B, C, S, S) to (B, C, s, s), float32: a linear map of rows and of columns.
+
+    As matrix products, since `torch.nn.functional` has no deterministic gradient on CUDA.
+
+    Args:
+        weights: (s, S); constant, and in no checkpoint.
+    """
+
+    weights: Tensor
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with without_autocast(x):
+            return self.weights @ x.to(self.weights.dtype) @ self.weights.T
+
+
+def average_pool(side: int, width: int) -> Resample:
+    """What `F.adaptive_avg_pool2d` does: means of width x width windows."""
+    return Resample(F.adaptive_avg_pool2d(torch.eye(side)[None], (width, side))[0])
+
+
+def bilinear(side: int, width: int) -> Resample:
+    """What `F.interpolate` does with `bilinear` and `antialias`."""
+    resized = F.interpolate(
+        torch.eye(side)[None, None], (width, side), mode="bilinear", antialias=True
+    )
+    return Resample(resized[0, 0])
 
 
 def initialise(module: nn.Module) -> None:

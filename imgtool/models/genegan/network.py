@@ -15,9 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imgtool.models.genegan.layers import At, BlockConv, Layer, initialise, make_norm
+from imgtool.models.genegan.layers import (
+    At,
+    BlockConv,
+    Layer,
+    average_pool,
+    bilinear,
+    initialise,
+    make_norm,
+)
 from imgtool.models.genegan.schema import SHALLOW, Model, bottleneck_side
-from imgtool.nn.resampling import average_pool, bilinear
 
 CRITIC_POOL = 4
 

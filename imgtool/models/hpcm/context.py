@@ -16,7 +16,7 @@ from imgtool.models.hpcm.attention import CrossAttention
 from imgtool.models.hpcm.entropy import MIN_SCALE, full_precision, lower_bound
 from imgtool.models.hpcm.layers import Pointwise, depthwise_block
 from imgtool.models.hpcm.misplacement import misplaced
-from imgtool.models.hpcm.partition import add, coarser, gather, place
+from imgtool.models.hpcm.partition import add, coarser, gather, insert
 from imgtool.models.hpcm.steps import Step, steps
 from imgtool.models.hpcm.variants import Variant
 
@@ -52,7 +52,7 @@ class Context(nn.Module):
     """Runs the coding steps.
 
     Args:
-        legacy_s2_hyper: take scale 2's hyperprior from the places that the published code does.
+        legacy_s2_hyper: take scale 2's hyperprior from where the published code does.
     """
 
     def __init__(self, variant: Variant, *, legacy_s2_hyper: bool = False) -> None:
@@ -91,9 +91,9 @@ class Context(nn.Module):
             if y_hat is not None:
                 if step.scale != scale:
                     scale = step.scale
-                    context = place(context, hypers[scale], scale, stacked=2)
+                    context = insert(context, hypers[scale], scale, stacked=2)
                     context = self.finer[scale - 2](context)
-                    y_hat = place(y_hat, _zeros(hypers[scale], y_hat.dtype), scale)
+                    y_hat = insert(y_hat, _zeros(hypers[scale], y_hat.dtype), scale)
                 net = self.coarse if scale < 3 else self.fine
                 psi = net(self.adaptors[i - 1](torch.cat([context, y_hat], 1)), self.factors[i - 1])
             scales, means = full_precision(gather(psi, step, stacked=2)).chunk(2, 1)

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from imgtool.models.hpcm.partition import place
+from imgtool.models.hpcm.partition import insert
 from imgtool.models.hpcm.schema import Loss
 from imgtool.nn.blocks import without_autocast
 from imgtool.nn.global_batch import mean_over_ranks
@@ -48,7 +48,7 @@ def haar(x: Tensor) -> Tensor:
 def new_at(scale: int, like: Tensor) -> Tensor:
     """1 where a latent (B, M, h, w) is new at scale 1, 2 or 3, else 0; (1, M, h, w)."""
     ones = torch.ones_like(like[:1])
-    return ones if scale == 1 else place(torch.zeros_like(ones[..., ::2, ::2]), ones, scale)
+    return ones if scale == 1 else insert(torch.zeros_like(ones[..., ::2, ::2]), ones, scale)
 
 
 def l2(z: Tensor, predicted: Tensor, new: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ def study(codec: HPCM, batches: Iterable[Batch], *, num_images: int) -> Study | 
                      16), `power` a ring, `power_share` and `bpp_share` of all three, `bpp`
 
     Power is of the latents' variation about their channel's mean. Grids have zeros where coarser
-    scales' latents lie (every fourth place of each channel), which adds faint copies of the
+    scales' latents lie (every fourth position of each channel), which adds faint copies of the
     spectrum, shifted by half the sampling rate.
 
     Args:

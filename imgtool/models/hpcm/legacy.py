@@ -18,7 +18,7 @@ from imgtool.errors import CheckpointError
 from imgtool.models.base import Foreign
 from imgtool.models.hpcm.network import HPCM
 
-# Probability tables and the shape parameter, which ours has in other places.
+# Probability tables and the shape parameter, which ours has elsewhere.
 _IGNORED = re.compile(r"scale_table|(quantized_cdf|cdf_length|offset)_[yz]|entropy_estimation\..*")
 _BLOCK = (
     ("spatial.conv.", "branch.0.pconv."),

@@ -23,7 +23,7 @@ def misplaced(hyper: Tensor) -> Tensor:
         groups 6, 7   (0, 1)   (1, 1)
 
     Args:
-        hyper: scales and means (B, 2 M, 2h, 2w) on scale 2's grid, in their right places.
+        hyper: scales and means (B, 2 M, 2h, 2w) on scale 2's grid, in their right order.
 
     Returns:
         The same size; zeros where scale 1's latents lie.

@@ -21,7 +21,7 @@ from imgtool.models.hpcm.entropy import (
     lower_bound,
     quantise,
 )
-from imgtool.models.hpcm.partition import coarser, merge, place, split
+from imgtool.models.hpcm.partition import coarser, insert, merge, split
 from imgtool.models.hpcm.steps import Step
 from imgtool.models.hpcm.transforms import make_g_a, make_g_s, make_h_a, make_h_s
 from imgtool.models.hpcm.variants import Variant
@@ -56,8 +56,8 @@ class Forward(NamedTuple):
         """
         s2 = coarser(self.y_hat, 3)
         s1 = coarser(s2, 2)
-        s2_new = place(torch.zeros_like(s1), s2, 2)
-        return s1, s2_new, place(torch.zeros_like(s2), self.y_hat, 3)
+        s2_new = insert(torch.zeros_like(s1), s2, 2)
+        return s1, s2_new, insert(torch.zeros_like(s2), self.y_hat, 3)
 
 
 class HPCM(nn.Module):

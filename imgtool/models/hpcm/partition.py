@@ -14,7 +14,7 @@ from torch import Tensor
 
 from imgtool.models.hpcm.steps import COARSER, Step, steps_of
 
-# One cell of a full tensor and the place where it goes in the packed one, as views.
+# One cell of a full tensor and the one where it goes in the packed one, as views.
 _Views = list[tuple[Tensor, Tensor]]
 
 
@@ -106,8 +106,8 @@ def _rows(steps: Sequence[Step], stacked: int, like: Tensor) -> tuple[list[Tenso
     """
     s3_steps = sum(step.scale == 3 for step in steps)
     batch, _, height, width = like.shape
-    *parts, places = _cached_rows(s3_steps, stacked, batch, height, width, like.device)
-    return parts, places
+    *parts, order = _cached_rows(s3_steps, stacked, batch, height, width, like.device)
+    return parts, order
 
 
 def _as_rows(x: Tensor, length: int) -> Tensor:
@@ -131,9 +131,9 @@ def _merge(packed: Sequence[Tensor], steps: tuple[Step, ...], stacked: int) -> T
     batch, channels, height, width = packed[-1].shape
     channels *= steps[-1].groups
     length = channels // (stacked * 8)
-    _, places = _rows(steps, stacked, packed[-1])
+    _, order = _rows(steps, stacked, packed[-1])
     rows = torch.cat([_as_rows(part, length) for part in packed])
-    return rows.index_select(0, places).view(batch, height, width, channels).permute(0, 3, 1, 2)
+    return rows.index_select(0, order).view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 class _Gather(torch.autograd.Function):
@@ -177,7 +177,7 @@ class _Coarser(torch.autograd.Function):
         return zeros, None, None
 
 
-class _Place(torch.autograd.Function):
+class _Insert(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, coarse: Tensor, full: Tensor, scale: int, stacked: int) -> Tensor:
         ctx.scale, ctx.stacked = scale, stacked
@@ -251,10 +251,10 @@ def coarser(full: Tensor, scale: int, stacked: int = 1) -> Tensor:
     return coarse
 
 
-def place(coarse: Tensor, full: Tensor, scale: int, stacked: int = 1) -> Tensor:
-    """`full` (B, M, 2h, 2w) of `scale` (2 or 3), the coarser grid's values in their places."""
-    placed: Tensor = _Place.apply(coarse, full, scale, stacked)
-    return placed
+def insert(coarse: Tensor, full: Tensor, scale: int, stacked: int = 1) -> Tensor:
+    """`full` (B, M, 2h, 2w) of `scale` (2 or 3), the coarser grid's values where they belong."""
+    inserted: Tensor = _Insert.apply(coarse, full, scale, stacked)
+    return inserted
 
 
 def split(full: Tensor, steps: tuple[Step, ...], stacked: int = 1) -> tuple[Tensor, ...]:

@@ -278,16 +278,16 @@ def mutate(data, source):
     """One to four changes: bits, bytes, and now and then bytes lost or doubled."""
     changed = bytearray(data)
     for _ in range(source.choice([1, 1, 2, 4])):
-        place = source.randrange(len(changed))
+        at = source.randrange(len(changed))
         kind = source.random()
         if kind < 0.5:
-            changed[place] ^= 1 << source.randrange(8)
+            changed[at] ^= 1 << source.randrange(8)
         elif kind < 0.8:
-            changed[place] ^= source.randrange(1, 256)
+            changed[at] ^= source.randrange(1, 256)
         elif kind < 0.9:
-            del changed[place : place + source.randrange(1, 9)]
+            del changed[at : at + source.randrange(1, 9)]
         else:
-            changed[place:place] = source.randbytes(source.randrange(1, 9))
+            changed[at:at] = source.randbytes(source.randrange(1, 9))
         if not changed:
             break
     return bytes(changed)

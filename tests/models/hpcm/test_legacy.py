@@ -56,9 +56,9 @@ def test_the_misplacement(h, w):
     ("grid", "share"), [((16, 16), 0.479), ((32, 48), 0.438), ((80, 80), 0.429)]
 )
 def test_the_share_that_is_in_its_place(grid, share):
-    places = torch.arange(1.0, 1 + grid[0] * grid[1]).view(1, 1, *grid).expand(1, 16, -1, -1)
-    right = by_lists(places, TRUE)
-    found = misplaced(coarser(places.contiguous(), 3, stacked=2))
+    numbers = torch.arange(1.0, 1 + grid[0] * grid[1]).view(1, 1, *grid).expand(1, 16, -1, -1)
+    right = by_lists(numbers, TRUE)
+    found = misplaced(coarser(numbers.contiguous(), 3, stacked=2))
     assert torch.equal(right.bool(), found.bool())
     assert (found == right)[right != 0].float().mean().item() == pytest.approx(share, abs=6e-4)
 

@@ -10,8 +10,8 @@ from imgtool.models.hpcm.partition import (
     add,
     coarser,
     gather,
+    insert,
     merge,
-    place,
     scatter,
     split,
 )
@@ -55,9 +55,9 @@ def test_the_published_step_map():
 
 def test_the_first_scales_positions():
     """Rows and columns (mod 4) of the eight groups."""
-    places = [(0, 0), (1, 1), (0, 3), (1, 2), (2, 0), (3, 1), (2, 3), (3, 2)]
+    cells = [(0, 0), (1, 1), (0, 3), (1, 2), (2, 0), (3, 1), (2, 3), (3, 2)]
     found = numbers(BASE, 1, 1, groups=16)[::2]
-    for group, (row, col) in enumerate(places):
+    for group, (row, col) in enumerate(cells):
         assert (found[group] <= 2).nonzero().tolist() == [[row, col]]
 
 
@@ -94,7 +94,7 @@ def test_every_latent_is_coded_once(variant, h, w):
     assert torch.equal(again[1], torch.ones_like(again[1]))
     for scale in (2, 3):
         ones = torch.ones_like(of_scale[scale - 1])
-        coarse = place(ones, torch.zeros_like(of_scale[scale]), scale)
+        coarse = insert(ones, torch.zeros_like(of_scale[scale]), scale)
         assert torch.equal(again[scale] + coarse, torch.ones_like(coarse))
 
 
@@ -103,9 +103,9 @@ def test_every_latent_is_coded_once(variant, h, w):
 def test_to_the_coarser_grid_and_back(h, w, scale, stacked):
     coarse = torch.randn(2, 16 * stacked, h, w)
     full = torch.randn(2, 16 * stacked, 2 * h, 2 * w)
-    placed = place(coarse, full, scale, stacked)
-    assert torch.equal(coarser(placed, scale, stacked), coarse)
-    assert torch.equal(place(coarser(full, scale, stacked), placed, scale, stacked), full)
+    inserted = insert(coarse, full, scale, stacked)
+    assert torch.equal(coarser(inserted, scale, stacked), coarse)
+    assert torch.equal(insert(coarser(full, scale, stacked), inserted, scale, stacked), full)
 
 
 def test_stacked_tensors_are_handled_one_by_one():
@@ -133,14 +133,14 @@ def test_gradients(variant):
         check(lambda x, s=step: gather(x, s, stacked=2), full)
         check(lambda x, p, s=step: add(x, p, s, stacked=2), full, (*packed[-1][:1], 4, 4))
     check(lambda x: coarser(x, 3, stacked=2), full)
-    check(lambda c, x: place(c, x, 3, stacked=2), coarse, full)
+    check(lambda c, x: insert(c, x, 3, stacked=2), coarse, full)
     check(lambda x: split(x, steps(variant), stacked=2), full)
     check(lambda *p: merge(p, steps(variant), stacked=2), *packed)
 
 
 def test_the_memory_format_is_kept():
     y = torch.randn(2, 16, 8, 8).to(memory_format=torch.channels_last)
-    for made in (coarser(y, 3), gather(y, steps(BASE)[-1]), place(coarser(y, 3), y, 3)):
+    for made in (coarser(y, 3), gather(y, steps(BASE)[-1]), insert(coarser(y, 3), y, 3)):
         assert made.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -150,5 +150,5 @@ def test_row_numbers_are_kept_by_device_and_not_without_end():
         y = torch.randn(1, TINY.M, side, 4)
         assert torch.equal(merge(split(y, steps(TINY)), steps(TINY)), y)
     assert _cached_rows.cache_info().currsize <= 16
-    places = [_cached_rows(3, 1, 1, 4, 4, torch.device(kind))[0] for kind in ("cpu", "meta")]
-    assert [place.device.type for place in places] == ["cpu", "meta"]
+    rows = [_cached_rows(3, 1, 1, 4, 4, torch.device(kind))[0] for kind in ("cpu", "meta")]
+    assert [row.device.type for row in rows] == ["cpu", "meta"]

@@ -77,8 +77,8 @@ def test_step_map():
 )
 def test_what_the_published_code_misplaces(grid, share, mean_shift, max_shift, by_group):
     height, width = grid
-    places = torch.arange(1.0, 1 + height * width).view(1, 1, height, width).expand(1, 8, -1, -1)
-    right, wrong = T.s2_hyper(places, False), T.s2_hyper(places, True)
+    numbers = torch.arange(1.0, 1 + height * width).view(1, 1, height, width).expand(1, 8, -1, -1)
+    right, wrong = T.s2_hyper(numbers, False), T.s2_hyper(numbers, True)
     coded = right != 0
     assert torch.equal(wrong != 0, coded)
     same = (wrong == right) & coded

@@ -130,12 +130,12 @@ class Partition:
             (y, self.kept[y.shape], 8, None),
         )
         written, known = [], torch.zeros_like(y_s1)
-        for values, masks, chunks, place in grids:
+        for values, masks, chunks, step in grids:
             for mask in masks:
                 written.append(sum((values * mask).chunk(chunks, dim=1)))
                 known = known + written[-1].repeat(1, chunks, 1, 1) * mask
-            if place is not None:
-                known = scatter(known, place)
+            if step is not None:
+                known = scatter(known, step)
         return written, known
 
 

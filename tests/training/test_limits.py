@@ -3,7 +3,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgtool.training.stopping import BestValue, TimeBudget
+from imgtool.training.limits import BestValue, TimeBudget
 
 
 def test_a_budget_counts_earlier_starts():

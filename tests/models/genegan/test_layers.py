@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from imgtool.nn.resampling import average_pool, bilinear
+from imgtool.models.genegan.layers import average_pool, bilinear
 
 
 def both_ways(function, x, towards):
