@@ -22,6 +22,8 @@ def main(report: Path, words: list[str]) -> int:
 
     # It warns that it sets OMP_NUM_THREADS; imgtool sets the threads itself.
     logging.getLogger("torch.distributed.run").setLevel(logging.ERROR)
+    # Whom it ends, and who failed: imgtool says so in words of its own.
+    logging.getLogger("torch.distributed.elastic.multiprocessing").setLevel(logging.CRITICAL)
     try:
         torchrun(words)
     except ChildFailedError as error:

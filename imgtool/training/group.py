@@ -13,8 +13,8 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import timedelta
 from inspect import signature
@@ -25,8 +25,8 @@ from imgtool.errors import ExitCode, ExperimentError, UserError
 from imgtool.experiment.alive import is_process, start_ticks
 from imgtool.experiment.status import now_iso
 from imgtool.files import write_text
+from imgtool.process import words
 from imgtool.process.stopping import StopRequest
-from imgtool.process.words import say_code
 from imgtool.training.ranks import (
     KILLED,
     Failure,
@@ -151,10 +151,31 @@ class Group(Ranks):
         while not self._store.check([key]):
             if self._failure is not None:
                 raise RankFailed(self._failure)
+            self._miss_who_never_came()
             if time.monotonic() > deadline:
                 raise ExperimentError(f"rank {self.rank} waited {START_SEC / 3600:g} h for rank 0")
             time.sleep(0.02)
         return bytes(self._store.get(key)).decode()
+
+    def _miss_who_never_came(self) -> None:
+        """Note that a stop has waited for seconds for a rank that never began.
+
+        Its launcher stops us when a rank ends before it could join, and say so in the store.
+        """
+        if self._stop.asked_sec < PATIENCE_SEC:
+            return
+        missing = next((rank for rank in range(self.size) if not self._has_come(rank)), None)
+        if missing is not None:
+            self._failure = self._failure or Failure(
+                missing,
+                KILLED,
+                "it has not begun, and this training was asked to stop",
+                "its own words are above, or in its host's log",
+                int(ExitCode.NO),
+            )
+
+    def _has_come(self, rank: int) -> bool:
+        return bool(self._store.check([f"imgtool/process/{rank}"]))
 
     def wrap(self, update: nn.Module, *, takes_turns: bool = False) -> nn.Module:
         from torch.nn.parallel import DistributedDataParallel
@@ -172,6 +193,11 @@ class Group(Ranks):
             find_unused_parameters=takes_turns,
         )
 
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        with super().saving(), words.saving():
+            yield
+
     # Failures
 
     def explain(self, error: BaseException) -> BaseException:
@@ -184,9 +210,9 @@ class Group(Ranks):
             if self._failure is not None and self._failure.rank != self.rank:
                 return RankFailed(self._failure)
         hint = error.hint if isinstance(error, UserError) else None
-        words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         code = error.exit_code if isinstance(error, UserError) else ExitCode.NO
-        own = Failure(self.rank, type(error).__name__, words[:2000], hint, int(code))
+        own = Failure(self.rank, type(error).__name__, text[:2000], hint, int(code))
         self._write_own(own, error)
         with suppress(Exception):
             self._store.compare_set("imgtool/failed", "", json.dumps(asdict(own)))
@@ -258,9 +284,10 @@ class Group(Ranks):
         if self.on_failure is not None:
             with suppress(Exception):
                 self.on_failure(error)
-        with suppress(OSError):
-            os.write(2, f"error: {error}\n".encode())
-        say_code(int(error.exit_code))
+        if words.is_news(str(error)):
+            with suppress(OSError):
+                os.write(2, f"error: {error}\nhint: {error.hint}\n".encode())
+        words.say_code(int(error.exit_code))
         os._exit(int(error.exit_code))
 
 
