@@ -6,6 +6,8 @@ nobody asks whether a run is distributed. Torch-free at import.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -125,14 +127,15 @@ class Ranks:
         """See that every rank has the same values.
 
         Args:
-            digests: a hash by name.
+            digests: a hash, or a short text, by name.
             what: is compared, for the message.
 
         Raises:
             ExperimentError: on all ranks; names two of them and the first value that differs.
         """
         names = list(digests)
-        whole = self.gather("".join(digests.values()))
+        content = json.dumps(list(digests.items())).encode()
+        whole = self.gather(hashlib.sha256(content).hexdigest())
         other = next((rank for rank, found in enumerate(whole) if found != whole[0]), None)
         if other is None:
             return

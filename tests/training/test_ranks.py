@@ -16,9 +16,17 @@ class Told(Ranks):
     def __init__(self, *others):
         self.others = others
 
+    @staticmethod
+    def hash_of(digests):
+        heard = []
+        alone = Ranks()
+        alone.gather = lambda value: heard.append(value) or [value]
+        alone.check_equal(digests, "anything")
+        return heard[0]
+
     def gather(self, value):
-        if isinstance(value, str):
-            return [value, *("".join(other.values()) for other in self.others)]
+        if isinstance(value, str):  # a hash of all
+            return [value, *(Told.hash_of(other) for other in self.others)]
         return [value, *self.others]
 
 
