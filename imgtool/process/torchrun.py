@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 SAVE_SEC = 300.0  # what ranks get to save and end, before they are killed
 OTHERS_SEC = 15.0  # what they get to end when one has failed; they may wait for it within NCCL
+# The C++ stacks of a store that is gone hide the line that says why.
+QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
 DEAF_TO = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 
 
@@ -92,7 +94,7 @@ class _Ranks(Child):
         program = [sys.executable, "-m", "imgtool.process.agent", str(_report(folder))]
         super().__init__(
             [*program, *torchrun],
-            env={**os.environ, words.FOLDER_VARIABLE: str(folder)},
+            env={**QUIET, **os.environ, words.FOLDER_VARIABLE: str(folder)},
             output=None,
             on_our_death=signal.SIGTERM,
             ignored=DEAF_TO,
