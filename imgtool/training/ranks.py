@@ -49,7 +49,9 @@ class RankFailed(UserError):
     """Another rank failed first; this one can only follow."""
 
     def __init__(self, failure: Failure) -> None:
-        super().__init__(f"rank {failure.rank}: {failure.error}", hint=failure.hint)
+        who = f"rank {failure.rank}"
+        text = failure.error if failure.error.startswith(f"{who} ") else f"{who}: {failure.error}"
+        super().__init__(text, hint=failure.hint)
         self.failure = failure
         self.exit_code = ExitCode(failure.exit_code)  # type: ignore[misc]
 
