@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)  # of one collective; a checkpoint may be written meanwhile
+MEETING = timedelta(minutes=5)  # from the first rank's start to the last one's
 START_SEC = 4 * 3600.0  # rank 0 may read the headers of a large data set first
 WATCH_SEC = 0.5
 ECHO_SEC = 5.0  # from an error that another rank's end may have caused to that rank's own word
@@ -54,13 +55,11 @@ class Group(Ranks):
     """One of several processes; `imgtool.training.ranks.open_ranks` makes it."""
 
     def __init__(self, directory: Path, stop: StopRequest) -> None:
-        from torch.distributed import rendezvous  # type: ignore[attr-defined]
-
         self.rank, self.size = launcher_number("RANK", 0), launcher_number("WORLD_SIZE", 1)
         self.local_rank = launcher_number("LOCAL_RANK", 0)
         self.local_size = launcher_number("LOCAL_WORLD_SIZE", 1)
         self._directory, self._stop = directory, stop
-        self._store: Any = next(iter(rendezvous("env://", timeout=TIMEOUT)))[0]
+        self._store: Any = _open_store(stop)
         self._rounds = self._rounds_here = 0
         self._pending: tuple[Tensor, Any] | None = None
         self._failure: Failure | None = None
@@ -210,6 +209,8 @@ class Group(Ranks):
             if self._failure is not None and self._failure.rank != self.rank:
                 return RankFailed(self._failure)
         hint = error.hint if isinstance(error, UserError) else None
+        if self.may_write:
+            hint = hint or f"{err_path(self._directory, self.rank)} says where"
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         code = error.exit_code if isinstance(error, UserError) else ExitCode.NO
         own = Failure(self.rank, type(error).__name__, text[:2000], hint, int(code))
@@ -289,6 +290,39 @@ class Group(Ranks):
                 os.write(2, f"error: {error}\nhint: {error.hint}\n".encode())
         words.say_code(int(error.exit_code))
         os._exit(int(error.exit_code))
+
+
+def _open_store(stop: StopRequest) -> Any:
+    """The launcher's store. Opening it hears no signal, so that a thread does it.
+
+    Raises:
+        ExperimentError: there is none; or a stop was asked for and it has not come.
+    """
+    from torch.distributed import rendezvous  # type: ignore[attr-defined]
+
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    hint = (
+        "MASTER_ADDR and MASTER_PORT name rank 0's host and a free port of it; torchrun sets them"
+    )
+    found: list[Any] = []
+
+    def open_it() -> None:
+        try:
+            found.append(next(iter(rendezvous("env://", timeout=MEETING)))[0])
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=open_it, name="rendezvous", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.05)
+        if stop.asked_sec > PATIENCE_SEC and not found:
+            raise ExperimentError(f"asked to stop while it waited for the ranks at {where}")
+    if isinstance(found[0], Exception):
+        why = " ".join(str(found[0]).split("\n")[0].split())[:300]
+        raise ExperimentError(f"the ranks cannot meet at {where}: {why}", hint=hint) from found[0]
+    found[0].set_timeout(TIMEOUT)
+    return found[0]
 
 
 def _exchange(number: int) -> tuple[Tensor, Any]:
