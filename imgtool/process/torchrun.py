@@ -89,7 +89,8 @@ class _Ranks(Child):
         torchrun = [
             *("--standalone", "--nnodes", "1", "--nproc-per-node", str(num_ranks)),
             *("--signals-to-handle", "SIGTERM", "--shutdown-timeout", str(int(SAVE_SEC))),
-            *("-m", "imgtool", *command),
+            # Without the dashes torchrun takes --monitor for a short form of two of its own.
+            *("-m", "--", "imgtool", *command),
         ]
         program = [sys.executable, "-m", "imgtool.process.agent", str(_report(folder))]
         super().__init__(

@@ -44,6 +44,7 @@ T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)  # of one collective; a checkpoint may be written meanwhile
 MEETING = timedelta(minutes=5)  # from the first rank's start to the last one's
+SILENT_SEC = 15.0
 START_SEC = 4 * 3600.0  # rank 0 may read the headers of a large data set first
 WATCH_SEC = 0.5
 ECHO_SEC = 5.0  # from an error that another rank's end may have caused to that rank's own word
@@ -314,10 +315,18 @@ def _open_store(stop: StopRequest) -> Any:
 
     thread = threading.Thread(target=open_it, name="rendezvous", daemon=True)
     thread.start()
+    begun, has_said = time.monotonic(), False
     while thread.is_alive():
         thread.join(0.05)
         if stop.asked_sec > PATIENCE_SEC and not found:
-            raise ExperimentError(f"asked to stop while it waited for the ranks at {where}")
+            raise ExperimentError(
+                f"asked to stop while it waited for the other ranks at {where}",
+                hint="the launcher may be gone; run the same command again",
+            )
+        if not has_said and time.monotonic() - begun > SILENT_SEC:
+            has_said = True
+            with suppress(OSError):
+                os.write(2, f"waiting for the other ranks at {where}\n".encode())
     if isinstance(found[0], Exception):
         why = " ".join(str(found[0]).split("\n")[0].split())[:300]
         raise ExperimentError(f"the ranks cannot meet at {where}: {why}", hint=hint) from found[0]
