@@ -132,6 +132,12 @@ class Group(Ranks):
             return made
         return json.loads(self._await(key))
 
+    def wait_for_first(self) -> None:
+        import torch.distributed as dist
+
+        with suppress(dist.DistError):  # a launcher that is gone holds nobody
+            self.decide(lambda: None)
+
     def from_first_here(self, text: str) -> str:
         self._rounds_here += 1
         key = f"imgtool/here/{socket.gethostname()}/{self._rounds_here}"

@@ -107,6 +107,9 @@ class Ranks:
         """What rank 0 makes, on every rank; a JSON value. The others wait for it."""
         return make()
 
+    def wait_for_first(self) -> None:
+        """Until rank 0 is here too: it has more to do at the end, may fail in it, or be killed."""
+
     @property
     def is_first_here(self) -> bool:
         """True for one process of this machine."""

@@ -139,7 +139,7 @@ def _train(
     try:
         outcome = Loop(run)()
         leave_keepsakes(run)
-        ranks.decide(lambda: None)  # the others stay: the first may fail yet, or be killed
+        ranks.wait_for_first()
         return outcome
     finally:
         run.batches.close()
