@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)  # of one collective; a checkpoint may be written meanwhile
-MEETING = timedelta(minutes=5)  # from the first rank's start to the last one's
+MEETING = timedelta(minutes=2.5)  # of connecting to the store, which torch tries twice
 SILENT_SEC = 15.0
 START_SEC = 4 * 3600.0  # rank 0 may read the headers of a large data set first
 WATCH_SEC = 0.5
