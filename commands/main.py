@@ -121,9 +121,11 @@ def _fold(modules: dict[str, ModuleType], args: list[str]) -> list[str]:
 
 def _report(message: str, hint: str) -> None:
     from commands._output import say
+    from imgtool.process.words import is_news
 
-    say(f"error: {message}")
-    say(f"hint: {hint}")
+    if is_news(message):
+        say(f"error: {message}")
+        say(f"hint: {hint}")
 
 
 def _usage_hint(app: typer.Typer, words: list[str]) -> str:

@@ -10,8 +10,10 @@ import json
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from imgtool.errors import ExitCode
+from imgtool.process.torchrun import SAVE_SEC
 
 
 def main(report: Path, words: list[str]) -> int:
@@ -22,6 +24,9 @@ def main(report: Path, words: list[str]) -> int:
 
     # It warns that it sets OMP_NUM_THREADS; imgtool sets the threads itself.
     logging.getLogger("torch.distributed.run").setLevel(logging.ERROR)
+    # Whom it ends, and who failed: imgtool says so in words of its own.
+    logging.getLogger("torch.distributed.elastic.multiprocessing").setLevel(logging.CRITICAL)
+    _be_patient()
     try:
         torchrun(words)
     except ChildFailedError as error:
@@ -31,6 +36,21 @@ def main(report: Path, words: list[str]) -> int:
     except SignalException:
         return ExitCode.NO
     return ExitCode.OK
+
+
+def _be_patient() -> None:
+    """Let ranks save when one has failed: torchrun kills them then after 30 s.
+
+    Its --shutdown-timeout is for signals alone.
+    """
+    from torch.distributed.elastic.multiprocessing.api import PContext
+
+    plain = PContext.close
+
+    def close(self: Any, death_sig: Any = None, timeout: int = 30) -> None:
+        plain(self, death_sig, max(timeout, int(SAVE_SEC)))
+
+    PContext.close = close  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

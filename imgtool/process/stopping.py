@@ -39,6 +39,11 @@ class StopRequest:
         """True once a stop has been asked for."""
         return self.reason is not None
 
+    @property
+    def asked_sec(self) -> float:
+        """Seconds since a stop was first asked for; 0 while nobody has."""
+        return 0.0 if self._first is None else time.monotonic() - self._first
+
     def ask(self, reason: str) -> None:
         """Ask for a stop; the first reason stays."""
         if self.reason is None:

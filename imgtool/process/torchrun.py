@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 SAVE_SEC = 300.0  # what ranks get to save and end, before they are killed
 OTHERS_SEC = 15.0  # what they get to end when one has failed; they may wait for it within NCCL
+# The C++ stacks of a store that is gone hide the line that says why.
+QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
 DEAF_TO = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 
 
@@ -82,16 +84,18 @@ class _Ranks(Child):
         self._waiting: list[tuple[int, signal.Signals]] = []
         self._ranks: dict[int, psutil.Process] = {}
         self._failed_at: float | None = None
+        self._patient_from = 0.0
         self.ended_by_us: set[int] = set()
         torchrun = [
             *("--standalone", "--nnodes", "1", "--nproc-per-node", str(num_ranks)),
             *("--signals-to-handle", "SIGTERM", "--shutdown-timeout", str(int(SAVE_SEC))),
-            *("-m", "imgtool", *command),
+            # Without the dashes torchrun takes --monitor for a short form of two of its own.
+            *("-m", "--", "imgtool", *command),
         ]
         program = [sys.executable, "-m", "imgtool.process.agent", str(_report(folder))]
         super().__init__(
             [*program, *torchrun],
-            env={**os.environ, words.FOLDER_VARIABLE: str(folder)},
+            env={**QUIET, **os.environ, words.FOLDER_VARIABLE: str(folder)},
             output=None,
             on_our_death=signal.SIGTERM,
             ignored=DEAF_TO,
@@ -131,12 +135,18 @@ class _Ranks(Child):
         living = [rank for rank, one in self._ranks.items() if leftovers.living([one])]
         said = words.read_words(self._folder, self._num_ranks)
         ended = self._ranks.keys() - set(living)
+        now = time.monotonic()
         if self._failed_at is None:
             if any(rank not in said or said[rank].code for rank in ended):
-                self._failed_at = time.monotonic()
-        elif time.monotonic() - self._failed_at > OTHERS_SEC:
+                self._failed_at = self._patient_from = now
+        elif now - self._failed_at < SAVE_SEC and self._is_any_saving(living):
+            self._patient_from = now
+        elif now - self._patient_from > OTHERS_SEC:
             self.ended_by_us |= set(living)
             leftovers.send_all([self._ranks[rank] for rank in living], signal.SIGKILL)
+
+    def _is_any_saving(self, ranks: Sequence[int]) -> bool:
+        return any(words.is_saving(self._folder, rank) for rank in ranks)
 
 
 def _report(folder: Path) -> Path:

@@ -5,8 +5,10 @@ torchrun's own exit code is 1 whatever its ranks end with, and it hides who was 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -59,6 +61,41 @@ def say_code(code: int, environment: Mapping[str, str] = os.environ) -> None:
     if {FOLDER_VARIABLE, "RANK"} <= environment.keys():
         path = Path(environment[FOLDER_VARIABLE]) / f"code_{environment['RANK']}"
         _leave(path, {"code": int(code), "at": time.time()})
+
+
+@contextmanager
+def saving(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
+    """Ask the launcher for patience while the block runs; nothing without a launcher."""
+    if not {FOLDER_VARIABLE, "RANK"} <= environment.keys():
+        yield
+        return
+    path = Path(environment[FOLDER_VARIABLE]) / f"saving_{environment['RANK']}"
+    _leave(path, os.getpid())
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+
+
+def is_saving(folder: Path, rank: int) -> bool:
+    """Whether a rank writes something that should not be cut short."""
+    return (folder / f"saving_{rank}").exists()
+
+
+def is_news(text: str, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether no rank has shown this error to people yet; always true without a launcher."""
+    if not {FOLDER_VARIABLE, "RANK"} <= environment.keys():
+        return True
+    bare = re.sub(r"^rank \d+: ", "", text)  # another rank's error, as those who follow say it
+    name = hashlib.blake2b(bare.encode(), digest_size=8).hexdigest()
+    try:
+        (Path(environment[FOLDER_VARIABLE]) / f"said_{name}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _leave(path: Path, content: object) -> None:

@@ -13,8 +13,8 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import timedelta
 from inspect import signature
@@ -25,8 +25,8 @@ from imgtool.errors import ExitCode, ExperimentError, UserError
 from imgtool.experiment.alive import is_process, start_ticks
 from imgtool.experiment.status import now_iso
 from imgtool.files import write_text
+from imgtool.process import words
 from imgtool.process.stopping import StopRequest
-from imgtool.process.words import say_code
 from imgtool.training.ranks import (
     KILLED,
     Failure,
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)  # of one collective; a checkpoint may be written meanwhile
+MEETING = timedelta(minutes=2.5)  # of connecting to the store, which torch tries twice
+SILENT_SEC = 15.0
 START_SEC = 4 * 3600.0  # rank 0 may read the headers of a large data set first
 WATCH_SEC = 0.5
 ECHO_SEC = 5.0  # from an error that another rank's end may have caused to that rank's own word
@@ -54,13 +56,11 @@ class Group(Ranks):
     """One of several processes; `imgtool.training.ranks.open_ranks` makes it."""
 
     def __init__(self, directory: Path, stop: StopRequest) -> None:
-        from torch.distributed import rendezvous  # type: ignore[attr-defined]
-
         self.rank, self.size = launcher_number("RANK", 0), launcher_number("WORLD_SIZE", 1)
         self.local_rank = launcher_number("LOCAL_RANK", 0)
         self.local_size = launcher_number("LOCAL_WORLD_SIZE", 1)
         self._directory, self._stop = directory, stop
-        self._store: Any = next(iter(rendezvous("env://", timeout=TIMEOUT)))[0]
+        self._store: Any = _open_store(stop)
         self._rounds = self._rounds_here = 0
         self._pending: tuple[Tensor, Any] | None = None
         self._failure: Failure | None = None
@@ -130,6 +130,12 @@ class Group(Ranks):
             return made
         return json.loads(self._await(key))
 
+    def wait_for_first(self) -> None:
+        import torch.distributed as dist
+
+        with suppress(dist.DistError):  # a launcher that is gone holds nobody
+            self.decide(lambda: None)
+
     def from_first_here(self, text: str) -> str:
         self._rounds_here += 1
         key = f"imgtool/here/{socket.gethostname()}/{self._rounds_here}"
@@ -149,10 +155,31 @@ class Group(Ranks):
         while not self._store.check([key]):
             if self._failure is not None:
                 raise RankFailed(self._failure)
+            self._miss_who_never_came()
             if time.monotonic() > deadline:
                 raise ExperimentError(f"rank {self.rank} waited {START_SEC / 3600:g} h for rank 0")
             time.sleep(0.02)
         return bytes(self._store.get(key)).decode()
+
+    def _miss_who_never_came(self) -> None:
+        """Note that a stop has waited for seconds for a rank that never began.
+
+        Its launcher stops us when a rank ends before it could join, and say so in the store.
+        """
+        if self._stop.asked_sec < PATIENCE_SEC:
+            return
+        missing = next((rank for rank in range(self.size) if not self._has_come(rank)), None)
+        if missing is not None:
+            self._failure = self._failure or Failure(
+                missing,
+                KILLED,
+                "it has not begun, and this training was asked to stop",
+                "its own words are above, or in its host's log",
+                int(ExitCode.NO),
+            )
+
+    def _has_come(self, rank: int) -> bool:
+        return bool(self._store.check([f"imgtool/process/{rank}"]))
 
     def wrap(self, update: nn.Module, *, takes_turns: bool = False) -> nn.Module:
         from torch.nn.parallel import DistributedDataParallel
@@ -170,6 +197,11 @@ class Group(Ranks):
             find_unused_parameters=takes_turns,
         )
 
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        with super().saving(), words.saving():
+            yield
+
     # Failures
 
     def explain(self, error: BaseException) -> BaseException:
@@ -182,9 +214,11 @@ class Group(Ranks):
             if self._failure is not None and self._failure.rank != self.rank:
                 return RankFailed(self._failure)
         hint = error.hint if isinstance(error, UserError) else None
-        words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        if self.may_write:
+            hint = hint or f"{err_path(self._directory, self.rank)} says where"
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         code = error.exit_code if isinstance(error, UserError) else ExitCode.NO
-        own = Failure(self.rank, type(error).__name__, words[:2000], hint, int(code))
+        own = Failure(self.rank, type(error).__name__, text[:2000], hint, int(code))
         self._write_own(own, error)
         with suppress(Exception):
             self._store.compare_set("imgtool/failed", "", json.dumps(asdict(own)))
@@ -256,10 +290,52 @@ class Group(Ranks):
         if self.on_failure is not None:
             with suppress(Exception):
                 self.on_failure(error)
-        with suppress(OSError):
-            os.write(2, f"error: {error}\n".encode())
-        say_code(int(error.exit_code))
+        if words.is_news(str(error)):
+            with suppress(OSError):
+                os.write(2, f"error: {error}\nhint: {error.hint}\n".encode())
+        words.say_code(int(error.exit_code))
         os._exit(int(error.exit_code))
+
+
+def _open_store(stop: StopRequest) -> Any:
+    """The launcher's store. Opening it hears no signal, so that a thread does it.
+
+    Raises:
+        ExperimentError: there is none; or a stop was asked for and it has not come.
+    """
+    from torch.distributed import rendezvous  # type: ignore[attr-defined]
+
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    hint = (
+        "MASTER_ADDR and MASTER_PORT name rank 0's host and a free port of it; torchrun sets them"
+    )
+    found: list[Any] = []
+
+    def open_it() -> None:
+        try:
+            found.append(next(iter(rendezvous("env://", timeout=MEETING)))[0])
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=open_it, name="rendezvous", daemon=True)
+    thread.start()
+    begun, has_said = time.monotonic(), False
+    while thread.is_alive():
+        thread.join(0.05)
+        if stop.asked_sec > PATIENCE_SEC and not found:
+            raise ExperimentError(
+                f"asked to stop while it waited for the other ranks at {where}",
+                hint="the launcher may be gone; run the same command again",
+            )
+        if not has_said and time.monotonic() - begun > SILENT_SEC:
+            has_said = True
+            with suppress(OSError):
+                os.write(2, f"waiting for the other ranks at {where}\n".encode())
+    if isinstance(found[0], Exception):
+        why = " ".join(str(found[0]).split("\n")[0].split())[:300]
+        raise ExperimentError(f"the ranks cannot meet at {where}: {why}", hint=hint) from found[0]
+    found[0].set_timeout(TIMEOUT)
+    return found[0]
 
 
 def _exchange(number: int) -> tuple[Tensor, Any]:

@@ -15,7 +15,7 @@ from imgtool.config.load import Loaded
 from imgtool.config.schema import Experiment
 from imgtool.data.datasets import Datasets, open_datasets
 from imgtool.data.split import Split
-from imgtool.errors import CheckpointError
+from imgtool.errors import CheckpointError, DataError
 from imgtool.experiment import checkpoint_file
 from imgtool.experiment.checkpoints import list_checkpoints
 from imgtool.experiment.layout import ExperimentDir
@@ -53,7 +53,7 @@ def open_material(experiment: Experiment, directory: ExperimentDir, ranks: Ranks
         return opened.split.to_json()
 
     split = ranks.decide(draw)
-    datasets = opened or open_datasets(experiment.data, split=Split.from_json(split), share=share)
+    datasets = opened or _open_as_rank_0(experiment, Split.from_json(split), ranks)
     own_identity = identity(experiment, datasets.fingerprint)
     ranks.check_equal(
         {"the data": datasets.fingerprint, "the experiment": own_identity}, "what they train"
@@ -68,6 +68,16 @@ def open_material(experiment: Experiment, directory: ExperimentDir, ranks: Ranks
             *_apart(datasets.unshared_cache),
         ),
     )
+
+
+def _open_as_rank_0(experiment: Experiment, split: Split, ranks: Ranks) -> Datasets:
+    try:
+        return open_datasets(experiment.data, split=split, share=ranks)
+    except DataError as error:
+        raise DataError(
+            f"rank {ranks.rank} does not see the data that rank 0 sees: {error}",
+            hint="do all hosts see the same files, and have all ranks the same config?",
+        ) from error
 
 
 def find_start(
@@ -98,7 +108,13 @@ def find_start(
     if wanted[0] is None:
         return Start(None, None, material.identity)
     path = Path(wanted[0])
-    start = Start(path, checkpoint_file.read(path), wanted[2])
+    try:
+        start = Start(path, checkpoint_file.read(path), wanted[2])
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"rank 0 goes on from iteration {wanted[1]}, and rank {ranks.rank} cannot: {error}",
+            hint="do all hosts see the same files?",
+        ) from error
     if _facts_of(start) != wanted:
         raise CheckpointError(
             f"rank 0 goes on from {path} at iteration {wanted[1]}, and rank {ranks.rank} finds "

@@ -6,6 +6,8 @@ nobody asks whether a run is distributed. Torch-free at import.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -47,7 +49,9 @@ class RankFailed(UserError):
     """Another rank failed first; this one can only follow."""
 
     def __init__(self, failure: Failure) -> None:
-        super().__init__(f"rank {failure.rank}: {failure.error}", hint=failure.hint)
+        who = f"rank {failure.rank}"
+        text = failure.error if failure.error.startswith(f"{who} ") else f"{who}: {failure.error}"
+        super().__init__(text, hint=failure.hint)
         self.failure = failure
         self.exit_code = ExitCode(failure.exit_code)  # type: ignore[misc]
 
@@ -103,6 +107,9 @@ class Ranks:
         """What rank 0 makes, on every rank; a JSON value. The others wait for it."""
         return make()
 
+    def wait_for_first(self) -> None:
+        """Until rank 0 is here too: it has more to do at the end, may fail in it, or be killed."""
+
     @property
     def is_first_here(self) -> bool:
         """True for one process of this machine."""
@@ -125,14 +132,15 @@ class Ranks:
         """See that every rank has the same values.
 
         Args:
-            digests: a hash by name.
+            digests: a hash, or a short text, by name.
             what: is compared, for the message.
 
         Raises:
             ExperimentError: on all ranks; names two of them and the first value that differs.
         """
         names = list(digests)
-        whole = self.gather("".join(digests.values()))
+        content = json.dumps(list(digests.items())).encode()
+        whole = self.gather(hashlib.sha256(content).hexdigest())
         other = next((rank for rank, found in enumerate(whole) if found != whole[0]), None)
         if other is None:
             return

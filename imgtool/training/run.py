@@ -9,7 +9,9 @@ from contextlib import suppress
 
 import torch
 
+from imgtool.config.identity import identity_values, to_dict
 from imgtool.config.load import Loaded, to_yaml
+from imgtool.config.schema import Experiment
 from imgtool.errors import DivergedError, ExperimentError, OutOfMemory, UserError
 from imgtool.experiment import provenance
 from imgtool.experiment.checkpoints import remove_temporaries
@@ -99,6 +101,7 @@ def _train(
     experiment = loaded.experiment
     ranks.decide(lambda: forget_errors(directory.path))
     ranks.may_write = True
+    ranks.check_equal(_settings(experiment), "their config")
     device = join_ranks(experiment, ranks)
     material = open_material(experiment, directory, ranks)
     start = find_start(resume, directory, loaded, material, ranks, reporter)
@@ -136,10 +139,20 @@ def _train(
     try:
         outcome = Loop(run)()
         leave_keepsakes(run)
+        ranks.wait_for_first()
         return outcome
     finally:
         run.batches.close()
         run.logs.close()
+
+
+def _settings(experiment: Experiment) -> dict[str, str]:
+    """What every rank must be told alike: all but where files are, and threads."""
+    values = identity_values(experiment)
+    values |= {f"train.{key}": value for key, value in to_dict(experiment)["train"].items()}
+    values |= {"data.skip_bad": experiment.data.skip_bad}
+    del values["train.threads"], values["train.device"]
+    return {key: str(value) for key, value in values.items()}
 
 
 def _write_start(

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from imgtool.errors import CheckpointError, DivergedError, UserError
 from imgtool.experiment import checkpoint_file, retention
 from imgtool.experiment.checkpoint_file import CheckpointHeader
@@ -93,24 +95,36 @@ class Saver:
         self.due = self.last_step_is_bad()
         if self.due:
             return
-        with run.throughput.pausing(), run.ranks.saving():
+        with run.throughput.pausing():
             losses = stepper.meter.means(run.ranks.sum) or losses
             position.saved = position.iteration
             tensors, facts = collect(self.parts)
-            if not run.ranks.is_first:
-                return
-            if not checkpoint_file.all_finite(tensors):
-                raise self.diverged(
-                    f"weights or optimizer state are not finite at iteration {position.iteration}"
-                )
-            # Between two updates it has a name of its own: `best` may point to the iteration's.
-            path = run.directory.checkpoint_path(position.iteration, position.update)
-            header = self._header({**losses, **metrics}, epoch, facts)
-            checkpoint_file.write(path, tensors, header)
-            self._point(run.directory.latest_path, path)
-            if best:
-                self._point(run.directory.best_path, path)
-            self._prune()
+            if run.ranks.is_first:
+                with run.ranks.saving():  # nothing in it waits for another rank
+                    self._write(tensors, {**losses, **metrics}, epoch, facts, best=best)
+
+    def _write(
+        self,
+        tensors: Mapping[str, Tensor],
+        metrics: Mapping[str, float | None],
+        epoch: float,
+        facts: Mapping[str, Any],
+        *,
+        best: bool,
+    ) -> None:
+        run, position = self.run, self.run.position
+        if not checkpoint_file.all_finite(tensors):
+            raise self.diverged(
+                f"weights or optimizer state are not finite at iteration {position.iteration}"
+            )
+        # Between two updates it has a name of its own: `best` may point to the iteration's.
+        path = run.directory.checkpoint_path(position.iteration, position.update)
+        header = self._header(metrics, epoch, facts)
+        checkpoint_file.write(path, tensors, header)
+        self._point(run.directory.latest_path, path)
+        if best:
+            self._point(run.directory.best_path, path)
+        self._prune()
 
     def restore_best(self) -> tuple[Path, dict[str, float | None]] | None:
         """Put the best weights back: their checkpoint and its validation's metrics."""

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgtool.process.words import Word, read_words, verdict
+from imgtool.process import agent, torchrun
+from imgtool.process.words import Word, is_news, is_saving, read_words, saving, verdict
 from tests.waiting import wait_until
 
 PROGRAM = [sys.executable, "-m", "imgtool"]
@@ -127,10 +128,12 @@ def test_a_rank_that_is_killed_is_named_and_one_that_waits_for_it_is_ended(photo
 
 @linux
 def test_an_error_of_the_ranks_keeps_its_own_code(tmp_path, start):
-    process = start(*PROGRAM, *train(tmp_path, tmp_path / "a"), "--no-such-option")
+    more = ["--monitor", "val_mse", "--no-such-option"]  # torchrun has two --monitor...s
+    process = start(*PROGRAM, *train(tmp_path, tmp_path / "a"), *more)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 2, err
-    assert err.count("no such option") == 2
+    assert err.count("no such option") == 1
+    assert len(err.splitlines()) == 2, err
 
 
 @linux
@@ -170,6 +173,31 @@ def test_the_first_to_fail_decides_and_who_was_killed_is_named():
     code, (line,) = verdict({0: Word(3, 5.0)}, {0: 3}, 2)
     assert code == 3
     assert "before it could say" in line
+
+
+def test_an_error_is_news_once_whichever_rank_has_it(tmp_path):
+    first, second = ({"IMGTOOL_RANKS_DIR": str(tmp_path), "RANK": str(n)} for n in (0, 1))
+    assert is_news("a.png is bad", second)
+    assert not is_news("rank 1: a.png is bad", first)
+    assert is_news("rank 1: b.png is bad", first)
+    assert all(is_news("alone", {}) for _ in range(2))
+
+
+def test_a_rank_that_saves_says_so_while_it_does(tmp_path):
+    with saving({"IMGTOOL_RANKS_DIR": str(tmp_path), "RANK": "1"}), saving({}):
+        assert [is_saving(tmp_path, rank) for rank in (0, 1)] == [False, True]
+    assert not is_saving(tmp_path, 1)
+
+
+def test_the_agent_leaves_ranks_the_time_to_save_when_one_has_failed(monkeypatch):
+    from torch.distributed.elastic.multiprocessing.api import PContext
+
+    given = []
+    monkeypatch.setattr(PContext, "close", lambda self, number, timeout: given.append(timeout))
+    agent._be_patient()
+    PContext.close(None)
+    PContext.close(None, signal.SIGTERM, 1000)
+    assert given == [torchrun.SAVE_SEC, 1000]
 
 
 ENDINGS = {

@@ -65,7 +65,8 @@ def train_job(job, folder, ranks, stop):
 
     loop.Loop._finish = finish
     try:
-        loaded = load(None, family=job["family"], schema_of=schema, sets=job["sets"], tiny=True)
+        sets = [*job["sets"], *job.get("rank_sets", [[], []])[RANK]]
+        loaded = load(None, family=job["family"], schema_of=schema, sets=sets, tiny=True)
         directory = ExperimentDir(job["exp_dir"])
         directory.create()
         outcome = run.train(
@@ -77,6 +78,31 @@ def train_job(job, folder, ranks, stop):
     (folder / f"{job['name']}.{RANK}.json").write_text(json.dumps(found))
 
 
+def refuse_job(job, folder, ranks, stop):
+    """The error of a training that cannot begin; the group is not told, and goes on."""
+    from imgtool.errors import UserError
+    from imgtool.experiment import checkpoint_file
+
+    plain = checkpoint_file.read
+
+    def read(*words, **more):
+        loaded = plain(*words, **more)
+        name = min(name for name in loaded.tensors if name.startswith("model."))
+        loaded.tensors[name].view(-1)[0] += 1
+        return loaded
+
+    if RANK and job.get("other_weight"):
+        checkpoint_file.read = read
+    ranks.explain = lambda error: error
+    try:
+        train_job(job, folder, ranks, stop)
+    except UserError as error:
+        (folder / f"{job['name']}.{RANK}.json").write_text(json.dumps(str(error)))
+    finally:
+        checkpoint_file.read = plain
+        del ranks.explain
+
+
 def main(path):
     stop = StopRequest()
     stop.install()
@@ -85,7 +111,8 @@ def main(path):
     jobs = json.loads(Path(path).read_text())
     with open_ranks(ExperimentDir(jobs[-1]["exp_dir"]), stop) as ranks:
         for job in jobs:
-            train_job(job, Path(path).parent, ranks, stop)
+            do = refuse_job if job.get("refused") else train_job
+            do(job, Path(path).parent, ranks, stop)
             stop.reason = None
 
 

@@ -1,11 +1,14 @@
 """What a group of ranks says when its members differ or fail; real pairs are in test_two_ranks."""
 
 import json
+from datetime import timedelta
 
 import pytest
 
 from imgtool.errors import DataError, ExperimentError
-from imgtool.training.ranks import Failure, RankFailed, Ranks, err_path, forget_errors
+from imgtool.experiment.layout import ExperimentDir
+from imgtool.process.stopping import StopRequest
+from imgtool.training.ranks import Failure, RankFailed, Ranks, err_path, forget_errors, open_ranks
 
 
 class Told(Ranks):
@@ -16,9 +19,17 @@ class Told(Ranks):
     def __init__(self, *others):
         self.others = others
 
+    @staticmethod
+    def hash_of(digests):
+        heard = []
+        alone = Ranks()
+        alone.gather = lambda value: heard.append(value) or [value]
+        alone.check_equal(digests, "anything")
+        return heard[0]
+
     def gather(self, value):
-        if isinstance(value, str):
-            return [value, *("".join(other.values()) for other in self.others)]
+        if isinstance(value, str):  # a hash of all
+            return [value, *(Told.hash_of(other) for other in self.others)]
         return [value, *self.others]
 
 
@@ -61,3 +72,32 @@ def test_errors_of_earlier_starts_are_forgotten(tmp_path):
     (tmp_path / "other.err").write_text("")
     forget_errors(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["other.err"]
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """As rank 1 of two whose launcher is not there."""
+    given = {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}
+    for name, value in given.items():
+        monkeypatch.setenv(name, str(value))
+
+
+def test_ranks_that_cannot_meet_say_where(launched, monkeypatch, tmp_path):
+    monkeypatch.setattr("imgtool.training.group.MEETING", timedelta(seconds=1))
+    with (
+        pytest.raises(ExperimentError, match="the ranks cannot meet at 127.0.0.1:1: "),
+        open_ranks(ExperimentDir(tmp_path), StopRequest()),
+    ):
+        pass
+
+
+def test_a_rank_whose_launcher_is_gone_hears_a_stop(launched, monkeypatch, tmp_path):
+    monkeypatch.setattr("imgtool.training.group.MEETING", timedelta(seconds=1))
+    monkeypatch.setattr("imgtool.training.group.PATIENCE_SEC", 0.0)
+    stop = StopRequest()
+    stop.ask("SIGINT")
+    with (
+        pytest.raises(ExperimentError, match="asked to stop"),
+        open_ranks(ExperimentDir(tmp_path), stop),
+    ):
+        pass

@@ -108,6 +108,11 @@ def two(data, tmp_path_factory):
                 }
             )
     endless = {"family": FAMILIES[0], "sets": sets_of(FAMILIES[0], data, 1)}
+    more = ["train.ema_decay=0.9", "train.max_iter=12"]
+    again = {"family": FAMILIES[0], "sets": sets_of(FAMILIES[0], data, 1, *more), "refused": True}
+    again["exp_dir"] = str(folder / f"{FAMILIES[0]}-parts")
+    jobs.append({**again, "name": "config", "rank_sets": [[], ["train.val_every=3"]]})
+    jobs.append({**again, "name": "weight", "other_weight": True})
     jobs.append({**endless, "name": "asked", "exp_dir": str(folder / "asked"), "mark_at": 3})
     jobs.append({**endless, "name": "failed", "exp_dir": str(folder / "failed"), "fails": [1, 3]})
     path = folder / "jobs.json"
@@ -172,6 +177,20 @@ def test_two_ranks_of_half_the_batch_are_one_process_of_the_whole(two, data, tmp
         assert expected.keys() == found.keys()
         for name, tensor in expected.items():
             torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5, msg=name)
+
+
+REFUSALS = {
+    "config": "ranks 0 and 1 differ in their config: train.val_every is ",
+    "weight": "ranks 0 and 1 differ in parameters, buffers or optimizer state: model.",
+}
+
+
+@pytest.mark.parametrize("job", REFUSALS)
+def test_two_ranks_that_differ_do_not_begin(two, job):
+    first, second = left(two, job, 0), left(two, job, 1)
+    assert first == second
+    assert first.startswith(REFUSALS[job])
+    assert "on rank 0 and " in first
 
 
 def test_two_ranks_stop_at_the_same_iteration_when_one_is_asked(two):
