@@ -26,6 +26,7 @@ def main(report: Path, words: list[str]) -> int:
     logging.getLogger("torch.distributed.run").setLevel(logging.ERROR)
     # Whom it ends, and who failed: imgtool says so in words of its own.
     logging.getLogger("torch.distributed.elastic.multiprocessing").setLevel(logging.CRITICAL)
+    logging.getLogger("torch.distributed.elastic.agent").setLevel(logging.ERROR)
     _be_patient()
     try:
         torchrun(words)
