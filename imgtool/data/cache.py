@@ -152,7 +152,7 @@ def _attach(text: str, num_bytes: int) -> Bytes:
     if not re.fullmatch(rf"/proc/\d+/fd/\d+ {_NAME}[0-9a-f]+", text, re.ASCII):
         raise OSError(f"{text!r} names no cache")
     found = os.readlink(path)  # the same number may be another process in this one's namespace
-    if name not in found:
+    if found.removesuffix(" (deleted)") != f"/memfd:{name}":
         raise OSError(f"{path} is {found}")
     number = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
