@@ -122,7 +122,7 @@ def _train(loaded: Loaded, resume: str) -> Outcome:
     from imgtool.experiment.lock import exclusive
     from imgtool.process.stopping import StopRequest
     from imgtool.training.environment import prepare
-    from imgtool.training.ranks import open_ranks
+    from imgtool.training.group import open_ranks
 
     stop = StopRequest()
     stop.install()

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from imgtool.errors import ExitCode, ExperimentError, UserError
 from imgtool.experiment.alive import is_process, start_ticks
+from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import now_iso
 from imgtool.files import write_text
 from imgtool.process import words
@@ -33,6 +34,7 @@ from imgtool.training.ranks import (
     RankFailed,
     Ranks,
     err_path,
+    is_launched,
     launcher_number,
 )
 
@@ -53,7 +55,7 @@ _ECHOES = ("connection closed by peer", "connection reset", "broken pipe", "gloo
 
 
 class Group(Ranks):
-    """One of several processes; `imgtool.training.ranks.open_ranks` makes it."""
+    """One of several processes; `open_ranks` makes it."""
 
     def __init__(self, directory: Path, stop: StopRequest) -> None:
         self.rank, self.size = launcher_number("RANK", 0), launcher_number("WORLD_SIZE", 1)
@@ -360,3 +362,26 @@ def _may_be_an_echo(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(word in text for word in _ECHOES)
+
+
+@contextmanager
+def open_ranks(directory: ExperimentDir, stop: StopRequest) -> Iterator[Ranks]:
+    """This process among those that a launcher has started with it; one without a launcher.
+
+    Args:
+        directory: where rank_N.err is written; rank 0 need not have made it yet.
+        stop: is asked when the launcher ends before its ranks.
+    """
+    if not is_launched():
+        yield Ranks()
+        return
+    group = Group(directory.path, stop)
+    try:
+        yield group
+    except BaseException as error:
+        first = group.explain(error)
+        if first is not error:
+            raise first from error
+        raise
+    finally:
+        group.close()

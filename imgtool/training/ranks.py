@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from imgtool.errors import ExitCode, ExperimentError, UserError
-from imgtool.experiment.layout import ExperimentDir
-from imgtool.process.stopping import StopRequest
 
 if TYPE_CHECKING:
     import torch
@@ -191,31 +189,6 @@ def is_launched() -> bool:
 def is_first_launched() -> bool:
     """Whether this process is, or will be, rank 0."""
     return launcher_number("RANK", 0) == 0
-
-
-@contextmanager
-def open_ranks(directory: ExperimentDir, stop: StopRequest) -> Iterator[Ranks]:
-    """This process among those that a launcher has started with it; one without a launcher.
-
-    Args:
-        directory: where rank_N.err is written; rank 0 need not have made it yet.
-        stop: is asked when the launcher ends before its ranks.
-    """
-    if not is_launched():
-        yield Ranks()
-        return
-    from imgtool.training.group import Group
-
-    group = Group(directory.path, stop)
-    try:
-        yield group
-    except BaseException as error:
-        first = group.explain(error)
-        if first is not error:
-            raise first from error
-        raise
-    finally:
-        group.close()
 
 
 def err_path(directory: Path, rank: int) -> Path:

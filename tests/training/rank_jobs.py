@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from imgtool.process.stopping import StopRequest
-from imgtool.training.ranks import open_ranks
+from imgtool.training.group import open_ranks
 from imgtool.training.report import Silence
 
 RANK = int(os.environ.get("RANK", 0))

@@ -8,7 +8,8 @@ import pytest
 from imgtool.errors import DataError, ExperimentError
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.process.stopping import StopRequest
-from imgtool.training.ranks import Failure, RankFailed, Ranks, err_path, forget_errors, open_ranks
+from imgtool.training.group import open_ranks
+from imgtool.training.ranks import Failure, RankFailed, Ranks, err_path, forget_errors
 
 
 class Told(Ranks):
