@@ -1,6 +1,7 @@
 """What a group of ranks says when its members differ or fail; real pairs are in test_two_ranks."""
 
 import json
+import threading
 from datetime import timedelta
 
 import pytest
@@ -102,3 +103,7 @@ def test_a_rank_whose_launcher_is_gone_hears_a_stop(launched, monkeypatch, tmp_p
         open_ranks(ExperimentDir(tmp_path), stop),
     ):
         pass
+    # torch's own thread must not come back while the interpreter ends.
+    for thread in threading.enumerate():
+        if thread.name == "rendezvous":
+            thread.join()
