@@ -14,7 +14,6 @@ import typer
 from commands._options import ConfigOption, SetOption, TinyOption, with_schema_flags
 from commands._output import FormatOption, JsonOption, Output, QuietOption, document
 from imgtool.models.registry import schema
-from imgtool.training.ranks import is_first_launched, is_launched
 
 if TYPE_CHECKING:
     from imgtool.config.load import Loaded
@@ -61,6 +60,7 @@ def train_command(family: str) -> Callable[..., Any]:
         quiet: QuietOption = False,
     ) -> None:
         from imgtool.config.load import load
+        from imgtool.training.ranks import is_first_launched
 
         output = Output(format, as_json=json, quiet=quiet)
         loaded = load(
@@ -123,6 +123,7 @@ def _train(loaded: Loaded, resume: str) -> Outcome:
     from imgtool.process.stopping import StopRequest
     from imgtool.training.environment import prepare
     from imgtool.training.group import open_ranks
+    from imgtool.training.ranks import is_launched
 
     stop = StopRequest()
     stop.install()
