@@ -184,7 +184,11 @@ class Train:
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1 or mps.", run=True)
     precision: Literal["32", "bf16-mixed", "16-mixed"] = option("32", "Arithmetic.", run=True)
     channels_last: bool = option(True, "Keep tensors in NHWC order.", run=True)
-    compile: bool = option(False, "Compile the networks with torch.compile.", run=True)
+    compile: bool = option(
+        False,
+        "Compile the networks with torch.compile, for GPUs: on a CPU little is won, or lost.",
+        run=True,
+    )
     deterministic: bool = option(False, "Refuse algorithms that are not repeatable.", run=True)
     threads: PositiveInt | None = option(
         None, "CPU threads; OMP_NUM_THREADS, else cores / slots - workers, when unset.", run=True
