@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -88,11 +89,20 @@ def report(name: str, pairs: Pairs, bound: str | None = None, **facts: Any) -> b
         "load_before": round(pairs.load_before, 2),
         "load_after": round(pairs.load_after, 2),
         "num_cores": len(os.sched_getaffinity(0)),
+        "processor": processor(),
         **{key: value for key, value in pairs.details.items() if value},
         **facts,
     }
     print(json.dumps(record), flush=True)
     return bool(record["within_bound"])
+
+
+def processor() -> str:
+    """Its name, family and model: virtual machines give a name that says little."""
+    from imgtool.training.environment import cpuinfo
+
+    numbers = " ".join(f"{field} {cpuinfo(field)}" for field in ("cpu family", "model"))
+    return f"{cpuinfo('model name') or platform.processor()} ({numbers})"
 
 
 def _within(median: float, bound: str | None) -> bool | None:
