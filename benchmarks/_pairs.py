@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from imgtool.training.environment import processor
 
 
 @dataclass
@@ -95,14 +96,6 @@ def report(name: str, pairs: Pairs, bound: str | None = None, **facts: Any) -> b
     }
     print(json.dumps(record), flush=True)
     return bool(record["within_bound"])
-
-
-def processor() -> str:
-    """Its name, family and model: virtual machines give a name that says little."""
-    from imgtool.training.environment import cpuinfo
-
-    numbers = " ".join(f"{field} {cpuinfo(field)}" for field in ("cpu family", "model"))
-    return f"{cpuinfo('model name') or platform.processor()} ({numbers})"
 
 
 def _within(median: float, bound: str | None) -> bool | None:

@@ -21,6 +21,7 @@ from imgtool.files import write_text
 from imgtool.models.base import Task
 from imgtool.models.registry import family as find_family
 from imgtool.models.registry import schema
+from imgtool.nn.kernels import pointwise_kernel, takes_pointwise_kernel, use_pointwise_kernel
 from imgtool.process.stopping import StopRequest
 from imgtool.training.batches import Batches
 from imgtool.training.context import Run
@@ -90,6 +91,7 @@ def make_run(
     throughput = Throughput()
     say = reporter.message if ranks.is_first else ranks.warn
     batches = _open_batches(experiment, machine, material, task, throughput, say)
+    _choose_kernels(task, machine)
     if train.compile:
         task.compile()
     takes_turns = schema(experiment.family).takes_turns(experiment)
@@ -121,6 +123,13 @@ def make_run(
         metrics=past.metrics,
         facts=facts,
     )
+
+
+def _choose_kernels(task: Task, machine: Machine) -> None:
+    """One choice for all ranks, timed before anything is compiled; a checkpoint may know better."""
+    if takes_pointwise_kernel(task.modules):
+        chosen = machine.ranks.decide(lambda: pointwise_kernel(machine.device))
+        use_pointwise_kernel(chosen, machine.device)
 
 
 @dataclass(kw_only=True)

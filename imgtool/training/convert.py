@@ -120,6 +120,7 @@ def _parts(task: Task, found: Foreign, iteration: int, accumulate: int) -> dict[
         "position": Given(given_facts=reached_facts(position, batches, batches, 1)),
         "best": Given(given_facts={}),
         "bad_total": Given(given_facts=0),
+        "kernels": Given(given_facts={}),  # whoever goes on chooses
     }
 
 

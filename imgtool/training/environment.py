@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,12 @@ def cpuinfo(*fields: str, path: str | Path = "/proc/cpuinfo") -> str:
     except OSError:
         pass
     return ""
+
+
+def processor() -> str:
+    """Its name, family and model; virtual machines give a name that says little."""
+    numbers = (f"{field} {cpuinfo(field)}" for field in ("cpu family", "model"))
+    return f"{cpuinfo('model name') or platform.processor()} ({', '.join(numbers)})"
 
 
 def shared_cores(num_ranks: int) -> int:

@@ -17,6 +17,13 @@ from torch.optim import Optimizer
 
 from imgtool.errors import CheckpointError
 from imgtool.experiment.checkpoint_file import Checkpoint
+from imgtool.nn.kernels import (
+    BEFORE_THE_CHOICE,
+    pointwise_kernel,
+    takes_pointwise_kernel,
+    use_pointwise_kernel,
+)
+from imgtool.training.environment import processor
 from imgtool.training.limits import BestValue
 from imgtool.training.meters import Meter
 from imgtool.training.optimizer_state import load_optimizer, optimizer_tensors
@@ -89,6 +96,7 @@ def parts_of(
         "position": Reached(position, stepper),
         "best": Best(best),
         "bad_total": BadTotal(stepper),
+        "kernels": Kernels(modules, stepper.device),
     }
 
 
@@ -327,3 +335,24 @@ class BadTotal(Part):
 
     def restore(self, facts: Any, tensors: Mapping[str, Tensor]) -> None:
         self.stepper.bad.restore(int(facts))
+
+
+@dataclass(frozen=True)
+class Kernels(Part):
+    """Kernels that were chosen by a timing: the same ones on the same kind of processor."""
+
+    modules: nn.Module
+    device: torch.device
+
+    def facts(self) -> dict[str, str] | None:
+        if not takes_pointwise_kernel(self.modules):
+            return None
+        return {"pointwise": pointwise_kernel(self.device), "processor": processor()}
+
+    def restore(self, facts: Any, tensors: Mapping[str, Tensor]) -> None:
+        if not takes_pointwise_kernel(self.modules):
+            return
+        if facts is None:
+            use_pointwise_kernel(BEFORE_THE_CHOICE, self.device)
+        elif facts and facts["processor"] == processor():  # elsewhere no bit would be kept
+            use_pointwise_kernel(facts["pointwise"], self.device)

@@ -130,8 +130,6 @@ def test_an_export_encodes_as_before(made, imgtool):
     assert code == 0, said
     stream = (made / "p00.hpcm").read_bytes()
     assert records[-1]["file_bytes"] == pytest.approx(len(stream), abs=16)
-    if _made_here(made / "p00.hpcm"):
-        assert (made / "x.hpcm").read_bytes() == stream
 
 
 @pytest.mark.parametrize("family", ["autoencoder", "hpcm"])
@@ -146,4 +144,4 @@ def test_a_checkpoint_is_measured(family, made, imgtool):
 def _made_here(path):
     """Whether a stream names this machine's arithmetic; elsewhere it may be refused."""
     stream = Container.unpack(path.read_bytes())
-    return stream.environment == environment(torch.device("cpu"))
+    return stream.environment == environment(torch.device("cpu"), "linear")

@@ -10,10 +10,26 @@ from torch import nn
 from imgtool.config.schema import Train
 from imgtool.errors import CheckpointError
 from imgtool.experiment.checkpoint_file import Checkpoint, CheckpointHeader, read, write
+from imgtool.nn.kernels import (
+    BEFORE_THE_CHOICE,
+    POINTWISE,
+    Pointwise,
+    pointwise_kernel,
+    pointwise_kernel_as,
+)
 from imgtool.training.averages import Averages
 from imgtool.training.optim import build_optimizer
 from imgtool.training.optimizer_state import load_optimizer, optimizer_tensors
-from imgtool.training.parts import Ema, Model, Optimizers, Part, Rng, collect, restore
+from imgtool.training.parts import (
+    Ema,
+    Kernels,
+    Model,
+    Optimizers,
+    Part,
+    Rng,
+    collect,
+    restore,
+)
 from imgtool.training.weights import Misfit, load_weights
 
 KINDS = get_args(get_type_hints(Train)["optimizer"])
@@ -178,3 +194,34 @@ def test_weights_to_look_at_are_the_averages_of_parameters_and_buffers():
     assert torch.equal(shown.norm.running_var, torch.full((2,), 5.0))
     assert torch.equal(shown.norm.running_mean, net.norm.running_mean)
     assert torch.equal(shown.used.weight, net.used.weight)
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("kernel", POINTWISE)
+def test_a_resumed_training_keeps_its_kernel(kernel):
+    part = Kernels(Pointwise(2, 2), CPU)
+    other = next(name for name in POINTWISE if name != kernel)
+    with pointwise_kernel_as(kernel, CPU):
+        facts = part.facts()
+    with pointwise_kernel_as(other, CPU):
+        part.restore(facts, {})
+        assert pointwise_kernel(CPU) == kernel
+    with pointwise_kernel_as(other, CPU):  # on another processor no bit would be kept
+        part.restore({**facts, "processor": "another one"}, {})
+        assert pointwise_kernel(CPU) == other
+    with pointwise_kernel_as(other, CPU):  # a checkpoint of before there was a choice
+        part.restore(None, {})
+        assert pointwise_kernel(CPU) == BEFORE_THE_CHOICE
+
+
+def test_an_unknown_kernel_of_a_checkpoint_is_damage():
+    part = Kernels(Pointwise(2, 2), CPU)
+    header = replace(HEADER, parts={"kernels": {**part.facts(), "pointwise": "other"}})
+    with pytest.raises(CheckpointError, match="its kernels cannot be used"):
+        restore({"kernels": part}, Checkpoint({}, header))
+
+
+def test_the_kernel_of_networks_without_a_choice_is_not_saved():
+    assert Kernels(nn.Conv2d(2, 2, 1), CPU).facts() is None

@@ -15,13 +15,14 @@ from torch import Tensor
 from imgtool.errors import DataError
 from imgtool.evaluation.codec.coding import MAX_RESIDUAL, Alphabet, Decoder, Ints, Part
 from imgtool.evaluation.codec.container import MAX_PIXELS, Container, StreamError
-from imgtool.evaluation.codec.exact import environment, exact_arithmetic, threads_of
+from imgtool.evaluation.codec.exact import environment, exact_arithmetic, kernel_of, threads_of
 from imgtool.evaluation.codec.memory import Room
 from imgtool.models.hpcm.entropy import table_index
 from imgtool.models.hpcm.network import HPCM, UNIT
 from imgtool.models.hpcm.partition import coarser, gather
 from imgtool.models.hpcm.steps import Step
 from imgtool.models.hpcm.tables import Tables
+from imgtool.nn.kernels import pointwise_kernel, pointwise_kernel_as
 
 __all__ = ["MAX_PIXELS", "Codec", "Encoded", "Facts"]
 _SMALL_PIXELS = 1 << 20  # up to twice as many, padding is never too much
@@ -84,7 +85,9 @@ class Codec:
 
     def __init__(self, model: HPCM, tables: Tables, facts: Facts, device: torch.device) -> None:
         self.facts, self.device = facts, device
-        self._model, self._alphabet = model, Alphabet(tables)
+        # In the order of its channels everywhere: the kernels of NHWC tensors are the quicker ones.
+        self._model = model.to(memory_format=torch.channels_last)
+        self._alphabet = Alphabet(tables)
         self._num_scales = tables.num_scales
         self._room = Room(model.variant, device)
 
@@ -117,7 +120,8 @@ class Codec:
         threads = threads_of(self.device)
         parts: list[Part] = []
         with exact_arithmetic(self.device, threads):
-            unit = image[None].to(self.device).float().div_(255)
+            unit = image[None].to(self.device).float()
+            unit = unit.contiguous(memory_format=torch.channels_last).div_(255)
             y, z = self._model.analyse(unit)
             del unit
             means = self._means_of_z(*z.shape[2:])
@@ -143,7 +147,7 @@ class Codec:
             width=width,
             grey=grey,
             threads=threads,
-            environment=environment(self.device),
+            environment=environment(self.device, pointwise_kernel(self.device)),
             z=streams[0],
             y=streams[1],
         )
@@ -166,7 +170,11 @@ class Codec:
         container = Container.unpack(data)
         self._refuse_unfit(container, max_pixels)
         size = -(-container.height // UNIT), -(-container.width // UNIT)
-        with exact_arithmetic(self.device, container.threads if self._on_cpu else 0):
+        kernel = kernel_of(container.environment, self.device) or pointwise_kernel(self.device)
+        with (
+            exact_arithmetic(self.device, container.threads if self._on_cpu else 0),
+            pointwise_kernel_as(kernel, self.device),
+        ):
             stream_z = Decoder(self._alphabet, container.z)
             stream_y = Decoder(self._alphabet, container.y)
             residuals = stream_z.read(self._tables_of_z(*size))
@@ -193,7 +201,7 @@ class Codec:
 
     def _same_arithmetic(self, container: Container) -> bool:
         same_kind = (container.threads > 0) == self._on_cpu
-        return same_kind and container.environment == environment(self.device)
+        return same_kind and kernel_of(container.environment, self.device) is not None
 
     def _inexact(self, container: Container) -> StreamError:
         """The error of a whole file of this model, of which something else was computed.

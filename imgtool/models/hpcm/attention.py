@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imgtool.models.hpcm.layers import Pointwise
+from imgtool.nn.kernels import Pointwise
 
 
 class CrossAttention(nn.Module):

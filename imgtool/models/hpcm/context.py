@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from imgtool.models.hpcm.attention import CrossAttention
 from imgtool.models.hpcm.entropy import MIN_SCALE, full_precision, lower_bound
-from imgtool.models.hpcm.layers import Pointwise, depthwise_block
+from imgtool.models.hpcm.layers import depthwise_block
 from imgtool.models.hpcm.misplacement import misplaced
 from imgtool.models.hpcm.partition import add, coarser, gather, insert
 from imgtool.models.hpcm.steps import Step, steps
 from imgtool.models.hpcm.variants import Variant
+from imgtool.nn.kernels import Pointwise
 
 # (number, step, scales, means) -> the step's latents, all packed (B, channels of the step, h, w)
 Code = Callable[[int, Step, Tensor, Tensor], Tensor]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from imgtool.nn.kernels import Pointwise
 
 
 def down(channels: int, width: int, kernel: int = 2) -> nn.Conv2d:
@@ -15,28 +16,6 @@ def down(channels: int, width: int, kernel: int = 2) -> nn.Conv2d:
 def up(channels: int, width: int, kernel: int = 2) -> nn.ConvTranspose2d:
     """Doubles both sides, the counterpart of `down`."""
     return nn.ConvTranspose2d(channels, width, kernel, stride=2, padding=kernel // 2 - 1)
-
-
-class Pointwise(nn.Conv2d):
-    """A 1x1 convolution, which for NHWC tensors is one matrix product.
-
-    Args:
-        leaky: whether a LeakyReLU of slope 0.01 follows.
-    """
-
-    def __init__(self, channels: int, width: int, *, leaky: bool = False) -> None:
-        super().__init__(channels, width, 1)
-        self.leaky = leaky
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not x.is_contiguous(memory_format=torch.channels_last):
-            return self._act(super().forward(x))
-        # The activation before the permutation: in place on a view it would cost copies.
-        out = self._act(F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias))
-        return out.permute(0, 3, 1, 2)
-
-    def _act(self, x: Tensor) -> Tensor:
-        return F.leaky_relu_(x) if self.leaky else x
 
 
 class PartialConv(nn.Module):
