@@ -22,6 +22,7 @@ import sys
 import time
 from typing import Any
 
+from _codec import make_codec, make_image
 from _pairs import run_pairs
 
 BOUNDS = {"encode": 10e6, "decode": 5e6}  # symbols a second
@@ -190,29 +191,11 @@ def _compress(args: argparse.Namespace) -> dict[str, float]:
     from imgtool.training.environment import prepare
 
     prepare(deterministic=True)
-    from pathlib import Path
-
     import torch
 
-    from imgtool.evaluation.codec.codec import Codec, Facts
-    from imgtool.models.hpcm.network import HPCM
-    from imgtool.models.hpcm.tables import Tables
-    from imgtool.models.hpcm.variants import VARIANTS
-
-    torch.manual_seed(0)
-    model = HPCM(VARIANTS[args.model]).eval()
-    with torch.no_grad():
-        model.g_a[0].weight.mul_(60)
-        context = model.context
-        for last in (model.h_s[-1].reduce, context.coarse.after[-1], context.fine.after[-1]):
-            last.bias[: model.variant.M].uniform_(0.5, 8)
-    facts = Facts(Path("none"), args.model, 0.013, "mse", 0, "0" * 16, True)
-    codec = Codec(model, Tables.of(model), facts, torch.device("cpu"))
+    codec = make_codec(args.model)
     height, width = SIZES[args.size]
-    coarse = torch.rand(1, 3, height // 16, width // 16)
-    image = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0]
-    pixels = (image * 255).to(torch.uint8)
-    del coarse, image
+    pixels = make_image(height, width)
     loaded = _peak_mb()
     if args.size == "768x512":
         codec.encode(pixels)  # so that the time is not that of the first one

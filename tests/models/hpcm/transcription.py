@@ -371,6 +371,10 @@ class Reference:
         side = min(self.window_sides[scale - 1], *psi.shape[2:])
         return attend(self.p, f"attn_s{scale}", psi, context, side, self.heads)
 
+    def quantise(self, scale, rest, scales, mask):
+        """A step's residuals as the decoder knows them; whoever codes them does so here."""
+        return ste_round(rest)
+
     def code_scale(self, scale, masks, first_step, state, psi):
         """The steps of one grid. `state` holds y, y_hat, residuals and scales of this grid."""
         context = state.pop("context")
@@ -385,11 +389,15 @@ class Reference:
                 following = context
             scales, means = psi.chunk(2, dim=1)
             mask = mask.to(psi)
-            mean = means * mask
-            rest = (state["y"] - means) * mask
-            state["rest"] = state["rest"] + rest
-            state["scales"] = state["scales"] + scales * mask
-            state["y_hat"] = state["y_hat"] + ste_round(rest) + mean
+            mean, scale_hat = means * mask, scales * mask
+            if state["y"] is not None:
+                rest = (state["y"] - means) * mask
+                state["rest"] = state["rest"] + rest
+                state["scales"] = state["scales"] + scale_hat
+            else:
+                rest = None
+            quantised = self.quantise(scale, rest, scale_hat, mask)
+            state["y_hat"] = state["y_hat"] + quantised + mean
             context, psi = following, None
         return context
 
@@ -416,8 +424,8 @@ class Reference:
         }
 
     def code(self, y, hyper):
-        """All steps. hyper (B, 2M, h, w): scales, then means."""
-        channels, height, width = y.shape[1:]
+        """All steps. hyper (B, 2M, h, w): scales, then means; y is None in a decoder."""
+        channels, height, width = hyper.shape[1] // 2, *hyper.shape[2:]
         half, quarter = (height // 2, width // 2), (height // 4, width // 4)
         on_s2 = phase_mask(S2_PHASES, 2, channels, height, width)
         on_s1 = phase_mask(S1_PHASES, 2, channels, *half)
@@ -427,18 +435,21 @@ class Reference:
             return gather(gather(full, on_s2, *half), on_s1, *quarter)
 
         psi = torch.cat([to_s1(hyper_scales), to_s1(hyper_means)], dim=1)
-        state = self.fresh(to_s1(y), psi)
+        state = self.fresh(psi)
+        state["y"] = None if y is None else to_s1(y)
         context = self.code_scale(1, s1_steps(channels, *quarter), 1, state, psi)
         latents = [state["y_hat"]]
 
         hyper_s2 = [s2_hyper(part, self.legacy) for part in (hyper_scales, hyper_means)]
-        state = self.climb(state, gather(y, on_s2, *half), on_s1, context, hyper_s2, 0)
+        state = self.climb(state, on_s1, context, hyper_s2, 0)
+        state["y"] = None if y is None else gather(y, on_s2, *half)
         before = state["y_hat"]
         context = self.code_scale(2, s2_steps(channels, *half), 3, state, None)
         latents.append(state["y_hat"] - before)
 
         hyper_s3 = [part * ~on_s2 for part in (hyper_scales, hyper_means)]
-        state = self.climb(state, y, on_s2, context, hyper_s3, 1)
+        state = self.climb(state, on_s2, context, hyper_s3, 1)
+        state["y"] = y
         before = state["y_hat"]
         masks = s3_steps(channels, height, width, self.merged)
         self.code_scale(3, masks, 6, state, None)
@@ -446,13 +457,14 @@ class Reference:
         return {**state, "latents": latents}
 
     @staticmethod
-    def fresh(y, context):
-        zeros = torch.zeros_like(y)
-        return {"y": y, "y_hat": zeros, "rest": zeros, "scales": zeros, "context": context}
+    def fresh(context):
+        zeros = torch.zeros_like(context.chunk(2, dim=1)[0])
+        return {"y_hat": zeros, "rest": zeros, "scales": zeros, "context": context}
 
-    def climb(self, state, y, mask, context, hyper, number):
+    def climb(self, state, mask, context, hyper, number):
         """To the next finer grid: what is known is scattered there, the hyperprior fills the rest."""
         halves = [scatter(half, mask) for half in context.chunk(2, dim=1)]
         filled = torch.cat([a + b for a, b in zip(halves, hyper, strict=True)], dim=1)
-        known = {key: scatter(state[key], mask) for key in ("y_hat", "rest", "scales")}
-        return {"y": y, **known, "context": conv1x1(self.p, f"context_net.{number}", filled)}
+        summed = ("y_hat", "rest", "scales") if state["y"] is not None else ("y_hat",)
+        known = {key: scatter(state[key], mask) for key in summed}
+        return {**known, "context": conv1x1(self.p, f"context_net.{number}", filled)}
