@@ -19,9 +19,10 @@ from imgtool.errors import CheckpointError
 from imgtool.experiment.checkpoint_file import Checkpoint
 from imgtool.nn.kernels import (
     BEFORE_THE_CHOICE,
-    pointwise_kernel,
-    takes_pointwise_kernel,
-    use_pointwise_kernel,
+    Kernels,
+    chosen_kernels,
+    takes_kernels,
+    use_kernels,
 )
 from imgtool.training.environment import processor
 from imgtool.training.limits import BestValue
@@ -96,7 +97,7 @@ def parts_of(
         "position": Reached(position, stepper),
         "best": Best(best),
         "bad_total": BadTotal(stepper),
-        "kernels": Kernels(modules, stepper.device),
+        "kernels": ChosenKernels(modules, stepper.device),
     }
 
 
@@ -338,21 +339,21 @@ class BadTotal(Part):
 
 
 @dataclass(frozen=True)
-class Kernels(Part):
+class ChosenKernels(Part):
     """Kernels that were chosen by a timing: the same ones on the same kind of processor."""
 
     modules: nn.Module
     device: torch.device
 
     def facts(self) -> dict[str, str] | None:
-        if not takes_pointwise_kernel(self.modules):
+        if not takes_kernels(self.modules):
             return None
-        return {"pointwise": pointwise_kernel(self.device), "processor": processor()}
+        return {**chosen_kernels(self.device).record(), "processor": processor()}
 
     def restore(self, facts: Any, tensors: Mapping[str, Tensor]) -> None:
-        if not takes_pointwise_kernel(self.modules):
+        if not takes_kernels(self.modules):
             return
         if facts is None:
-            use_pointwise_kernel(BEFORE_THE_CHOICE, self.device)
+            use_kernels(BEFORE_THE_CHOICE, self.device)
         elif facts and facts["processor"] == processor():  # elsewhere no bit would be kept
-            use_pointwise_kernel(facts["pointwise"], self.device)
+            use_kernels(Kernels.of(facts), self.device)

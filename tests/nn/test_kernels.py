@@ -1,4 +1,6 @@
-"""Which kernel a 1x1 convolution takes changes its last bits and nothing else."""
+"""Which kernels a 1x1 convolution takes changes its last bits and nothing else."""
+
+import itertools
 
 import pytest
 import torch
@@ -6,9 +8,10 @@ import torch.nn.functional as F
 
 from imgtool.errors import UsageError
 from imgtool.nn import kernels
-from imgtool.nn.kernels import POINTWISE, VARIABLE, Pointwise, pointwise_kernel, pointwise_kernel_as
+from imgtool.nn.kernels import KERNELS, VARIABLE, Kernels, Pointwise, chosen_kernels, use_kernels
 
 CPU = torch.device("cpu")
+PAIRS = [Kernels(*pair) for pair in itertools.product(KERNELS, KERNELS)]
 
 
 @pytest.fixture
@@ -18,58 +21,68 @@ def unchosen(monkeypatch):
 
 
 @pytest.mark.parametrize("leaky", [False, True])
-@pytest.mark.parametrize("kernel", POINTWISE)
-def test_kernels_compute_the_same(kernel, leaky):
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=str)
+def test_kernels_compute_the_same(unchosen, layout, pair, leaky):
     torch.manual_seed(0)
-    layer, x = Pointwise(5, 7, leaky=leaky), torch.randn(2, 5, 4, 3)
+    layer, x = Pointwise(5, 7, leaky=leaky), torch.randn(2, 5, 4, 3).to(memory_format=layout)
+
+    def gradients(out, *wanted):
+        asked = [*wanted, *layer.parameters()]
+        return torch.autograd.grad(out.square().sum(), asked, retain_graph=True)
+
+    x.requires_grad_()
     expected = torch.einsum("oi,bihw->bohw", layer.weight[:, :, 0, 0], x)
     expected = expected + layer.bias[:, None, None]
     if leaky:
         expected = F.leaky_relu(expected, 0.01)
-    x = x.to(memory_format=torch.channels_last).requires_grad_()
-    with pointwise_kernel_as(kernel, CPU):
-        found = layer(x)
-        (grad,) = torch.autograd.grad(found.square().sum(), x)
+    use_kernels(pair, CPU)
+    found = layer(x)
     torch.testing.assert_close(found, expected)
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    assert grad.is_contiguous(memory_format=torch.channels_last)
+    assert found.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(gradients(found, x), gradients(expected, x))
+    torch.testing.assert_close(gradients(layer(x.detach())), gradients(expected))
 
 
-def test_it_is_timed_once(unchosen, monkeypatch):
-    found = pointwise_kernel(CPU)
-    assert found in POINTWISE
-    monkeypatch.setattr(kernels, "_quicker", None)  # would be no function
-    assert pointwise_kernel(CPU) == found
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_half_precision_takes_any(unchosen, pair):
+    use_kernels(pair, CPU)
+    layer, x = Pointwise(5, 7), torch.randn(2, 5, 4, 3).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x)
+    found.float().sum().backward()
+    assert found.dtype == torch.bfloat16
+    assert layer.weight.grad.dtype == torch.float32
 
 
-@pytest.mark.parametrize("kernel", POINTWISE)
-@pytest.mark.parametrize("ratio, expected", [(0.5, "other"), (0.95, "conv2d"), (2.0, "kernel")])
-def test_the_quicker_one_is_taken(unchosen, monkeypatch, kernel, ratio, expected):
-    """`kernel` takes 1 / ratio of the other one's time, by a clock of our own."""
-    other = next(name for name in POINTWISE if name != kernel)
+def test_they_are_timed_once(unchosen, monkeypatch):
+    found = chosen_kernels(CPU)
+    assert found in PAIRS
+    monkeypatch.setattr(kernels, "_quicker", None)  # no function any more
+    assert chosen_kernels(CPU) == found
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [((2, 1), "linear"), ((1, 2), "conv2d"), ((1, 0.95), "conv2d")]
+)
+def test_the_quicker_one_is_taken_and_the_first_of_equals(monkeypatch, seconds, expected):
     clock = [0.0]
-    taken = {kernel: 1.0, other: ratio}
 
-    def spend(name):
-        def run(x, *_):
-            clock[0] += taken[name]
-
-        return run
+    def spend(duration):
+        clock[0] += duration
 
     monkeypatch.setattr(kernels, "_now", lambda device: clock[0])
-    monkeypatch.setattr(kernels.F, "conv2d", spend("conv2d"))
-    monkeypatch.setattr(kernels.F, "linear", spend("linear"))
-    wanted = {"other": other, "kernel": kernel, "conv2d": "conv2d"}[expected]
-    assert pointwise_kernel(CPU) == wanted
+    calls = {"conv2d": lambda: spend(seconds[0]), "linear": lambda: spend(seconds[1])}
+    assert kernels._first_unless_slower(calls, ("conv2d", "linear"), CPU) == expected
 
 
 def test_the_user_may_choose(unchosen, monkeypatch):
     monkeypatch.setenv(VARIABLE, "linear")
-    assert pointwise_kernel(CPU) == "linear"
+    assert chosen_kernels(CPU) == Kernels("linear", "linear")
 
 
 def test_a_mistyped_choice_is_named(unchosen, monkeypatch):
     monkeypatch.setenv(VARIABLE, "lin")
     with pytest.raises(UsageError, match="no kernel 'lin'") as caught:
-        pointwise_kernel(CPU)
+        chosen_kernels(CPU)
     assert VARIABLE in caught.value.hint

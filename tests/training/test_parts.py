@@ -12,17 +12,17 @@ from imgtool.errors import CheckpointError
 from imgtool.experiment.checkpoint_file import Checkpoint, CheckpointHeader, read, write
 from imgtool.nn.kernels import (
     BEFORE_THE_CHOICE,
-    POINTWISE,
+    Kernels,
     Pointwise,
-    pointwise_kernel,
-    pointwise_kernel_as,
+    chosen_kernels,
+    use_kernels,
 )
 from imgtool.training.averages import Averages
 from imgtool.training.optim import build_optimizer
 from imgtool.training.optimizer_state import load_optimizer, optimizer_tensors
 from imgtool.training.parts import (
+    ChosenKernels,
     Ema,
-    Kernels,
     Model,
     Optimizers,
     Part,
@@ -199,29 +199,35 @@ def test_weights_to_look_at_are_the_averages_of_parameters_and_buffers():
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("kernel", POINTWISE)
-def test_a_resumed_training_keeps_its_kernel(kernel):
-    part = Kernels(Pointwise(2, 2), CPU)
-    other = next(name for name in POINTWISE if name != kernel)
-    with pointwise_kernel_as(kernel, CPU):
-        facts = part.facts()
-    with pointwise_kernel_as(other, CPU):
-        part.restore(facts, {})
-        assert pointwise_kernel(CPU) == kernel
-    with pointwise_kernel_as(other, CPU):  # on another processor no bit would be kept
-        part.restore({**facts, "processor": "another one"}, {})
-        assert pointwise_kernel(CPU) == other
-    with pointwise_kernel_as(other, CPU):  # a checkpoint of before there was a choice
-        part.restore(None, {})
-        assert pointwise_kernel(CPU) == BEFORE_THE_CHOICE
+@pytest.fixture
+def kernels():
+    """Puts the choice back."""
+    before = chosen_kernels(CPU)
+    yield
+    use_kernels(before, CPU)
+
+
+@pytest.mark.parametrize("names", [("conv2d", "linear"), ("linear", "conv2d")])
+def test_a_resumed_training_keeps_its_kernels(names, kernels):
+    part = ChosenKernels(Pointwise(2, 2), CPU)
+    own, other = Kernels(*names), Kernels(*reversed(names))
+    use_kernels(own, CPU)
+    facts = part.facts()
+    use_kernels(other, CPU)
+    part.restore({**facts, "processor": "another one"}, {})  # where no bit would be kept
+    assert chosen_kernels(CPU) == other
+    part.restore(facts, {})
+    assert chosen_kernels(CPU) == own
+    part.restore(None, {})  # a checkpoint of before there was a choice
+    assert chosen_kernels(CPU) == BEFORE_THE_CHOICE
 
 
 def test_an_unknown_kernel_of_a_checkpoint_is_damage():
-    part = Kernels(Pointwise(2, 2), CPU)
-    header = replace(HEADER, parts={"kernels": {**part.facts(), "pointwise": "other"}})
+    part = ChosenKernels(Pointwise(2, 2), CPU)
+    header = replace(HEADER, parts={"kernels": {**part.facts(), "forward": "other"}})
     with pytest.raises(CheckpointError, match="its kernels cannot be used"):
         restore({"kernels": part}, Checkpoint({}, header))
 
 
-def test_the_kernel_of_networks_without_a_choice_is_not_saved():
-    assert Kernels(nn.Conv2d(2, 2, 1), CPU).facts() is None
+def test_the_kernels_of_networks_without_a_choice_are_not_saved():
+    assert ChosenKernels(nn.Conv2d(2, 2, 1), CPU).facts() is None

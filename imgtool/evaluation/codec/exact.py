@@ -13,12 +13,7 @@ from typing import Any
 import torch
 
 from imgtool.errors import OutOfMemory
-from imgtool.nn.kernels import (
-    BEFORE_THE_CHOICE,
-    POINTWISE,
-    Pointwise1x1,
-    pointwise_kernel,
-)
+from imgtool.nn.kernels import BEFORE_THE_CHOICE, KERNELS, Kernel, chosen_kernels
 from imgtool.training.environment import cpuinfo
 
 MAX_THREADS = 255
@@ -29,23 +24,23 @@ def threads_of(device: torch.device) -> int:
     return min(torch.get_num_threads(), MAX_THREADS) if device.type == "cpu" else 0
 
 
-def environment(device: torch.device, kernel: Pointwise1x1) -> int:
+def environment(device: torch.device, kernel: Kernel) -> int:
     """A CRC, 0..65535, of what results depend on: torch, the processor's or GPU's name, kernels."""
     words = [torch.__version__, device.type]
     if device.type == "cuda":
         words += [torch.cuda.get_device_name(device), str(torch.backends.cudnn.version())]
     else:
         words += [platform.machine(), torch.backends.cpu.get_cpu_capability(), processor()]
-    if kernel != BEFORE_THE_CHOICE:
+    if kernel != BEFORE_THE_CHOICE.forward:
         words.append(kernel)
     return zlib.crc32(" ".join(words).encode()) & 0xFFFF
 
 
-def kernel_of(crc: int, device: torch.device) -> Pointwise1x1 | None:
+def kernel_of(crc: int, device: torch.device) -> Kernel | None:
     """The kernel with which `environment` has this CRC here; None: it is another environment's."""
     # This process's own first: of two that had the same CRC it would be the likelier one.
-    own = pointwise_kernel(device)
-    kernels = (own, *(kernel for kernel in POINTWISE if kernel != own))
+    own = chosen_kernels(device).forward
+    kernels = (own, *(kernel for kernel in KERNELS if kernel != own))
     return next((kernel for kernel in kernels if environment(device, kernel) == crc), None)
 
 

@@ -20,7 +20,7 @@ from imgtool.evaluation.codec.export import open_codec
 from imgtool.evaluation.rate_distortion.coders import Streams
 from imgtool.models.hpcm.network import HPCM
 from imgtool.models.hpcm.tables import Tables
-from imgtool.nn.kernels import POINTWISE, pointwise_kernel_as
+from imgtool.nn.kernels import KERNELS, forward_kernel
 from tests.evaluation.codec.making import make_image, make_model
 
 SIZES = [(1, 1), (17, 31), (255, 257)]
@@ -198,12 +198,12 @@ def test_the_environment_has_the_processor(codec, monkeypatch):
     assert exact.environment(codec.device, "conv2d") != here
 
 
-@pytest.mark.parametrize("kernel", POINTWISE)
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_a_decoder_takes_the_encoders_kernel(codec, kernel):
-    other = next(name for name in POINTWISE if name != kernel)
-    with pointwise_kernel_as(kernel, codec.device):
+    other = next(name for name in KERNELS if name != kernel)
+    with forward_kernel(kernel, codec.device):
         encoded = codec.encode(make_image(70, 90))
-    with pointwise_kernel_as(other, codec.device):
+    with forward_kernel(other, codec.device):
         assert torch.equal(codec.decode(encoded.data), encoded.reconstruction)
     assert exact.kernel_of(Container.unpack(encoded.data).environment, codec.device) == kernel
 
