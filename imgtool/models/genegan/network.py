@@ -146,19 +146,25 @@ class Joiner(nn.Module):
         pairs: Sequence[tuple[int, int | None]],
         at: At,
     ) -> Tensor:
-        """Faces before tanh; arguments as of forward()."""
-        at = At(at.size, groups=len(pairs), track=at.track)
+        """Faces before tanh; arguments as of forward().
+
+        Each face goes its way alone: features are normalised by face, so that together they would
+        be copied apart and back, and a backward pass has gradients of one face at a time.
+        """
         first, *rest = (layer for layer in self.layers if isinstance(layer, Layer))
         of_background, of_object = first.conv.weight.split(
             [self.num_background, first.conv.in_channels - self.num_background]
         )
         grounds = _apart(backgrounds, of_background)
         things = _apart(objects, of_object)
-        x = torch.cat([grounds[a] if b is None else grounds[a] + things[b] for a, b in pairs])
-        x = first.finish(x, at)
-        for layer in rest[: 1 if at.size <= SHALLOW else 2]:
-            x = layer(x, at)
-        return self.to_rgb(x) + self.bias.view(3, 1, 1)
+        faces = []
+        for a, b in pairs:
+            x = grounds[a] if b is None else grounds[a] + things[b]
+            x = first.finish(x, at)
+            for layer in rest[: 1 if at.size <= SHALLOW else 2]:
+                x = layer(x, at)
+            faces.append(self.to_rgb(x))
+        return torch.cat(faces) + self.bias.view(3, 1, 1)
 
 
 class Critic(nn.Module):
