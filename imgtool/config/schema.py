@@ -313,6 +313,7 @@ class FamilySchema:
         check: raises ValueError where sections contradict each other.
         needs: key -> (another key, the value that this must have for the first to matter), such
             as `loss.kld`, which means nothing without a variational bottleneck.
+        takes_turns: whether a backward pass may leave parameters out that others train.
         sections may define `rewrite(raw: dict) -> dict`, a static method that turns an older
             spelling in a file into today's (`variational: true` into `bottleneck: kl`).
     """

@@ -119,7 +119,7 @@ class StepResult:
 
 
 class Update(nn.Module):
-    """One forward, one backward, one optimizer step (of every parameter set).
+    """One forward and backward, by pieces or at once, and one step of every parameter set.
 
     Submodules are exactly what this update trains; modules that it only reads are held in a
     plain list or behind a function, so that DDP does not wait for their gradients.
@@ -136,9 +136,21 @@ class Update(nn.Module):
         """Disjoint sets, one optimizer each; together all that this update trains."""
         return {"main": [p for p in self.parameters() if p.requires_grad]}
 
+    def pieces(self, batch: Batch) -> Sequence[Batch]:
+        """A batch in pieces that add up, to hold the features of one at a time; one by default.
+
+        Each goes forward and backward by itself, and losses and gradients are their sums. Where
+        one leaves parameters without a gradient, `FamilySchema.takes_turns` says so.
+        """
+        return [batch]
+
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses by name, each a 0-d tensor; `loss` is the one that is minimised."""
+        """Losses by name, each a 0-d tensor; `loss` is the one that is minimised.
+
+        Args:
+            batch: or a piece of it, with its noise.
+        """
 
     def after_step(self, result: StepResult) -> None:
         """What follows the optimizer step: weight clipping, codebook averages."""

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from imgtool.config.schema import Train
-from imgtool.models.base import Noise, StepResult, Task, Update
+from imgtool.models.base import Batch, Noise, StepResult, Task, Update
 from imgtool.training import optim
 from imgtool.training.averages import Averages
 from imgtool.training.batches import Batches
@@ -131,19 +131,28 @@ class Stepper:
         return Noise(self.train.seed, self.steps, part=part, parts=world * self.train.accumulate)
 
     def _backward(self, update: Update, batch: dict[str, Any], micro: int) -> Tensor:
-        wrapped = self._wrapped[update.name]
-        waits = micro < self.train.accumulate - 1 and isinstance(wrapped, DistributedDataParallel)
-        with wrapped.no_sync() if waits else nullcontext():  # type: ignore[operator]
-            with self.precision.autocast():
-                losses = wrapped({**batch, "noise": self._noise(micro)})
-            loss = losses["loss"].float() / self.train.accumulate
-            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        pieces = update.pieces({**batch, "noise": self._noise(micro)})
+        losses: dict[str, Tensor] = {}
+        for number, piece in enumerate(pieces, 1):
+            waits = micro < self.train.accumulate - 1 or number < len(pieces)
+            for name, value in self._backward_of(update, piece, waits=waits).items():
+                losses[name] = losses[name] + value if name in losses else value
         last = update is self._last_update
         names = tuple(sorted(name for name in losses if last or name != "loss"))
         if names:
-            values = torch.stack([losses[name].detach().to(torch.float32) for name in names])
-            self.meter.add(names, values)
-        return torch.isfinite(losses["loss"].detach())
+            self.meter.add(names, torch.stack([losses[name] for name in names]))
+        return torch.isfinite(losses["loss"])
+
+    def _backward_of(self, update: Update, piece: Batch, *, waits: bool) -> dict[str, Tensor]:
+        """Adds the piece's gradients up; with the last one, which does not wait, over the ranks."""
+        wrapped = self._wrapped[update.name]
+        alone = waits and isinstance(wrapped, DistributedDataParallel)
+        with wrapped.no_sync() if alone else nullcontext():  # type: ignore[operator]
+            with self.precision.autocast():
+                losses = wrapped(piece)
+            loss = losses["loss"].float() / self.train.accumulate
+            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        return {name: value.detach().to(torch.float32) for name, value in losses.items()}
 
     def _judge(
         self, update: Update, optimizers: Iterable[Optimizer], finite: Tensor

@@ -1,5 +1,6 @@
 """Single optimizer steps: which batch they see, what a bad one does, what is measured."""
 
+import copy
 import socket
 import time
 from pathlib import Path
@@ -135,6 +136,43 @@ def test_an_iterations_updates_are_told_where_it_began(accumulate):
     begun = [i * accumulate / 4 for i in range(3) for _ in range(accumulate)]
     assert stepper.task.first.epochs == begun
     assert stepper.task.second.epochs == begun
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_batch_in_pieces_is_the_batch(accumulate):
+    class Pieces(Linear):
+        def pieces(self, batch):
+            return [{**batch, "image": row[None]} for row in batch["image"]]
+
+        def forward(self, batch):
+            self.rows.append((len(batch["image"]), batch["noise"].part))
+            return {"loss": super().forward(batch)["loss"] / 2}
+
+    plain, cut = make(accumulate=accumulate), make(accumulate=accumulate)
+    first = cut.task.first
+    first.__class__, first.rows = Pieces, []
+    for stepper in (plain, cut):
+        stepper.step(stepper.task.first, 1.0)
+    assert first.rows == [(1, micro) for micro in range(accumulate) for _ in range(2)]
+    torch.testing.assert_close(cut.task.modules.state_dict(), plain.task.modules.state_dict())
+    means = [stepper.meter.means(stepper.ranks.sum) for stepper in (cut, plain)]
+    torch.testing.assert_close(*means)
+
+
+def test_a_piece_that_is_not_finite_spoils_the_whole_step():
+    class Spoilt(Linear):
+        def pieces(self, batch):
+            return [{**batch, "added": torch.tensor(added)} for added in (0.0, torch.inf, 0.0)]
+
+        def forward(self, batch):
+            return {"loss": super().forward(batch)["loss"] + batch["added"]}
+
+    stepper = make()
+    stepper.task.first.__class__ = Spoilt
+    before = copy.deepcopy(stepper.task.modules.state_dict())
+    stepper.step(stepper.task.first, 1.0)
+    torch.testing.assert_close(stepper.task.modules.state_dict(), before, rtol=0, atol=0)
+    assert counts(stepper) == (1, 1, 1)
 
 
 def test_sets_of_parameters_are_clipped_each_by_itself():

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgtool.models.genegan.layers import (
@@ -25,16 +24,17 @@ from imgtool.models.genegan.layers import (
     make_norm,
 )
 from imgtool.models.genegan.schema import SHALLOW, Model, bottleneck_side
+from imgtool.nn.convolution import Conv2d, ConvTranspose2d, conv_transpose2d
 
 CRITIC_POOL = 4
 
 
-def _down(channels: int, width: int) -> nn.Conv2d:
-    return nn.Conv2d(channels, width, 4, stride=2, padding=1, bias=False)
+def _down(channels: int, width: int) -> Conv2d:
+    return Conv2d(channels, width, 4, stride=2, padding=1, bias=False)
 
 
-def _up(channels: int, width: int) -> nn.ConvTranspose2d:
-    return nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1, bias=False)
+def _up(channels: int, width: int) -> ConvTranspose2d:
+    return ConvTranspose2d(channels, width, 4, stride=2, padding=1, bias=False)
 
 
 def object_channels(model: Model) -> int:
@@ -55,7 +55,7 @@ class Splitter(nn.Module):
                 Layer(_down(3, width), None, 0.2),
                 Layer(_down(width, 2 * width), make_norm(2 * width, model, sizes), 0.2),
                 Layer(
-                    nn.Conv2d(2 * width, 4 * width, 3, padding=1, bias=False),
+                    Conv2d(2 * width, 4 * width, 3, padding=1, bias=False),
                     make_norm(4 * width, model, sizes),
                     0.2,
                 ),
@@ -108,7 +108,7 @@ class Joiner(nn.Module):
         )
         if large:
             self.layers.append(Layer(_up(width, width), make_norm(width, model, sizes, large), 0.0))
-        self.to_rgb = nn.Conv2d(width, 3, 3, padding=1, bias=False)
+        self.to_rgb = Conv2d(width, 3, 3, padding=1, bias=False)
         self.bias = nn.Parameter(torch.zeros(3))
         initialise(self)
         self.heads = nn.ModuleDict()
@@ -146,19 +146,25 @@ class Joiner(nn.Module):
         pairs: Sequence[tuple[int, int | None]],
         at: At,
     ) -> Tensor:
-        """Faces before tanh; arguments as of forward()."""
-        at = At(at.size, groups=len(pairs), track=at.track)
+        """Faces before tanh; arguments as of forward().
+
+        Each face goes its way alone: features are normalised by face, so that together they would
+        be copied apart and back, and a backward pass has gradients of one face at a time.
+        """
         first, *rest = (layer for layer in self.layers if isinstance(layer, Layer))
         of_background, of_object = first.conv.weight.split(
             [self.num_background, first.conv.in_channels - self.num_background]
         )
         grounds = _apart(backgrounds, of_background)
         things = _apart(objects, of_object)
-        x = torch.cat([grounds[a] if b is None else grounds[a] + things[b] for a, b in pairs])
-        x = first.finish(x, at)
-        for layer in rest[: 1 if at.size <= SHALLOW else 2]:
-            x = layer(x, at)
-        return self.to_rgb(x) + self.bias.view(3, 1, 1)
+        faces = []
+        for a, b in pairs:
+            x = grounds[a] if b is None else grounds[a] + things[b]
+            x = first.finish(x, at)
+            for layer in rest[: 1 if at.size <= SHALLOW else 2]:
+                x = layer(x, at)
+            faces.append(self.to_rgb(x))
+        return torch.cat(faces) + self.bias.view(3, 1, 1)
 
 
 class Critic(nn.Module):
@@ -195,7 +201,7 @@ def to_face(logits: Tensor) -> Tensor:
 def _apart(parts: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
     if not parts:
         return []
-    done = F.conv_transpose2d(torch.cat(list(parts)), weight, stride=2, padding=1)
+    done = conv_transpose2d(torch.cat(list(parts)), weight, stride=2, padding=1)
     return list(done.chunk(len(parts)))
 
 

@@ -196,5 +196,6 @@ SCHEMA = FamilySchema(
         "loss.critic_burst": 4,
     },
     check=check,
-    takes_turns=lambda experiment: experiment.loss.multi_res_mode == "random",
+    # Each size has norms of its own, and goes forward and backward by itself.
+    takes_turns=lambda experiment: not experiment.model.multiscale_loss,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
@@ -105,6 +105,11 @@ class _Part(Update):
         super().__init__()
         self._outside = [task]  # no submodule: this update does not train all of it
 
+    def pieces(self, batch: Batch) -> Sequence[Batch]:
+        """One size after another, the largest first: its memory serves the others."""
+        sizes = sorted(self.task.sizes_now, reverse=True)
+        return [{**batch, "sizes": (size,)} for size in sizes]
+
     @property
     def task(self) -> GeneganTask:
         return self._outside[0]
@@ -122,9 +127,10 @@ class CriticUpdate(_Part):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Ax_Bx, Be_Ae and their sum loss_D, weighted over the sizes."""
         networks, task = self.task.networks, self.task
-        real = task.real(batch)
+        sizes = batch.get("sizes", task.sizes_now)
+        real = task.real(batch, sizes)
         terms: dict[int, dict[str, Tensor]] = {}
-        for size in task.sizes_now:
+        for size in sizes:
             with torch.no_grad():
                 made = networks.exchange(real, size)
             for scale, faces in made.items():
@@ -132,7 +138,7 @@ class CriticUpdate(_Part):
                 of_Bu, of_Au = self.critic_Ax(torch.cat([faces.Bu, faces.Au]), at).chunk(2)
                 of_A0, of_B0 = self.critic_Be(torch.cat([faces.A0, faces.B0]), at).chunk(2)
                 terms[scale] = formulas.critic_losses(of_Bu, of_Au, of_A0, of_B0)
-        losses = formulas.weighted_mean(terms, task.weights(terms))
+        losses = formulas.weighted_mean(terms, task.weights(terms, networks.judged))
         loss = losses["Ax_Bx"] + losses["Be_Ae"]
         return {**losses, "loss_D": loss, "loss": loss}
 
@@ -158,12 +164,13 @@ class GeneratorUpdate(_Part):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of the loss, weighted over the sizes, and their sums."""
         task, networks = self.task, self.task.networks
-        real = task.real(batch)
+        sizes = batch.get("sizes", task.sizes_now)
+        real = task.real(batch, sizes)
         cycles: dict[int, dict[str, Tensor]] = {}
         judged: dict[int, dict[str, Tensor]] = {}
         objects: dict[int, dict[str, Tensor]] = {}
         with _frozen(networks.critic_Ax, networks.critic_Be):
-            for size in task.sizes_now:
+            for size in sizes:
                 e, made = networks.all_four(real, size)
                 objects[size] = {"e": e.abs().mean()}
                 for scale, faces in made.items():
@@ -175,10 +182,16 @@ class GeneratorUpdate(_Part):
                             "Ae": -networks.critic_Be(faces.A0, at).mean(),
                         }
         losses: dict[str, Tensor] = {}
-        for terms in (objects, cycles, judged):
-            losses |= formulas.weighted_mean(terms, task.weights(terms))
+        for terms, among in (
+            (objects, networks.sizes),
+            (cycles, networks.scales),
+            (judged, networks.judged),
+        ):
+            losses |= formulas.weighted_mean(terms, task.weights(terms, among))
         total = formulas.generator_total(losses, task.loss)
-        decay = task.loss.generator_decay * formulas.weight_decay(networks.convolutions())
+        decay = torch.zeros_like(total)
+        if task.sizes_now[0] in sizes:  # it belongs to one piece of the batch
+            decay = task.loss.generator_decay * formulas.weight_decay(networks.convolutions())
         loss = total + decay
         return {
             **losses,
@@ -241,16 +254,19 @@ class GeneganTask(Task):
         more = Fraction(loss.critic_burst - loss.critic_steps, loss.critic_burst_every)
         return 1 + loss.critic_steps + more
 
-    def weights(self, terms: Mapping[int, Any]) -> dict[int, float]:
-        """Weights of these sizes. A drawn one stands for all, so that the mean stays the same."""
+    def weights(self, terms: Mapping[int, Any], among: Iterable[int]) -> dict[int, float]:
+        """Weights of these sizes, as parts of a mean over all of `among`.
+
+        A drawn size stands for all, so that the mean stays the same.
+        """
         if self.loss.multi_res_mode == "random":
             return {size: self._weights[size] * len(self.networks.sizes) for size in terms}
-        total = sum(self._weights[size] for size in terms)
+        total = sum(self._weights[size] for size in among)
         return {size: self._weights[size] / total for size in terms}
 
-    def real(self, batch: Batch) -> dict[int, tuple[Tensor, Tensor]]:
-        """Au and B0 by size, float32 (B, 3, S, S) on 0..255."""
-        wanted = {*self.sizes_now, *(self.networks.scales if self.networks.multiscale else ())}
+    def real(self, batch: Batch, sizes: Iterable[int]) -> dict[int, tuple[Tensor, Tensor]]:
+        """Au and B0 by size, float32 (B, 3, S, S) on 0..255: of `sizes` and what comes of them."""
+        wanted = {*sizes, *(self.networks.scales if self.networks.multiscale else ())}
         found = unpack(batch["image"], self.data_sizes)
         return {s: pair(image) for s, image in found.items() if s in wanted}
 

@@ -105,7 +105,7 @@ def test_outputs_are_the_same(earlier, pyramids, tmp_path):
         assert torch.equal(to_uint8(getattr(faces, name)), to_uint8(getattr(theirs, name)))
     # And those of the plain transcription, whose norms take the batch's statistics.
     editor._task.modules.train()
-    real = editor._task.real(pyramids(task, pairs=2))
+    real = editor._task.real(pyramids(task, pairs=2), task.sizes_now)
     with torch.no_grad():
         _, made_here = image.all_four(real, 96, track=False)
         _, (_, _, Bu, _) = reference.forward(*real[96], 96, keep=False)

@@ -1,5 +1,6 @@
 """Losses and steps against the plain transcription, and what an iteration consists of."""
 
+from collections import Counter
 from fractions import Fraction
 
 import pytest
@@ -28,9 +29,12 @@ def check_step(mine, theirs):
 
 
 def step(update, batch, optimizer):
-    losses = update(batch)
     optimizer.zero_grad()
-    losses["loss"].backward()
+    losses = Counter()
+    for piece in update.pieces(batch):
+        found = update(piece)
+        found["loss"].backward()
+        losses.update({name: value.detach() for name, value in found.items()})
     optimizer.step()
     with torch.no_grad():
         update.after_step(StepResult(torch.tensor(True), batch["noise"], lambda t: t))
@@ -77,6 +81,27 @@ def test_losses_and_whole_steps_are_the_references(make_task, pyramids, weights)
         mean = reference.norms["j1"].by_size[size][2]
         mine = state[f"joiner.layers.1.norm.norms.{size}.running_mean"]
         torch.testing.assert_close(mine, mean, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["critic", "generator"])
+@pytest.mark.parametrize("norm", ["switchable_bn", "group_norm"])
+def test_the_sizes_one_after_another_add_up_to_all_at_once(make_task, pyramids, name, norm):
+    task = make_task(loss__scale_weights="s2", model__norm=norm, model__norm_groups=4)
+    update, batch = getattr(task, name), pyramids(task)
+    whole = update(batch)
+    whole["loss"].backward()
+    parameters = [p for p in update.parameters() if p.requires_grad]
+    expected = [p.grad.clone() for p in parameters]
+    update.zero_grad()
+    pieces = update.pieces(batch)
+    assert [piece["sizes"] for piece in pieces] == [(96,), (64,), (32,)]
+    parts = [update(piece) for piece in pieces]
+    for part in parts:
+        part["loss"].backward()
+    for key, value in whole.items():
+        torch.testing.assert_close(sum(part[key] for part in parts), value, rtol=1e-4, atol=1e-5)
+    for parameter, gradient in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
 
 
 def test_a_critic_step_leaves_the_generator_and_its_statistics_alone(make_task, pyramids):
@@ -129,12 +154,12 @@ def test_random_mode_draws_one_size_an_iteration_and_repeats_it(make_task, pyram
     assert {size for (size,) in drawn} == set(task.data_sizes)
     task.updates(7)
     assert task.sizes_now == drawn[6]
-    assert len(task.real(pyramids(task))) == 1
+    assert len(task.real(pyramids(task), task.sizes_now)) == 1
 
 
 def test_a_drawn_size_stands_for_all(make_task):
     task = make_task(loss__multi_res_mode="random", loss__scale_weights="s2")
-    weights = {size: task.weights({size: {}})[size] for size in task.data_sizes}
+    weights = {size: task.weights({size: {}}, task.data_sizes)[size] for size in task.data_sizes}
     mean = sum(weights.values()) / len(weights)
     assert mean == pytest.approx(1)
     assert weights[96] / weights[32] == pytest.approx(9)
@@ -151,11 +176,11 @@ def test_scale_weights_add_up():
 def test_multiscale_takes_in_the_largest_and_gives_all(make_task, pyramids, critics):
     task = make_task(model__multiscale_loss=True, model__multiscale_critics=critics)
     batch = pyramids(task)
-    _, made = task.networks.all_four(task.real(batch), 96)
+    _, made = task.networks.all_four(task.real(batch, task.sizes_now), 96)
     assert sorted(made) == [32, 64, 96]
     assert all(faces.Bu.shape[-1] == size for size, faces in made.items())
     with torch.no_grad():
-        judged = task.networks.exchange(task.real(batch), 96)
+        judged = task.networks.exchange(task.real(batch, task.sizes_now), 96)
     assert sorted(judged) == ([32, 64, 96] if critics else [96])
     # A head begins as the resized face: the small output is the large one, made smaller.
     small = torch.nn.functional.interpolate(made[96].Bu, (32, 32), mode="bilinear", antialias=True)
