@@ -121,7 +121,7 @@ def _train(loaded: Loaded, resume: str) -> Outcome:
     from imgtool.experiment.layout import ExperimentDir
     from imgtool.experiment.lock import exclusive
     from imgtool.process.stopping import StopRequest
-    from imgtool.training.environment import prepare
+    from imgtool.training.environment import collection_paused, prepare
     from imgtool.training.group import open_ranks
     from imgtool.training.ranks import is_launched
 
@@ -133,6 +133,7 @@ def _train(loaded: Loaded, resume: str) -> Outcome:
             directory.create()
             held.enter_context(exclusive(directory))
         prepare(deterministic=loaded.experiment.train.deterministic)
+        held.enter_context(collection_paused())
         ranks = held.enter_context(open_ranks(directory, stop))
         directory = ExperimentDir(ranks.decide(lambda: str(directory.path)))
         if ranks.distributed and ranks.is_first:

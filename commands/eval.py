@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,7 @@ def _group() -> None:
 _group.__doc__ = "Measure checkpoints after training."
 
 
-def fill() -> None:
+def fill(words: Collection[str]) -> None:
     """Add the commands whose options are built only when `eval` is named."""
     if any(command.name == "rd" for command in app.registered_commands):
         return

@@ -15,10 +15,11 @@ from imgtool.config.load import Loaded
 from imgtool.config.schema import Experiment
 from imgtool.data.datasets import Datasets, open_datasets
 from imgtool.data.split import Split
-from imgtool.errors import CheckpointError, DataError
+from imgtool.errors import CheckpointError, DataError, UsageError
 from imgtool.experiment import checkpoint_file
 from imgtool.experiment.checkpoints import list_checkpoints
 from imgtool.experiment.layout import ExperimentDir
+from imgtool.models.registry import schema
 from imgtool.training.ranks import Ranks
 from imgtool.training.report import Reporter
 from imgtool.training.resume import Start, choose_start
@@ -39,7 +40,8 @@ def open_material(experiment: Experiment, directory: ExperimentDir, ranks: Ranks
     """Rank 0 draws the split, or reads the one that has been trained on; the others open that.
 
     Raises:
-        UserError: the data cannot be used, or is not the same on every rank.
+        UserError: the data cannot be used or lack what the config asks for, or are not the same
+            on every rank.
     """
     opened: Datasets | None = None
     share = ranks if ranks.distributed else None
@@ -54,6 +56,8 @@ def open_material(experiment: Experiment, directory: ExperimentDir, ranks: Ranks
 
     split = ranks.decide(draw)
     datasets = opened or _open_as_rank_0(experiment, Split.from_json(split), ranks)
+    _refuse_patience_without_images(experiment, datasets)
+    schema(experiment.family).check_data(experiment, datasets.info)
     own_identity = identity(experiment, datasets.fingerprint)
     ranks.check_equal(
         {"the data": datasets.fingerprint, "the experiment": own_identity}, "what they train"
@@ -78,6 +82,16 @@ def _open_as_rank_0(experiment: Experiment, split: Split, ranks: Ranks) -> Datas
             f"rank {ranks.rank} does not see the data that rank 0 sees: {error}",
             hint="do all hosts see the same files, and have all ranks the same config?",
         ) from error
+
+
+def _refuse_patience_without_images(experiment: Experiment, datasets: Datasets) -> None:
+    train = experiment.train
+    is_of_training = (train.monitor or "").startswith("train_")
+    if train.patience is not None and not len(datasets.val) and not is_of_training:
+        raise UsageError(
+            "early stopping needs validation images, and there are none",
+            hint="give --val-root or --val-fraction, or a --monitor such as train_loss",
+        )
 
 
 def find_start(

@@ -221,6 +221,11 @@ class BadSteps:
 
     def note(self, counted: Tensor) -> None:
         """A step, bad or not; `counted` is 0-d bool on the device."""
+        if optim.on_host(counted):
+            counts = self._counts.numpy()
+            counts[0] = counts[0] + 1 if counted else 0
+            counts[1:] = max(counts[:2]), counts[2] + bool(counted)
+            return
         now = (self._counts[0] + 1) * counted
         longest = torch.maximum(self._counts[1], now)
         self._counts = torch.stack([now, longest, self._counts[2] + counted])

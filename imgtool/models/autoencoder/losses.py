@@ -17,7 +17,6 @@ from imgtool.models.autoencoder.schema import Loss, Model
 from imgtool.models.base import Batch
 
 IGNORED = 255  # mask value of a pixel without a class
-TARGET_OF_HEAD = {"segmentation": "mask", "classification": "label"}
 
 
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
