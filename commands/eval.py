@@ -94,10 +94,13 @@ def latents(
       imgtool eval latents out/h --plots out/spectra
     """
     from commands._input import expand_paths
+    from imgtool.experiment.layout import find_checkpoint
     from imgtool.training.environment import prepare
 
     output = Output(format, as_json=json, quiet=quiet)
     paths = expand_paths(sources)
+    for path in paths[:1]:  # a mistyped name does not wait for torch
+        find_checkpoint(path)
     prepare(deterministic=False)
     from imgtool.evaluation.latents import measure
 

@@ -40,8 +40,7 @@ def open_material(experiment: Experiment, directory: ExperimentDir, ranks: Ranks
     """Rank 0 draws the split, or reads the one that has been trained on; the others open that.
 
     Raises:
-        UserError: the data cannot be used or lack what the config asks for, or are not the same
-            on every rank.
+        UserError: the data cannot be used, or is not the same on every rank.
     """
     opened: Datasets | None = None
     share = ranks if ranks.distributed else None
@@ -56,8 +55,6 @@ def open_material(experiment: Experiment, directory: ExperimentDir, ranks: Ranks
 
     split = ranks.decide(draw)
     datasets = opened or _open_as_rank_0(experiment, Split.from_json(split), ranks)
-    _refuse_patience_without_images(experiment, datasets)
-    schema(experiment.family).check_data(experiment, datasets.info)
     own_identity = identity(experiment, datasets.fingerprint)
     ranks.check_equal(
         {"the data": datasets.fingerprint, "the experiment": own_identity}, "what they train"
@@ -84,7 +81,12 @@ def _open_as_rank_0(experiment: Experiment, split: Split, ranks: Ranks) -> Datas
         ) from error
 
 
-def _refuse_patience_without_images(experiment: Experiment, datasets: Datasets) -> None:
+def check_material(experiment: Experiment, datasets: Datasets) -> None:
+    """See that the data have what the config asks for, before torch is imported.
+
+    Raises:
+        UserError: they have not.
+    """
     train = experiment.train
     is_of_training = (train.monitor or "").startswith("train_")
     if train.patience is not None and not len(datasets.val) and not is_of_training:
@@ -92,6 +94,7 @@ def _refuse_patience_without_images(experiment: Experiment, datasets: Datasets) 
             "early stopping needs validation images, and there are none",
             hint="give --val-root or --val-fraction, or a --monitor such as train_loss",
         )
+    schema(experiment.family).check_data(experiment, datasets.info)
 
 
 def find_start(

@@ -22,7 +22,7 @@ from imgtool.experiment.status import SilentStatus, Status, StatusFile, say_for
 from imgtool.files import write_text
 from imgtool.process.stopping import StopRequest
 from imgtool.training.environment import resume_collection
-from imgtool.training.material import Material, find_start, open_material
+from imgtool.training.material import Material, check_material, find_start, open_material
 from imgtool.training.ranks import KILLED, RankFailed, Ranks, forget_errors
 from imgtool.training.report import Outcome, Reporter
 from imgtool.training.trainlog import LoggedReporter, train_log
@@ -106,6 +106,7 @@ def _train(
     ranks.check_equal(_settings(experiment), "their config")
     material = open_material(experiment, directory, ranks)
     start = find_start(resume, directory, loaded, material, ranks, reporter)
+    check_material(experiment, material.datasets)
 
     from imgtool.training import assemble
     from imgtool.training.keepsakes import leave_keepsakes

@@ -152,8 +152,7 @@ class Stepper:
         sets = self._sets[update.name]
         norms = [gradient_norm(parameters) for parameters in sets]
         # Every rank masks and counts, or none.
-        overflow = ~torch.isfinite(_together(norms))
-        lost, overflow = self._any_rank(torch.stack([~finite, overflow]))
+        lost, overflow = self._any_rank(~finite, ~torch.isfinite(_together(norms)))
         bad = counted = lost | overflow
         if self.scaler is not None:
             for optimizer in optimizers:
@@ -169,10 +168,11 @@ class Stepper:
         self.bad.note(counted)
         return bad, _together(norms)
 
-    def _any_rank(self, flags: Tensor) -> Tensor:
+    def _any_rank(self, lost: Tensor, overflow: Tensor) -> tuple[Tensor, Tensor]:
         if not self.ranks.distributed:
-            return flags
-        return self.ranks.sum(flags.to(torch.float32)) > 0
+            return lost, overflow
+        lost, overflow = self.ranks.sum(torch.stack([lost, overflow]).to(torch.float32)) > 0
+        return lost, overflow
 
     def _apply(self, optimizer: Optimizer, bad: Tensor) -> None:
         if self.scaler is not None:

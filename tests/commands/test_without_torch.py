@@ -18,6 +18,11 @@ from tests.experiment.conftest import checkpoint_bytes
 
 # Of these, what is refused is refused without torch; what they do needs it.
 COMPUTES = {"compress", "convert", "decompress", "edit", "eval-fid", "export", "train"}
+MISSING = {
+    "eval latents": ["eval", "latents", "nowhere.safetensors"],
+    "eval rd": ["eval", "rd", "--ckpt", "e", "--data", "nowhere"],
+    "export": ["export", "nowhere.safetensors", "out.safetensors"],
+}
 # These start programs that compute, and need nothing but the program.
 STARTS = {"demo", "run-timed", "torchrun"}
 
@@ -113,6 +118,7 @@ def make_experiment(folder, family):
 
 def cases():
     found = {f"command {name}": words for name, words in COMMANDS.items()}
+    found |= {f"missing: {name}": words for name, words in MISSING.items()}
     for family in FAMILIES:
         for name, (more, _) in {**MISTAKES, **OF_ONE.get(family, {})}.items():
             found[f"{family}: {name}"] = train_words(family, more)
@@ -153,6 +159,13 @@ def test_what_computes_nothing_needs_no_torch(answers, name):
     code, asked, err = answers[f"command {name}"]
     assert not asked, err
     assert code == 0, err
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_what_is_not_there_is_said_without_torch(answers, name):
+    code, asked, err = answers[f"missing: {name}"]
+    assert not asked, err
+    assert code == 4 and "nowhere" in err, err
 
 
 @pytest.mark.parametrize("family", FAMILIES)
