@@ -85,6 +85,7 @@ def collection_paused() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.unfreeze()  # else libraries report at the exit what was never collected
         gc.enable()
 
 
