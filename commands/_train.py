@@ -59,26 +59,19 @@ def train_command(family: str) -> Callable[..., Any]:
         json: JsonOption = False,
         quiet: QuietOption = False,
     ) -> None:
-        from imgtool.config.load import load
+        from imgtool.training.environment import collection_paused
         from imgtool.training.ranks import is_first_launched
 
         output = Output(format, as_json=json, quiet=quiet)
-        loaded = load(
-            config,
-            family=family,
-            schema_of=schema,
-            sets=sets or [],
-            flags=explicit_flags,
-            tiny=tiny,
-        )
-        loaded = _with_exp_dir(loaded)
-        if dry_run:
-            _describe(loaded)
-            return
-        outcome = _train(loaded, resume)
-        experiment = loaded.experiment
+        with collection_paused():
+            loaded = _load(config, family, sets or [], explicit_flags, tiny=tiny)
+            if dry_run:
+                _describe(loaded)
+                return
+            outcome = _train(loaded, resume)
         if is_first_launched():
-            output.emit("experiment", [_record(experiment, outcome)], columns=COLUMNS)
+            record = _record(loaded.experiment, outcome)
+            output.emit("experiment", [record], columns=COLUMNS)
 
     train.__doc__ = f"""Train one {family} experiment.
 
@@ -92,7 +85,13 @@ def train_command(family: str) -> Callable[..., Any]:
     return with_schema_flags(train, schema(family))
 
 
-def _with_exp_dir(loaded: Loaded) -> Loaded:
+def _load(
+    config: str | None, family: str, sets: list[str], flags: dict[str, Any], *, tiny: bool
+) -> Loaded:
+    """The config, with a directory of its own where it names none."""
+    from imgtool.config.load import load
+
+    loaded = load(config, family=family, schema_of=schema, sets=sets, flags=flags, tiny=tiny)
     experiment = loaded.experiment
     if experiment.output.exp_dir:
         return loaded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,7 @@ def _group() -> None:
 _group.__doc__ = "Measure checkpoints after training."
 
 
-def fill() -> None:
+def fill(words: Collection[str]) -> None:
     """Add the commands whose options are built only when `eval` is named."""
     if any(command.name == "rd" for command in app.registered_commands):
         return
@@ -93,10 +94,13 @@ def latents(
       imgtool eval latents out/h --plots out/spectra
     """
     from commands._input import expand_paths
+    from imgtool.experiment.layout import find_checkpoint
     from imgtool.training.environment import prepare
 
     output = Output(format, as_json=json, quiet=quiet)
     paths = expand_paths(sources)
+    for path in paths[:1]:  # a mistyped name does not wait for torch
+        find_checkpoint(path)
     prepare(deterministic=False)
     from imgtool.evaluation.latents import measure
 

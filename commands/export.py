@@ -43,8 +43,10 @@ def run(
     output = Output(format, as_json=json, quiet=quiet)
     if out.suffix != ".safetensors":
         raise UsageError(f"{out} is no name of a safetensors file", hint="NAME.safetensors")
+    from imgtool.experiment.layout import find_checkpoint
     from imgtool.training.environment import prepare
 
+    find_checkpoint(ckpt)  # a mistyped name does not wait for torch
     prepare(deterministic=True)
     from imgtool.evaluation.codec.export import read, refuse_among_checkpoints
 

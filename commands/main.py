@@ -1,9 +1,9 @@
 """The `imgtool` program: finds the commands, runs one, turns errors into exit codes.
 
 Each module of this package that has no leading underscore is a command: it exposes `run`
-(a function) or `app` (a typer.Typer, for a group). A module may also expose `fill()`, which
-adds a group's commands when the group is named, and `fold_arguments(args)`, which is given its
-own arguments before Typer sees them.
+(a function) or `app` (a typer.Typer, for a group). A module may also expose `fill(words)`, which
+is given the line's words and adds a group's commands when the group is among them, and
+`fold_arguments(args)`, which is given its own arguments before Typer sees them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import pkgutil
 import re
 import sys
+from collections.abc import Collection
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -38,11 +39,13 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def discover() -> dict[str, ModuleType]:
-    """Command name -> module, in alphabetical order."""
+def discover(only: str | None = None) -> dict[str, ModuleType]:
+    """Command name -> module, in alphabetical order; of one command alone where `only` is one."""
     names = sorted(info.name for info in pkgutil.iter_modules(commands.__path__))
-    public = [name for name in names if name != "main" and not name.startswith("_")]
-    return {name.replace("_", "-"): import_module(f"commands.{name}") for name in public}
+    public = {_dashes(n): n for n in names if n != "main" and not n.startswith("_")}
+    if only in public:
+        public = {only: public[only]}
+    return {shown: import_module(f"commands.{name}") for shown, name in public.items()}
 
 
 def _version(wanted: bool) -> None:
@@ -53,8 +56,20 @@ def _version(wanted: bool) -> None:
 
 def named_words(args: list[str]) -> list[str]:
     """The words of the command line, or of the line that a shell wants completed."""
-    line = " ".join(os.environ.get(name, "") for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"))
-    return [*args, *line.split()]
+    return [*args, *_unfinished_line().split()]
+
+
+def _unfinished_line() -> str:
+    return " ".join(os.environ.get(name, "") for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"))
+
+
+def first_word(args: list[str]) -> str | None:
+    """What the command line begins with, in dashes; of a line to be completed, once it is whole."""
+    if COMPLETION not in os.environ:
+        return _dashes(args[0]) if args else None
+    line = _unfinished_line().lstrip()
+    whole = line.split() if line != line.rstrip() else line.split()[:-1]
+    return _dashes(whole[1]) if len(whole) > 1 else None
 
 
 def build_app(modules: dict[str, ModuleType], words: list[str]) -> typer.Typer:
@@ -80,7 +95,7 @@ def build_app(modules: dict[str, ModuleType], words: list[str]) -> typer.Typer:
     app.callback()(top)
     for name, module in modules.items():
         if name in named:
-            _add(app, name, module)
+            _add(app, name, module, named)
         else:
             app.command(name, help=_description(module))(_unnamed)
     return app
@@ -96,9 +111,9 @@ def _description(module: ModuleType) -> str | None:
     return text
 
 
-def _add(app: typer.Typer, name: str, module: ModuleType) -> None:
+def _add(app: typer.Typer, name: str, module: ModuleType, words: Collection[str]) -> None:
     if hasattr(module, "fill"):
-        module.fill()
+        module.fill(words)
     if not hasattr(module, "app"):
         extra = getattr(module, "CONTEXT_SETTINGS", {})
         app.command(name, context_settings={**SETTINGS, **extra})(module.run)
@@ -157,8 +172,8 @@ def _open_streams() -> None:
 def main(args: list[str] | None = None) -> None:
     """Run the program and leave with its exit code."""
     _open_streams()
-    modules = discover()
     words = list(sys.argv[1:] if args is None else args)
+    modules = discover(first_word(words))
     app = build_app(modules, named_words(words))
     raise SystemExit(_run(app, _fold(modules, words)))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import typer
 
 HELP = """Train one experiment.
@@ -21,15 +23,22 @@ def _group() -> None:
 _group.__doc__ = HELP
 
 
-def fill() -> None:
-    """Add a command for every family; their options come from the schemas."""
-    from commands._train import train_command
+def fill(words: Collection[str]) -> None:
+    """Add a command for every family. Only those named have options, which the schemas give."""
     from imgtool.models.registry import FAMILIES
 
-    present = {command.name for command in app.registered_commands}
+    app.registered_commands.clear()
     for family in FAMILIES:
-        if family not in present:
+        if family in words:
+            from commands._train import train_command
+
             app.command(family)(train_command(family))
+        else:
+            app.command(family, help=f"Train one {family} experiment.")(_unnamed)
+
+
+def _unnamed() -> None:
+    pass
 
 
 def fold_arguments(args: list[str]) -> list[str]:

@@ -297,6 +297,10 @@ def _accept(experiment: Experiment) -> None:
     return None
 
 
+def _accept_data(experiment: Experiment, data: Any) -> None:
+    return None
+
+
 def _never(experiment: Experiment) -> bool:
     return False
 
@@ -311,6 +315,8 @@ class FamilySchema:
             (`model` and `loss` always).
         tiny: dotted keys and values that `--tiny` sets.
         check: raises ValueError where sections contradict each other.
+        check_data: raises ConfigError where the data (an imgtool.data.base.DataInfo) lack what
+            the config asks for. Called before torch is imported.
         needs: key -> (another key, the value that this must have for the first to matter), such
             as `loss.kld`, which means nothing without a variational bottleneck.
         takes_turns: whether a backward pass may leave parameters out that others train.
@@ -322,6 +328,7 @@ class FamilySchema:
     sections: Mapping[str, type]
     tiny: Mapping[str, Any]
     check: Callable[[Experiment], None] = _accept
+    check_data: Callable[[Experiment, Any], None] = _accept_data
     needs: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
     takes_turns: Callable[[Experiment], bool] = _never
 

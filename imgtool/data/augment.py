@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from imgtool.config.schema import Data
 from imgtool.data.base import ImageDataset, Sample, Size
 from imgtool.data.sampler import Draw, random_words
 from imgtool.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Flip = Literal["none", "horizontal", "dihedral"]
 
@@ -88,6 +89,8 @@ def _copy(pixels: np.ndarray, choice: Choice | None, row: Tensor) -> None:
     crop = pixels[choice.top : choice.top + height, choice.left : choice.left + width]
     np.copyto(out, crop.swapaxes(0, 1) if choice.turn else crop)
     if choice.dims:
+        import torch
+
         row.copy_(torch.flip(row, choice.dims))  # eight times quicker than numpy's strides
 
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch.nn.functional import interpolate
 
 from imgtool.data.base import Image8, Sample, Size
 from imgtool.data.celeba_tables import (
@@ -215,6 +213,9 @@ def resize_squares(image: Image8, sizes: Sequence[int]) -> Image8:
     Args:
         image: (H, W, 3) uint8.
     """
+    import torch
+    from torch.nn.functional import interpolate
+
     source = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)  # channels_last
     pixels = np.empty((pyramid_size(sizes)[0], 1, 3), np.uint8)
     begin = 0

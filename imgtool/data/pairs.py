@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from imgtool.config.schema import Data
 from imgtool.data.base import ImageDataset, Sample, Size
@@ -18,6 +17,9 @@ from imgtool.data.sampler import Draw, permutation, random_stream, random_words
 from imgtool.data.split import Split
 from imgtool.data.views import View
 from imgtool.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _VAL_STREAM, _LIMIT_STREAM = 2, 4  # purposes of the split's random numbers; one more is set B's
 
@@ -230,6 +232,8 @@ class FaceRow:
         """Write a sample into its row, (P, 1, 3) uint8."""
         np.copyto(image.numpy(), sample.image)
         if self.mirrored and random_words(self.seed, draw)[2] & 1:
+            import torch
+
             begin = 0
             for side in self.image_sizes:
                 square = image[begin : begin + side * side].view(side, side, 3)

@@ -8,11 +8,14 @@ a view of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from imgtool.data.base import Image8, Size
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def pyramid_size(sizes: Sequence[int]) -> Size:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol
 
 from imgtool.data.augment import Augmentation, place
 from imgtool.data.base import ImageDataset, Sample, Size
 from imgtool.data.sampler import Draw
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Row(Protocol):
@@ -76,4 +76,6 @@ class WholeRow:
 
     def extra(self, draws: Sequence[tuple[int, bool]]) -> dict[str, Tensor]:
         """valid (B,) bool."""
+        import torch
+
         return {"valid": torch.tensor([valid for _, valid in draws])}

@@ -39,7 +39,7 @@ from imgtool.training.schedule import make_schedule
 from imgtool.training.step import Stepper
 from imgtool.training.throughput import Throughput
 from imgtool.training.validation import Validator
-from imgtool.units import parse_duration
+from imgtool.units import count, parse_duration
 
 
 def build_task(
@@ -219,14 +219,21 @@ def _open_train_loader(
         seed=experiment.train.seed,
         batch_size=experiment.train.batch_size,
         start_batch=start,
-        rank=machine.ranks.rank,
-        world_size=machine.ranks.size,
-        num_workers=machine.num_workers,
-        pin_memory=machine.device.type == "cuda",
-        local_ranks=machine.ranks.local_size,
         held=held,
         say=say,
+        **_here(machine),
     )
+
+
+def _here(machine: Machine) -> dict[str, Any]:
+    """What a loader must know of this process."""
+    return {
+        "rank": machine.ranks.rank,
+        "world_size": machine.ranks.size,
+        "num_workers": machine.num_workers,
+        "pin_memory": machine.device.type == "cuda",
+        "local_ranks": machine.ranks.local_size,
+    }
 
 
 def _validator(
@@ -236,24 +243,11 @@ def _validator(
     stepper: Stepper,
     say: Callable[[str], None],
 ) -> Validator | None:
-    images, train = material.datasets.val, experiment.train
+    images = material.datasets.val
     if len(images) == 0:
-        if train.patience is not None and not (train.monitor or "").startswith("train_"):
-            raise UsageError(
-                "early stopping needs validation images, and there are none",
-                hint="give --val-root or --val-fraction, or a --monitor such as train_loss",
-            )
         return None
-    batches = eval_loader(
-        images,
-        batch_size=train.batch_size,
-        rank=machine.ranks.rank,
-        world_size=machine.ranks.size,
-        num_workers=machine.num_workers,
-        pin_memory=machine.device.type == "cuda",
-        local_ranks=machine.ranks.local_size,
-        say=say,
-    )
+    batch_size = experiment.train.batch_size
+    batches = eval_loader(images, batch_size=batch_size, say=say, **_here(machine))
     return Validator(stepper.task, stepper.averages, machine.precision, lambda: batches)
 
 
@@ -282,8 +276,8 @@ def _digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
 
 
 def _warn_of_other_ranks(before: int | None, ranks: Ranks, reporter: Reporter) -> None:
-    if before not in (None, ranks.size):
+    if before is not None and before != ranks.size:
         reporter.message(
-            f"warning: {before} process(es) before, {ranks.size} now: "
+            f"warning: trained on {count(before, 'rank')} so far and on {ranks.size} from here: "
             "a step takes more or fewer images than it did"
         )

@@ -6,10 +6,12 @@ Torch-free. Everything here must be set before OpenMP and the C library are busy
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from imgtool.schedulers.allocation import cores, whole_number
@@ -81,3 +83,22 @@ def keep_freed_memory(keep: bool) -> None:
     trim_threshold, mmap_max = -1, -4
     mallopt(mmap_max, 0 if keep else 1 << 16)
     mallopt(trim_threshold, 2**31 - 1)
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """No garbage collection while much is imported and nothing thrown away: a seventh of a start."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()  # else libraries report at the exit what was never collected
+        gc.enable()
+
+
+def resume_collection() -> None:
+    """The start is over. What it imported and made stays: later collections leave it alone, and
+    forked workers share its pages for good."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()

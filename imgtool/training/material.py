@@ -15,10 +15,11 @@ from imgtool.config.load import Loaded
 from imgtool.config.schema import Experiment
 from imgtool.data.datasets import Datasets, open_datasets
 from imgtool.data.split import Split
-from imgtool.errors import CheckpointError, DataError
+from imgtool.errors import CheckpointError, DataError, UsageError
 from imgtool.experiment import checkpoint_file
 from imgtool.experiment.checkpoints import list_checkpoints
 from imgtool.experiment.layout import ExperimentDir
+from imgtool.models.registry import schema
 from imgtool.training.ranks import Ranks
 from imgtool.training.report import Reporter
 from imgtool.training.resume import Start, choose_start
@@ -78,6 +79,22 @@ def _open_as_rank_0(experiment: Experiment, split: Split, ranks: Ranks) -> Datas
             f"rank {ranks.rank} does not see the data that rank 0 sees: {error}",
             hint="do all hosts see the same files, and have all ranks the same config?",
         ) from error
+
+
+def check_material(experiment: Experiment, datasets: Datasets) -> None:
+    """See that the data have what the config asks for, before torch is imported.
+
+    Raises:
+        UserError: they have not.
+    """
+    train = experiment.train
+    is_of_training = (train.monitor or "").startswith("train_")
+    if train.patience is not None and not len(datasets.val) and not is_of_training:
+        raise UsageError(
+            "early stopping needs validation images, and there are none",
+            hint="give --val-root or --val-fraction, or a --monitor such as train_loss",
+        )
+    schema(experiment.family).check_data(experiment, datasets.info)
 
 
 def find_start(

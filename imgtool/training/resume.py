@@ -1,9 +1,12 @@
-"""Which checkpoint a run starts from, and whether the directory is this experiment's."""
+"""Which checkpoint a run starts from, and whether the directory is this experiment's.
+
+Headers are compared before a tensor is read: what is refused is refused without torch.
+"""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from imgtool.models.registry import schema
 from imgtool.training.report import Reporter
 
 SHOWN = 6
+Check = Callable[[CheckpointHeader], None]  # raises where it is another experiment's
 
 
 @dataclass(frozen=True)
@@ -60,20 +64,27 @@ def choose_start(
                 hint="give a new --exp-dir, or leave --resume out to go on",
             )
         return Start(None, None, own_identity)
+
+    def check(header: CheckpointHeader) -> None:
+        if header.identity != own_identity:  # else its config and data are this one's
+            _refuse_another(header, config, data_fingerprint, directory)
+
     if resume == "auto":
-        loaded = _newest(directory, reporter)
+        loaded = _newest(directory, check, reporter)
     else:
-        loaded = _named(resume, directory, present, reporter)
+        loaded = _named(resume, directory, present, check, reporter)
     if loaded is None:
         return Start(None, None, own_identity)
     header = loaded.header
-    if header.identity != own_identity:  # else its config and data are this one's
-        _refuse_another(header, config, data_fingerprint, directory)
     return Start(header.path, loaded, header.identity or own_identity)
 
 
 def _named(
-    resume: str, directory: ExperimentDir, present: list[Entry], reporter: Reporter
+    resume: str,
+    directory: ExperimentDir,
+    present: list[Entry],
+    check: Check,
+    reporter: Reporter,
 ) -> Checkpoint | None:
     header = read_header(find_checkpoint(resume))
     if header.identity is None:
@@ -82,20 +93,21 @@ def _named(
             hint="give a .safetensors file from an exp_dir's checkpoints, or the exp_dir",
         )
     if not present or present[-1].reached <= header.reached:
+        check(header)
         return read(header.path, must_be_finite=True)
     if header.path.parent != directory.checkpoints_dir.resolve():
         # It branched off from there, and this is the same command again.
         reporter.message(
             f"{directory.path} has come further than {header.path}: going on from here"
         )
-        return _newest(directory, reporter)
+        return _newest(directory, check, reporter)
     raise ExperimentError(
         f"{directory.path} has newer checkpoints, up to iteration {present[-1].iteration}",
         hint="to branch off from an earlier one, give a new --exp-dir",
     )
 
 
-def _newest(directory: ExperimentDir, reporter: Reporter) -> Checkpoint | None:
+def _newest(directory: ExperimentDir, check: Check, reporter: Reporter) -> Checkpoint | None:
     present = [
         entry
         for entry in list_checkpoints(directory.checkpoints_dir)
@@ -104,6 +116,7 @@ def _newest(directory: ExperimentDir, reporter: Reporter) -> Checkpoint | None:
     problem: CheckpointError | None = None
     for entry in reversed(present):
         try:
+            check(read_header(entry.path))
             return read(entry.path, must_be_finite=True)
         except CheckpointError as error:
             reporter.message(f"warning: {error}; trying the one before")

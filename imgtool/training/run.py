@@ -1,4 +1,7 @@
-"""Training an experiment from its config to its last status."""
+"""Training an experiment from its config to its last status.
+
+Torch is imported once the data are open and the directory is known to be this experiment's.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-
-import torch
+from typing import TYPE_CHECKING
 
 from imgtool.config.identity import identity_values, to_dict
 from imgtool.config.load import Loaded, to_yaml
@@ -19,16 +21,16 @@ from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import SilentStatus, Status, StatusFile, say_for
 from imgtool.files import write_text
 from imgtool.process.stopping import StopRequest
-from imgtool.training import assemble
-from imgtool.training.context import Run
-from imgtool.training.keepsakes import leave_keepsakes
-from imgtool.training.loop import Loop
-from imgtool.training.machine import Machine, join_ranks, set_up_machine
-from imgtool.training.material import Material, find_start, open_material
+from imgtool.training.environment import resume_collection
+from imgtool.training.material import Material, check_material, find_start, open_material
 from imgtool.training.ranks import KILLED, RankFailed, Ranks, forget_errors
 from imgtool.training.report import Outcome, Reporter
 from imgtool.training.trainlog import LoggedReporter, train_log
 from imgtool.units import count
+
+if TYPE_CHECKING:
+    from imgtool.training.context import Run
+    from imgtool.training.machine import Machine
 
 
 def train(
@@ -102,9 +104,16 @@ def _train(
     ranks.decide(lambda: forget_errors(directory.path))
     ranks.may_write = True
     ranks.check_equal(_settings(experiment), "their config")
-    device = join_ranks(experiment, ranks)
     material = open_material(experiment, directory, ranks)
     start = find_start(resume, directory, loaded, material, ranks, reporter)
+    check_material(experiment, material.datasets)
+
+    from imgtool.training import assemble
+    from imgtool.training.keepsakes import leave_keepsakes
+    from imgtool.training.loop import Loop
+    from imgtool.training.machine import join_ranks, set_up_machine
+
+    device = join_ranks(experiment, ranks)
     machine = set_up_machine(experiment, material, device, ranks)
     for note in (*material.notes, *machine.notes):
         reporter.message(note)
@@ -136,6 +145,7 @@ def _train(
     status.remember(facts=dict(run.facts), max_iteration=run.schedule.last)
     for line in _first_words(run, machine, material):
         reporter.message(line)
+    resume_collection()
     try:
         outcome = Loop(run)()
         leave_keepsakes(run)
@@ -202,7 +212,9 @@ def _memory_is_out(error: BaseException) -> OutOfMemory | None:
     """A full memory, of the device or of the machine, in words that help."""
     words = str(error).lower()
     is_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in words
-    if not is_cpu and not isinstance(error, torch.OutOfMemoryError | MemoryError):
+    torch = sys.modules.get("torch")  # what is refused before it is needed does not import it
+    kinds = (MemoryError, torch.OutOfMemoryError) if torch else (MemoryError,)
+    if not is_cpu and not isinstance(error, kinds):
         return None
     return OutOfMemory(
         f"out of memory: {' '.join(str(error).split())[:200] or type(error).__name__}",

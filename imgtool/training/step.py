@@ -161,8 +161,7 @@ class Stepper:
         sets = self._sets[update.name]
         norms = [gradient_norm(parameters) for parameters in sets]
         # Every rank masks and counts, or none.
-        overflow = ~torch.isfinite(_together(norms))
-        lost, overflow = self._any_rank(torch.stack([~finite, overflow]))
+        lost, overflow = self._any_rank(~finite, ~torch.isfinite(_together(norms)))
         bad = counted = lost | overflow
         if self.scaler is not None:
             for optimizer in optimizers:
@@ -178,10 +177,11 @@ class Stepper:
         self.bad.note(counted)
         return bad, _together(norms)
 
-    def _any_rank(self, flags: Tensor) -> Tensor:
+    def _any_rank(self, lost: Tensor, overflow: Tensor) -> tuple[Tensor, Tensor]:
         if not self.ranks.distributed:
-            return flags
-        return self.ranks.sum(flags.to(torch.float32)) > 0
+            return lost, overflow
+        lost, overflow = self.ranks.sum(torch.stack([lost, overflow]).to(torch.float32)) > 0
+        return lost, overflow
 
     def _apply(self, optimizer: Optimizer, bad: Tensor) -> None:
         if self.scaler is not None:
@@ -230,6 +230,11 @@ class BadSteps:
 
     def note(self, counted: Tensor) -> None:
         """A step, bad or not; `counted` is 0-d bool on the device."""
+        if optim.on_host(counted):
+            counts = self._counts.numpy()
+            counts[0] = counts[0] + 1 if counted else 0
+            counts[1:] = max(counts[:2]), counts[2] + bool(counted)
+            return
         now = (self._counts[0] + 1) * counted
         longest = torch.maximum(self._counts[1], now)
         self._counts = torch.stack([now, longest, self._counts[2] + counted])

@@ -29,7 +29,7 @@ def all_commands():
     found = []
     for name, module in discover().items():
         if hasattr(module, "fill"):
-            module.fill()
+            module.fill(())
         if not hasattr(module, "app"):
             found.append((name,))
             continue

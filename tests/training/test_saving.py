@@ -10,12 +10,12 @@ import torch
 
 from imgtool.errors import CheckpointError, ExperimentError, UsageError
 from imgtool.experiment import checkpoint_file
+from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import read_status
 from imgtool.files import point_symlink
 from imgtool.models.autoencoder import task as autoencoder
 from imgtool.process.stopping import StopRequest
 from imgtool.training import loop, saving
-from imgtool.training import run as engine
 
 
 @pytest.fixture
@@ -168,13 +168,13 @@ def test_the_checkpoint_that_was_read_is_let_go(run, tmp_path, monkeypatch):
     run(tmp_path / "a", "train.max_iter=2")
     held = []
 
-    class Watched(engine.Loop):
+    class Watched(loop.Loop):
         def __call__(self):
             gc.collect()
             held.extend(x for x in gc.get_objects() if isinstance(x, checkpoint_file.Checkpoint))
             return super().__call__()
 
-    monkeypatch.setattr(engine, "Loop", Watched)
+    monkeypatch.setattr(loop, "Loop", Watched)
     assert run(tmp_path / "a", "train.max_iter=3").outcome.iteration == 3
     assert not held
 
@@ -247,7 +247,7 @@ def test_another_number_of_processes_goes_on_at_the_same_image_and_is_told(run, 
         tmp_path / "b", "train.max_iter=4", resume=str(tmp_path / "iter_000004.safetensors")
     )
     assert again.outcome.epoch == 2 * first.outcome.epoch
-    assert any("2 process(es) before, 1 now" in text for text in again.messages)
+    assert any("trained on 2 ranks so far and on 1 from here" in text for text in again.messages)
 
 
 def test_an_unlinkable_checkpoint_is_one_clear_error(run, tmp_path, monkeypatch):
@@ -257,4 +257,4 @@ def test_an_unlinkable_checkpoint_is_one_clear_error(run, tmp_path, monkeypatch)
     monkeypatch.setattr(saving, "point_symlink", full)
     with pytest.raises(CheckpointError, match=r"latest\.safetensors to iter_000002"):
         run(tmp_path / "a", "train.max_iter=2")
-    assert read_status(engine.ExperimentDir(tmp_path / "a"))["state"] == "failed"
+    assert read_status(ExperimentDir(tmp_path / "a"))["state"] == "failed"

@@ -7,6 +7,8 @@ pixels would not be.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
+from operator import add
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,6 @@ from imgtool.models.autoencoder.schema import Loss, Model
 from imgtool.models.base import Batch
 
 IGNORED = 255  # mask value of a pixel without a class
-TARGET_OF_HEAD = {"segmentation": "mask", "classification": "label"}
 
 
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
@@ -102,7 +103,8 @@ class Criterion:
     ) -> Tensor:
         match name:
             case "mse_pm1":
-                return (outputs["rgb"].float() - x).square().mean(dim=(1, 2, 3))
+                errors = F.mse_loss(outputs["rgb"].float(), x, reduction="none")  # in one pass
+                return errors.mean(dim=(1, 2, 3))
             case "l1_pm1":
                 return (outputs["rgb"].float() - x).abs().mean(dim=(1, 2, 3))
             case "seg":
@@ -120,7 +122,7 @@ class Criterion:
 
     def total(self, means: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum of the means over images."""
-        return torch.stack([weight * means[name] for name, weight in self.weights.items()]).sum()
+        return reduce(add, (weight * means[name] for name, weight in self.weights.items()))
 
 
 def code_counts(indices: Tensor, codebook_size: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from imgtool.config.bounds import Ge, Gt, Le, Lt
 from imgtool.config.schema import (
@@ -14,6 +14,12 @@ from imgtool.config.schema import (
     PositiveInt,
     option,
 )
+from imgtool.errors import ConfigError
+
+if TYPE_CHECKING:
+    from imgtool.data.base import DataInfo
+
+TARGET_OF_HEAD = {"segmentation": "mask", "classification": "label"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +122,22 @@ def check(experiment: Experiment) -> None:
         raise ValueError("every head has loss weight 0: there is nothing to train")
 
 
+def check_data(experiment: Experiment, data: DataInfo) -> None:
+    """Refuse heads whose target the data do not have."""
+    heads = experiment.model.heads
+    missing = [
+        head for head in heads if TARGET_OF_HEAD.get(head, "image") not in ("image", *data.targets)
+    ]
+    if not missing:
+        return
+    kept = [head for head in heads if head not in missing] or ["rgb"]
+    targets = " and ".join(f"{TARGET_OF_HEAD[head]}s" for head in missing)
+    raise ConfigError(
+        f"the data has no {targets} for the {' and '.join(missing)} head",
+        hint=f"leave it out: --heads {','.join(kept)}",
+    )
+
+
 SCHEMA = FamilySchema(
     name="autoencoder",
     sections={"model": Model, "loss": Loss},
@@ -134,6 +156,7 @@ SCHEMA = FamilySchema(
         "train.log_every": 10,
     },
     check=check,
+    check_data=check_data,
     needs={
         "loss.kld": ("model.bottleneck", "kl"),
         "loss.commitment": ("model.bottleneck", "vq"),

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from imgtool.config.schema import Experiment
-from imgtool.errors import ConfigError
 from imgtool.models.autoencoder import latents
 from imgtool.models.autoencoder.bottleneck import VectorQuantizer
 from imgtool.models.autoencoder.evaluator import AutoencoderEvaluator
-from imgtool.models.autoencoder.losses import TARGET_OF_HEAD, Criterion, code_counts, perplexity
+from imgtool.models.autoencoder.losses import Criterion, code_counts, perplexity
 from imgtool.models.autoencoder.network import Autoencoder
-from imgtool.models.autoencoder.schema import Model
+from imgtool.models.autoencoder.schema import SCHEMA
 from imgtool.models.base import Batch, DataInfo, Family, StepResult, Study, Task, Update
 from imgtool.nn.cost import count_macs, count_parameters
 from imgtool.nn.global_batch import sum_over_ranks
@@ -145,21 +144,5 @@ class AutoencoderFamily(Family):
         Raises:
             ConfigError: a head needs a target that the data does not have.
         """
-        _refuse_heads_without_target(experiment.model, data)
+        SCHEMA.check_data(experiment, data)
         return AutoencoderTask(experiment, data)
-
-
-def _refuse_heads_without_target(model: Model, data: DataInfo) -> None:
-    missing = [
-        head
-        for head in model.heads
-        if TARGET_OF_HEAD.get(head, "image") not in ("image", *data.targets)
-    ]
-    if not missing:
-        return
-    kept = [head for head in model.heads if head not in missing] or ["rgb"]
-    targets = " and ".join(f"{TARGET_OF_HEAD[head]}s" for head in missing)
-    raise ConfigError(
-        f"the data has no {targets} for the {' and '.join(missing)} head",
-        hint=f"leave it out: --heads {','.join(kept)}",
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from imgtool.config.bounds import Ge, Gt, Le
 from imgtool.config.schema import (
@@ -20,6 +20,10 @@ from imgtool.config.schema import (
     Train,
     option,
 )
+from imgtool.errors import ConfigError
+
+if TYPE_CHECKING:
+    from imgtool.data.base import DataInfo
 
 MS_SSIM_MIN_SIDE = 11  # pixels of its window
 PAPERS_LAMBDAS = {"mse": (0.0018, 0.0483), "ms-ssim": (2.4, 60.5)}  # the lowest, the highest
@@ -189,6 +193,18 @@ def check(experiment: Experiment) -> None:
         )
 
 
+def check_data(experiment: Experiment, data: DataInfo) -> None:
+    """Refuse training images that are too small for MS-SSIM."""
+    size = data.image_size
+    wanted = experiment.loss.distortion == "ms-ssim"
+    if wanted and size is not None and min(size) < MS_SSIM_MIN_SIDE:
+        raise ConfigError(
+            f"training images of {size[1]}x{size[0]} pixels are too small for MS-SSIM, "
+            f"whose window has {MS_SSIM_MIN_SIDE}",
+            hint="larger images, or --distortion mse",
+        )
+
+
 SCHEMA = FamilySchema(
     name="hpcm",
     sections={
@@ -215,6 +231,7 @@ SCHEMA = FamilySchema(
         "loss.phase2_start_iteration": None,
     },
     check=check,
+    check_data=check_data,
     needs={
         **dict.fromkeys(
             ("loss.tau_init", "loss.tau_final", "loss.target", "loss.release"),

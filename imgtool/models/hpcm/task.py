@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from imgtool.config.schema import Experiment
-from imgtool.errors import ConfigError
 from imgtool.models.base import Batch, DataInfo, Family, Foreign, Noise, Study, Task, Update
 from imgtool.models.hpcm import latents, legacy
 from imgtool.models.hpcm.evaluator import HpcmEvaluator
 from imgtool.models.hpcm.interscale import InterScale
 from imgtool.models.hpcm.losses import bits, distortion, rate_distortion
 from imgtool.models.hpcm.network import HPCM, UNIT
-from imgtool.models.hpcm.schema import MS_SSIM_MIN_SIDE, PAPERS_LAMBDAS, Loss
+from imgtool.models.hpcm.schema import PAPERS_LAMBDAS, SCHEMA, Loss
 from imgtool.models.hpcm.spectral import Curriculum, Moment, Truncate, end_of_phase1
 from imgtool.models.hpcm.variants import VARIANTS
 from imgtool.nn.cost import count_macs, count_parameters
@@ -261,12 +260,5 @@ class HpcmFamily(Family):
         Raises:
             ConfigError: training images are too small for MS-SSIM.
         """
-        size = data.image_size
-        wanted = experiment.loss.distortion == "ms-ssim"
-        if wanted and size is not None and min(size) < MS_SSIM_MIN_SIDE:
-            raise ConfigError(
-                f"training images of {size[1]}x{size[0]} pixels are too small for MS-SSIM, "
-                f"whose window has {MS_SSIM_MIN_SIDE}",
-                hint="larger images, or --distortion mse",
-            )
+        SCHEMA.check_data(experiment, data)
         return HpcmTask(experiment, data)
