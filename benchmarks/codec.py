@@ -11,7 +11,7 @@ weights and images, and an allocator that keeps freed memory, as ours has.
     encode_less_g_s the same, less the time of g_s (bound: 0.95 of the tuned baseline's time)
     decode          file to pixels (bound: 0.9 of the tuned baseline's time)
 
-Ratios are ours / baseline of seconds. IMGTOOL_POINTWISE=conv2d or linear says which kernel 1x1
+Ratios are ours / baseline of seconds. IMGTOOL_KERNELS=convolution or product says which kernel 1x1
 convolutions of ours take, instead of a timing; each record names it.
 """
 
@@ -93,11 +93,11 @@ Side = tuple[Callable[[], object], list[float], dict[str, Any]]
 
 def ours(options: argparse.Namespace) -> Side:
     """What is called, seconds that do not count, and facts."""
-    from imgtool.nn.kernels import chosen_kernels
+    from imgtool.nn.convolution import POINTWISE
 
     codec, image = make_codec(options.model), make_image(*SIZES[options.size])
     left_out = [0.0]
-    facts = {"kernel": chosen_kernels(codec.device).forward}
+    facts = {"kernel": POINTWISE.of(codec.device)}
     if options.part == "decode":
         data = codec.encode(image).data
         return lambda: codec.decode(data), left_out, facts

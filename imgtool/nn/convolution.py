@@ -1,8 +1,10 @@
-"""Convolutions whose weights' gradient is a few large matrix products, in float32 on a CPU.
+"""Convolutions that take the kernels which this processor is quicker with.
 
+`Pointwise` is a matrix product by nature, and torch offers two. `Conv2d` and `ConvTranspose2d`
+leave all but the weights' gradient to torch: in float32 on a CPU that may be a few large products.
 oneDNN's kernels of that gradient for channels_last tensors reach a third of a product's rate on
 processors without AVX-512 (AMD EPYC, Zen 3: 37 to 100 GFLOP/s where products have 130 to 140),
-and it is a third of a training's arithmetic. Elsewhere these are torch's own convolutions.
+and it is a third of a training's arithmetic.
 
 The gradient is a sum over positions p of small[p] x large[s * p + k - padding]; `small` is the
 output of a convolution, the input of a transposed one. `large`, padded, is cut into its s * s
@@ -12,17 +14,159 @@ rows, a tap is an offset in rows: the operands of each product are views.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input, conv2d_weight
+
+from imgtool.nn.kernels import Calls, Choice
 
 FEW_CHANNELS = 8  # of which a product would have too few columns
 
 
+# 1x1 convolutions ------------------------------------------------------------------------------
+
+
+def _nhwc(*sizes: int, device: torch.device) -> Tensor:
+    return torch.ones(sizes, device=device).to(memory_format=torch.channels_last)
+
+
+def _pointwise_calls(device: torch.device) -> Calls:
+    x, weight = _nhwc(1, 640, 32, 32, device=device), _nhwc(640, 640, 1, 1, device=device)
+    bias = torch.ones(640, device=device)
+
+    @torch.no_grad()
+    def convolution() -> Tensor:
+        return F.conv2d(x, weight, bias)
+
+    @torch.no_grad()
+    def product() -> Tensor:
+        return _product(x, weight, bias)
+
+    return {"convolution": convolution, "product": product}
+
+
+def _pointwise_gradient_calls(device: torch.device) -> Calls:
+    x, weight = _nhwc(1, 640, 32, 32, device=device), _nhwc(640, 640, 1, 1, device=device)
+    return {
+        "convolution": lambda: _gradients_by_convolution(x, weight, x, of_x=True),
+        "product": lambda: _gradients_by_products(x, weight, x, of_x=True),
+    }
+
+
+# On an AMD EPYC of Zen 5 convolution was more than twice as quick, on an Intel Cascade Lake
+# products were the quicker ones; on an EPYC of Zen 3 they are equal.
+POINTWISE = Choice("pointwise", preferred="convolution", before="product", make=_pointwise_calls)
+# On Zen 3 products are a sixth quicker.
+POINTWISE_GRADIENT = Choice(
+    "pointwise_gradient", preferred="product", before="product", make=_pointwise_gradient_calls
+)
+
+
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution with bias.
+
+    Args:
+        leaky: whether a LeakyReLU of slope 0.01 follows.
+    """
+
+    choices: ClassVar[tuple[Choice, ...]] = (POINTWISE, POINTWISE_GRADIENT)
+
+    def __init__(self, channels: int, width: int, *, leaky: bool = False) -> None:
+        super().__init__(channels, width, 1)
+        self.leaky = leaky
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.bias is not None
+        if not x.is_contiguous(memory_format=torch.channels_last):
+            return self._act(F.conv2d(x, self.weight, self.bias))
+        kernel = POINTWISE.of(x.device)
+        if _asks_for_gradients(x) and POINTWISE_GRADIENT.of(x.device) != kernel:
+            out: Tensor = _MixedPointwise.apply(x, self.weight, self.bias)
+            return self._act(out)
+        if kernel == "convolution":
+            return self._act(F.conv2d(x, self.weight, self.bias))
+        # The activation before the permutation: in place on a view it would cost copies.
+        return self._act(_product(x, self.weight, self.bias)).permute(0, 3, 1, 2)
+
+    def _act(self, x: Tensor) -> Tensor:
+        return F.leaky_relu_(x) if self.leaky else x
+
+
+class _MixedPointwise(torch.autograd.Function):
+    """One kernel forwards, the other one backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.by_convolution = POINTWISE.of(x.device) == "convolution"
+        if ctx.by_convolution:
+            return F.conv2d(x, weight, bias)
+        return _product(x, weight, bias).permute(0, 3, 1, 2).detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        gradients = _gradients_by_products if ctx.by_convolution else _gradients_by_convolution
+        return gradients(x, weight, grad, of_x=ctx.needs_input_grad[0])
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(B, H, W, out)."""
+    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _gradients_by_products(
+    x: Tensor, weight: Tensor, grad: Tensor, *, of_x: bool
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    rows = _rows(grad)
+    of_weight = (rows.T @ _rows(x)).view(weight.shape)
+    if not of_x:
+        return None, of_weight, rows.sum(dim=0)
+    found = (rows @ weight.flatten(1)).view(x.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
+    return found, of_weight, rows.sum(dim=0)
+
+
+def _gradients_by_convolution(
+    x: Tensor, weight: Tensor, grad: Tensor, *, of_x: bool
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    found = conv2d_input(x.shape, weight, grad) if of_x else None
+    return found, conv2d_weight(x, weight.shape, grad), _rows(grad).sum(dim=0)
+
+
+def _asks_for_gradients(x: Tensor) -> bool:
+    """In float32 throughout: half precision is left to torch."""
+    half = torch.is_autocast_enabled(x.device.type) or x.dtype != torch.float32
+    return torch.is_grad_enabled() and not half
+
+
+# The weights' gradient of others ---------------------------------------------------------------
+
+
+def _weight_gradient_calls(device: torch.device) -> Calls:
+    large, small = _nhwc(2, 128, 32, 32, device=device), _nhwc(2, 256, 16, 16, device=device)
+    size = (256, 128, 4, 4)
+    return {
+        "convolution": lambda: conv2d_weight(large, size, small, stride=2, padding=1),
+        "product": lambda: weight_gradient(large, small, 4, 2, 1),
+    }
+
+
+WEIGHT_GRADIENT = Choice(
+    "weight_gradient", preferred="convolution", before="convolution", make=_weight_gradient_calls
+)
+
+
 class Conv2d(nn.Conv2d):
     """`nn.Conv2d` without bias, of one group and square kernels."""
+
+    choices: ClassVar[tuple[Choice, ...]] = (WEIGHT_GRADIENT,)
 
     def forward(self, x: Tensor) -> Tensor:
         return conv2d(x, self.weight, self.stride[0], int(self.padding[0]))
@@ -30,6 +174,8 @@ class Conv2d(nn.Conv2d):
 
 class ConvTranspose2d(nn.ConvTranspose2d):
     """`nn.ConvTranspose2d` without bias, of one group and square kernels."""
+
+    choices: ClassVar[tuple[Choice, ...]] = (WEIGHT_GRADIENT,)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         return conv_transpose2d(x, self.weight, self.stride[0], int(self.padding[0]))
@@ -52,16 +198,15 @@ def conv_transpose2d(x: Tensor, weight: Tensor, stride: int, padding: int) -> Te
 
 
 def _by_products(x: Tensor, weight: Tensor, stride: int) -> bool:
-    is_plain = x.device.type == "cpu" and x.dtype == torch.float32
     return (
-        is_plain
-        and not torch.is_autocast_enabled("cpu")
-        and torch.is_grad_enabled()
+        x.device.type == "cpu"
+        and _asks_for_gradients(x)
         and weight.requires_grad
         and weight.shape[-1] % stride == 0
         and x.is_contiguous(memory_format=torch.channels_last)
         # Of a few channels on the side of the many positions torch's kernels do as well.
         and weight.shape[1] > FEW_CHANNELS
+        and WEIGHT_GRADIENT.of(x.device) == "product"
     )
 
 

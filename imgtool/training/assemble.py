@@ -21,7 +21,7 @@ from imgtool.files import write_text
 from imgtool.models.base import Task
 from imgtool.models.registry import family as find_family
 from imgtool.models.registry import schema
-from imgtool.nn.kernels import Kernels, chosen_kernels, takes_kernels, use_kernels
+from imgtool.nn.kernels import choices_of
 from imgtool.process.stopping import StopRequest
 from imgtool.training.batches import Batches
 from imgtool.training.context import Run
@@ -127,9 +127,9 @@ def make_run(
 
 def _choose_kernels(task: Task, machine: Machine) -> None:
     """One choice for all ranks, timed before anything is compiled; a checkpoint may know better."""
-    if takes_kernels(task.modules):
-        chosen = machine.ranks.decide(lambda: chosen_kernels(machine.device).record())
-        use_kernels(Kernels.of(chosen), machine.device)
+    device = machine.device
+    for choice in choices_of(task.modules):
+        choice.use(machine.ranks.decide(partial(choice.of, device)), device)
 
 
 @dataclass(kw_only=True)

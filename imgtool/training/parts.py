@@ -17,13 +17,7 @@ from torch.optim import Optimizer
 
 from imgtool.errors import CheckpointError
 from imgtool.experiment.checkpoint_file import Checkpoint
-from imgtool.nn.kernels import (
-    BEFORE_THE_CHOICE,
-    Kernels,
-    chosen_kernels,
-    takes_kernels,
-    use_kernels,
-)
+from imgtool.nn.kernels import choices_of
 from imgtool.training.environment import processor
 from imgtool.training.limits import BestValue
 from imgtool.training.meters import Meter
@@ -346,14 +340,12 @@ class ChosenKernels(Part):
     device: torch.device
 
     def facts(self) -> dict[str, str] | None:
-        if not takes_kernels(self.modules):
-            return None
-        return {**chosen_kernels(self.device).record(), "processor": processor()}
+        chosen: dict[str, str] = {c.name: c.of(self.device) for c in choices_of(self.modules)}
+        return {**chosen, "processor": processor()} if chosen else None
 
     def restore(self, facts: Any, tensors: Mapping[str, Tensor]) -> None:
-        if not takes_kernels(self.modules):
-            return
-        if facts is None:
-            use_kernels(BEFORE_THE_CHOICE, self.device)
-        elif facts and facts["processor"] == processor():  # elsewhere no bit would be kept
-            use_kernels(Kernels.of(facts), self.device)
+        for choice in choices_of(self.modules):
+            if facts is None:
+                choice.use(choice.before, self.device)
+            elif facts.get("processor") == processor():  # elsewhere no bit would be kept
+                choice.use(facts.get(choice.name, choice.before), self.device)

@@ -144,4 +144,4 @@ def test_a_checkpoint_is_measured(family, made, imgtool):
 def _made_here(path):
     """Whether a stream names this machine's arithmetic; elsewhere it may be refused."""
     stream = Container.unpack(path.read_bytes())
-    return stream.environment == environment(torch.device("cpu"), "linear")
+    return stream.environment == environment(torch.device("cpu"), "product")

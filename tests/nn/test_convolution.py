@@ -1,11 +1,23 @@
-"""Convolutions whose weights' gradient is made of matrix products: torch's own, but for rounding."""
+"""Whatever kernels a convolution takes, it is torch's own, but for rounding."""
+
+import itertools
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from imgtool.nn.convolution import Conv2d, ConvTranspose2d, conv2d
+from imgtool.nn.convolution import (
+    POINTWISE,
+    POINTWISE_GRADIENT,
+    WEIGHT_GRADIENT,
+    Conv2d,
+    ConvTranspose2d,
+    Pointwise,
+    conv2d,
+)
+from imgtool.nn.kernels import KERNELS
 
+CPU = torch.device("cpu")
 KINDS = {
     "halving": Conv2d(12, 16, 4, stride=2, padding=1, bias=False),
     "same size": Conv2d(12, 16, 3, padding=1, bias=False),
@@ -17,6 +29,13 @@ KINDS = {
 }
 
 
+@pytest.fixture
+def by_products():
+    with WEIGHT_GRADIENT.using("product", CPU):
+        yield
+
+
+@pytest.mark.usefixtures("by_products")
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("height", [8, 9])
 def test_outputs_and_gradients_are_torchs(name, height):
@@ -35,6 +54,7 @@ def test_outputs_and_gradients_are_torchs(name, height):
         assert got.stride() == expected.stride()
 
 
+@pytest.mark.usefixtures("by_products")
 def test_the_gradient_is_ours_where_it_is_quicker():
     mine, x = KINDS["doubling"], torch.randn(1, 12, 8, 8).to(memory_format=torch.channels_last)
     assert mine(x).grad_fn.name() == "_ConvolutionBackward"
@@ -42,8 +62,11 @@ def test_the_gradient_is_ours_where_it_is_quicker():
         assert mine(x).grad_fn.name() == "ConvolutionBackward0"
     frozen = KINDS["same size"].weight.detach()
     assert conv2d(x.requires_grad_(), frozen, 1, 1).grad_fn.name() == "ConvolutionBackward0"
+    with WEIGHT_GRADIENT.using("convolution", CPU):
+        assert mine(x).grad_fn.name() == "ConvolutionBackward0"
 
 
+@pytest.mark.usefixtures("by_products")
 def test_it_is_one_graph():
     mine = KINDS["doubling"]
     x = torch.randn(1, 12, 8, 8).to(memory_format=torch.channels_last)
@@ -51,3 +74,41 @@ def test_it_is_one_graph():
     expected = torch.autograd.grad(mine(x).square().sum(), mine.weight)
     got = torch.autograd.grad(compiled(x).square().sum(), mine.weight)
     torch.testing.assert_close(got, expected)
+
+
+@pytest.fixture(params=itertools.product(KERNELS, KERNELS), ids=str)
+def pointwise_kernels(request):
+    forward, backward = request.param
+    with POINTWISE.using(forward, CPU), POINTWISE_GRADIENT.using(backward, CPU):
+        yield
+
+
+@pytest.mark.parametrize("leaky", [False, True])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=str)
+def test_a_pointwise_convolution_is_a_sum_over_channels(pointwise_kernels, layout, leaky):
+    torch.manual_seed(0)
+    layer, x = Pointwise(5, 7, leaky=leaky), torch.randn(2, 5, 4, 3).to(memory_format=layout)
+
+    def gradients(out, *wanted):
+        asked = [*wanted, *layer.parameters()]
+        return torch.autograd.grad(out.square().sum(), asked, retain_graph=True)
+
+    x.requires_grad_()
+    expected = torch.einsum("oi,bihw->bohw", layer.weight[:, :, 0, 0], x)
+    expected = expected + layer.bias[:, None, None]
+    if leaky:
+        expected = F.leaky_relu(expected, 0.01)
+    found = layer(x)
+    torch.testing.assert_close(found, expected)
+    assert found.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(gradients(found, x), gradients(expected, x))
+    torch.testing.assert_close(gradients(layer(x.detach())), gradients(expected))
+
+
+def test_pointwise_in_half_precision(pointwise_kernels):
+    layer, x = Pointwise(5, 7), torch.randn(2, 5, 4, 3).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x)
+    found.float().sum().backward()
+    assert found.dtype == torch.bfloat16
+    assert layer.weight.grad.dtype == torch.float32

@@ -1,5 +1,6 @@
 """What is saved comes back, and what does not fit is refused by name."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import get_args, get_type_hints
 
@@ -10,13 +11,8 @@ from torch import nn
 from imgtool.config.schema import Train
 from imgtool.errors import CheckpointError
 from imgtool.experiment.checkpoint_file import Checkpoint, CheckpointHeader, read, write
-from imgtool.nn.kernels import (
-    BEFORE_THE_CHOICE,
-    Kernels,
-    Pointwise,
-    chosen_kernels,
-    use_kernels,
-)
+from imgtool.nn.convolution import Conv2d, Pointwise
+from imgtool.nn.kernels import KERNELS
 from imgtool.training.averages import Averages
 from imgtool.training.optim import build_optimizer
 from imgtool.training.optimizer_state import load_optimizer, optimizer_tensors
@@ -199,32 +195,27 @@ def test_weights_to_look_at_are_the_averages_of_parameters_and_buffers():
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def kernels():
-    """Puts the choice back."""
-    before = chosen_kernels(CPU)
-    yield
-    use_kernels(before, CPU)
-
-
-@pytest.mark.parametrize("names", [("conv2d", "linear"), ("linear", "conv2d")])
-def test_a_resumed_training_keeps_its_kernels(names, kernels):
-    part = ChosenKernels(Pointwise(2, 2), CPU)
-    own, other = Kernels(*names), Kernels(*reversed(names))
-    use_kernels(own, CPU)
-    facts = part.facts()
-    use_kernels(other, CPU)
-    part.restore({**facts, "processor": "another one"}, {})  # where no bit would be kept
-    assert chosen_kernels(CPU) == other
-    part.restore(facts, {})
-    assert chosen_kernels(CPU) == own
-    part.restore(None, {})  # a checkpoint of before there was a choice
-    assert chosen_kernels(CPU) == BEFORE_THE_CHOICE
+@pytest.mark.parametrize("layer", [Pointwise(2, 2), Conv2d(2, 2, 1)], ids=repr)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_resumed_training_keeps_its_kernels(layer, kernel):
+    part, other = ChosenKernels(layer, CPU), next(k for k in KERNELS if k != kernel)
+    with ExitStack() as stack:
+        for choice in layer.choices:
+            stack.enter_context(choice.using(kernel, CPU))
+        facts = part.facts()
+        for choice in layer.choices:
+            choice.use(other, CPU)
+        part.restore({**facts, "processor": "another one"}, {})  # where no bit would be kept
+        assert {choice.of(CPU) for choice in layer.choices} == {other}
+        part.restore(facts, {})
+        assert {choice.of(CPU) for choice in layer.choices} == {kernel}
+        part.restore(None, {})  # a checkpoint of before there was a choice
+        assert all(choice.of(CPU) == choice.before for choice in layer.choices)
 
 
 def test_an_unknown_kernel_of_a_checkpoint_is_damage():
     part = ChosenKernels(Pointwise(2, 2), CPU)
-    header = replace(HEADER, parts={"kernels": {**part.facts(), "forward": "other"}})
+    header = replace(HEADER, parts={"kernels": {**part.facts(), "pointwise": "other"}})
     with pytest.raises(CheckpointError, match="its kernels cannot be used"):
         restore({"kernels": part}, Checkpoint({}, header))
 

@@ -22,7 +22,7 @@ from imgtool.models.hpcm.network import HPCM, UNIT
 from imgtool.models.hpcm.partition import coarser, gather
 from imgtool.models.hpcm.steps import Step
 from imgtool.models.hpcm.tables import Tables
-from imgtool.nn.kernels import chosen_kernels, forward_kernel
+from imgtool.nn.convolution import POINTWISE
 
 __all__ = ["MAX_PIXELS", "Codec", "Encoded", "Facts"]
 _SMALL_PIXELS = 1 << 20  # up to twice as many, padding is never too much
@@ -147,7 +147,7 @@ class Codec:
             width=width,
             grey=grey,
             threads=threads,
-            environment=environment(self.device, chosen_kernels(self.device).forward),
+            environment=environment(self.device, POINTWISE.of(self.device)),
             z=streams[0],
             y=streams[1],
         )
@@ -170,12 +170,10 @@ class Codec:
         container = Container.unpack(data)
         self._refuse_unfit(container, max_pixels)
         size = -(-container.height // UNIT), -(-container.width // UNIT)
-        kernel = (
-            kernel_of(container.environment, self.device) or chosen_kernels(self.device).forward
-        )
+        kernel = kernel_of(container.environment, self.device) or POINTWISE.of(self.device)
         with (
             exact_arithmetic(self.device, container.threads if self._on_cpu else 0),
-            forward_kernel(kernel, self.device),
+            POINTWISE.using(kernel, self.device),
         ):
             stream_z = Decoder(self._alphabet, container.z)
             stream_y = Decoder(self._alphabet, container.y)

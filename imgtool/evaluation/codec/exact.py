@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from imgtool.errors import OutOfMemory
-from imgtool.nn.kernels import BEFORE_THE_CHOICE, KERNELS, Kernel, chosen_kernels
+from imgtool.nn.convolution import POINTWISE
+from imgtool.nn.kernels import KERNELS, Kernel
 from imgtool.training.environment import cpuinfo
 
 MAX_THREADS = 255
@@ -31,7 +32,7 @@ def environment(device: torch.device, kernel: Kernel) -> int:
         words += [torch.cuda.get_device_name(device), str(torch.backends.cudnn.version())]
     else:
         words += [platform.machine(), torch.backends.cpu.get_cpu_capability(), processor()]
-    if kernel != BEFORE_THE_CHOICE.forward:
+    if kernel != POINTWISE.before:
         words.append(kernel)
     return zlib.crc32(" ".join(words).encode()) & 0xFFFF
 
@@ -39,7 +40,7 @@ def environment(device: torch.device, kernel: Kernel) -> int:
 def kernel_of(crc: int, device: torch.device) -> Kernel | None:
     """The kernel with which `environment` has this CRC here; None: it is another environment's."""
     # This process's own first: of two that had the same CRC it would be the likelier one.
-    own = chosen_kernels(device).forward
+    own = POINTWISE.of(device)
     kernels = (own, *(kernel for kernel in KERNELS if kernel != own))
     return next((kernel for kernel in kernels if environment(device, kernel) == crc), None)
 

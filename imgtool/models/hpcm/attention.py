@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imgtool.nn.kernels import Pointwise
+from imgtool.nn.convolution import Pointwise
 
 
 class CrossAttention(nn.Module):

@@ -19,7 +19,7 @@ from imgtool.models.hpcm.misplacement import misplaced
 from imgtool.models.hpcm.partition import add, coarser, gather, insert
 from imgtool.models.hpcm.steps import Step, steps
 from imgtool.models.hpcm.variants import Variant
-from imgtool.nn.kernels import Pointwise
+from imgtool.nn.convolution import Pointwise
 
 # (number, step, scales, means) -> the step's latents, all packed (B, channels of the step, h, w)
 Code = Callable[[int, Step, Tensor, Tensor], Tensor]

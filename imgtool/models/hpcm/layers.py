@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from imgtool.nn.kernels import Pointwise
+from imgtool.nn.convolution import Pointwise
 
 
 def down(channels: int, width: int, kernel: int = 2) -> nn.Conv2d:

@@ -20,7 +20,8 @@ from imgtool.evaluation.codec.export import open_codec
 from imgtool.evaluation.rate_distortion.coders import Streams
 from imgtool.models.hpcm.network import HPCM
 from imgtool.models.hpcm.tables import Tables
-from imgtool.nn.kernels import KERNELS, forward_kernel
+from imgtool.nn.convolution import POINTWISE
+from imgtool.nn.kernels import KERNELS
 from tests.evaluation.codec.making import make_image, make_model
 
 SIZES = [(1, 1), (17, 31), (255, 257)]
@@ -169,7 +170,7 @@ def test_another_environment_is_named(codec, monkeypatch):
     with pytest.raises(StreamError, match="another torch, processor or GPU"):
         codec.decode(elsewhere.pack())  # its pixels' CRC covers the header
     monkeypatch.setattr(torch, "__version__", "1.0")
-    assert exact.environment(codec.device, "conv2d") != container.environment
+    assert exact.environment(codec.device, "convolution") != container.environment
     assert codec.decode(data).shape == (3, 20, 20)  # the same pixels are no error
 
 
@@ -192,18 +193,18 @@ def test_other_arithmetic_is_not_called_damage(codec, part):
 
 
 def test_the_environment_has_the_processor(codec, monkeypatch):
-    here = exact.environment(codec.device, "conv2d")
+    here = exact.environment(codec.device, "convolution")
     assert exact.processor() == exact.processor()
     monkeypatch.setattr(exact, "processor", lambda: "another one")
-    assert exact.environment(codec.device, "conv2d") != here
+    assert exact.environment(codec.device, "convolution") != here
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_decoder_takes_the_encoders_kernel(codec, kernel):
     other = next(name for name in KERNELS if name != kernel)
-    with forward_kernel(kernel, codec.device):
+    with POINTWISE.using(kernel, codec.device):
         encoded = codec.encode(make_image(70, 90))
-    with forward_kernel(other, codec.device):
+    with POINTWISE.using(other, codec.device):
         assert torch.equal(codec.decode(encoded.data), encoded.reconstruction)
     assert exact.kernel_of(Container.unpack(encoded.data).environment, codec.device) == kernel
 
