@@ -49,7 +49,7 @@ def build_task(
     ranks: Ranks,
     reporter: Reporter,
 ) -> Task:
-    """The task with its first weights, in the memory order that the config wants."""
+    """The task with its first weights."""
     torch.manual_seed(experiment.train.seed)
     task = find_family(experiment.family).build(experiment, material.datasets.info)
     report = task.warm_start(FileReader()) if start.loaded is None else None
@@ -57,8 +57,6 @@ def build_task(
         counts = ", ".join(f"{len(names)} {kind}" for kind, names in report.items())
         reporter.message(f"began with another model's weights: {counts} (warm_start.json)")
         write_text(directory.path / "warm_start.json", json.dumps(report, indent=1) + "\n")
-    if experiment.train.channels_last:
-        task.modules.to(memory_format=torch.channels_last)
     return task
 
 
@@ -86,6 +84,8 @@ def make_run(
             f"{experiment.family} has no metric of its own that early stopping could follow",
             hint=f"give --monitor, such as {task.monitor}, or leave --patience out",
         )
+    if machine.channels_last:
+        task.modules.to(memory_format=torch.channels_last)
     facts = task.facts()
     throughput = Throughput()
     say = reporter.message if ranks.is_first else ranks.warn
@@ -192,7 +192,7 @@ def _open_batches(
         per_epoch=material.batches_per_epoch,
         world_size=machine.ranks.size,
         held=holds,
-        channels_last=train.channels_last,
+        channels_last=machine.channels_last,
     )
 
 
@@ -237,15 +237,22 @@ def _validator(
         return None
     batches = eval_loader(
         images,
-        batch_size=train.batch_size,
         rank=machine.ranks.rank,
         world_size=machine.ranks.size,
         num_workers=machine.num_workers,
         pin_memory=machine.device.type == "cuda",
         local_ranks=machine.ranks.local_size,
+        # On a CPU they would keep the memory of all that this process computes in between.
+        lasting=machine.device.type != "cpu",
         say=say,
     )
-    return Validator(stepper.task, stepper.averages, machine.precision, lambda: batches)
+    return Validator(
+        stepper.task,
+        stepper.averages,
+        machine.precision,
+        batches,
+        channels_last=machine.channels_last,
+    )
 
 
 def _open_logs(
