@@ -214,9 +214,9 @@ class Side:
         from imgtool.models.base import Noise
         from imgtool.models.registry import family
         from imgtool.training.batches import to_device
+        from imgtool.training.device import set_matmul_precision
 
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
+        set_matmul_precision("highest")
         experiment = case.load(tiny=tiny).experiment
         datasets = open_datasets(experiment.data)
         torch.manual_seed(experiment.train.seed)

@@ -36,7 +36,7 @@ from _gpu_checks import GROUPS, ROOT, TIMED
 Facts = dict[str, Any]
 LIMIT_SEC, QUICK_LIMIT_SEC = 345.0, 1200.0
 ALL_CHECKS = [name for group in GROUPS.values() for name in group]
-UNTIMED_AT_ONCE = 4
+AT_ONCE = 4
 COLUMNS = {
     "sec_per_iteration": ("ms/iteration", 1e3, ".1f"),
     "images_per_sec": ("images/s", 1.0, ".1f"),
@@ -72,7 +72,7 @@ class Script:
         together = [one for one in todo if self.options.quick or one[1] not in TIMED]
         alone = [one for one in todo if one not in together]
         num_cores = len(os.sched_getaffinity(0))
-        with ThreadPoolExecutor(min(UNTIMED_AT_ONCE, num_cores)) as pool:
+        with ThreadPoolExecutor(min(self.options.at_once, num_cores)) as pool:
             list(pool.map(lambda one: self._group(*one), together))
         for one in alone:
             self._group(*one)
@@ -232,6 +232,12 @@ def main() -> int:
     parser.add_argument("--families", nargs="+", choices=[*FAMILIES], default=[*FAMILIES])
     parser.add_argument("--checks", nargs="+", choices=ALL_CHECKS, default=ALL_CHECKS)
     parser.add_argument("--limit", type=float, help="seconds, in all; 345 when unset")
+    parser.add_argument(
+        "--at-once",
+        type=int,
+        default=AT_ONCE,
+        help="processes of what is not timed; 1 where the GPU takes one process at a time",
+    )
     parser.add_argument("--keep", type=Path, help="a new folder for what is written on the way")
     options = parser.parse_args()
     if options.limit is None:  # a quick run is not timed, on a machine that may be busy

@@ -22,7 +22,7 @@ from imgtool.models.base import Task
 from imgtool.models.registry import family as find_family
 from imgtool.models.registry import schema
 from imgtool.training.batches import to_device
-from imgtool.training.device import channels_last, resolve_device
+from imgtool.training.device import channels_last, resolve_device, set_matmul_precision
 from imgtool.training.weights import load_weights
 
 
@@ -105,6 +105,7 @@ def restore(
     on = resolve_device(device)
     task = find_family(experiment.family).build(experiment, datasets.info)
     load_weights(task.modules, loaded)
+    set_matmul_precision(experiment.train.matmul_precision)
     task.modules.to(on).eval()
     if channels_last(experiment, on):
         task.modules.to(memory_format=torch.channels_last)

@@ -99,9 +99,7 @@ def configure_torch(train: Train, device: torch.device, num_workers: int, ranks:
     """Threads, determinism, TF32. Returns the number of CPU threads."""
     threads = train.threads or cpu_threads(ranks.local_size, num_workers)
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision(train.matmul_precision)
-    # torch leaves TF32 on for convolutions, whatever is said of products.
-    torch.backends.cudnn.allow_tf32 = train.matmul_precision != "highest"
+    set_matmul_precision(train.matmul_precision)
     if train.deterministic:
         torch.use_deterministic_algorithms(True)
         # A pass over every new tensor, for kernels that would read what nobody wrote.
@@ -111,6 +109,12 @@ def configure_torch(train: Train, device: torch.device, num_workers: int, ranks:
     elif device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     return threads
+
+
+def set_matmul_precision(wanted: str) -> None:
+    """Products and convolutions of float32 in TF32, or not: torch leaves it on for convolutions."""
+    torch.set_float32_matmul_precision(wanted)
+    torch.backends.cudnn.allow_tf32 = wanted != "highest"
 
 
 def channels_last(experiment: Experiment, device: torch.device) -> bool:
