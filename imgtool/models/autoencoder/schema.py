@@ -121,8 +121,9 @@ def channels_last(experiment: Experiment, device_type: str) -> bool:
 
     Seconds an iteration of photos/base (fp32, AMD EPYC of Zen 3, AVX2, 2 threads), NHWC against
     NCHW: batch 16 4.06 and 3.03 (1.34 times), batch 4 0.90 and 0.75 (1.20 times); of phase1_1 at
-    512 px, batch 4, on a busy machine: S1 2.9 times, S12 1.2 times. Not measured on a GPU, whose convolutions prefer NHWC in half precision and whose GroupNorm computes in NCHW:
-    `benchmarks/gpu.py --checks layout` says.
+    512 px, batch 4, on a busy machine: S1 2.9 times, S12 1.2 times. Not measured on a GPU, whose
+    convolutions prefer NHWC in half precision and whose GroupNorm computes in NCHW:
+    `benchmarks/gpu.py --checks fp32 layout` says.
     """
     return device_type != "cpu"
 
