@@ -183,7 +183,16 @@ class Train:
     keep: NonNegativeInt = option(3, "Newest checkpoints to keep; 0 keeps all.", run=True)
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1 or mps.", run=True)
     precision: Literal["32", "bf16-mixed", "16-mixed"] = option("32", "Arithmetic.", run=True)
-    channels_last: bool = option(True, "Keep tensors in NHWC order.", run=True)
+    matmul_precision: Literal["highest", "high"] = option(
+        "highest",
+        "Products and convolutions of float32 on a GPU: float32, or the faster TF32 (high).",
+        run=True,
+    )
+    channels_last: bool | None = option(
+        None,
+        "Keep tensors in NHWC order; what is faster for the family on the device when unset.",
+        run=True,
+    )
     compile: bool = option(
         False,
         "Compile the networks with torch.compile, for GPUs: on a CPU little is won, or lost.",
@@ -305,6 +314,10 @@ def _never(experiment: Experiment) -> bool:
     return False
 
 
+def _always(experiment: Experiment, device_type: str) -> bool:
+    return True
+
+
 @dataclass(frozen=True, kw_only=True)
 class FamilySchema:
     """The torch-free half of a family: `imgtool/models/FAMILY/schema.py` exposes one as SCHEMA.
@@ -320,6 +333,9 @@ class FamilySchema:
         needs: key -> (another key, the value that this must have for the first to matter), such
             as `loss.kld`, which means nothing without a variational bottleneck.
         takes_turns: whether a backward pass may leave parameters out that others train.
+        channels_last: whether NHWC is the faster order on a device (cpu, cuda, mps), as measured:
+            what an unset `train.channels_last` means. It depends on the two arguments alone, so
+            that a resumed run has the same.
         sections may define `rewrite(raw: dict) -> dict`, a static method that turns an older
             spelling in a file into today's (`variational: true` into `bottleneck: kl`).
     """
@@ -331,6 +347,7 @@ class FamilySchema:
     check_data: Callable[[Experiment, Any], None] = _accept_data
     needs: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
     takes_turns: Callable[[Experiment], bool] = _never
+    channels_last: Callable[[Experiment, str], bool] = _always
 
     def section_types(self) -> dict[str, type]:
         """Every section of the file, in the order in which it is written."""

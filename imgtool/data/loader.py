@@ -13,6 +13,11 @@ from imgtool.data.rows import WholeRow
 from imgtool.data.views import View
 from imgtool.data.workers import Assembly, Batch, Crew, deliver
 
+Draws = list[tuple[int, bool]]  # positions, and whether they count
+# Pixels of a batch of whole images: 8 of 512x512. What a network keeps of more at a time would be
+# of gigabytes a tensor, and metrics are sums over images, whatever shares a batch.
+EVAL_PIXELS = 2**21
+
 
 def silent(line: str) -> None:
     """Nobody listens."""
@@ -68,23 +73,32 @@ def train_loader(
 def eval_loader(
     dataset: View,
     *,
-    batch_size: int,
+    batch_size: int | None = None,
+    max_pixels: int = EVAL_PIXELS,
     rank: int = 0,
     world_size: int = 1,
     num_workers: int = 0,
     pin_memory: bool = False,
     local_ranks: int = 1,
+    lasting: bool = False,
     say: Say = silent,
 ) -> EvalBatches:
     """Batches of whole images, in order; consecutive images of one size share a batch.
 
-    As training batches, `batch_size` images of each set together, with valid (B,) bool besides:
-    a rank that would see fewer batches repeats its last one with valid False. May be iterated
-    any number of times. The other arguments and errors are those of train_loader().
+    As training batches, with valid (B,) bool besides: a rank that would see fewer batches repeats
+    its last one with valid False. May be iterated any number of times. The other arguments and
+    errors are those of train_loader().
+
+    Args:
+        batch_size: images of each set in a batch, at most; unset, what `max_pixels` allows.
+        max_pixels: pixels of a batch, at most; one image of each set at least.
+        lasting: workers live on between two iterations, until close() or until nobody holds the
+            batches. They keep the memory of this process as it is when they start.
     """
-    plan = _eval_plan(dataset, dataset.num_sets * batch_size, rank, world_size)
-    crew = Crew(min(num_workers, len(plan)), pin_memory, say)
-    return EvalBatches(Assembly(dataset, WholeRow()), plan, crew, local_ranks)
+    plan = _eval_plan(dataset, batch_size, max_pixels)
+    own = _of_rank(plan, rank, world_size)
+    crew = Crew(min(num_workers, len(own)), pin_memory, say, lasting=lasting)
+    return EvalBatches(Assembly(dataset, WholeRow()), plan, own, crew, local_ranks)
 
 
 def default_workers(dataset: ImageDataset, device_type: str, cores: int) -> int:
@@ -107,36 +121,62 @@ class EvalBatches:
     def __init__(
         self,
         assembly: Assembly,
-        plan: Sequence[list[tuple[int, bool]]],
+        plan: Sequence[Draws],
+        own: Sequence[Draws],
         crew: Crew,
         local_ranks: int,
     ) -> None:
-        self._assembly, self._plan, self._crew = assembly, plan, crew
+        self._assembly, self._plan, self._own, self._crew = assembly, plan, own, crew
         self._local_ranks = local_ranks
 
     def __len__(self) -> int:
-        return len(self._plan)
+        return len(self._own)
 
     def __iter__(self) -> Iterator[Batch]:
         crew = self._crew
-        if crew.num_workers:
-            largest = max(map(self._assembly.num_bytes, self._plan))
+        if crew.num_workers and not crew.resting:
+            largest = max(map(self._assembly.num_bytes, self._own))
             crew.num_workers = affordable(crew.num_workers, largest, 2, self._local_ranks, crew.say)
-        return deliver(self._assembly, lambda done: self._plan[done:], crew, len(self))
+        return deliver(self._assembly, lambda done: self._own[done:], crew, len(self))
+
+    def first(self, num_images: int) -> Iterator[Batch]:
+        """The first images of the data set, the same on every rank, loaded by this process.
+
+        No workers: they would be `PREFETCH` batches ahead each, which nobody wants.
+        """
+        few: list[Draws] = []
+        for draws in self._plan:
+            if num_images <= 0:
+                break
+            few.append(draws[:num_images])
+            num_images -= len(draws)
+        alone = Crew(0, self._crew.pin_memory, self._crew.say)
+        return deliver(self._assembly, lambda done: few[done:], alone, len(few))
+
+    def close(self) -> None:
+        """End the workers that live on."""
+        self._crew.dismiss()
 
 
-def _eval_plan(
-    dataset: ImageDataset, batch_size: int, rank: int, world_size: int
-) -> list[list[tuple[int, bool]]]:
-    """Positions and validity of each batch of one rank; ranks take batches in turn."""
-    batches: list[list[tuple[int, bool]]] = []
+def _eval_plan(dataset: View, batch_size: int | None, max_pixels: int) -> list[Draws]:
+    """Positions and validity of each batch: images of one size, whole sets, in order."""
+    batches: list[Draws] = []
     last: Size | None = None
+    room = 0
     for index in range(len(dataset)):
         size = dataset.size(index)
-        if size != last or len(batches[-1]) == batch_size:
+        if size != last or len(batches[-1]) == room:
             batches.append([])
+            rows = max(1, max_pixels // (size[0] * size[1] * dataset.num_sets))
+            room = dataset.num_sets * min(rows, batch_size or rows)
         batches[-1].append((index, True))
         last = size
-    while len(batches) % world_size:
-        batches.append([(index, False) for index, _ in batches[-1]])
-    return batches[rank::world_size]
+    return batches
+
+
+def _of_rank(plan: Sequence[Draws], rank: int, world_size: int) -> list[Draws]:
+    """The batches of one rank, which take turns; all have as many."""
+    padded = list(plan)
+    while len(padded) % world_size:
+        padded.append([(index, False) for index, _ in padded[-1]])
+    return padded[rank::world_size]

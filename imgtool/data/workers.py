@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from imgtool.data.rows import Row
 from imgtool.errors import DataError, LoaderError, UserError
 
 Batch = dict[str, Any]
+T = TypeVar("T")
 LOOK_EVERY = 16  # batches between looks at a worker's memory and files
 PAGE_BYTES = 4096  # each tensor fills its last one
 LATE = 16  # batches after which a stop that ended the workers should have ended training too
@@ -141,19 +142,29 @@ def _as_it_is(batch: Any) -> Any:
 class Incoming:
     """Batches of newly started workers, in order; of this process where `num_workers` is 0.
 
+    Args:
+        lasting: the same draws may be asked for `again`.
+
     Raises:
         LoaderError: the processes cannot be started.
     """
 
     def __init__(
-        self, assembly: Assembly, draws: Iterable[Any], num_workers: int, pin_memory: bool
+        self,
+        assembly: Assembly,
+        draws: Iterable[Any],
+        num_workers: int,
+        pin_memory: bool,
+        *,
+        lasting: bool = False,
     ) -> None:
-        loader: DataLoader[Any] = DataLoader(
+        self._loader: DataLoader[Any] = DataLoader(
             assembly,  # type: ignore[arg-type]
             batch_sampler=draws,
             collate_fn=_as_it_is,
             num_workers=num_workers,
             prefetch_factor=PREFETCH if num_workers else None,
+            persistent_workers=lasting and num_workers > 0,
             pin_memory=pin_memory,
             worker_init_fn=_start_worker if num_workers else None,
             multiprocessing_context="fork" if num_workers else None,
@@ -164,7 +175,7 @@ class Incoming:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_MAIN)
         child = signal.getsignal(signal.SIGCHLD)
         try:
-            self._batches = iter(loader)
+            self._batches = iter(self._loader)
         except OSError as error:
             raise refused(error) from error
         finally:
@@ -175,14 +186,21 @@ class Incoming:
         started = (each for each in multiprocessing.active_children() if each not in before)
         self._workers = sorted(started, key=lambda each: each.pid or 0)
 
+    def again(self) -> bool:
+        """Begin anew, with the same workers; False when one has ended."""
+        return self._attend(lambda: iter(self._loader)) is not None
+
     def take(self) -> Batch | None:
         """The next batch; None when a worker has ended."""
+        return self._attend(lambda: next(self._batches))
+
+    def _attend(self, what: Callable[[], T]) -> T | None:
         global _awaited
         if self.dead():
             return None
         try:
             _awaited = self
-            return next(self._batches)
+            return what()
         except Exception:
             _awaited = None
             if self._workers and self._dying():
@@ -249,11 +267,41 @@ class Crew:
         num_workers: processes; none loads in the main process.
         pin_memory: copy batches to pinned memory.
         say: told when workers die.
+        lasting: they live on between two deliveries of the same draws.
     """
 
-    def __init__(self, num_workers: int, pin_memory: bool, say: Say) -> None:
+    def __init__(
+        self, num_workers: int, pin_memory: bool, say: Say, *, lasting: bool = False
+    ) -> None:
         self.num_workers, self.pin_memory, self.say = num_workers, pin_memory, say
+        self._lasting = lasting and num_workers > 0
+        self._resting: Incoming | None = None
         self._replaced = False
+
+    @property
+    def resting(self) -> bool:
+        """Whether workers wait for the next delivery."""
+        return self._resting is not None
+
+    def start(self, assembly: Assembly, draws: Iterable[Any], num_workers: int) -> Incoming:
+        """New workers."""
+        return Incoming(assembly, draws, num_workers, self.pin_memory, lasting=self._lasting)
+
+    def recall(self) -> Incoming | None:
+        """The workers of the last delivery, if they live on, beginning anew."""
+        kept, self._resting = self._resting, None
+        if kept is not None:
+            kept.again()  # where one has ended, the first batch says so
+        return kept
+
+    def rest(self, incoming: Incoming) -> None:
+        """Keep the workers of a whole delivery for the next, if they are to live on."""
+        if self._lasting:
+            self._resting = incoming
+
+    def dismiss(self) -> None:
+        """End the workers that live on."""
+        self._resting = None
 
     def after(self, fault: str) -> None:
         """Say what happened, once. Raises LoaderError the second time."""
@@ -275,12 +323,14 @@ def deliver(
         UserError: a batch could not be assembled, or workers died twice.
     """
     done, late = 0, -1
-    incoming: Incoming | None = None
+    incoming = crew.recall()
     num_workers = crew.num_workers
+    is_whole, sound = incoming is not None, False
     try:
         while done < count:
             if incoming is None:
-                incoming = Incoming(assembly, draws(done), num_workers, crew.pin_memory)
+                incoming = crew.start(assembly, draws(done), num_workers)
+                is_whole = not done and num_workers > 0
             batch = incoming.take()
             if batch is None:
                 fault = incoming.fault()
@@ -296,6 +346,11 @@ def deliver(
                 crew.say("warning: loader workers were told to end: the main process loads alone")
             batch["image"] = batch["image"].permute(0, 3, 1, 2)
             done += 1
+            sound = is_whole  # left here, or at the end, the workers are as good as new
             yield batch
+            sound = False
+        sound = is_whole
     finally:
+        if sound and incoming is not None:
+            crew.rest(incoming)
         del incoming  # ends the workers now, even if a traceback keeps this frame

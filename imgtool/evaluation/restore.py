@@ -22,7 +22,7 @@ from imgtool.models.base import Task
 from imgtool.models.registry import family as find_family
 from imgtool.models.registry import schema
 from imgtool.training.batches import to_device
-from imgtool.training.device import resolve_device
+from imgtool.training.device import channels_last, resolve_device, set_matmul_precision
 from imgtool.training.weights import load_weights
 
 
@@ -49,9 +49,9 @@ class Restored:
 
     def batches(self) -> Iterator[dict[str, Any]]:
         """The validation images, whole, on the device."""
-        batch_size = self.experiment.train.batch_size
-        for batch in eval_loader(self.datasets.val, batch_size=batch_size):
-            yield to_device(batch, self.device)
+        nhwc = channels_last(self.experiment, self.device)
+        for batch in eval_loader(self.datasets.val):
+            yield to_device(batch, self.device, channels_last=nhwc)
 
     @contextmanager
     def looking(self) -> Iterator[None]:
@@ -105,7 +105,10 @@ def restore(
     on = resolve_device(device)
     task = find_family(experiment.family).build(experiment, datasets.info)
     load_weights(task.modules, loaded)
+    set_matmul_precision(experiment.train.matmul_precision)
     task.modules.to(on).eval()
+    if channels_last(experiment, on):
+        task.modules.to(memory_format=torch.channels_last)
     return Restored(
         path=path,
         iteration=loaded.header.iteration,

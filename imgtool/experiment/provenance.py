@@ -9,7 +9,7 @@ import platform
 import shutil
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,11 @@ GIT_SEC = 5.0
 
 
 def collect(
-    argv: Sequence[str], seed: int, data_fingerprint: str | None, identity: str
+    argv: Sequence[str],
+    seed: int,
+    data_fingerprint: str | None,
+    identity: str,
+    arithmetic: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What is known of this start; nothing of it is needed to go on.
 
@@ -35,6 +39,7 @@ def collect(
         seed: of weights, data order, augmentation and noise.
         data_fingerprint: the data's hash.
         identity: the experiment's hash.
+        arithmetic: device, precision, layout and whatever else results depend on.
     """
     return {
         "time": now_iso(),
@@ -43,6 +48,7 @@ def collect(
         "identity": identity,
         "seed": seed,
         "data_fingerprint": data_fingerprint,
+        "arithmetic": dict(arithmetic or {}),
         "imgtool": __version__,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},

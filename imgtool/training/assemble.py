@@ -50,7 +50,7 @@ def build_task(
     ranks: Ranks,
     reporter: Reporter,
 ) -> Task:
-    """The task with its first weights, in the memory order that the config wants."""
+    """The task with its first weights."""
     torch.manual_seed(experiment.train.seed)
     task = find_family(experiment.family).build(experiment, material.datasets.info)
     report = task.warm_start(FileReader()) if start.loaded is None else None
@@ -58,8 +58,6 @@ def build_task(
         counts = ", ".join(f"{len(names)} {kind}" for kind, names in report.items())
         reporter.message(f"began with another model's weights: {counts} (warm_start.json)")
         write_text(directory.path / "warm_start.json", json.dumps(report, indent=1) + "\n")
-    if experiment.train.channels_last:
-        task.modules.to(memory_format=torch.channels_last)
     return task
 
 
@@ -87,6 +85,8 @@ def make_run(
             f"{experiment.family} has no metric of its own that early stopping could follow",
             hint=f"give --monitor, such as {task.monitor}, or leave --patience out",
         )
+    if machine.channels_last:
+        task.modules.to(memory_format=torch.channels_last)
     facts = task.facts()
     throughput = Throughput()
     say = reporter.message if ranks.is_first else ranks.warn
@@ -201,7 +201,7 @@ def _open_batches(
         per_epoch=material.batches_per_epoch,
         world_size=machine.ranks.size,
         held=holds,
-        channels_last=train.channels_last,
+        channels_last=machine.channels_last,
     )
 
 
@@ -246,9 +246,16 @@ def _validator(
     images = material.datasets.val
     if len(images) == 0:
         return None
-    batch_size = experiment.train.batch_size
-    batches = eval_loader(images, batch_size=batch_size, say=say, **_here(machine))
-    return Validator(stepper.task, stepper.averages, machine.precision, lambda: batches)
+    # On a CPU they would keep the memory of all that this process computes in between.
+    lasting = machine.device.type != "cpu"
+    batches = eval_loader(images, lasting=lasting, say=say, **_here(machine))
+    return Validator(
+        stepper.task,
+        stepper.averages,
+        machine.precision,
+        batches,
+        channels_last=machine.channels_last,
+    )
 
 
 def _open_logs(

@@ -12,14 +12,22 @@ from torch import Tensor
 from imgtool.training.throughput import Throughput
 
 
-def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """A batch's tensors on the device; pinned ones without waiting."""
-    if device.type == "cpu":
-        return batch
-    return {
-        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for key, value in batch.items()
-    }
+def to_device(
+    batch: dict[str, Any], device: torch.device, *, channels_last: bool = True
+) -> dict[str, Any]:
+    """A batch's tensors on the device; pinned ones without waiting.
+
+    Args:
+        channels_last: leave images in the NHWC order in which they arrive.
+    """
+    if device.type != "cpu":
+        batch = {
+            key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for key, value in batch.items()
+        }
+    if not channels_last:  # convolutions follow the order of their input
+        batch["image"] = batch["image"].contiguous()
+    return batch
 
 
 class Batches:
@@ -89,10 +97,7 @@ class Batches:
         self.drawn += 1
         num_images = len(batch["image"]) * self._world_size
         self._throughput.note_batch(num_images, time.monotonic() - begin)
-        batch = to_device(batch, self._device)
-        if not self._channels_last:  # convolutions follow the order of their input
-            batch["image"] = batch["image"].contiguous()
-        return batch
+        return to_device(batch, self._device, channels_last=self._channels_last)
 
     def close(self) -> None:
         """End the loader's workers."""

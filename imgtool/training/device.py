@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import resource
 import sys
 from contextlib import AbstractContextManager
@@ -10,8 +11,9 @@ from typing import Any
 
 import torch
 
-from imgtool.config.schema import Train
+from imgtool.config.schema import Experiment, Train
 from imgtool.errors import UsageError
+from imgtool.models.registry import schema
 from imgtool.training.environment import cpu_threads, cpuinfo
 from imgtool.training.ranks import Ranks
 from imgtool.units import count
@@ -97,6 +99,7 @@ def configure_torch(train: Train, device: torch.device, num_workers: int, ranks:
     """Threads, determinism, TF32. Returns the number of CPU threads."""
     threads = train.threads or cpu_threads(ranks.local_size, num_workers)
     torch.set_num_threads(threads)
+    set_matmul_precision(train.matmul_precision)
     if train.deterministic:
         torch.use_deterministic_algorithms(True)
         # A pass over every new tensor, for kernels that would read what nobody wrote.
@@ -106,6 +109,38 @@ def configure_torch(train: Train, device: torch.device, num_workers: int, ranks:
     elif device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     return threads
+
+
+def set_matmul_precision(wanted: str) -> None:
+    """Products and convolutions of float32 in TF32, or not: torch leaves it on for convolutions."""
+    torch.set_float32_matmul_precision(wanted)
+    torch.backends.cudnn.allow_tf32 = wanted != "highest"
+
+
+def channels_last(experiment: Experiment, device: torch.device) -> bool:
+    """Whether tensors are kept in NHWC order: as asked for, or as the family was measured."""
+    wanted = experiment.train.channels_last
+    if wanted is not None:
+        return wanted
+    return schema(experiment.family).channels_last(experiment, device.type)
+
+
+def arithmetic(experiment: Experiment, device: torch.device, threads: int) -> dict[str, Any]:
+    """What results depend on besides the config's identity and the versions, for provenance."""
+    train = experiment.train
+    name = cpuinfo("model name") or platform.processor()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return {
+        "device": str(device),
+        "device_name": name,
+        "num_threads": threads,
+        "precision": train.precision,
+        "matmul_precision": train.matmul_precision,
+        "layout": "NHWC" if channels_last(experiment, device) else "NCHW",
+        "deterministic": train.deterministic,
+        "compile": train.compile,
+    }
 
 
 def exactness(train: Train, device: torch.device, ranks: Ranks) -> str:

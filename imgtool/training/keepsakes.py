@@ -50,18 +50,11 @@ def _load_best(run: Run) -> None:
 
 
 def _pairs(run: Run, validator: Validator) -> None:
-    left = run.experiment.output.num_samples
-    for batch in validator.on_device():
+    for batch in validator.first(run.experiment.output.num_samples):
         made = run.stepper.task.reconstruct(batch)
         if made is None:
             return
-        valid = batch.get("valid")
         for row, image in enumerate(batch["image"]):
-            if valid is not None and not valid[row]:
-                continue
-            if left <= 0:
-                return
-            left -= 1
             picture = torch.cat([image, made[row]], dim=2).cpu()
             name = f"val_{int(batch['index'][row]):06d}.png"
             save_picture(picture, run.directory.samples_dir / name)
@@ -69,7 +62,7 @@ def _pairs(run: Run, validator: Validator) -> None:
 
 def _study(run: Run, validator: Validator) -> None:
     found = run.stepper.task.study(
-        validator.on_device(), num_images=NUM_IMAGES, num_pairs=NUM_PAIRS
+        validator.first(NUM_IMAGES), num_images=NUM_IMAGES, num_pairs=NUM_PAIRS
     )
     if found is None:
         return

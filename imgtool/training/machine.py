@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -11,6 +12,8 @@ from imgtool.config.schema import Experiment
 from imgtool.data.loader import default_workers
 from imgtool.training.device import (
     Precision,
+    arithmetic,
+    channels_last,
     configure_torch,
     doubt_precision,
     exactness,
@@ -24,14 +27,25 @@ from imgtool.training.ranks import Ranks
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What trains: this process among its ranks, on its device."""
+    """What trains: this process among its ranks, on its device.
+
+    Attributes:
+        precision: of forward passes.
+        channels_last: whether tensors are kept in NHWC order.
+        num_threads, num_workers: of arithmetic, and processes that load.
+        exactness: how far a resumed run repeats one that was never stopped.
+        arithmetic: what results depend on here, for provenance.json.
+        notes: for people.
+    """
 
     ranks: Ranks
     device: torch.device
     precision: Precision
+    channels_last: bool
     num_threads: int
     num_workers: int
     exactness: str
+    arithmetic: Mapping[str, Any]
     notes: Sequence[str]
 
 
@@ -68,8 +82,10 @@ def set_up_machine(
         ranks=ranks,
         device=device,
         precision=make_precision(train.precision, device),
+        channels_last=channels_last(experiment, device),
         num_threads=threads,
         num_workers=num_workers,
         exactness=exactness(train, device, ranks),
+        arithmetic=arithmetic(experiment, device, threads),
         notes=notes,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -81,26 +82,66 @@ def on_host(flag: Tensor) -> bool:
 
 
 def undoable_step(optimizer: Optimizer, bad: Tensor) -> None:
-    """Take a step and undo it where `bad` is True: a zeroed gradient would decay and average."""
-    tensors = _tensors(optimizer)
-    before = {key: tensor.detach().clone() for key, tensor in tensors.items()}
+    """Take a step and undo it where `bad` is True: a zeroed gradient would decay and average.
+
+    A few calls, however many parameters: all tensors are copied into one, chosen from, and
+    copied back. The two copies live no longer than this call.
+    """
+    before = _flat_of(optimizer, bad.device)
+    if not before.keys:
+        return
+    old = before.read()
     optimizer.step()
-    for key, tensor in _tensors(optimizer).items():
-        if tensor.device != bad.device:  # RMSprop's count of steps, which nothing reads; on the
-            continue  # host, where `bad` could only be had by waiting for the device
-        # State that this step created was zero before it.
-        old = before.get(key, torch.zeros_like(tensor))
-        tensor.detach().copy_(torch.where(bad, old, tensor.detach()))
+    after = _flat_of(optimizer, bad.device)
+    if after is not before:  # state that this step created was zero before it
+        known = dict(zip(before.keys, old.split(before.sizes), strict=True))
+        zeros = old.new_zeros(max(after.sizes, default=0))
+        lasting = zip(after.keys, after.sizes, strict=True)
+        old = torch.cat([known.get(key, zeros[:size]) for key, size in lasting])
+    new = after.read()
+    after.write(torch.where(bad, old, new, out=new))
 
 
-def _tensors(optimizer: Optimizer) -> dict[tuple[int, str], Tensor]:
-    found: dict[tuple[int, str], Tensor] = {}
+class _Flat:
+    """Parameters with gradients and their state, as if they were one tensor (N,).
+
+    Attributes:
+        keys: (address, number of elements) of each.
+        sizes: elements of each.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], keys: Sequence[tuple[int, int]]) -> None:
+        self.keys = keys
+        self.sizes = [tensor.numel() for tensor in tensors]
+        # The same memory in its own order, whatever the strides.
+        self._rows = [tensor.detach().as_strided((tensor.numel(),), (1,)) for tensor in tensors]
+
+    def read(self) -> Tensor:
+        """A copy of all."""
+        return torch.cat(self._rows)
+
+    def write(self, flat: Tensor) -> None:
+        """Put what `read` gave back."""
+        torch.split_with_sizes_copy(flat, self.sizes, out=self._rows)
+
+
+_FLATS: WeakKeyDictionary[Optimizer, _Flat] = WeakKeyDictionary()
+
+
+def _flat_of(optimizer: Optimizer, device: torch.device) -> _Flat:
+    """The optimizer's tensors of now; made anew when they are others than at the last call."""
+    tensors: list[Tensor] = []
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter.grad is None:
                 continue
-            found[id(parameter), ""] = parameter
-            for key, value in optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor):
-                    found[id(parameter), key] = value
-    return found
+            # RMSprop's count of steps, which nothing reads, lies on the host, where `bad` could
+            # only be had by waiting for the device.
+            state = optimizer.state.get(parameter, {}).values()
+            here = (t for t in state if isinstance(t, Tensor) and t.device == device)
+            tensors += [parameter, *here]
+    keys = [(tensor.data_ptr(), tensor.numel()) for tensor in tensors]
+    flat = _FLATS.get(optimizer)
+    if flat is None or flat.keys != keys:
+        flat = _FLATS[optimizer] = _Flat(tensors, keys)
+    return flat

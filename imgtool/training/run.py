@@ -118,7 +118,7 @@ def _train(
     for note in (*material.notes, *machine.notes):
         reporter.message(note)
     if ranks.is_first:
-        _write_start(loaded, directory, material, start.identity, argv)
+        _write_start(loaded, directory, material, machine, start.identity, argv)
     status.write(
         "running",
         exact_resume=machine.exactness,
@@ -153,6 +153,8 @@ def _train(
         return outcome
     finally:
         run.batches.close()
+        if run.validator is not None:
+            run.validator.close()
         run.logs.close()
 
 
@@ -169,6 +171,7 @@ def _write_start(
     loaded: Loaded,
     directory: ExperimentDir,
     material: Material,
+    machine: Machine,
     identity: str,
     argv: Sequence[str],
 ) -> None:
@@ -185,7 +188,8 @@ def _write_start(
         ) from error
     seed, fingerprint = loaded.experiment.train.seed, material.datasets.fingerprint
     words = list(argv) or sys.argv
-    provenance.write(directory, provenance.collect(words, seed, fingerprint, identity))
+    record = provenance.collect(words, seed, fingerprint, identity, machine.arithmetic)
+    provenance.write(directory, record)
 
 
 def _first_words(run: Run, machine: Machine, material: Material) -> list[str]:

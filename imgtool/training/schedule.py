@@ -148,7 +148,7 @@ def lr_factor(train: Train, iteration: float, horizon: int | None) -> float:
     Args:
         horizon: where the schedule reaches its end, in iterations.
     """
-    if iteration <= train.warmup_iterations:
+    if train.warmup_iterations and iteration <= train.warmup_iterations:
         return iteration / train.warmup_iterations
     if train.schedule == "step":
         return train.step_factor(iteration, horizon)

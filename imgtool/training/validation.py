@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from imgtool.data.loader import EvalBatches
 from imgtool.files import replacing
 from imgtool.models.base import Task
 from imgtool.training.averages import Averages
@@ -25,7 +26,8 @@ class Validator:
     Args:
         averages: of the weights, which are looked at where there are any.
         precision: of forward passes, and the device.
-        batches: gives the validation batches anew.
+        batches: of whole validation images.
+        channels_last: leave them in the NHWC order in which they arrive, as in training.
     """
 
     def __init__(
@@ -33,17 +35,22 @@ class Validator:
         task: Task,
         averages: Averages | None,
         precision: Precision,
-        batches: Callable[[], Iterable[dict[str, Any]]],
+        batches: EvalBatches,
+        *,
+        channels_last: bool = True,
     ) -> None:
         self.task, self.averages, self.precision = task, averages, precision
-        self.batches, self.device = batches, precision.device
+        self._batches, self.device, self._channels_last = batches, precision.device, channels_last
 
     @contextmanager
     def looking(self, *, averaged: bool = True) -> Iterator[None]:
         """Eval mode, no gradients, and unless told otherwise averaged weights if there are any.
 
-        Not compiled: whole images of any size would be compiled once more, for minutes.
+        Not compiled, and without trying out kernels: whole images of any size would be compiled
+        and tried out once more, for minutes.
         """
+        tries_kernels = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = False
         self.task.modules.eval()
         averages = self.averages if averaged else None
         if averages is not None:
@@ -55,6 +62,7 @@ class Validator:
             if averages is not None:
                 averages.swap()
             self.task.modules.train()
+            torch.backends.cudnn.benchmark = tries_kernels
 
     def _eager(self) -> AbstractContextManager[object]:
         # set_stance imports the compiler, which a run without it need not wait for.
@@ -73,31 +81,31 @@ class Validator:
         """
         with self.looking():
             evaluator = self.task.evaluator()
-            for number, batch in enumerate(self.batches()):
+            for number, batch in enumerate(self._batches):
                 if not go_on(number):
                     return None
-                evaluator.update(to_device(batch, self.device))
+                evaluator.update(self._arrived(batch))
             for name in sorted(evaluator.totals):
                 evaluator.totals[name] = all_reduce(evaluator.totals[name])
             return {f"val_{name}": value for name, value in evaluator.compute().items()}
 
-    def on_device(self) -> Iterator[dict[str, Any]]:
-        """The validation batches, on the device."""
-        for batch in self.batches():
-            yield to_device(batch, self.device)
+    def first(self, num_images: int) -> Iterator[dict[str, Any]]:
+        """Batches of the first validation images, on the device."""
+        return map(self._arrived, self._batches.first(num_images))
+
+    def _arrived(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return to_device(batch, self.device, channels_last=self._channels_last)
+
+    def close(self) -> None:
+        """End the loader's workers."""
+        self._batches.close()
 
     def pictures(self, num_images: int) -> dict[str, Tensor]:
         """Sample grids of the first validation images, name -> uint8 (3, H, W)."""
         parts: dict[str, list[Tensor]] = {}
-        shown = 0
         with self.looking():
-            for batch in self.batches():
-                left = num_images - shown
-                if left <= 0:
-                    break
-                few = {k: v[:left] if isinstance(v, Tensor) else v for k, v in batch.items()}
-                shown += len(few["image"])
-                for name, picture in self.task.sample(to_device(few, self.device)).items():
+            for batch in self.first(num_images):
+                for name, picture in self.task.sample(batch).items():
                     parts.setdefault(name, []).append(picture.cpu())
         return {name: stack_pictures(pictures) for name, pictures in parts.items()}
 

@@ -207,6 +207,10 @@ def test_evaluation_sees_whole_images_in_order(make_photos: Callable) -> None:
                 assert np.array_equal(image, view.read(index).image)
     assert_equal(list(evaluate(view, num_workers=2)), batches)
     assert [len(batch["index"]) for batch in evaluate(view, batch_size=2)] == [2, 2, 2, 1]
+    for max_pixels, sizes in ((1536, [2, 2, 2, 1]), (1535, [1, 1, 2, 1, 1, 1]), (1, [1] * 7)):
+        by_pixels = list(evaluate(view, batch_size=None, max_pixels=max_pixels))
+        assert [len(batch["index"]) for batch in by_pixels] == sizes
+        assert torch.equal(torch.cat([batch["index"] for batch in by_pixels]), torch.arange(7))
 
 
 @pytest.mark.parametrize("world", [2, 3, 5])

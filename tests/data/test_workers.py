@@ -137,6 +137,42 @@ def test_a_worker_that_is_killed_at_any_moment(data: Data) -> None:
         batches.close()  # type: ignore[attr-defined]
 
 
+def test_workers_that_last_evaluate_again(data: Data) -> None:
+    heard: list[str] = []
+    part = open_datasets(data).train
+    loader = eval_loader(part, **OPTIONS, batch_size=2, lasting=True, say=heard.append)
+    expected = list(eval_loader(part, **{**OPTIONS, "num_workers": 0}, batch_size=2))
+    assert same(list(loader), expected)
+    started = [worker.pid for worker in workers()]
+    assert len(started) == 2
+    broken_off = iter(loader)
+    assert same([next(broken_off)], expected[:1])
+    broken_off.close()  # type: ignore[attr-defined]
+    assert same(list(loader), expected)
+    assert [worker.pid for worker in workers()] == started
+    kill(workers()[0])
+    assert same(list(loader), expected)  # one has ended meanwhile
+    assert len(heard) == 1
+    assert same(list(loader), expected)
+    kill(workers()[1])
+    with pytest.raises(LoaderError, match="second time"):
+        list(loader)
+    assert workers() == []
+
+
+def test_the_first_images_take_no_workers(data: Data) -> None:
+    part = open_datasets(data).train
+    every = list(eval_loader(part, **{**OPTIONS, "num_workers": 0}, batch_size=2))
+    for rank in range(2):  # the same on each
+        options = {**OPTIONS, "rank": rank, "world_size": 2, "batch_size": 2, "lasting": True}
+        loader = eval_loader(part, **options)
+        few = loader.first(3)
+        assert same([next(few)], every[:1])
+        assert workers() == []
+        assert [batch["index"].tolist() for batch in few] == [[2]]
+        assert list(loader.first(0)) == []
+
+
 def test_deaths_are_counted_over_all_evaluations(data: Data) -> None:
     heard: list[str] = []
     part = open_datasets(data).train

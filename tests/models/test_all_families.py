@@ -70,6 +70,27 @@ def test_the_evaluator_names_the_monitored_metric(task: Task, batch_of: Callable
     assert all(total.dtype == torch.float64 for total in evaluator.totals.values())
 
 
+def test_metrics_do_not_depend_on_what_shares_a_batch(
+    task: Task, batch_of: Callable[..., Any]
+) -> None:
+    """Whole images are evaluated as many at a time as there is room for."""
+    task.modules.eval()
+    batch = batch_of(task, batch_size=4)
+    parts = [{**batch, **{k: v[i : i + 2] for k, v in tensors(batch).items()}} for i in (0, 2)]
+    found = []
+    for batches in ([batch], parts):
+        evaluator = task.evaluator()
+        with torch.no_grad():
+            for each in batches:
+                evaluator.update(each)
+        found.append({n: v for n, v in evaluator.compute().items() if v is not None})
+    assert found[0] == pytest.approx(found[1], rel=1e-4, abs=1e-6)
+
+
+def tensors(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in batch.items() if isinstance(value, torch.Tensor)}
+
+
 def test_evaluating_and_sampling_draw_nothing_from_the_global_generator(
     task: Task, batch_of: Callable[..., Any]
 ) -> None:

@@ -1,14 +1,28 @@
-"""What is said of precisions that a device only emulates."""
+"""What torch is told of arithmetic, and what is said of it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
-from imgtool.training.device import doubt_precision
+from imgtool.config.load import load
+from imgtool.config.schema import Train
+from imgtool.models.registry import FAMILIES, schema
+from imgtool.training.device import (
+    Precision,
+    arithmetic,
+    channels_last,
+    configure_torch,
+    doubt_precision,
+)
 from imgtool.training.environment import cpuinfo
+from imgtool.training.ranks import Ranks
+from imgtool.training.validation import Validator
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -51,3 +65,47 @@ def test_a_gpu_without_bf16_is_named(monkeypatch, native):
         else "Tesla V100 emulates bf16-mixed, slowly: 16-mixed is what it is made for"
     )
     assert doubt_precision("16-mixed", CUDA) is None
+
+
+@pytest.fixture
+def cudnn() -> Iterator[object]:
+    """Its flags, and the precision of products, as they were afterwards."""
+    flags, before = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    kept = flags.allow_tf32, flags.benchmark
+    yield flags
+    flags.allow_tf32, flags.benchmark = kept
+    torch.set_float32_matmul_precision(before)
+
+
+def test_tf32_is_for_products_and_convolutions_alike(cudnn):
+    cudnn.allow_tf32 = True  # as torch has it
+    threads = torch.get_num_threads()
+    for wanted in ("highest", "high", "highest"):
+        configure_torch(Train(matmul_precision=wanted, threads=threads), CPU, 0, Ranks())
+        assert torch.get_float32_matmul_precision() == wanted
+        assert cudnn.allow_tf32 == (wanted == "high")
+    assert Train().matmul_precision == "highest"
+
+
+def test_whole_images_try_out_no_kernels(cudnn):
+    cudnn.benchmark = True
+    task = SimpleNamespace(modules=nn.Module(), compiled=False)
+    validator = Validator(task, None, Precision(CPU), None)
+    with pytest.raises(KeyError), validator.looking():
+        assert not cudnn.benchmark
+        raise KeyError
+    assert cudnn.benchmark
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_a_layout_is_the_familys_unless_it_is_asked_for(family):
+    for wanted in (None, True, False):
+        sets = [] if wanted is None else [f"train.channels_last={str(wanted).lower()}"]
+        experiment = load(None, family=family, schema_of=schema, sets=sets).experiment
+        for device in (CPU, CUDA):
+            found = channels_last(experiment, device)
+            own = schema(family).channels_last(experiment, device.type)
+            assert found is (own if wanted is None else wanted)
+        said = arithmetic(experiment, CPU, 2)
+        assert said["layout"] == ("NHWC" if channels_last(experiment, CPU) else "NCHW")
+        assert (said["matmul_precision"], said["num_threads"]) == ("highest", 2)

@@ -1,10 +1,13 @@
 import math
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from imgtool.config.schema import Train
+from imgtool.training import optim
 from imgtool.training.optim import (
     build_optimizer,
     clip_gradients,
@@ -14,7 +17,7 @@ from imgtool.training.optim import (
     undoable_step,
 )
 
-OPTIMIZERS = ["adamw", "adam", "sgd", "rmsprop"]
+OPTIMIZERS = get_args(get_type_hints(Train)["optimizer"])
 
 
 STEPS = [*((kind, masked_step) for kind in OPTIMIZERS), ("rmsprop", undoable_step)]
@@ -73,12 +76,54 @@ def test_a_bad_first_step_leaves_nothing_uninitialised(kind, step):
         torch.use_deterministic_algorithms(False)
 
 
+def calls_of_a_step(kind, num_layers, monkeypatch):
+    """Operators that a masked step calls, as on a GPU: those within another are its own affair."""
+    monkeypatch.setattr(optim, "on_host", lambda flag: False)
+    layers = [nn.Linear(3, 2) for _ in range(num_layers)]
+    parameters = [p for layer in layers for p in layer.parameters()]
+    optimizer = build_optimizer(Train(optimizer=kind, momentum=0.9), parameters)
+    for p in parameters:
+        p.grad = torch.ones_like(p)
+    bad = torch.tensor(False)
+    masked_step(optimizer, bad)  # makes the state
+    masked_step(optimizer, bad)  # and what is remembered of it
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        masked_step(optimizer, bad)
+    found = [event for event in profiled.events() if event.name.startswith("aten::")]
+    parents = (event.cpu_parent for event in found)
+    return sum(each is None or not each.name.startswith("aten::") for each in parents)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_more_parameters_do_not_take_more_calls(kind, monkeypatch):
+    few = calls_of_a_step(kind, 2, monkeypatch)
+    assert 0 < calls_of_a_step(kind, 40, monkeypatch) <= few < 20
+
+
+def test_undoing_follows_gradients_and_state_that_come_and_go(monkeypatch):
+    monkeypatch.setattr(optim, "on_host", lambda flag: False)
+    layers = [nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last), nn.Linear(3, 2)]
+    parameters = [p for layer in layers for p in layer.parameters()]
+    optimizer = build_optimizer(Train(optimizer="rmsprop", lr=0.1, momentum=0.9), parameters)
+    for bad, trained in ((False, 0), (True, 1), (False, 0), (True, 0), (False, 1), (True, 1)):
+        for number, layer in enumerate(layers):
+            for p in layer.parameters():
+                p.grad = torch.full_like(p, math.nan if bad else 0.5) if number == trained else None
+        before = {id(p): p.detach().clone() for p in parameters}
+        masked_step(optimizer, torch.tensor(bad))
+        for p in parameters:
+            assert torch.equal(p, before[id(p)]) == (bad or p.grad is None)
+            assert all(torch.isfinite(t).all() for t in optimizer.state.get(p, {}).values())
+
+
 def test_what_lies_on_the_host_does_not_wait_for_the_device():
-    layer = nn.Linear(3, 2)
+    layer = nn.Linear(3, 2, device="meta")  # reading anything of it back would raise
     optimizer = build_optimizer(Train(optimizer="rmsprop"), list(layer.parameters()))
     for p in layer.parameters():
         p.grad = torch.ones_like(p)
-    masked_step(optimizer, torch.tensor(False, device="meta"))  # reading it back would raise
+    for _ in range(2):
+        masked_step(optimizer, torch.tensor(False, device="meta"))
+    assert all(state["step"] == 2 for state in optimizer.state.values())
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)

@@ -157,6 +157,8 @@ def test_other_limits_workers_and_intervals_resume(run, tmp_path):
     assert more.outcome.iteration == 6
     starts = json.loads(more.directory.provenance_path.read_text())["starts"]
     assert len(starts) == 2
+    assert starts[0]["arithmetic"] == starts[1]["arithmetic"]
+    assert starts[0]["arithmetic"]["layout"] == "NCHW"
 
 
 def test_another_model_is_refused_with_the_difference(run, tmp_path):

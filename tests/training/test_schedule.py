@@ -130,6 +130,13 @@ def test_a_raised_limit_stretches_what_is_left(family, name, stop, warmup):
 
 
 @pytest.mark.parametrize(("family", "name"), ENDING)
+def test_a_stop_before_the_first_iteration_may_be_followed_by_another_limit(family, name):
+    make = of(family, name, "train.warmup_iterations=0")
+    for limit in (5, 2000):
+        assert rates(make(limit, stored(make(1000)), 0), 0, 5) == rates(make(limit), 0, 5)
+
+
+@pytest.mark.parametrize(("family", "name"), ENDING)
 def test_a_schedule_that_is_over_becomes_that_of_a_longer_run(family, name):
     make = of(family, name)
     for first, stop in ((make(4), 4), (make(100), 100), (make(1000), 999)):

@@ -25,6 +25,7 @@ from imgtool.evaluation.fid.statistics import Features
 Positions = NDArray[np.int64]
 Tell = Callable[[int, int], None]
 Note = Callable[[str], None]
+MAX_PIXELS = 2**24  # of a batch before its images are made small: 64 of 512x512
 MOST = 5000  # images a side, where nobody says how many
 
 
@@ -109,8 +110,11 @@ def open_folder(path: Path, image_size: int | None, *, skip_bad: bool = False) -
 def loader(
     view: View, *, batch_size: int, num_workers: int, note: Note
 ) -> Iterator[dict[str, Any]]:
-    """Batches of whole images, in order."""
-    return iter(eval_loader(view, batch_size=batch_size, num_workers=num_workers, say=note))
+    """Batches of whole images, in order; fewer at a time where they are large."""
+    batches = eval_loader(
+        view, batch_size=batch_size, max_pixels=MAX_PIXELS, num_workers=num_workers, say=note
+    )
+    return iter(batches)
 
 
 def real_features(

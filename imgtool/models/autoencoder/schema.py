@@ -138,6 +138,18 @@ def check_data(experiment: Experiment, data: DataInfo) -> None:
     )
 
 
+def channels_last(experiment: Experiment, device_type: str) -> bool:
+    """Not on a CPU: its GroupNorm is slow in NHWC, and one follows every convolution.
+
+    Seconds an iteration of photos/base (fp32, AMD EPYC of Zen 3, AVX2, 2 threads), NHWC against
+    NCHW: batch 16 4.06 and 3.03 (1.34 times), batch 4 0.90 and 0.75 (1.20 times); of phase1_1 at
+    512 px, batch 4, on a busy machine: S1 2.9 times, S12 1.2 times. Not measured on a GPU, whose
+    convolutions prefer NHWC in half precision and whose GroupNorm computes in NCHW:
+    `benchmarks/gpu.py --checks fp32 layout` says.
+    """
+    return device_type != "cpu"
+
+
 SCHEMA = FamilySchema(
     name="autoencoder",
     sections={"model": Model, "loss": Loss},
@@ -157,6 +169,7 @@ SCHEMA = FamilySchema(
     },
     check=check,
     check_data=check_data,
+    channels_last=channels_last,
     needs={
         "loss.kld": ("model.bottleneck", "kl"),
         "loss.commitment": ("model.bottleneck", "vq"),

@@ -172,6 +172,15 @@ def check(experiment: Experiment) -> None:
             raise ValueError("model.multiscale_loss takes in the largest size: data.image_size")
 
 
+def channels_last(experiment: Experiment, device_type: str) -> bool:
+    """Not with GroupNorm on a CPU, which is slow in NHWC.
+
+    Seconds an iteration of genegan/exp04_group_norm (batch 1, fp32, AMD EPYC of Zen 3, AVX2,
+    2 threads): 9.3 in NHWC, 7.4 in NCHW. Not measured on a GPU: `benchmarks/gpu.py`, `layout`.
+    """
+    return device_type != "cpu" or experiment.model.norm != "group_norm"
+
+
 SCHEMA = FamilySchema(
     name="genegan",
     sections={
@@ -196,6 +205,7 @@ SCHEMA = FamilySchema(
         "loss.critic_burst": 4,
     },
     check=check,
+    channels_last=channels_last,
     # Each size has norms of its own, and goes forward and backward by itself.
     takes_turns=lambda experiment: not experiment.model.multiscale_loss,
 )
