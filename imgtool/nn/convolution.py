@@ -142,8 +142,9 @@ def _gradients_by_convolution(
 
 def _asks_for_gradients(x: Tensor) -> bool:
     """In float32 throughout: half precision is left to torch."""
-    half = torch.is_autocast_enabled(x.device.type) or x.dtype != torch.float32
-    return torch.is_grad_enabled() and not half
+    if not torch.is_grad_enabled() or x.is_meta or x.dtype != torch.float32:
+        return False
+    return not torch.is_autocast_enabled(x.device.type)
 
 
 # The weights' gradient of others ---------------------------------------------------------------

@@ -57,6 +57,8 @@ class Choice:
         Raises:
             UsageError: the user's own choice is none.
         """
+        if device.type == "meta":
+            return self.preferred
         found = self._chosen.get(device.type)
         if found is None:
             found = self._chosen[device.type] = _asked() or self._quicker(device)

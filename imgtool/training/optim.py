@@ -102,33 +102,40 @@ def undoable_step(optimizer: Optimizer, bad: Tensor) -> None:
     after.write(torch.where(bad, old, new, out=new))
 
 
-class _Flat:
-    """Parameters with gradients and their state, as if they were one tensor (N,).
+class Flat:
+    """Tensors of one type, as if they were one (N,).
+
+    Args:
+        tensors: dense, in whatever order of their elements.
 
     Attributes:
-        keys: (address, number of elements) of each.
         sizes: elements of each.
+        keys: (address, number of elements) of each.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], keys: Sequence[tuple[int, int]]) -> None:
-        self.keys = keys
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
         self.sizes = [tensor.numel() for tensor in tensors]
+        self.keys = _keys(tensors)
         # The same memory in its own order, whatever the strides.
         self._rows = [tensor.detach().as_strided((tensor.numel(),), (1,)) for tensor in tensors]
 
-    def read(self) -> Tensor:
+    def read(self, out: Tensor | None = None) -> Tensor:
         """A copy of all."""
-        return torch.cat(self._rows)
+        return torch.cat(self._rows, out=out)
 
     def write(self, flat: Tensor) -> None:
         """Put what `read` gave back."""
         torch.split_with_sizes_copy(flat, self.sizes, out=self._rows)
 
 
-_FLATS: WeakKeyDictionary[Optimizer, _Flat] = WeakKeyDictionary()
+def _keys(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
+    return [(tensor.data_ptr(), tensor.numel()) for tensor in tensors]
 
 
-def _flat_of(optimizer: Optimizer, device: torch.device) -> _Flat:
+_FLATS: WeakKeyDictionary[Optimizer, Flat] = WeakKeyDictionary()
+
+
+def _flat_of(optimizer: Optimizer, device: torch.device) -> Flat:
     """The optimizer's tensors of now; made anew when they are others than at the last call."""
     tensors: list[Tensor] = []
     for group in optimizer.param_groups:
@@ -140,8 +147,7 @@ def _flat_of(optimizer: Optimizer, device: torch.device) -> _Flat:
             state = optimizer.state.get(parameter, {}).values()
             here = (t for t in state if isinstance(t, Tensor) and t.device == device)
             tensors += [parameter, *here]
-    keys = [(tensor.data_ptr(), tensor.numel()) for tensor in tensors]
     flat = _FLATS.get(optimizer)
-    if flat is None or flat.keys != keys:
-        flat = _FLATS[optimizer] = _Flat(tensors, keys)
+    if flat is None or flat.keys != _keys(tensors):
+        flat = _FLATS[optimizer] = Flat(tensors)
     return flat

@@ -19,6 +19,7 @@ from imgtool.training.batches import Batches
 from imgtool.training.device import Precision
 from imgtool.training.meters import Meter
 from imgtool.training.optim import (
+    Flat,
     build_optimizer,
     clip_gradients,
     gradient_norm,
@@ -108,7 +109,7 @@ class Stepper:
             finite &= self._backward(update, batch, micro)
         bad, norm = self._judge(update, optimizers, finite)
         for optimizer in optimizers:
-            self._apply(optimizer, bad)
+            masked_step(optimizer, bad)
         if self.scaler is not None:
             self.scaler.update()
         with torch.no_grad():
@@ -183,25 +184,22 @@ class Stepper:
         lost, overflow = self.ranks.sum(torch.stack([lost, overflow]).to(torch.float32)) > 0
         return lost, overflow
 
-    def _apply(self, optimizer: Optimizer, bad: Tensor) -> None:
-        if self.scaler is not None:
-            self.scaler.step(optimizer)
-        else:
-            masked_step(optimizer, bad)
-
 
 class Buffers:
     """The buffers of a task's modules, which a training forward may change."""
 
     def __init__(self, modules: nn.Module) -> None:
-        self._own = list(modules.buffers())
-        self._kept = [buffer.clone() for buffer in self._own]
+        alike: dict[torch.dtype, list[Tensor]] = {}
+        for buffer in modules.buffers():
+            alike.setdefault(buffer.dtype, []).append(buffer)
+        self._flats = [Flat(tensors) for tensors in alike.values()]
+        self._kept = [flat.read() for flat in self._flats]
 
     @torch.no_grad()
     def keep(self) -> None:
         """Remember them as they are."""
-        for kept, own in zip(self._kept, self._own, strict=True):
-            kept.copy_(own)
+        for flat, kept in zip(self._flats, self._kept, strict=True):
+            flat.read(out=kept)
 
     @torch.no_grad()
     def put_back(self, bad: Tensor) -> None:
@@ -209,8 +207,8 @@ class Buffers:
         on_host = optim.on_host(bad)
         if on_host and not bad:
             return
-        for kept, own in zip(self._kept, self._own, strict=True):
-            own.copy_(kept if on_host else torch.where(bad, kept, own))
+        for flat, kept in zip(self._flats, self._kept, strict=True):
+            flat.write(kept if on_host else torch.where(bad, kept, flat.read()))
 
 
 class BadSteps:
