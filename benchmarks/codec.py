@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--size", choices=list(SIZES), default="768x512")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--repeat", type=int, default=3, help="timed a process, after one untimed")
+    parser.add_argument("--repeat", type=int, default=2, help="timed a process, after one untimed")
     parser.add_argument("--tuned", action="store_true", help="the baseline in NHWC, memory kept")
     parser.add_argument("--part", choices=list(BOUNDS), help=argparse.SUPPRESS)
     parser.add_argument("--side", choices=["ours", "published"], help=argparse.SUPPRESS)

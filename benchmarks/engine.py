@@ -1,8 +1,8 @@
 """Images a second of the engine, against a bare PyTorch loop on the same model, batch and data.
 
 Both sides train the autoencoder of the README (128 px crops, batch 8) on the CPU from images
-that are already decoded in memory, with the same number of threads, channels_last weights, a
-fused AdamW, and the same allocator settings. The bare side is what a researcher writes by
+that are already decoded in memory, with the same number of threads, NCHW weights (the quicker
+order on a CPU), a fused AdamW, and the same allocator settings. The bare side is what a researcher writes by
 hand: a loop over random crops, forward, backward, step; it checks nothing and logs nothing.
 The engine's side is `imgtool train` as users get it, its checks and logs included, but no
 validation or checkpoint inside the measured iterations. The first iterations are not counted.
@@ -119,7 +119,7 @@ def bare(work: Work, root: Path, threads: int) -> float:
 
     torch.set_num_threads(threads)
     torch.manual_seed(42)
-    network = Autoencoder(loaded(work, root).experiment.model).to(memory_format=torch.channels_last)
+    network = Autoencoder(loaded(work, root).experiment.model)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
     images = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(root.iterdir())]
     rng = np.random.default_rng(42)
@@ -133,7 +133,7 @@ def bare(work: Work, root: Path, threads: int) -> float:
     times = {}
     for iteration in range(1, work.last + 1):
         crops = np.stack([crop() for _ in range(work.batch)])
-        batch = torch.from_numpy(crops).permute(0, 3, 1, 2)
+        batch = torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
         x = batch.float() / 127.5 - 1
         x_hat = network.decode(network.encode(x).z)["rgb"]
         loss = torch.nn.functional.mse_loss(x_hat, x)
