@@ -77,6 +77,23 @@ class Case:
         return load(self.preset, family=None, schema_of=schema, sets=sets, tiny=tiny)
 
 
+def make_data(root: Path, dataset: str, number: int, size: int) -> str:
+    """Draw images of a kind of data set in a folder under `root`; the setting that names them."""
+    from imgtool.data.synthetic.make import make_faces, make_layouts, make_photos
+
+    folder = root / dataset
+    if dataset == "celeba":
+        made = make_faces(folder, 4 * number, seed=1) if not folder.exists() else None
+        return f"data.root={made.path if made else folder}"
+    if dataset == "layouts":
+        if not folder.exists():
+            make_layouts(folder, number, size=size, seed=1)
+        return f"data.manifest={folder / 'layouts.csv'}"
+    if not folder.exists():
+        make_photos(folder, number, size=size, seed=1)
+    return f"data.root={folder}"
+
+
 # --- the engine, as `imgtool train` runs it -------------------------------------------------
 
 
@@ -206,7 +223,9 @@ def compiled(case: Case) -> Facts:
 class Side:
     """A tiny task with its first weights, on a device and in an order, and one batch."""
 
-    def __init__(self, case: Case, device: str, *, nhwc: bool = True, tiny: bool = True) -> None:
+    def __init__(
+        self, case: Case, device: str, *sets: str, nhwc: bool = True, tiny: bool = True
+    ) -> None:
         import torch
 
         from imgtool.data.datasets import open_datasets
@@ -217,7 +236,7 @@ class Side:
         from imgtool.training.device import set_matmul_precision
 
         set_matmul_precision("highest")
-        experiment = case.load(tiny=tiny).experiment
+        experiment = case.load(*sets, tiny=tiny).experiment
         datasets = open_datasets(experiment.data)
         torch.manual_seed(experiment.train.seed)
         self.device = torch.device(device)

@@ -31,7 +31,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _gpu_checks import GROUPS, ROOT, TIMED
+from _gpu_checks import GROUPS, ROOT, TIMED, make_data
 
 Facts = dict[str, Any]
 LIMIT_SEC, QUICK_LIMIT_SEC = 345.0, 1200.0
@@ -84,25 +84,10 @@ class Script:
         """The family's first preset and the setting that names its data; else what is wrong."""
         try:
             preset, dataset = first_preset(family)
-            return preset, self._data(dataset)
+            number, size = (12, 128) if self.options.quick else (48, 512)
+            return preset, make_data(self.folder, dataset, number, size)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
-
-    def _data(self, dataset: str) -> str:
-        from imgtool.data.synthetic.make import make_faces, make_layouts, make_photos
-
-        number, size = (12, 128) if self.options.quick else (48, 512)
-        folder = self.folder / dataset
-        if dataset == "celeba":
-            made = make_faces(folder, 4 * number, seed=1) if not folder.exists() else None
-            return f"data.root={made.path if made else folder}"
-        if dataset == "layouts":
-            if not folder.exists():
-                make_layouts(folder, number, size=size, seed=1)
-            return f"data.manifest={folder / 'layouts.csv'}"
-        if not folder.exists():
-            make_photos(folder, number, size=size, seed=1)
-        return f"data.root={folder}"
 
     def _group(self, family: str, group: str, material: tuple[str, str] | str) -> None:
         checks = self._checks(group)
