@@ -23,6 +23,7 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 
 from imgtool.nn.kernels import Calls, Choice
 
+BATCH = 16
 FEW_CHANNELS = 8  # of which a product would have too few columns
 
 
@@ -39,7 +40,7 @@ def _pointwise_calls(device: torch.device) -> Calls:
 
     @torch.no_grad()
     def convolution() -> Tensor:
-        return F.conv2d(x, weight, bias)
+        return _convolved(x, weight, bias)
 
     @torch.no_grad()
     def product() -> Tensor:
@@ -87,7 +88,7 @@ class Pointwise(nn.Conv2d):
             out: Tensor = _MixedPointwise.apply(x, self.weight, self.bias)
             return self._act(out)
         if kernel == "convolution":
-            return self._act(F.conv2d(x, self.weight, self.bias))
+            return self._act(_convolved(x, self.weight, self.bias))
         # The activation before the permutation: in place on a view it would cost copies.
         return self._act(_product(x, self.weight, self.bias)).permute(0, 3, 1, 2)
 
@@ -103,7 +104,7 @@ class _MixedPointwise(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.by_convolution = POINTWISE.of(x.device) == "convolution"
         if ctx.by_convolution:
-            return F.conv2d(x, weight, bias)
+            return _convolved(x, weight, bias).detach()
         return _product(x, weight, bias).permute(0, 3, 1, 2).detach()
 
     @staticmethod
@@ -111,6 +112,17 @@ class _MixedPointwise(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         gradients = _gradients_by_products if ctx.by_convolution else _gradients_by_convolution
         return gradients(x, weight, grad, of_x=ctx.needs_input_grad[0])
+
+
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """conv2d; with one thread torch leaves fewer images than BATCH to a product and a copy."""
+    size = x.permute(0, 2, 3, 1).shape
+    fits = size[:3].numel() % BATCH == 0
+    if x.device.type != "cpu" or torch.get_num_threads() > 1 or not fits:
+        return F.conv2d(x, weight, bias)
+    cut = x.permute(0, 2, 3, 1).view(BATCH, -1, 1, size[3]).permute(0, 3, 1, 2)
+    out = F.conv2d(cut, weight, bias).permute(0, 2, 3, 1)
+    return out.view(*size[:3], -1).permute(0, 3, 1, 2)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

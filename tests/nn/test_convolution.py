@@ -83,11 +83,23 @@ def pointwise_kernels(request):
         yield
 
 
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("leaky", [False, True])
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("size", [(2, 4, 4), (1, 4, 8), (1, 3, 3)], ids=str)
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=str)
-def test_a_pointwise_convolution_is_a_sum_over_channels(pointwise_kernels, layout, leaky):
+def test_a_pointwise_convolution_is_a_sum_over_channels(pointwise_kernels, layout, size, leaky):
     torch.manual_seed(0)
-    layer, x = Pointwise(5, 7, leaky=leaky), torch.randn(2, 5, 4, 3).to(memory_format=layout)
+    batch, height, width = size
+    layer = Pointwise(5, 7, leaky=leaky)
+    x = torch.randn(batch, 5, height, width).to(memory_format=layout)
 
     def gradients(out, *wanted):
         asked = [*wanted, *layer.parameters()]
