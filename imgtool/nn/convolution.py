@@ -118,7 +118,8 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """conv2d; with one thread torch leaves fewer images than BATCH to a product and a copy."""
     size = x.permute(0, 2, 3, 1).shape
     fits = size[:3].numel() % BATCH == 0
-    if x.device.type != "cpu" or torch.get_num_threads() > 1 or not fits:
+    left_to_torch = torch.compiler.is_compiling() or x.device.type != "cpu" or not fits
+    if left_to_torch or torch.get_num_threads() > 1:
         return F.conv2d(x, weight, bias)
     cut = x.permute(0, 2, 3, 1).view(BATCH, -1, 1, size[3]).permute(0, 3, 1, 2)
     out = F.conv2d(cut, weight, bias).permute(0, 2, 3, 1)
