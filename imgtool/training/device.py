@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import resource
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,9 @@ class Precision:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of a forward pass; a fresh one each time."""
-        return torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None)
+        if self.half is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.half)
 
 
 def make_precision(precision: str, device: torch.device) -> Precision:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,27 +22,21 @@ class Meter:
         self._device = device
         self._totals: dict[Names, Tensor] = {}
 
-    def add(self, names: Names, values: Tensor) -> None:
-        """Add one vector of values; `names` says what they are. Nothing is synchronised."""
-        if on_host(values):
-            self._add_here(names, values.numpy())
-            return
-        values = values.to(self._dtype)
-        finite = torch.isfinite(values)
-        pair = torch.stack([values.where(finite, 0.0), finite.to(self._dtype)])
-        if names in self._totals:
-            self._totals[names] += pair
-        else:
-            self._totals[names] = pair
-
-    def _add_here(self, names: Names, values: np.ndarray) -> None:
-        """The same for values that can be read: a fifth of the time of torch's small operations."""
+    def add(self, names: Names, values: Sequence[Tensor]) -> None:
+        """Add 0-d values; `names` says what they are. Nothing is synchronised."""
         if names not in self._totals:
-            self._totals[names] = torch.zeros(2, len(names), dtype=self._dtype)
-        sums, counts = self._totals[names].numpy()
-        finite = np.isfinite(values)
-        np.add(sums, values, out=sums, where=finite)
-        counts += finite
+            self._totals[names] = torch.zeros(2, len(names), dtype=self._dtype, device=self._device)
+        totals = self._totals[names]
+        if on_host(totals):  # numbers: a tenth of the time of torch's small operations
+            sums, counts = totals.numpy()
+            for position, value in enumerate(map(float, values)):
+                if math.isfinite(value):
+                    sums[position] += value
+                    counts[position] += 1
+            return
+        stacked = torch.stack(list(values)).to(self._dtype)
+        finite = torch.isfinite(stacked)
+        totals += torch.stack([stacked.where(finite, 0.0), finite.to(self._dtype)])
 
     def means(self, all_reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Mean of every name over all processes, in one transfer; NaN where nothing was finite."""

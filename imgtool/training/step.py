@@ -118,7 +118,7 @@ class Stepper:
         good = self._applied.get(update.name)
         self._applied[update.name] = ~bad if good is None else good | ~bad
         self.steps += 1
-        self.meter.add((self._norm_names[update.name],), norm.reshape(1))
+        self.meter.add((self._norm_names[update.name],), [norm])
 
     def end_iteration(self, iteration: int) -> None:
         """What follows the last update of iteration `iteration` (1 is the first)."""
@@ -141,7 +141,7 @@ class Stepper:
         last = update is self._last_update
         names = tuple(sorted(name for name in losses if last or name != "loss"))
         if names:
-            self.meter.add(names, torch.stack([losses[name] for name in names]))
+            self.meter.add(names, [losses[name] for name in names])
         return torch.isfinite(losses["loss"])
 
     def _backward_of(self, update: Update, piece: Batch, *, waits: bool) -> dict[str, Tensor]:
@@ -151,7 +151,9 @@ class Stepper:
         with wrapped.no_sync() if alone else nullcontext():  # type: ignore[operator]
             with self.precision.autocast():
                 losses = wrapped(piece)
-            loss = losses["loss"].float() / self.train.accumulate
+            loss = losses["loss"].float()
+            if self.train.accumulate > 1:
+                loss = loss / self.train.accumulate
             (loss if self.scaler is None else self.scaler.scale(loss)).backward()
         return {name: value.detach().to(torch.float32) for name, value in losses.items()}
 
