@@ -70,6 +70,8 @@ bench: setup
 	$(BIN)/python benchmarks/fid.py
 	$(BIN)/python benchmarks/coding.py
 	$(BIN)/python benchmarks/hpcm.py
+	$(BIN)/python benchmarks/codec.py --tuned
+	$(BIN)/python benchmarks/memory.py
 
 wheel: setup
 	UV=$(abspath $(UV)) bash .ci/try-wheel $(abspath $(BIN))
