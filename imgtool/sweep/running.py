@@ -54,9 +54,9 @@ def start(trial: Trial, slot: Slot, held: Claim, command: Sequence[str], ladder:
     before = stamp(trial.directory)
     jobs.write_config(trial)
     environment = {**os.environ, **slot.env, MARK: str(trial.directory.path)}
+    now = now_iso()  # before the trainer can say when it started
     with open(trial.directory.child_log_path, "ab") as log:
         child = Child(command, env=environment, output=log.fileno())
-    now = now_iso()
     job = {
         "executor": "local",
         "job_id": None,

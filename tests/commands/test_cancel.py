@@ -56,6 +56,7 @@ def make(path):
     now = now_iso()
     base = {"host": socket.gethostname(), "started": now, "heartbeat": now}
     (directory.path / "base.json").write_text(json.dumps(base))
+    directory.made = now
     return directory
 
 
@@ -73,7 +74,7 @@ def start(tmp_path):
             assert child.poll() is None
             time.sleep(0.01)
         job = {"executor": "local", "stat": "RUN", "host": socket.gethostname(), "pid": child.pid}
-        write_job(directory, **job, started=now_iso(), start_ticks=start_ticks(child.pid))
+        write_job(directory, **job, started=directory.made, start_ticks=start_ticks(child.pid))
         directory.child = child
         return directory
 

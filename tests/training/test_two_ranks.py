@@ -5,6 +5,7 @@ Two processes do all families one after the other; each test looks at what they 
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from imgtool.config.faces import FacesData
 from imgtool.data.synthetic.make import make_faces, make_photos
@@ -44,11 +46,22 @@ OF_FAMILY = {
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    make_faces(folder / "faces", 24, seed=3)
-    make_photos(folder / "photos", 12, size=96, seed=0)
+def shared(tmp_path_factory):
+    """A folder that all processes of the suite share, with the data."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "two_ranks"
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "data.lock"):
+        if not (folder / "data").exists():
+            make_faces(folder / "new/faces", 24, seed=3)
+            make_photos(folder / "new/photos", 12, size=96, seed=0)
+            (folder / "new").rename(folder / "data")
     return folder
+
+
+@pytest.fixture
+def data(shared):
+    return shared / "data"
 
 
 def sets_of(family, data, batch_size, *more):
@@ -83,11 +96,21 @@ def wait_for(condition, processes, seconds=240):
 
 
 @pytest.fixture(scope="module")
-def two(data, tmp_path_factory):
-    """The folder that two ranks leave: of each family ten iterations, the first five of them and
-    a resume; a run that is asked to stop; one in which rank 1 fails.
+def two(shared):
+    """The folder that two ranks leave, made by the first of the suite's processes that needs it."""
+    folder = shared / "two"
+    with FileLock(shared / "two.lock"):
+        if not (folder / "codes.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            run_two_ranks(shared / "data", folder)
+    return folder
+
+
+def run_two_ranks(data, folder):
+    """Of each family ten iterations, the first five of them and a resume; a run that is asked to
+    stop; one in which rank 1 fails.
     """
-    folder = tmp_path_factory.mktemp("two")
     jobs = []
     for family in FAMILIES:
         sets = sets_of(family, data, 1, "train.ema_decay=0.9")
@@ -127,7 +150,6 @@ def two(data, tmp_path_factory):
         for process in processes:
             process.kill()
     (folder / "codes.json").write_text(json.dumps(codes))
-    return folder
 
 
 def left(two, job, rank):
