@@ -102,8 +102,10 @@ def plan(
             if spelled in own:
                 text = drop_key(text, spelled, str(path))
                 done.append((key, own[spelled].value, None))
-        elif not _same(resolved.get(key), value) or loaded.origins.get(key) == DEFAULT:
+        elif not _same(resolved.get(key), value) or (
             # A decision is written down even where it is today's default.
+            loaded.origins.get(key) == DEFAULT and spelled not in own
+        ):
             text = set_key(text, spelled, written, str(path))
             done.append((key, resolved.get(key), value))
     if comment is not None:
