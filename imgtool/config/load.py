@@ -143,27 +143,18 @@ def _lay(
     problems: list[Problem],
 ) -> None:
     """Put a layer over those before it; a value of it clears the earlier ones of its rivals."""
-    said = [key for key in schema.rivals if _is_said(key, layer, schema)]
-    for key in said:
+    given = [k for k in schema.rivals if k in layer and schema.is_given(k, layer[k].value)]
+    for place, key in enumerate(given):
+        origin = layer[key].origin
         for rival, none in schema.rivals[key].items():
-            if rival in said and said.index(rival) < said.index(key):
+            if rival in given[:place]:
                 continue  # told already
-            origin = layer[key].origin
-            if _is_said(rival, layer, schema):
+            if rival in layer and schema.is_given(rival, layer[rival].value):
                 text = f"{key} and {rival} exclude each other"
                 problems.append(Problem(origin, text, "keep one of them"))
             elif rival in entries or keys_of(schema)[rival].default != none:
                 entries[rival] = Entry(list(none) if isinstance(none, tuple) else none, origin)
     entries.update(layer)
-
-
-def _is_said(key: str, layer: Mapping[str, Entry], schema: FamilySchema) -> bool:
-    """Whether a layer has a key, with another value than the one that its rivals clear it to."""
-    if key not in layer:
-        return False
-    value = layer[key].value
-    nones = [cleared[key] for cleared in schema.rivals.values() if key in cleared]
-    return (tuple(value) if isinstance(value, list) else value) not in nones
 
 
 def _before(schema: FamilySchema) -> dict[str, Entry]:

@@ -359,3 +359,8 @@ class FamilySchema:
         """Every section of the file, in the order in which it is written."""
         shared: dict[str, type] = {"model": object, "data": Data, "train": Train, "loss": object}
         return {**shared, "output": Output, "lsf": Lsf, **self.sections}
+
+    def is_given(self, key: str, value: Any) -> bool:
+        """Whether a key of this value is there, by what its rivals would clear it to."""
+        nones = [cleared[key] for cleared in self.rivals.values() if key in cleared]
+        return (tuple(value) if isinstance(value, list) else value) not in nones
