@@ -31,6 +31,10 @@ def run(
 
     With -f it follows the log until the experiment ends; a pending one is waited for.
 
+    An LSF job's own log has what it said before training, too, and LSF's report: it is
+    SWEEP_QUEUE.JOB.INDEX.out in `logs` beside the job files, which is experiments/PHASE/jobs/logs
+    without --script-dir. It is named here, and printed where there is no other.
+
     \b
     Example:
       imgtool logs S5 -f
@@ -39,7 +43,7 @@ def run(
     from commands._output import say
     from imgtool.errors import NoAnswer, UsageError
     from imgtool.sweep.find import find
-    from imgtool.sweep.state import last_lines, log_of
+    from imgtool.sweep.state import job_log_of, last_lines, log_of
 
     if lines < 0:
         raise UsageError(f"--lines is {lines}", hint="give 0 or more")
@@ -53,6 +57,9 @@ def run(
         raise NoAnswer(
             f"{found[0].name} has no log yet", hint="-f waits for it; imgtool status says more"
         )
+    of_job = job_log_of(directory)
+    if of_job not in (None, log):
+        say(f"(its job's own: {of_job})")
     if log is not None:
         say(f"{log}:")
     if not follow:

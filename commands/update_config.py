@@ -57,8 +57,9 @@ def run(
 
     Takes the record of `imgtool select-winner` and writes the keys that its phase decides. A key
     that does not apply to the winner (the weight of a KL divergence without a variational
-    encoder) is dropped. Every file is checked before the first one is written; what stands
-    there already stays as it is. The differences are printed.
+    encoder) is dropped. A key that --tiny or --set put in the place of what the phase's files
+    say was not decided: it is named, and left as it is. Every file is checked before the first
+    one is written; what stands there already stays as it is. The differences are printed.
 
     \b
     Example:
@@ -180,7 +181,7 @@ def _changes(
         parameters = winner.get("parameters")
         if not isinstance(parameters, dict):
             raise UsageError("the winner's record has no parameters", hint=EXAMPLE)
-        for key in _keys(winner, parameters, keys):
+        for key in _decided(winner, _keys(winner, parameters, keys), keys, bool(sets)):
             changes[key] = DROP if parameters[key] is None else parameters[key]
         family = winner.get("family")
         comment = f"{winner.get('name')} (rule {winner.get('rule')}, phase {winner.get('phase')})"
@@ -216,6 +217,37 @@ def _keys(winner: dict[str, Any], parameters: dict[str, Any], keys: str | None) 
                 hint=did_you_mean(key, list(parameters)) or EXAMPLE,
             )
     return wanted
+
+
+def _decided(
+    winner: dict[str, Any], wanted: Sequence[str], asked: str | None, has_more: bool
+) -> list[str]:
+    """The keys that something was chosen for; the others are named.
+
+    Raises:
+        UsageError: --keys asks for one of the others.
+        NoAnswer: nothing is left to be written.
+    """
+    from imgtool.config.yaml_io import format_value
+
+    overridden = winner.get("overridden")
+    told = overridden if isinstance(overridden, dict) else {}
+    others = {key: str(by) for key, by in told.items() if key in wanted}
+    for key, by in others.items():
+        if asked is not None:
+            value = format_value(winner["parameters"][key])
+            raise UsageError(
+                f"{by} set {key}: nothing was chosen",
+                hint=f"leave it out of --keys; --set {key}={value} writes the value all the same",
+            )
+        say(f"{key} is left as it is: {by} set it, so nothing was chosen")
+    left = [key for key in wanted if key not in others]
+    if not left and not has_more:
+        raise NoAnswer(
+            "nothing was chosen: every key that the phase decides was overridden",
+            hint=f"train without {' and '.join(dict.fromkeys(others.values()))} for these keys",
+        )
+    return left
 
 
 def document_of(edit: Edit) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +19,10 @@ from imgtool.errors import ConfigError
 MAX_FILES = 100
 # How a config begins that has every value of its time: what it lacks is younger than it.
 RESOLVED = "# Every value of this experiment, and where it came from."
+_TOLD = re.compile(
+    r"""\s*\w+:\ (?:"(?:[^"\\]|\\.)*"|\[(?:[^]"]|"(?:[^"\\]|\\.)*")*\]|[^"[\#]*?)\ +\#\ (.+)""",
+    re.X,
+)
 
 
 @dataclass(frozen=True)
@@ -71,10 +76,12 @@ class Document:
     Attributes:
         entries: by dotted key.
         is_resolved: whether it had every key when it was written.
+        told: of a resolved one, an entry's origin -> where its value had come from before.
     """
 
     entries: Mapping[str, Entry]
     is_resolved: bool
+    told: Mapping[str, str]
 
 
 class _InMemory:
@@ -161,7 +168,15 @@ def _read_into(documents: list[Document], source: Source, open_files: list[str])
         raise ConfigError(
             f"{source.label}: based on more than {MAX_FILES} files", hint="merge some of them"
         )
-    documents.append(Document(document, text.startswith(RESOLVED)))
+    is_resolved = text.startswith(RESOLVED)
+    told = _told(text, source.label) if is_resolved else {}
+    documents.append(Document(document, is_resolved, told))
+
+
+def _told(text: str, label: str) -> dict[str, str]:
+    """What the comments of a resolved config say of its lines."""
+    found = {n: _TOLD.fullmatch(line) for n, line in enumerate(text.split("\n"), 1)}
+    return {f"{label}:{n}": match[1].rstrip() for n, match in found.items() if match}
 
 
 def _identity(source: Source) -> str:

@@ -73,7 +73,8 @@ def plan(
 
     Args:
         path: a config file.
-        changes: dotted key -> the value it is to resolve to, or DROP.
+        changes: dotted key -> the value it is to resolve to, or DROP. The rivals of a key are
+            dropped.
         family: that the values belong to; any when None.
         comment: a trailing comment that replaces the one of an earlier edit.
 
@@ -90,6 +91,7 @@ def plan(
             hint="give configs of one family",
         )
     _refuse_unknown(changes, schema)
+    changes = {**_cleared(changes, schema), **changes}
     text = before.decode("utf-8")
     mark = BOM if text.startswith(BOM) else ""
     text = text.removeprefix(BOM)
@@ -102,8 +104,10 @@ def plan(
             if spelled in own:
                 text = drop_key(text, spelled, str(path))
                 done.append((key, own[spelled].value, None))
-        elif not _same(resolved.get(key), value) or loaded.origins.get(key) == DEFAULT:
+        elif not _same(resolved.get(key), value) or (
             # A decision is written down even where it is today's default.
+            loaded.origins.get(key) == DEFAULT and spelled not in own
+        ):
             text = set_key(text, spelled, written, str(path))
             done.append((key, resolved.get(key), value))
     if comment is not None:
@@ -140,6 +144,16 @@ def _refuse_unknown(changes: Mapping[str, Any], schema: FamilySchema) -> None:
             )
         if key not in known and key not in TOP_KEYS:
             raise ConfigError(f"{schema.name} has no key {key}", hint=suggest(key, schema))
+
+
+def _cleared(changes: Mapping[str, Any], schema: FamilySchema) -> dict[str, Any]:
+    """The rivals of what is given, which would contradict it in the same file."""
+    return {
+        rival: DROP
+        for key, value in changes.items()
+        if value is not DROP and schema.is_given(key, value)
+        for rival in schema.rivals.get(key, {})
+    }
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:

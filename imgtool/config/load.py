@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from imgtool.config.chain import RESOLVED, Source, find, in_memory, read_chain
 from imgtool.config.fields import TOP_KEYS, keys_of, suggest
 from imgtool.config.flags import fields_of, parse_flag
 from imgtool.config.identity import identity, identity_diff, to_dict
-from imgtool.config.schema import Experiment, FamilySchema
+from imgtool.config.schema import TINY_FOLDER, Experiment, FamilySchema
 from imgtool.config.validate import Problem, build_sections, contradiction, refuse, shown
 from imgtool.config.yaml_io import Entry, format_value, parse_value
 from imgtool.errors import CheckpointError, ConfigError
 
 __all__ = [
     "Loaded",
+    "Override",
     "identity",
     "identity_diff",
     "load",
@@ -36,6 +37,8 @@ SchemaOf = Callable[[str], FamilySchema]
 DEFAULT = "default"
 BEFORE = "as before there was a choice"
 COMMAND_LINE = "command line"
+TINY, SET = "--tiny", "--set"
+SHARED_DIR = "output.shared_dir"
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,24 @@ class Loaded:
     Attributes:
         experiment: complete and checked.
         origins: `train.lr` -> `default`, `preset phase1_1/base:14`, `experiments/x.yaml:7`,
-            `--tiny`, `--set` or the option.
+            `--tiny`, `--set` or the option. A resolved config hands on what it says itself.
     """
 
     experiment: Experiment
     origins: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Override:
+    """A word such as `--set` takes.
+
+    Attributes:
+        text: `section.key=value`.
+        origin: who says so.
+    """
+
+    text: str
+    origin: str = SET
 
 
 def load(
@@ -57,7 +73,7 @@ def load(
     *,
     family: str | None,
     schema_of: SchemaOf,
-    sets: Sequence[str] = (),
+    sets: Sequence[str | Override] = (),
     flags: Mapping[str, object] | None = None,
     tiny: bool = False,
 ) -> Loaded:
@@ -67,7 +83,8 @@ def load(
         source: a file or a preset's name, or what `find` gives; None for the family's defaults.
         family: the family, where the command line names it; the file's own otherwise.
         schema_of: the registry's `schema`.
-        sets: `--set` overrides, each `section.key=value` with a YAML value.
+        sets: `--set` overrides, each `section.key=value` with a YAML value; an Override where
+            somebody else says so.
         flags: dotted key -> what the option was given: its text, or True/False. `name` and
             `phase` are keys as well.
         tiny: apply the family's `--tiny` values after the file.
@@ -85,18 +102,59 @@ def load(
     entries: dict[str, Entry] = {}
     for document in chain:
         entries.pop("name", None)  # what is based on an experiment is another one
+        layer = _today(document.entries, schema, problems)
         if document.is_resolved:
-            entries.update(_before(schema))
-        entries.update(_today(document.entries, schema, problems))
+            entries.update({**_before(schema), **layer})
+        else:
+            _lay(layer, entries, schema, problems)
     if tiny:
-        entries.update({key: Entry(value, "--tiny") for key, value in schema.tiny.items()})
-    for text in sets:
-        entries.update(_today(_parse_set(text), schema, problems))
-    entries.update(_today(_parse_flags(flags or {}, schema), schema, problems))
+        _lay(_tiny(schema, entries), entries, schema, problems)
+    overrides = [one if isinstance(one, Override) else Override(one) for one in sets]
+    for layer in (*map(_parse_set, overrides), _parse_flags(flags or {}, schema)):
+        _lay(_today(layer, schema, problems), entries, schema, problems)
     refuse(problems)
     stem = schema.name if found is None else found.stem
     label = COMMAND_LINE if found is None else found.label
-    return _build(schema, {"name": Entry(stem, DEFAULT), **entries, "family": chosen}, label)
+    entries = {"name": Entry(stem, DEFAULT), **entries, "family": chosen}
+    told = {
+        origin: text
+        for document in chain
+        for origin, text in document.told.items()
+        if text in (TINY, SET) or not text.startswith("-")  # an option of an earlier command
+    }
+    loaded = _build(schema, entries, label)
+    origins = {key: told.get(origin, origin) for key, origin in loaded.origins.items()}
+    return replace(loaded, origins=origins)
+
+
+def _tiny(schema: FamilySchema, entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """What `--tiny` changes; its tables lie in a folder of their own, not over those of others."""
+    values = dict(schema.tiny)
+    shared = entries.get(SHARED_DIR)
+    if shared is not None and isinstance(shared.value, str) and shared.value.strip():
+        values[SHARED_DIR] = str(Path(shared.value) / TINY_FOLDER)
+    return {key: Entry(value, TINY) for key, value in values.items()}
+
+
+def _lay(
+    layer: Mapping[str, Entry],
+    entries: dict[str, Entry],
+    schema: FamilySchema,
+    problems: list[Problem],
+) -> None:
+    """Put a layer over those before it; a value of it clears the earlier ones of its rivals."""
+    given = [k for k in schema.rivals if k in layer and schema.is_given(k, layer[k].value)]
+    for place, key in enumerate(given):
+        origin = layer[key].origin
+        for rival, none in schema.rivals[key].items():
+            if rival in given[:place]:
+                continue  # told already
+            if rival in layer and schema.is_given(rival, layer[rival].value):
+                text = f"{key} and {rival} exclude each other"
+                problems.append(Problem(origin, text, "keep one of them"))
+            elif rival in entries or keys_of(schema)[rival].default != none:
+                entries[rival] = Entry(list(none) if isinstance(none, tuple) else none, origin)
+    entries.update(layer)
 
 
 def _before(schema: FamilySchema) -> dict[str, Entry]:
@@ -143,20 +201,24 @@ def _schema(chosen: Entry, schema_of: SchemaOf) -> FamilySchema:
         raise ConfigError(f"{chosen.origin}: {error}", hint=error.hint) from error
 
 
-def _parse_set(text: str) -> dict[str, Entry]:
+def _parse_set(override: Override) -> dict[str, Entry]:
     """`train.lr=1e-4`, or a whole section: `train={lr: 1e-4}`."""
+    text, origin = override.text, override.origin
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not key:
-        raise ConfigError(f"--set: {text!r} is not key=value", hint="such as --set train.lr=1e-4")
+        raise ConfigError(
+            f"{origin}: {text!r} is not key=value", hint="such as --set train.lr=1e-4"
+        )
     if key in ("base", "family"):
         raise ConfigError(
-            f"--set: {key} can only be chosen in a file", hint=f"write `{key}: ...` in the config"
+            f"{origin}: {key} can only be chosen in a file",
+            hint=f"write `{key}: ...` in the config",
         )
-    parsed = parse_value(value, f"--set {key}")
+    parsed = parse_value(value, f"{origin} {key}")
     if isinstance(parsed, dict) and "." not in key:
-        return {f"{key}.{inner}": Entry(item, "--set") for inner, item in parsed.items()}
-    return {key: Entry(parsed, "--set")}
+        return {f"{key}.{inner}": Entry(item, origin) for inner, item in parsed.items()}
+    return {key: Entry(parsed, origin)}
 
 
 def _refuse_sweep(documents: Sequence[Mapping[str, Entry]], found: Source | None) -> None:

@@ -28,6 +28,9 @@ Fraction = Annotated[float, Ge(0), Lt(1)]
 # A count of iterations (1000), or of epochs (5ep).
 Interval = PositiveInt | Annotated[str, "interval"]
 
+# Where runs of `--tiny` lie, within the folders of the others.
+TINY_FOLDER = "tiny"
+
 _NOT_GIVEN = object()
 STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
@@ -332,6 +335,8 @@ class FamilySchema:
             the config asks for. Called before torch is imported.
         needs: key -> (another key, the value that this must have for the first to matter), such
             as `loss.kld`, which means nothing without a variational bottleneck.
+        rivals: key -> the keys that it excludes, with the value by which each is not there. A key
+            that is given clears them where they were given earlier (a preset, then an option).
         takes_turns: whether a backward pass may leave parameters out that others train.
         channels_last: whether NHWC is the faster order on a device (cpu, cuda, mps), as measured:
             what an unset `train.channels_last` means. It depends on the two arguments alone, so
@@ -346,6 +351,7 @@ class FamilySchema:
     check: Callable[[Experiment], None] = _accept
     check_data: Callable[[Experiment, Any], None] = _accept_data
     needs: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
+    rivals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     takes_turns: Callable[[Experiment], bool] = _never
     channels_last: Callable[[Experiment, str], bool] = _always
 
@@ -353,3 +359,8 @@ class FamilySchema:
         """Every section of the file, in the order in which it is written."""
         shared: dict[str, type] = {"model": object, "data": Data, "train": Train, "loss": object}
         return {**shared, "output": Output, "lsf": Lsf, **self.sections}
+
+    def is_given(self, key: str, value: Any) -> bool:
+        """Whether a key of this value is there, by what its rivals would clear it to."""
+        nones = [cleared[key] for cleared in self.rivals.values() if key in cleared]
+        return (tuple(value) if isinstance(value, list) else value) not in nones

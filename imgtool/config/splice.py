@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from imgtool.config.yaml_io import compose, format_value
+from imgtool.config.yaml_io import compose, format_value, parse_value
+from imgtool.errors import ConfigError
 
 _ALIAS = re.compile(r"[ \t]*(\*[^\s,\]}]+)")
 _INDENTED_COMMENT = re.compile(r"\r?\n[ \t]+#[^\r\n]*")
@@ -125,7 +126,7 @@ def set_key(text: str, key: str, value: Any, source: str) -> str:
     found = _find(pairs, section)
     if not name:
         if found is not None:
-            return _replace(text, found, value)
+            return _replace(text, found, value, source)
         return _add(text, root, pairs, section, format_value(value))
     if found is None:
         inner = f"{{{name}: {format_value(value)}}}"
@@ -139,11 +140,11 @@ def set_key(text: str, key: str, value: Any, source: str) -> str:
     inside = _pairs(text, found.value)
     own = _find(inside, name)
     if own is not None:
-        return _replace(text, own, value)
+        return _replace(text, own, value, source)
     return _add(text, found.value, inside, name, format_value(value))
 
 
-def _replace(text: str, pair: _Pair, value: Any) -> str:
+def _replace(text: str, pair: _Pair, value: Any, source: str) -> str:
     written = _like(text, pair, value)
     if pair.is_empty:
         return f"{text[: pair.end]} {written}{text[pair.end :]}"
@@ -151,11 +152,80 @@ def _replace(text: str, pair: _Pair, value: Any) -> str:
     if isinstance(node.value, list) and not node.flow_style and text[pair.start] != "*":
         after = text.index(":", pair.key.end_mark.index) + 1
         header_end = _line_end(text, after)
+        items = _items(text, pair, header_end)
+        if items is None or any(item.has_comment for item in items):
+            return _replace_items(text, pair, items, value, source)
         return f"{text[:after]} {written}{text[after:header_end]}{text[pair.end :]}"
+    if isinstance(node.value, list) and re.search(r"\s#.*\n", text[pair.start : pair.end]):
+        raise _lost(text, pair, source)
     start = pair.start
     anchor = _ANCHOR.match(text, start)
     start = anchor.end() if anchor else start
     return text[:start] + written + text[pair.end :]
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One item of a block list: the lines above it since the one before, and its own."""
+
+    value: Any
+    start: int
+    end: int
+    has_comment: bool
+
+
+def _items(text: str, pair: _Pair, header_end: int) -> list[_Item] | None:
+    """The items of a block list; None where they are not each on lines of their own."""
+    items: list[_Item] = []
+    start = _next_line(text, header_end)
+    for node in pair.value.value:
+        first = node.start_mark.index
+        if first < start:  # an alias: its node is where the anchor is
+            return None
+        last = _content_end(text, node)
+        end = _line_end(text, last)
+        written = text[first:last]
+        try:
+            value = None if not written or "\n" in written else parse_value(written, "")
+        except ConfigError:
+            value = None
+        above = text[start : _line_start(text, first)]
+        items.append(_Item(value, start, end, "#" in above + text[last:end]))
+        start = _next_line(text, end)
+    return items
+
+
+def _replace_items(
+    text: str, pair: _Pair, items: list[_Item] | None, value: Any, source: str
+) -> str:
+    """Another value for a block list with comments, item by item, so that these stay.
+
+    Raises:
+        ConfigError: a comment would be left without its item.
+    """
+    rest, lines = list(items or ()), []
+    first = pair.value.value[0].start_mark.index
+    head = text[_line_start(text, first) : first]
+    for wanted in value if items and isinstance(value, list | tuple) else ():
+        place = next((n for n, item in enumerate(rest) if item.value == wanted), None)
+        if place is None:
+            lines.append(head + format_value(wanted))
+            continue
+        lines.append(text[rest[place].start : rest[place].end])
+        if any(item.has_comment for item in rest[:place]):
+            break
+        rest = rest[place + 1 :]
+    if not items or not lines or any(item.has_comment for item in rest):
+        raise _lost(text, pair, source)
+    return text[: items[0].start] + _newline(text).join(lines) + text[items[-1].end :]
+
+
+def _lost(text: str, pair: _Pair, source: str) -> ConfigError:
+    line = text.count("\n", 0, pair.start) + 1
+    return ConfigError(
+        f"{source}:{line}: comments in the list {pair.key.value} would be lost",
+        hint="edit this list by hand, or move its comments above it",
+    )
 
 
 def _like(text: str, pair: _Pair, value: Any) -> str:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from imgtool.config.schema import TINY_FOLDER
 from imgtool.errors import CheckpointError, ExperimentError
 from imgtool.experiment import checkpoints
 from imgtool.files import temporary_beside
 
 CHECKPOINTS_NAME = "checkpoints"
+TABLE_END = "_metrics.csv"
+MANIFEST_NAME = "sweep.json"
 
 
 class ExperimentDir:
@@ -102,7 +107,36 @@ class ExperimentDir:
 
 def csv_name(name: str) -> str:
     """The file name of an experiment's metrics table."""
-    return re.sub(r"[^\w.+=,@-]", "_", name) + "_metrics.csv"
+    return re.sub(r"[^\w.+=,@-]", "_", name) + TABLE_END
+
+
+def show_in_phase(path: Path) -> None:
+    """Let a phase's folder have its `--tiny` runs' files only while it has none of its own.
+
+    Those lie in a folder `tiny` within it. Links make `PHASE/*_metrics.csv` find them too, until
+    the first table or manifest of a run that is not tiny. A file system without links has none.
+
+    Args:
+        path: a table or manifest that was written to a phase's folder, or to its `tiny`.
+    """
+    folder = path.parent
+    with suppress(OSError):
+        if folder.name != TINY_FOLDER:
+            for link in _shown(folder):
+                if _is_tinys(link):
+                    link.unlink()
+        elif all(map(_is_tinys, _shown(folder.parent))):
+            (folder.parent / path.name).symlink_to(Path(TINY_FOLDER) / path.name)
+
+
+def _shown(folder: Path) -> Iterator[Path]:
+    yield from (path for path in folder.glob(f"*{TABLE_END}"))
+    if os.path.lexists(folder / MANIFEST_NAME):
+        yield folder / MANIFEST_NAME
+
+
+def _is_tinys(path: Path) -> bool:
+    return path.is_symlink() and Path(os.readlink(path)).parent == Path(TINY_FOLDER)
 
 
 def make_writable(folder: Path, *, instead: str = "give another --exp-dir") -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from imgtool.errors import ExperimentError
-from imgtool.experiment.layout import ExperimentDir, csv_name
+from imgtool.experiment.layout import ExperimentDir, csv_name, show_in_phase
 from imgtool.files import replacing, write_bytes
 
 Row = Mapping[str, Any]
@@ -202,6 +202,7 @@ class MetricsLog:
         try:
             self.copy_path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(self.copy_path, self.csv_path.read_bytes())
+            show_in_phase(self.copy_path)
         except OSError as error:
             return f"cannot copy the metrics to {self.copy_path}: {error.strerror or error}"
         return None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from imgtool.config import presets
 from imgtool.config.identity import identity_values, to_dict
-from imgtool.config.load import Loaded, load
+from imgtool.config.load import SET, TINY, Loaded, load
 from imgtool.config.yaml_io import parse_tree
 from imgtool.errors import UserError
 from imgtool.models import registry
@@ -146,6 +147,7 @@ def winner_record(
         "latent_shape": list(shape) if isinstance(shape, list | tuple) else None,
         "parameters": dict(values),
         "decides": list(decides),
+        "overridden": overridden(selection, decides),
         "metrics": _plain(metrics),
         "deviations": _plain(candidate.deviations),
         "num_seeds": len(candidate.runs),
@@ -155,6 +157,32 @@ def winner_record(
         "criteria": dict(verdict.criteria),
         "ties": list(selection.ties),
         "reason": verdict.reason,
+    }
+
+
+def overridden(selection: Selection, decides: Sequence[str]) -> dict[str, str]:
+    """Of the keys that the phase decides, those that nothing was chosen among, and what set them.
+
+    `--tiny` shrinks what the phase's own files say, and `--set` puts one value in its place for
+    every candidate. A value of `--set` that the candidates differ in is a choice like any other.
+    """
+    assert selection.winner is not None
+    runs = [verdict.candidate.runs[0] for verdict in selection.verdicts]
+    loaded = load_config(selection.winner.candidate.runs[0])
+    if loaded is None:
+        return {}
+    found = {k: loaded.origins[k] for k in decides if loaded.origins.get(k) in (TINY, SET)}
+    if SET not in found.values():
+        return found
+    configs = []
+    for run in runs[:MAX_CONFIGS]:
+        with suppress(UserError):  # a damaged rival's
+            one = load_config(run)
+            configs += [] if one is None else [_dotted(one)]
+    return {
+        key: origin
+        for key, origin in found.items()
+        if origin == TINY or all(one.get(key) == configs[0].get(key) for one in configs)
     }
 
 

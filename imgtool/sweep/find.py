@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from imgtool.errors import NoAnswer
-from imgtool.experiment.layout import ExperimentDir
+from imgtool.experiment.layout import MANIFEST_NAME, ExperimentDir
 
-MANIFEST_NAME = "sweep.json"
 EXPERIMENTS = Path("experiments")
 MAX_DEPTH = 4
 _SIGNS = {"status.json", "trial.yaml", "job.json"}

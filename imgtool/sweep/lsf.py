@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from imgtool.errors import ExperimentError
@@ -75,7 +76,7 @@ def write_scripts(plan: Plan, trials: Iterable[Trial], options: Options) -> list
     """
     made = scripts(plan, trials, options)
     for script in made:
-        _write(plan, script)
+        _write(script)
     return made
 
 
@@ -129,7 +130,7 @@ def submit(
             else:
                 taken.append(trial)
         for script in scripts(plan, taken, replace(options, then=None)):
-            submitted.append(_submit_array(plan, script, profile, client))
+            submitted.append(_submit_array(script, profile, client))
     if options.then is not None:
         submitted.append(_submit_follow_up(plan, options, profile, client))
     return submitted
@@ -198,9 +199,9 @@ def _started_meanwhile(trial: Trial, before: dict[str, Any] | None) -> str | Non
     return f"another sweep has just run it: {found.state}" if now != before else None
 
 
-def _submit_array(plan: Plan, script: Script, profile: Profile, client: Client) -> Submission:
+def _submit_array(script: Script, profile: Profile, client: Client) -> Submission:
     """Submit one array; on a refusal every job.json is what it was."""
-    _write(plan, script)
+    _write(script)
     old = {index: read_job(trial.directory) for index, trial in script.trials.items()}
     new = {
         index: {
@@ -248,7 +249,7 @@ def _submit_follow_up(plan: Plan, options: Options, profile: Profile, client: Cl
     script = follow_up(
         plan, options, sorted(ids), stamp=options.stamp or new_stamp(), profile=profile
     )
-    _write(plan, script)
+    _write(script)
     return Submission(_bsub(script, profile, client), script)
 
 
@@ -259,11 +260,11 @@ def _bsub(script: Script, profile: Profile, client: Client) -> int:
     return client.submit([], script.text, name=script.name)
 
 
-def _write(plan: Plan, script: Script) -> None:
+def _write(script: Script) -> None:
     """Folders, configs, the manifest, the script: all before bsub, which may start jobs at once."""
     try:
         script.path.parent.mkdir(parents=True, exist_ok=True)
-        plan.jobs_dir.mkdir(parents=True, exist_ok=True)  # LSF drops logs without a folder
+        Path(script.log_path).parent.mkdir(parents=True, exist_ok=True)  # LSF drops logs without
         for trial in script.trials.values():
             jobs.write_config(trial)
         if script.manifest_path is not None and script.manifest_text is not None:

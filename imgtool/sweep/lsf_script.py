@@ -24,6 +24,7 @@ from imgtool.sweep.lsf_words import (
     clock,
     directive_lines,
     ended,
+    in_shell,
     lsf_memory,
     product,
     walltime_sec,
@@ -73,7 +74,7 @@ class Script:
         directives: the words of its #BSUB lines, as bsub would take them as arguments.
         manifest_path, manifest_text: index, exp_dir and family, a line each; None for a follow-up.
         trials: index -> trial; empty for a follow-up.
-        log_path: of an index, with `%J` for the job's id; LSF writes it when the job ends.
+        log_path: with `%J` for the job's id and `%I` for the index; LSF adds a report at the end.
         queue: None is the site's default.
         walltime_sec: the run limit.
         num_gpus: of each trial.
@@ -215,7 +216,7 @@ class _Job:
     def array(self, chunk: dict[int, Trial]) -> Script:
         wall_sec, warn_min = self._walltime()
         manifest = self.folder / f"{self.name}.tsv"
-        log = self._checked(self.plan.jobs_dir / f"{self.name}.%J_%I.log")
+        log = self._log(self.resources.queue, "%J.%I")
         spec = f"{self.name}[{array_spec(list(chunk))}]" + (f"%{self.limit}" if self.limit else "")
         resources = self.resources
         words = ["-J", spec, *self._queue(resources.queue)]
@@ -243,7 +244,7 @@ class _Job:
         return Script(
             name=self.name,
             path=self.folder / f"{self.name}.sh",
-            text=self._text(words, body),
+            text=self._text(words, log, body),
             directives=tuple(words),
             manifest_path=manifest,
             manifest_text="".join(_row(index, trial) for index, trial in chunk.items()),
@@ -252,7 +253,9 @@ class _Job:
             queue=resources.queue,
             walltime_sec=wall_sec,
             num_gpus=resources.num_gpus,
-            memory=product(self._memory(), resources.num_cores if per_core else 1),
+            memory=product(
+                lsf_memory(self.resources.memory), resources.num_cores if per_core else 1
+            ),
         )
 
     def follow_up(self, command: str, parents: Sequence[str]) -> Script:
@@ -265,7 +268,7 @@ class _Job:
                 f"--then is no command of a shell: {error}", hint="close its quotes"
             ) from error
         queue = self.profile.site.then_queue
-        log = self._checked(self.plan.jobs_dir / f"{self.name}.%J.log")
+        log = self._log("then", "%J")
         words = ["-J", self.name, *self._queue(queue), "-n", "1"]
         words += ["-R", f"span[hosts=1] rusage[mem={THEN_MEMORY}]", "-W", clock(THEN_SEC)]
         words += ["-o", log, *self._project()]
@@ -276,7 +279,7 @@ class _Job:
         return Script(
             name=self.name,
             path=self.folder / f"{self.name}.sh",
-            text=self._text(words, body),
+            text=self._text(words, log, body),
             directives=tuple(words),
             manifest_path=None,
             manifest_text=None,
@@ -306,12 +309,9 @@ class _Job:
             return f"{math.ceil(wanted)}s"
         return f'"$(({most} - SECONDS))s"'
 
-    def _memory(self) -> str:
-        return lsf_memory(self.resources.memory)
-
     def _requirement(self) -> str:
         """One merged -R: not every LSF takes a second."""
-        parts = ["span[hosts=1]", f"rusage[mem={self._memory()}]"]
+        parts = ["span[hosts=1]", f"rusage[mem={lsf_memory(self.resources.memory)}]"]
         if self.resources.select:
             select = self.resources.select.strip()
             if re.search(r"[\[\]\"'\\]|[^ -~]", select):
@@ -342,6 +342,13 @@ class _Job:
     def _program(self) -> str:
         return shlex.join(self.profile.site.program or jobs.program())
 
+    def _log(self, queue: str | None, ending: str) -> str:
+        """`phase1_1_gpuv100.%J.%I.out`, in a folder `logs` beside the script."""
+        name = re.sub(
+            r"[^\w.-]+", "_", f"{self.plan.name[:60]}_{queue or 'default'}", flags=re.ASCII
+        )
+        return self._checked(self.folder / "logs" / f"{name}.{ending}.out")
+
     def _checked(self, text: object) -> str:
         word = str(text)
         patterns = word.replace("%J", "").replace("%I", "") if isinstance(text, Path) else word
@@ -352,12 +359,14 @@ class _Job:
             )
         return word
 
-    def _text(self, words: Sequence[str], body: str) -> str:
+    def _text(self, words: Sequence[str], log: str, body: str) -> str:
         modules = [f"module load {shlex.quote(name)} || exit 1" for name in self.resources.modules]
         lines = [
             "#!/bin/bash",
             *directive_lines(words),
             "",
+            "# LSF itself writes the log only when the job has ended.",
+            f'[ -z "${{LSB_JOBID-}}" ] || exec >> {in_shell(log)} 2>&1',
             *modules,
             *self.resources.setup,
             "set -u  # not before: modules and conda do not live with it",

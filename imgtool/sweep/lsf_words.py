@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Sequence
 
 from imgtool.errors import UsageError, UserError
@@ -89,6 +90,13 @@ def directive_lines(words: Sequence[str]) -> list[str]:
         else:
             lines[-1] += f" {quoted}"
     return lines
+
+
+def in_shell(path: str) -> str:
+    """A path with %J and %I as a job's own shell writes it."""
+    known = {"%J": '"$LSB_JOBID"', "%I": '"$LSB_JOBINDEX"'}
+    parts = re.split("(%J|%I)", path)
+    return "".join(known.get(part) or shlex.quote(part) for part in parts if part)
 
 
 def ended(parents: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imgtool.errors import ExperimentError
-from imgtool.experiment.layout import make_writable
+from imgtool.experiment.layout import make_writable, show_in_phase
 from imgtool.files import write_text
 from imgtool.sweep.trial import Plan
 
@@ -45,6 +45,8 @@ def write(plan: Plan) -> None:
         try:
             for folder in folders:
                 write_text(folder / plan.manifest_path.name, text)
+            if plan.shared_dir:
+                show_in_phase(plan.shared_dir / plan.manifest_path.name)
         except OSError as error:
             raise ExperimentError(
                 f"cannot write {plan.manifest_path}: {error.strerror or error}",

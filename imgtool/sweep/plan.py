@@ -13,8 +13,8 @@ from typing import Any
 
 from imgtool.config.fields import TOP_KEYS, keys_of, suggest
 from imgtool.config.identity import identity
-from imgtool.config.load import Loaded, load, read_resolved
-from imgtool.config.schema import Experiment, FamilySchema, Lsf
+from imgtool.config.load import Loaded, Override, load, read_resolved
+from imgtool.config.schema import TINY_FOLDER, Experiment, FamilySchema, Lsf
 from imgtool.errors import ConfigError, UsageError, did_you_mean
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.sweep import grid
@@ -22,7 +22,7 @@ from imgtool.sweep.spec import SEED, Spec, as_sets, chosen, read_spec, root_of
 from imgtool.sweep.trial import TRIAL_CONFIG, Plan, Trial
 
 SchemaOf = Callable[[str], FamilySchema]
-TINY = "tiny"
+GRID = "--grid"
 
 
 def make_plan(
@@ -54,7 +54,8 @@ def make_plan(
     spec = read_spec(word)
     extra = grid.product(grid.parse_grid(grid_words))
     combinations = grid.times(spec.combinations, extra)
-    maker = _Maker(spec, schema_of, tuple(sets), tiny)
+    grid_keys = frozenset(key for values in extra for key in values)
+    maker = _Maker(spec, schema_of, tuple(sets), grid_keys, tiny)
     made = [maker.make(config, values) for config in spec.configs for values in combinations]
     experiments = [loaded.experiment for loaded, *_ in made]
     families = dict.fromkeys(experiment.family for experiment in experiments)
@@ -95,8 +96,16 @@ def make_plan(
 class _Maker:
     """Resolves the configs of one sweep."""
 
-    def __init__(self, spec: Spec, schema_of: SchemaOf, sets: tuple[str, ...], tiny: bool) -> None:
-        self.spec, self.schema_of, self.sets, self.tiny = spec, schema_of, sets, tiny
+    def __init__(
+        self,
+        spec: Spec,
+        schema_of: SchemaOf,
+        sets: tuple[str, ...],
+        grid_keys: frozenset[str],
+        tiny: bool,
+    ) -> None:
+        self.spec, self.schema_of, self.tiny = spec, schema_of, tiny
+        self.sets, self.grid_keys = sets, grid_keys
         self.plain: dict[str, str] = {}
         self.resources: dict[tuple[str, str], dict[str, Any]] = {}
 
@@ -104,12 +113,12 @@ class _Maker:
         self, config: str, values: Mapping[str, Any]
     ) -> tuple[Loaded, str, dict[str, Any], str]:
         """The config with its values, the trial's name, and what sets it apart."""
-        words = [*self.spec.sets, *as_sets(values), *self.sets]
-        try:
-            loaded = self.load(config, words)
-        except ConfigError as error:
-            raise self.blame(error, values) from error
-        loaded = self.with_resources(loaded, config)
+        words = [Override(text, self.spec.source) for text in self.spec.sets]
+        for key, value in values.items():
+            origin = GRID if key in self.grid_keys else self.spec.source
+            words += [Override(text, origin) for text in as_sets({key: value})]
+        words += map(Override, self.sets)
+        loaded = self.with_resources(self.load(config, words), config)
         found = identity(loaded.experiment, "")
         if config not in self.plain:
             plain = loaded if not words else self.load(config, [])
@@ -123,20 +132,8 @@ class _Maker:
             overrides[key.strip()] = _value_of(loaded, key.strip(), text)
         return loaded, name, overrides, config
 
-    def load(self, config: str, words: Sequence[str]) -> Loaded:
+    def load(self, config: str, words: Sequence[str | Override]) -> Loaded:
         return load(config, family=None, schema_of=self.schema_of, sets=words, tiny=self.tiny)
-
-    def blame(self, error: ConfigError, values: Mapping[str, Any]) -> ConfigError:
-        """The complaint about an override, said of where the user wrote it."""
-        mark, text = "--set: ", str(error)
-        own = {word.partition("=")[0].strip() for word in self.sets}
-        below = {word.partition("=")[0] for word in self.spec.sets}
-        wrong = {key for key in {*values, *below} - own if key in text.split()}
-        if not text.startswith(mark) or not wrong:
-            return error
-        in_file = wrong & {*below, *(key for row in self.spec.combinations for key in row)}
-        source = self.spec.source if in_file else "--grid"
-        return ConfigError(f"{source}: {text.removeprefix(mark)}", hint=error.hint)
 
     def with_resources(self, loaded: Loaded, config: str) -> Loaded:
         """What the sweep says of the experiment's queue; `--set lsf.…` still wins."""
@@ -229,7 +226,9 @@ def _folders(
     shared = None if word is None else Path(word).expanduser().absolute()
     if not tiny:
         return root, shared
-    return root / TINY, None if shared is None else shared / TINY
+    if shared is not None and spec.shared_dir:  # `load` has seen to the configs' own
+        shared = shared / TINY_FOLDER
+    return root / TINY_FOLDER, shared
 
 
 def _common(values: Any) -> str | None:

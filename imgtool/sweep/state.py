@@ -71,7 +71,7 @@ class TrialState:
         elapsed_sec: trained so far, all starts together.
         heartbeat_age_sec: since the trainer's last sign of life; 0 where clocks disagree.
         job: job.json.
-        log: child.log, else train.log; None when there is neither.
+        log: child.log, else train.log, else the cluster job's; None when there is none.
         exit_code: of the process or job; None while it runs, or when nobody saw the end.
     """
 
@@ -148,11 +148,18 @@ def read_state(directory: ExperimentDir, *, now: datetime | None = None) -> Tria
 
 
 def log_of(directory: ExperimentDir) -> Path | None:
-    """child.log, else train.log, else None."""
-    for path in (directory.child_log_path, directory.log_path):
-        if path.exists():
-            return path
-    return None
+    """child.log, else train.log, else the log of its cluster job, else None."""
+    paths = (directory.child_log_path, directory.log_path)
+    return next((path for path in paths if path.exists()), job_log_of(directory))
+
+
+def job_log_of(directory: ExperimentDir) -> Path | None:
+    """What its cluster job wrote, set-up and the cluster's own report included; None for none."""
+    job = read_job(directory) or {}
+    log = job.get("log")
+    if job.get("executor") == "local" or not isinstance(log, str) or not os.path.isfile(log):
+        return None
+    return Path(log)
 
 
 def last_lines(log: Path | None, n: int) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imgtool.config.load import Loaded
-from imgtool.experiment.layout import ExperimentDir
+from imgtool.experiment.layout import MANIFEST_NAME, ExperimentDir
 
 TRIAL_CONFIG = "trial.yaml"  # in the trial's directory: what is trained, resolved
 
@@ -75,7 +75,7 @@ class Plan:
     @property
     def manifest_path(self) -> Path:
         """What was planned here, for status, cancel and select-winner."""
-        return self.root / "sweep.json"
+        return self.root / MANIFEST_NAME
 
     @property
     def jobs_dir(self) -> Path:

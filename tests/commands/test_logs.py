@@ -8,6 +8,7 @@ import pytest
 
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import now_iso
+from imgtool.sweep.state import write_job
 
 PROGRAM = [sys.executable, "-m", "imgtool", "logs"]
 
@@ -43,6 +44,19 @@ def test_the_last_lines_of_the_childs_log_else_of_the_engines(directory, tmp_pat
     assert answer.stdout == "line 98\nline 99\n"
     assert answer.stderr == f"{directory.child_log_path}:\n"
     assert len(logs("S1", cwd=tmp_path).stdout.splitlines()) == 50
+
+
+def test_the_log_of_a_cluster_job(directory, tmp_path):
+    log = tmp_path / "p_gpuv100.31.1.out"
+    write_job(directory, executor="lsf", job_id=31, index=1, stat="EXIT", log=str(log))
+    assert logs("S1", cwd=tmp_path).returncode == 1
+    log.write_text("no module cuda\n")
+    answer = logs("S1", cwd=tmp_path)
+    assert (answer.stdout, answer.stderr) == ("no module cuda\n", f"{log}:\n")
+    directory.log_path.write_text("engine\n")
+    answer = logs("S1", cwd=tmp_path)
+    assert answer.stdout == "engine\n"
+    assert answer.stderr == f"(its job's own: {log})\n{directory.log_path}:\n"
 
 
 def test_one_experiment_is_meant(directory, tmp_path):

@@ -10,6 +10,12 @@ import sys
 import pytest
 
 from commands.main import main
+from imgtool.config.load import load, to_yaml
+from imgtool.config.yaml_io import parse_document
+from imgtool.models.registry import schema
+from imgtool.sweep import manifest
+from imgtool.sweep.jobs import write_config
+from imgtool.sweep.plan import make_plan
 
 V1 = b"# V1\r\nfamily: autoencoder\r\nmodel:\r\n  latent_channels: 16  # of 1.1\r\n  bottleneck: none\r\n"
 V2 = b"family: autoencoder\nmodel: {latent_channels: 16, bottleneck: kl}\nloss:\n  kld: 1.0e-4\n"
@@ -73,6 +79,80 @@ def test_a_decision_is_written_down_where_it_is_the_default(folder, run):
     text = (folder / "V1.yaml").read_bytes()
     assert text.endswith(b"\r\nloss:\r\n  kld: 0.0001\r\n")
     assert run("V1.yaml", "--check", stdin=winner(vae)) == 0  # idempotent
+
+
+OVERRIDDEN = {"model.latent_channels": "--tiny"}
+
+
+def test_what_was_overridden_is_not_carried_over(folder, run, capsys):
+    assert run("V1.yaml", stdin=winner(VARIATIONAL, overridden=OVERRIDDEN)) == 0
+    text = (folder / "V1.yaml").read_bytes()
+    assert text.startswith(V1.replace(b"none", b"kl"))
+    assert "model.latent_channels is left as it is: --tiny set it" in capsys.readouterr().err
+    assert (
+        run("V1.yaml", "--keys", "model.latent_channels", stdin=winner(overridden=OVERRIDDEN)) == 2
+    )
+    error, hint = capsys.readouterr().err.splitlines()[-2:]
+    assert "--tiny set model.latent_channels: nothing was chosen" in error
+    assert "--set model.latent_channels=4 writes" in hint
+    assert (folder / "V1.yaml").read_bytes() == text
+    everything = winner({"model.latent_channels": 4}, overridden=OVERRIDDEN)
+    assert run("V2.yaml", stdin=everything) == 1
+    assert "nothing was chosen" in capsys.readouterr().err
+    (folder / "w.json").write_text(everything)
+    assert run("V2.yaml", "--from", "w.json", "--set", "loss.kld=0.5") == 0
+    assert (folder / "V2.yaml").read_bytes() == V2.replace(b"1.0e-4", b"0.5")
+
+
+def planned(spec, **options):
+    """The trials of a sweep with configs as their trainings leave them, and made-up tables."""
+    found = make_plan(str(spec), schema_of=schema, **options)
+    for number, trial in enumerate(found.trials):
+        write_config(trial)
+        where = trial.directory
+        flags = {"output.exp_dir": str(where.path)}
+        loaded = load(str(trial.config_path), family=None, schema_of=schema, flags=flags)
+        where.config_path.write_text(to_yaml(loaded))
+        table = f"iteration,epoch,val_mse\n1,1,0.5\n2,2,{0.1 + number}\n"
+        where.csv_path(trial.name).write_text(table)
+        facts = {"latent_dims": 64}
+        where.status_path.write_text(json.dumps({"state": "completed", "facts": facts}))
+    manifest.write(found)
+    return found.root
+
+
+def test_from_the_sweep_to_the_next_phase(folder, run, capsys):
+    (folder / "a.yaml").write_text("family: autoencoder\nphase: p\nmodel: {base_channels: 32}\n")
+    (folder / "s.yaml").write_text(
+        "base: a.yaml\nmatrix: {model.latent_channels: [8, 4]}\nset: {loss.cls: 0.5}\n"
+        "decides: [model.latent_channels, model.base_channels, loss.l1, loss.cls, loss.seg]\n"
+    )
+    root = planned(
+        "s.yaml", tiny=True, sets=["loss.l1=2", "train.seed=7"], grid_words=["loss.seg=0.5,0.25"]
+    )
+    with pytest.raises(SystemExit):
+        main(["select-winner", str(root), "--json"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    found = next(row for row in rows if row["kind"] == "winner")
+    assert found["overridden"] == {"model.base_channels": "--tiny", "loss.l1": "--set"}
+    assert run("V1.yaml", stdin=json.dumps(found)) == 0
+    assert "base_channels is left as it is" in capsys.readouterr().err
+    values = parse_document((folder / "V1.yaml").read_text(), "V1.yaml")
+    assert {key: entry.value for key, entry in values.items() if key != "family"} == {
+        "model.latent_channels": 8, "model.bottleneck": "none", "loss.cls": 0.5, "loss.seg": 0.5,
+    }  # fmt: skip
+
+
+def test_what_a_set_tells_apart_is_a_choice(folder, capsys):
+    (folder / "a.yaml").write_text("family: autoencoder\nphase: p\n")
+    for value in (2, 3):
+        root = planned("a.yaml", sets=[f"loss.l1={value}", "loss.seg=0.5"])
+    with pytest.raises(SystemExit):
+        main(["select-winner", str(root), "--json"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (found,) = (row for row in rows if row["kind"] == "winner")
+    assert found["decides"] == ["loss.l1"]
+    assert found["overridden"] == {}
 
 
 def test_check_and_dry_run_write_nothing(folder, run):

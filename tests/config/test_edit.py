@@ -1,6 +1,7 @@
 """Edits of config files: what is asked for changes, and not a byte more."""
 
 import io
+import textwrap
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from imgtool.config.edit import plan
+from imgtool.config.load import load
 from imgtool.config.splice import DROP, apply
 from imgtool.config.yaml_io import parse_document
 from imgtool.errors import ConfigError
@@ -77,6 +79,23 @@ CASES = {
         {"model.heads": ["rgb"]},
         "model:\n  heads: [rgb]  # all\n  base_channels: 32\n",
     ),
+    "a block list with a hash in a text": (
+        'model:\n  heads:\n    - "#1"\n    - rgb\n  base_channels: 32\n',
+        {"model.heads": ["rgb"]},
+        "model:\n  heads: [rgb]\n  base_channels: 32\n",
+    ),
+    "a block list whose comments stay": (
+        "model:\n  heads:  # all\n    # pictures\n    - rgb  # always\n    - depth\n"
+        "    - segmentation # where there are masks\n  base_channels: 32\n",
+        {"model.heads": ["rgb", "segmentation", "classification"]},
+        "model:\n  heads:  # all\n    # pictures\n    - rgb  # always\n"
+        "    - segmentation # where there are masks\n    - classification\n  base_channels: 32\n",
+    ),
+    "a block list at the left and the end": (
+        "data:\n  image_sizes:\n  - 64\n  - 96 # middle",
+        {"data.image_sizes": [128, 96]},
+        "data:\n  image_sizes:\n  - 128\n  - 96 # middle",
+    ),
     "dropped with its own comment": (
         "loss:\n  # the weight\n  mse: 1.0\n  kld: 1.0e-4  # goes\n\ntrain:\n  epochs: 2\n",
         {"loss.kld": DROP},
@@ -106,6 +125,24 @@ CASES = {
 def test_by_hand(case):
     before, changes, after = CASES[case]
     assert apply(before, changes, "x.yaml") == after
+
+
+@pytest.mark.parametrize(
+    ("lines", "value"),
+    [
+        ("- rgb  # always\n- depth", ["depth"]),
+        ("- depth\n# pictures\n- rgb", ["depth"]),
+        ("# pictures\n- rgb", []),
+        ("- rgb\n- depth  # far", None),
+        ("- rgb  # one\n- depth  # two", ["depth", "rgb"]),
+        ("[rgb,  # one\n depth]", ["depth", "rgb"]),
+    ],
+)
+def test_a_comment_is_not_lost_with_its_item(lines, value):
+    text = f"model:\n  heads:\n{textwrap.indent(lines, '    ')}\n"
+    with pytest.raises(ConfigError, match=r"x\.yaml:[34]: comments in the list heads") as caught:
+        apply(text, {"model.heads": value}, "x.yaml")
+    assert "by hand" in caught.value.hint
 
 
 KEYS = st.sampled_from(["a", "b1", "long_key", "lr"])
@@ -207,6 +244,17 @@ def test_an_older_spelling_is_kept(tmp_path):
     assert edit.after.decode() == (
         "family: autoencoder\nmodel:\n  latent_channels: 8\n  variational: false\n"
     )
+
+
+def test_a_rival_goes(tmp_path):
+    start = "family: hpcm\nbase: hpcm/tiny\nloss:\n"
+    path = config(tmp_path, start + "  truncation_epochs: 5\n  delta: 0.2\n")
+    edit = edited(path, {"loss.truncation_iterations": 7})
+    assert edit.after.decode() == start + "  delta: 0.2\n  truncation_iterations: 7\n"
+    path = config(tmp_path, "family: hpcm\nbase: hpcm/tiny\n")  # its rival is in the base
+    edited(path, {"loss.truncation_epochs": 7}).write()
+    loss = load(str(path), family=None, schema_of=schema).experiment.loss
+    assert (loss.truncation_epochs, loss.truncation_iterations) == (7, None)
 
 
 @pytest.mark.parametrize(

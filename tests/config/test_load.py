@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
-from imgtool.config.load import Loaded, load
+from imgtool.config.fields import keys_of
+from imgtool.config.flags import fields_of
+from imgtool.config.load import Loaded, load, to_dict
+from imgtool.config.yaml_io import format_value
 from imgtool.errors import ConfigError
-from imgtool.models.registry import schema
+from imgtool.models.registry import FAMILIES, schema
 
 Write = Callable[..., str]
 
@@ -60,6 +63,59 @@ def test_later_wins_and_says_so(write: Write) -> None:
     assert (train.lr, origins["train.lr"]) == (0.01, "--lr")
     assert (train.compile, origins["train.compile"]) == (False, "--no-compile")
     assert type(train.clip_norm) is float
+
+
+def a_value(family: str, key: str) -> Any:
+    kind = keys_of(schema(family))[key].kind
+    value = next(v for k, v in {"text": "x", "float": 0.25, "int": 7}.items() if k in kind.scalars)
+    return [value] if kind.is_list else value
+
+
+def as_config(values: dict[str, Any]) -> str:
+    sections: dict[str, list[str]] = {}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        sections.setdefault(section, []).append(f"{name}: {format_value(value)}")
+    return "".join(f"{name}: {{{', '.join(keys)}}}\n" for name, keys in sections.items())
+
+
+@pytest.mark.parametrize(
+    ("family", "key"), [(name, key) for name in FAMILIES for key in schema(name).rivals]
+)
+def test_of_rivals_the_later_wins_and_clears_the_others(
+    family: str, key: str, write: Write
+) -> None:
+    cleared, value = schema(family).rivals[key], a_value(family, key)
+    below = {rival: a_value(family, rival) for rival in cleared}
+    source = write(as_config(below))
+    flag = next(one for one in fields_of(schema(family)) if one.key == key).names[0]
+    ways: list[tuple[str, dict[str, Any]]] = [
+        ("--set", {"sets": [f"{key}={format_value(value)}"]}),
+        (flag, {"flags": {key: str(value)}}),
+        ("over.yaml:2", {"source": write("base: x.yaml\n" + as_config({key: value}), "over.yaml")}),
+    ]
+    for origin, words in ways:
+        loaded = load_file(words.pop("source", source), family, **words)
+        values = to_dict(loaded.experiment)
+        for rival, none in cleared.items():
+            section, _, name = rival.partition(".")
+            assert values[section][name] == (list(none) if isinstance(none, tuple) else none)
+            assert loaded.origins[rival] == loaded.origins[key] == origin
+    error = refused(write(as_config({**below, key: value})), family=family)
+    assert "exclude each other" in str(error)
+    assert error.hint == "keep one of them"
+
+
+def test_a_rival_that_is_not_there_clears_nothing() -> None:
+    sets = ["loss.truncation_iterations=9", "loss.truncation_epochs=null"]
+    assert load_file(None, "hpcm", sets=sets).experiment.loss.truncation_iterations == 9
+
+
+def test_tiny_tables_lie_apart(write: Write) -> None:
+    source = write("output: {shared_dir: outputs/p}\n")
+    assert load_file(source, tiny=True).experiment.output.shared_dir == "outputs/p/tiny"
+    asked = load_file(source, tiny=True, sets=["output.shared_dir=mine"])
+    assert asked.experiment.output.shared_dir == "mine"
 
 
 def test_lists_replace(write: Write) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from imgtool.config.bounds import Bound
 from imgtool.config.load import Loaded, load, read_resolved, to_dict, to_yaml
 from imgtool.config.schema import Experiment
+from imgtool.errors import ConfigError
 from imgtool.models.registry import FAMILIES, schema
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -142,11 +143,20 @@ def test_it_says_where_each_value_came_from(write: Callable[..., str]) -> None:
 
 
 def test_a_resolved_config_is_a_config(write: Callable[..., str], tmp_path: Path) -> None:
-    source = write("family: autoencoder\ntrain: {lr: 3e-05}\n", "s.yaml")
-    first = load(source, family=None, schema_of=schema)
+    text = 'family: autoencoder\nphase: "a  # b"\ntrain:\n  lr: 3e-05\nmodel: {heads: [rgb]}\n'
+    source = write(text, "s.yaml")
+    flags = {"train.clip_norm": "2"}
+    first = load(source, family=None, schema_of=schema, sets=["loss.l1=1"], flags=flags, tiny=True)
     write(to_yaml(first), "config.yaml")
     second = load("config.yaml", family=None, schema_of=schema, sets=["train.seed=1"])
     assert second.experiment.name == "s"
-    assert second.experiment.train.lr == 3e-05
-    assert second.origins["train.lr"].startswith("config.yaml:")
-    assert second.origins["train.seed"] == "--set"
+    assert second.experiment.phase == "a  # b"
+    origins = second.origins
+    assert origins["train.seed"] == "--set"
+    # What it says of its values is handed on, but for options, which are another command's.
+    assert (origins["phase"], origins["model.heads"]) == ("s.yaml:2", "s.yaml:5")
+    assert (origins["train.lr"], origins["loss.l1"]) == ("--tiny", "--set")
+    assert origins["train.clip_norm"].startswith("config.yaml:")
+    write(to_yaml(first).replace("lr: 0.001", "lr: x"), "config.yaml")
+    with pytest.raises(ConfigError, match=r"^config\.yaml:\d+: train\.lr is 'x'"):
+        load("config.yaml", family=None, schema_of=schema)

@@ -80,6 +80,25 @@ def test_copy_in_the_shared_folder(experiment, tmp_path):
     assert len(table(copy)) == 1
 
 
+def test_a_phase_shows_tiny_tables_until_it_has_its_own(experiment, tmp_path):
+    phase = tmp_path / "outputs" / "p"
+    row = {"iteration": 10, "epoch": 1}
+    tiny = MetricsLog(experiment, "S1", phase / "tiny")
+    for log in (tiny, MetricsLog(experiment, "S2", phase / "tiny"), tiny):
+        log.log_epoch(row)
+    assert [p.name for p in sorted(phase.glob("*_metrics.csv"))] == [
+        "S1_metrics.csv",
+        "S2_metrics.csv",
+    ]
+    assert len(table(phase / "S1_metrics.csv")) == 2
+    whole = MetricsLog(experiment, "S1", phase)
+    whole.log_epoch({**row, "val_mse": 0.5})
+    tiny.log_epoch(row)
+    (kept,) = phase.glob("*_metrics.csv")
+    assert not kept.is_symlink()
+    assert len(list(phase.glob("tiny/*_metrics.csv"))) == 2
+
+
 def test_a_copy_that_fails_is_a_warning(experiment, tmp_path):
     (tmp_path / "file").write_text("x")
     log = MetricsLog(experiment, "S1", tmp_path / "file")

@@ -76,7 +76,9 @@ def test_an_array_of_trials(tmp_path, cluster):
     lsf.refresh([trial.directory for trial in plan.trials], client=CLIENT)
     job = read_job(plan.trials[1].directory)
     assert (job["stat"], job["exit_code"], job["attempt"]) == ("EXIT", 1, 1)
-    assert "Sender: LSF System" in Path(job["log"]).read_text()
+    log = plan.root / "jobs" / "logs" / f"demo_gpuv100.{submission.job_id}.2.out"
+    assert Path(job["log"]) == log
+    assert "Sender: LSF System" in log.read_text()
 
 
 def test_only_the_unfinished_indices_are_submitted_again(tmp_path, cluster):

@@ -27,10 +27,12 @@ GOLDEN = """\
 #BSUB -W 6:00
 #BSUB -wa INT
 #BSUB -wt 10
-#BSUB -o "/x y/jobs/demo-gpuv100-t.%J_%I.log"
+#BSUB -o "/x y/jobs/logs/demo_gpuv100.%J.%I.out"
 #BSUB -P p123
 #BSUB -Q 99
 
+# LSF itself writes the log only when the job has ended.
+[ -z "${LSB_JOBID-}" ] || exec >> '/x y/jobs/logs/demo_gpuv100.'"$LSB_JOBID"."$LSB_JOBINDEX".out 2>&1
 module load cuda/12.4 || exit 1
 source env.sh
 set -u  # not before: modules and conda do not live with it
@@ -268,6 +270,17 @@ def test_an_index_without_a_trial_says_so(tmp_path):
     )
     assert done.returncode == 2
     assert "no trial 7" in done.stderr
+    known = {"LSB_JOBID": "31", "LSB_JOBINDEX": "7"}  # in a job it stands in the log, at once
+    for is_there in (False, True):
+        done = subprocess.run(
+            ["bash", "-c", script.text], env=known, capture_output=True, text=True
+        )
+        assert done.returncode == 2
+        assert ("no trial 7" in done.stderr) is not is_there
+        (tmp_path / "logs").mkdir(exist_ok=True)
+    (log,) = tmp_path.glob("logs/demo_gpuv100.*.out")
+    assert log.name == "demo_gpuv100.31.7.out"
+    assert "no trial 7" in log.read_text()
 
 
 def test_paths_that_no_manifest_holds(tmp_path):

@@ -242,6 +242,16 @@ def test_two_that_write_at_once_lose_no_trial():
     assert copy["decides"] == list(whole.decides)
 
 
+def test_a_phase_shows_its_tiny_sweep_until_it_has_one_of_its_own():
+    tiny, real = (plan("phase1_1", only=["S4"], tiny=is_tiny) for is_tiny in (True, False))
+    shown = real.shared_dir / "sweep.json"
+    manifest.write(tiny)
+    assert manifest.read_trials(shown) == manifest.read_trials(tiny.manifest_path)
+    for first in (real, tiny):
+        manifest.write(first)
+        assert manifest.read_trials(shown) == manifest.read_trials(real.manifest_path)
+
+
 def test_a_trial_that_changed_is_written_anew():
     first = plan("phase1_1/S4")
     manifest.write(first)

@@ -205,6 +205,8 @@ def check_data(experiment: Experiment, data: DataInfo) -> None:
         )
 
 
+BY_FRACTIONS = {"train.step_fractions": (), "train.step_factors": ()}
+
 SCHEMA = FamilySchema(
     name="hpcm",
     sections={
@@ -225,7 +227,6 @@ SCHEMA = FamilySchema(
         "train.save_every": 6,
         "train.sample_every": 12,
         "train.log_every": 2,
-        "loss.truncation_epochs": None,
         "loss.truncation_iterations": 4,
         "loss.phase2_start_epoch": None,
         "loss.phase2_start_iteration": None,
@@ -240,5 +241,15 @@ SCHEMA = FamilySchema(
         **dict.fromkeys(
             ("loss.delta", "loss.phase2_mode", "loss.phase2_limit"), ("loss.phase2_reg", True)
         ),
+    },
+    rivals={
+        "loss.truncation_epochs": {"loss.truncation_iterations": None},
+        "loss.truncation_iterations": {"loss.truncation_epochs": None},
+        "loss.phase2_start_epoch": {"loss.phase2_start_iteration": None},
+        "loss.phase2_start_iteration": {"loss.phase2_start_epoch": None},
+        "data.test_root": {"data.test_fraction": 0.0},
+        "data.test_fraction": {"data.test_root": None},
+        "train.step_iterations": BY_FRACTIONS,
+        "train.step_gamma": BY_FRACTIONS,
     },
 )
