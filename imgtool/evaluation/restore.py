@@ -15,6 +15,7 @@ from imgtool.config.schema import Data, Experiment
 from imgtool.data.datasets import Datasets, open_datasets
 from imgtool.data.loader import eval_loader
 from imgtool.data.split import Split
+from imgtool.data.views import View
 from imgtool.errors import ConfigError
 from imgtool.experiment import checkpoint_file
 from imgtool.experiment.layout import ExperimentDir, find_checkpoint
@@ -47,11 +48,25 @@ class Restored:
     num_images: int
     datasets: Datasets
 
-    def batches(self) -> Iterator[dict[str, Any]]:
-        """The validation images, whole, on the device."""
+    def batches(
+        self, part: View | None = None, *, batch_size: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Whole images on the device, those of the validation set unless another is given.
+
+        Args:
+            batch_size: images of each set in a batch, at most.
+        """
+        part = self.datasets.val if part is None else part
+        return map(self._arrived, eval_loader(part, batch_size=batch_size))
+
+    def pairs(self, num_pairs: int) -> Iterator[dict[str, Any]]:
+        """Pairs of validation images of different scenes, drawn as at the end of training."""
+        seed = self.experiment.data.split_seed
+        return map(self._arrived, eval_loader(self.datasets.val).pairs(num_pairs, seed))
+
+    def _arrived(self, batch: dict[str, Any]) -> dict[str, Any]:
         nhwc = channels_last(self.experiment, self.device)
-        for batch in eval_loader(self.datasets.val):
-            yield to_device(batch, self.device, channels_last=nhwc)
+        return to_device(batch, self.device, channels_last=nhwc)
 
     @contextmanager
     def looking(self) -> Iterator[None]:

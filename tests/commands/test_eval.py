@@ -40,7 +40,7 @@ def test_it_says_what_training_left(trained, tmp_path, capsys):
     (row,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     left = json.loads((trained / "exp/latents.json").read_text())
     assert row["kind"] == "quality"
-    for key in ("interpolation_smoothness", "mean", "std"):
+    for key in ("midpoint_energy", "end_energy_se", "mean", "std_sampled"):
         assert row[key] == pytest.approx(left[key], rel=1e-6)
     assert row["kld_per_channel"] == pytest.approx(left["kld_per_channel"], rel=1e-6)
     assert json.loads(out.read_text()) == row
