@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -38,6 +38,7 @@ class Restored:
         task: in eval mode on `device`; averaged weights where the checkpoint has them.
         num_images: of the validation set.
         datasets: the parts of its data.
+        split_is_stored: whether they are those that were written down when it was trained.
     """
 
     path: Path
@@ -47,6 +48,12 @@ class Restored:
     device: torch.device
     num_images: int
     datasets: Datasets
+    split_is_stored: bool
+
+    def part(self, name: Literal["train", "val", "test"]) -> View:
+        """A part of its data, as one evaluates on it."""
+        parts = {"train": self.datasets.train, "val": self.datasets.val, "test": self.datasets.test}
+        return parts[name].to_evaluate()
 
     def batches(
         self, part: View | None = None, *, batch_size: int | None = None
@@ -132,6 +139,7 @@ def restore(
         device=on,
         num_images=len(datasets.val),
         datasets=datasets,
+        split_is_stored=split is not None,
     )
 
 
