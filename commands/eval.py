@@ -17,11 +17,13 @@ COLUMNS = (
     "name",
     "iteration",
     "num_images",
-    "interpolation_smoothness",
+    "num_pairs",
     "path_length",
-    "max_step_ratio",
+    "midpoint_energy",
+    "end_energy",
     "mean",
     "std",
+    "std_sampled",
     "active_units",
     "active_share",
 )
@@ -40,8 +42,10 @@ def fill(words: Collection[str]) -> None:
     if any(command.name == "rd" for command in app.registered_commands):
         return
     from commands._eval_bd_rate import bd_rate
+    from commands._eval_metrics import metrics
     from commands._eval_rd import rd
 
+    app.command("metrics")(metrics)
     app.command("rd")(rd)
     app.command("bd-rate")(bd_rate)
 
@@ -62,7 +66,9 @@ def latents(
         ),
     ],
     num_images: Annotated[int, typer.Option(min=2, help="Validation images at most.")] = 256,
-    num_pairs: Annotated[int, typer.Option(min=1, help="Interpolations at most.")] = 32,
+    num_pairs: Annotated[
+        int, typer.Option(min=2, help="Pairs of different scenes to interpolate between.")
+    ] = 64,
     data_root: Annotated[
         str | None, typer.Option(metavar="DIR", help="Where the photos lie now.")
     ] = None,
@@ -81,12 +87,14 @@ def latents(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure latent spaces: smoothness of interpolation, statistics, KL divergence, active units.
+    """Measure latent spaces: interpolation, statistics, KL divergence, active units.
 
-    interpolation_smoothness is the distance of the two ends of a decoded interpolation over the
-    length of its path, averaged over pairs of validation images: 1 is a straight cross-fade.
-    Variational encoders are measured at their mean. Of hpcm: the power of the latents that are new
-    at each scale, by spatial frequency.
+    Between pairs of validation images of different scenes: midpoint_energy, the gradient energy of
+    the decoded middle over that of its ends (1 is as sharp, 0.5 a cross-fade), end_energy, that of
+    the decoded ends over their originals (below 1 is blur), and path_length in LPIPS (Karras et al.
+    2019), null without torchvision's vgg16-397923af.pth in torch hub's cache or named by
+    IMGTOOL_LPIPS_WEIGHTS. Variational encoders are measured at their mean; std_sampled is of
+    samples. Of hpcm: the power of the latents that are new at each scale, by spatial frequency.
 
     \b
     Example:

@@ -11,6 +11,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from imgtool.config.bounds import Bound
 from imgtool.config.schema import FamilySchema
 
+# What a text may be, by the mark on its annotation.
+_TEXTS = {"interval": "epochs such as 5ep", "percent": "a percentage such as 1%"}
+
 TOP_KEYS = ("name", "phase", "base", "family")
 
 
@@ -143,7 +146,7 @@ def _scalar(member: Any, bounds: tuple[Any, ...]) -> tuple[str, str]:
     if member is float:
         return "float", "a number" + _bounds_words(bounds)
     if member is str:
-        return "text", "epochs such as 5ep" if "interval" in bounds else "text"
+        return "text", next((_TEXTS[b] for b in bounds if b in _TEXTS), "text")
     raise TypeError(f"no config field may have the type {member!r}")
 
 

@@ -27,11 +27,14 @@ NonNegativeFloat = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
 # A count of iterations (1000), or of epochs (5ep).
 Interval = PositiveInt | Annotated[str, "interval"]
+# A number in a metric's own unit (1e-4), or a part of the best value (1%).
+Gain = NonNegativeFloat | Annotated[str, "percent"]
 
 # Where runs of `--tiny` lie, within the folders of the others.
 TINY_FOLDER = "tiny"
 
 _NOT_GIVEN = object()
+_PERCENT = re.compile(r"\d{1,2}(\.\d+)?%", re.ASCII)
 STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
 
@@ -162,8 +165,10 @@ class Train:
     patience: PositiveInt | None = option(
         None, "Stop after this many validations without a gain; off when unset.", run=True
     )
-    min_delta: NonNegativeFloat = option(
-        1e-4, "Smallest gain that patience counts as one.", run=True
+    min_delta: Gain = option(
+        "1%",
+        "Smallest gain that patience counts as one: a part of the best, or a number such as 1e-4.",
+        run=True,
     )
     monitor: str | None = option(
         None,
@@ -213,6 +218,11 @@ class Train:
                 raise ValueError(
                     f"{key} {value!r} is neither iterations, such as 1000, nor epochs, such as 5ep"
                 )
+        if isinstance(self.min_delta, str) and not _PERCENT.fullmatch(self.min_delta):
+            raise ValueError(
+                f"min_delta {self.min_delta!r} is neither a number, such as 1e-4, nor a part of the "
+                "best value, such as 1%"
+            )
         if not re.fullmatch(r"auto|cpu|cuda|cuda:\d+|mps", self.device, re.ASCII):
             raise ValueError(f"device {self.device!r} is not auto, cpu, cuda, cuda:1 or mps")
         if self.max_time is not None:
@@ -220,6 +230,13 @@ class Train:
                 parse_duration(self.max_time)
             except UsageError as error:
                 raise ValueError(f"max_time: {error} ({error.hint})") from error
+
+    @property
+    def least_gain(self) -> tuple[float, float]:
+        """What `min_delta` means: a gain in the metric's unit, and one as a part of the best."""
+        if isinstance(self.min_delta, str):
+            return 0.0, float(self.min_delta.removesuffix("%")) / 100
+        return self.min_delta, 0.0
 
     @property
     def ends_with_the_run(self) -> bool:

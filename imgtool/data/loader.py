@@ -6,10 +6,13 @@ import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from imgtool.config.schema import Data
 from imgtool.data.base import ImageDataset, Size
 from imgtool.data.room import Say, affordable
 from imgtool.data.rows import WholeRow
+from imgtool.data.sampler import random_stream
 from imgtool.data.views import View
 from imgtool.data.workers import Assembly, Batch, Crew, deliver
 
@@ -17,6 +20,7 @@ Draws = list[tuple[int, bool]]  # positions, and whether they count
 # Pixels of a batch of whole images: 8 of 512x512. What a network keeps of more at a time would be
 # of gigabytes a tensor, and metrics are sums over images, whatever shares a batch.
 EVAL_PIXELS = 2**21
+_PAIR_STREAM = 16  # purposes of random numbers from here on draw pairs
 
 
 def silent(line: str) -> None:
@@ -153,9 +157,57 @@ class EvalBatches:
         alone = Crew(0, self._crew.pin_memory, self._crew.say)
         return deliver(self._assembly, lambda done: few[done:], alone, len(few))
 
+    def pairs(self, num_pairs: int, seed: int) -> Iterator[Batch]:
+        """Batches of two images of different scenes and equal size, drawn by the seed.
+
+        `scene` (2,) int64 numbers their scenes. Fewer than `num_pairs` where there are no more.
+        Loaded by this process, the same on every rank.
+        """
+        import torch
+
+        dataset = self._assembly.dataset
+        numbers = {name: n for n, name in enumerate(dict.fromkeys(_scenes(dataset)))}
+        drawn: list[Draws] = [
+            [(i, True), (j, True)] for i, j in draw_pairs(dataset, num_pairs, seed)
+        ]
+        alone = Crew(0, self._crew.pin_memory, self._crew.say)
+        for batch in deliver(self._assembly, lambda done: drawn[done:], alone, len(drawn)):
+            scenes = [numbers[dataset.group(int(index))] for index in batch["index"]]
+            yield {**batch, "scene": torch.tensor(scenes)}
+
     def close(self) -> None:
         """End the workers that live on."""
         self._crew.dismiss()
+
+
+def _scenes(dataset: ImageDataset) -> list[str]:
+    return [dataset.group(index) for index in range(len(dataset))]
+
+
+def draw_pairs(dataset: ImageDataset, num_pairs: int, seed: int) -> list[tuple[int, int]]:
+    """Positions of images of different scenes and equal size, each pair once.
+
+    In rounds, of which each has a scene in one pair at most: the first are independent of one
+    another as far as there are scenes enough.
+    """
+    scenes = _scenes(dataset)
+    pairs: dict[tuple[int, int], None] = {}
+    for number in range(2 * num_pairs):
+        order = np.argsort(random_stream(seed, _PAIR_STREAM + number, len(scenes)), kind="stable")
+        waiting: dict[Size, int] = {}
+        seen: set[str] = set()
+        for index in map(int, order):
+            if scenes[index] in seen:
+                continue
+            seen.add(scenes[index])
+            other = waiting.pop(dataset.size(index), None)
+            if other is None:
+                waiting[dataset.size(index)] = index
+            elif len(pairs) < num_pairs:
+                pairs[min(index, other), max(index, other)] = None
+        if len(pairs) == num_pairs:
+            break
+    return list(pairs)
 
 
 def _eval_plan(dataset: View, batch_size: int | None, max_pixels: int) -> list[Draws]:

@@ -35,6 +35,7 @@ class FacePart(View):
 
     def __init__(self, source: CelebA, indices: Sequence[int]) -> None:
         super().__init__(source, indices)
+        self._faces, self._positions = source, indices
         self._image_sizes = source.image_sizes
         labels = np.array([source.label(i) for i in indices], np.int64)
         self.positives = np.flatnonzero(labels == 1)
@@ -48,6 +49,10 @@ class FacePart(View):
     def training_row(self, data: Data, seed: int) -> FaceRow:
         """How a row of a training batch is filled."""
         return FaceRow(self._image_sizes, seed, mirrored=data.flip == "horizontal")
+
+    def to_evaluate(self) -> FacePart:
+        """As many faces of each set, in turn."""
+        return paired(self._faces, self._positions)
 
     def sampler(
         self, batch_size: int, seed: int, rank: int, world_size: int, start_batch: int

@@ -64,6 +64,10 @@ class View:
         """Endless training batches of one process, from `start_batch` on."""
         return EpochSampler(len(self), batch_size, seed, rank, world_size, start_batch)
 
+    def to_evaluate(self) -> View:
+        """These images in the order in which they are evaluated on."""
+        return self
+
     @property
     def decoded_bytes(self) -> int:
         """Memory that all images and masks together need."""

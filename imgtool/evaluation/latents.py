@@ -27,7 +27,8 @@ def measure(
 
     Args:
         source: a checkpoint file or an exp_dir.
-        num_images, num_pairs: at most so many are looked at.
+        num_images: at most so many are looked at.
+        num_pairs: images are interpolated between so many pairs, drawn by the split's seed.
         device, root, manifest: as `restore`.
         plots: a folder for the study's pictures, NAME_ITERATION_PICTURE.png.
 
@@ -42,7 +43,7 @@ def measure(
             hint="train with --val-fraction above 0, or give --val-root",
         )
     with found.looking():
-        study = found.task.study(found.batches(), num_images=num_images, num_pairs=num_pairs)
+        study = found.task.study(found.batches(), found.pairs(num_pairs), num_images=num_images)
     if study is None or "latents" not in study.documents:
         raise NoAnswer(
             f"{found.path}: the {found.experiment.family} family has no latents to study",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -15,6 +15,7 @@ from imgtool.config.schema import Data, Experiment
 from imgtool.data.datasets import Datasets, open_datasets
 from imgtool.data.loader import eval_loader
 from imgtool.data.split import Split
+from imgtool.data.views import View
 from imgtool.errors import ConfigError
 from imgtool.experiment import checkpoint_file
 from imgtool.experiment.layout import ExperimentDir, find_checkpoint
@@ -37,6 +38,7 @@ class Restored:
         task: in eval mode on `device`; averaged weights where the checkpoint has them.
         num_images: of the validation set.
         datasets: the parts of its data.
+        split_is_stored: whether they are those that were written down when it was trained.
     """
 
     path: Path
@@ -46,12 +48,32 @@ class Restored:
     device: torch.device
     num_images: int
     datasets: Datasets
+    split_is_stored: bool
 
-    def batches(self) -> Iterator[dict[str, Any]]:
-        """The validation images, whole, on the device."""
+    def part(self, name: Literal["train", "val", "test"]) -> View:
+        """A part of its data, as one evaluates on it."""
+        parts = {"train": self.datasets.train, "val": self.datasets.val, "test": self.datasets.test}
+        return parts[name].to_evaluate()
+
+    def batches(
+        self, part: View | None = None, *, batch_size: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Whole images on the device, those of the validation set unless another is given.
+
+        Args:
+            batch_size: images of each set in a batch, at most.
+        """
+        part = self.datasets.val if part is None else part
+        return map(self._arrived, eval_loader(part, batch_size=batch_size))
+
+    def pairs(self, num_pairs: int) -> Iterator[dict[str, Any]]:
+        """Pairs of validation images of different scenes, drawn as at the end of training."""
+        seed = self.experiment.data.split_seed
+        return map(self._arrived, eval_loader(self.datasets.val).pairs(num_pairs, seed))
+
+    def _arrived(self, batch: dict[str, Any]) -> dict[str, Any]:
         nhwc = channels_last(self.experiment, self.device)
-        for batch in eval_loader(self.datasets.val):
-            yield to_device(batch, self.device, channels_last=nhwc)
+        return to_device(batch, self.device, channels_last=nhwc)
 
     @contextmanager
     def looking(self) -> Iterator[None]:
@@ -117,6 +139,7 @@ def restore(
         device=on,
         num_images=len(datasets.val),
         datasets=datasets,
+        split_is_stored=split is not None,
     )
 
 

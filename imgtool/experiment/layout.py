@@ -71,6 +71,11 @@ class ExperimentDir:
         return self.path / "split.json"
 
     @property
+    def test_metrics_path(self) -> Path:
+        """What `eval metrics --split test` found."""
+        return self.path / "test_metrics.json"
+
+    @property
     def checkpoints_dir(self) -> Path:
         return self.path / CHECKPOINTS_NAME
 

@@ -321,12 +321,16 @@ class Task(ABC):
         made = self.reconstruct(batch)
         return {} if made is None else {"reconstruction": Fake(made, "all")}
 
-    def study(self, batches: Iterable[Batch], *, num_images: int, num_pairs: int) -> Study | None:
+    def study(
+        self, batches: Iterable[Batch], pairs: Iterable[Batch], *, num_images: int
+    ) -> Study | None:
         """A closer look at the trained model, in eval mode and under no_grad.
 
         Args:
             batches: of whole validation images.
-            num_images, num_pairs: at most so many are looked at.
+            pairs: batches of two validation images of different scenes, of equal size, with
+                `scene` (2,) int64; loaded as they are asked for.
+            num_images: at most so many of `batches` are looked at.
         """
         return None
 

@@ -26,6 +26,7 @@ td.name { white-space: nowrap; } tr.chosen td { font-weight: 600; } tr.out td { 
 figure { margin: 1rem 0; } figure img { max-width: 100%; background: #fff; border-radius: 4px; }
 code { font-size: .88em; } .yes::before { content: "✓ "; } .no::before { content: "✗ "; }
 """
+_ENDS = ("", "_low", "_high")
 METRICS = (
     "val_mse",
     "val_psnr",
@@ -33,7 +34,9 @@ METRICS = (
     "num_parameters",
     "macs_per_image",
     "images_per_sec",
-    "interpolation_smoothness",
+    "val_highpass_psnr",
+    "val_seg_boundary_miou",
+    "midpoint_energy",
     "active_units",
     "fid",
 )
@@ -44,8 +47,13 @@ DEFINITIONS = {
     "mse_per_dim": "val_mse over latent_dims; told, never ranked: it always favours the largest",
     "stability": "spread of the relative changes of the last rows",
     "convergence_epochs": "epochs to nine tenths of the whole improvement",
-    "interpolation_smoothness": "distance of an interpolation's ends over the length of its "
-    "decoded path; 1 is a straight cross-fade",
+    "val_highpass_psnr": "PSNR of the differences of neighbouring pixels: of edges and texture, dB",
+    "val_seg_boundary_miou": "intersection over union of the segmentation within 2 % of the "
+    "diagonal of contours (Cheng et al. 2021), a mean over classes",
+    "midpoint_energy": "gradient energy of the decoded middle between two images over that of its "
+    "ends: 1 is as sharp, 0.5 a cross-fade",
+    "end_energy": "gradient energy of decoded images over their originals': below 1 is blur",
+    "path_length": "perceptual path length in LPIPS (Karras et al. 2019); lower is smoother",
     "active_units": "latent channels whose variance over the data exceeds 0.01",
     "kld": "KL divergence from the standard normal, nats an element",
 }
@@ -55,12 +63,14 @@ def render(
     selection: Selection,
     figures: Sequence[tuple[str, str, bytes]],
     latents: Mapping[str, Mapping[str, Any]],
+    tested: Mapping[str, Any] | None = None,
 ) -> str:
     """The page.
 
     Args:
         figures: (title, caption, PNG), in order.
         latents: candidate -> latents.json.
+        tested: the winner's test_metrics.json.
     """
     phase = selection.phase or "experiments"
     number = len(selection.verdicts)
@@ -69,6 +79,7 @@ def render(
         f'<p class="soft">{number} experiment{"s" * (number != 1)}, rule '
         f"<code>{escape(selection.rule)}</code>: {escape(selection.description)}</p>",
         _winner(selection),
+        _tested(selection, tested or {}),
         "<h2>Ranking</h2>",
         _ranking(selection),
         _steps(selection),
@@ -101,6 +112,29 @@ def _winner(selection: Selection) -> str:
     if run.checkpoint is not None:
         lines.append(f"<code>{escape(str(run.checkpoint))}</code>")
     return f'<div class="winner">{"<br>".join(lines)}</div>'
+
+
+def _tested(selection: Selection, tested: Mapping[str, Any]) -> str:
+    """The winner's best run on the test split beside its validation."""
+    if selection.winner is None:
+        return ""
+    run = selection.winner.candidate.runs[0]
+    names = tested.get("metrics")
+    rows = []
+    for name in names if isinstance(names, list) else []:
+        values = [run.metrics.get(f"val_{name}"), *(tested.get(f"{name}{e}") for e in _ENDS)]
+        if isinstance(tested.get(name), int | float):
+            cells = [_value(v) if isinstance(v, int | float) else "-" for v in values]
+            rows.append(("", ["", escape(str(name)), *cells]))
+    if not rows:
+        return ""
+    heads = ["", "metric", "validation", "test", "test, low", "test, high"]
+    number, path = tested.get("num_images"), str(tested.get("path", ""))
+    return (
+        f"<h2>The winner on the test set</h2>{_table(heads, rows, range(2, 6))}"
+        f'<p class="soft">{escape(str(number))} test images, 95 % bootstrap interval over scenes; '
+        f"<code>{escape(path)}</code>. The choice was made on validation images alone.</p>"
+    )
 
 
 def _ranking(selection: Selection) -> str:
@@ -182,11 +216,15 @@ def _figure(title: str, caption: str, data: bytes) -> str:
 
 def _latent_table(latents: Mapping[str, Mapping[str, Any]]) -> str:
     keys = (
-        "interpolation_smoothness",
-        "max_step_ratio",
+        "midpoint_energy",
+        "midpoint_energy_se",
+        "end_energy",
+        "end_energy_se",
         "path_length",
+        "path_length_se",
         "mean",
         "std",
+        "std_sampled",
         "active_units",
         "active_share",
         "num_images",

@@ -143,8 +143,17 @@ def interpolations(selection: Selection, style: Style) -> bytes | None:
 
 def latents_of(verdict: Verdict) -> dict[str, Any] | None:
     """latents.json of a candidate's best run; None when it has none that can be read."""
+    return _document(verdict, "latents.json")
+
+
+def tested_of(verdict: Verdict) -> dict[str, Any] | None:
+    """test_metrics.json of a candidate's best run, which `eval metrics --split test` leaves."""
+    return _document(verdict, "test_metrics.json")
+
+
+def _document(verdict: Verdict, name: str) -> dict[str, Any] | None:
     folder = verdict.candidate.runs[0].exp_dir
-    path = (folder or Path("/nonexistent")) / "latents.json"
+    path = (folder or Path("/nonexistent")) / name
     try:
         if path.stat().st_size > MAX_BYTES:
             return None

@@ -68,12 +68,13 @@ def write_report(selection: Selection, folder: Path) -> Path:
         for v in selection.verdicts
         if (found := pictures.latents_of(v)) is not None
     }
+    tested = pictures.tested_of(selection.winner) if selection.winner else None
     page = folder / "index.html"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for stem, (_, data) in made.items():
             write_bytes(folder / f"{stem}.png", data)
-        write_text(page, render(selection, shown, latents))
+        write_text(page, render(selection, shown, latents, tested))
     except OSError as error:
         raise UsageError(
             f"cannot write the report to {folder}: {error.strerror or error}",

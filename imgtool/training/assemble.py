@@ -164,7 +164,7 @@ def _go_on_from(
     """
     task, train, ranks = stepper.task, stepper.train, stepper.ranks
     monitor = train.monitor or task.monitor
-    best = BestValue(monitor, task.monitor_mode, train.patience, train.min_delta)
+    best = BestValue(monitor, task.monitor_mode, train.patience, train.least_gain)
     past = _Past(position=Position(), closed=Meter(stepper.device), best=best)
     parts = parts_of(stepper, past.closed, past.position, best)
     if start.loaded is not None and start.path is not None:

@@ -22,7 +22,7 @@ from imgtool.training.weights import load_weights
 
 # A second or two on a GPU, less than a minute of a large model on a CPU.
 NUM_IMAGES = 64
-NUM_PAIRS = 8
+NUM_PAIRS = 64
 
 
 def leave_keepsakes(run: Run) -> None:
@@ -61,9 +61,8 @@ def _pairs(run: Run, validator: Validator) -> None:
 
 
 def _study(run: Run, validator: Validator) -> None:
-    found = run.stepper.task.study(
-        validator.first(NUM_IMAGES), num_images=NUM_IMAGES, num_pairs=NUM_PAIRS
-    )
+    pairs = validator.pairs(NUM_PAIRS, run.experiment.data.split_seed)
+    found = run.stepper.task.study(validator.first(NUM_IMAGES), pairs, num_images=NUM_IMAGES)
     if found is None:
         return
     for name, picture in found.pictures.items():

@@ -38,26 +38,31 @@ class TimeBudget:
 class BestValue:
     """The best value of the monitored metric, and patience with its absence.
 
-    Any improvement is best; only one of more than `min_delta` renews patience.
+    Any improvement is best; only one of more than `least_gain` over the value that last did so
+    renews patience.
 
     Args:
         metric: such as `val_mse`.
         mode: `min` or `max`.
         patience: validations without a gain before `exhausted`, or None.
+        least_gain: in the metric's unit, and as a part of the value; both have to be exceeded.
     """
 
-    def __init__(self, metric: str, mode: str, patience: int | None, min_delta: float) -> None:
+    def __init__(
+        self, metric: str, mode: str, patience: int | None, least_gain: tuple[float, float]
+    ) -> None:
         self.metric, self.mode = metric, mode
-        self.patience, self.min_delta = patience, min_delta
+        self.patience, self.least_gain = patience, least_gain
         self.value: float | None = None
         self.iteration: int | None = None
         self.update = 0
         self._mark: float | None = None
         self._without_gain = 0
 
-    def _beats(self, value: float, other: float | None, margin: float) -> bool:
+    def _beats(self, value: float, other: float | None, least_gain: tuple[float, float]) -> bool:
         if other is None:
             return True
+        margin = max(least_gain[0], least_gain[1] * abs(other))
         return value < other - margin if self.mode == "min" else value > other + margin
 
     def see(self, value: float | None, iteration: int, update: int = 0) -> bool:
@@ -67,11 +72,11 @@ class BestValue:
             iteration, update: complete iterations, and updates done of the next one.
         """
         known = value is not None and math.isfinite(value)
-        if known and self._beats(value, self._mark, self.min_delta):  # type: ignore[arg-type]
+        if known and self._beats(value, self._mark, self.least_gain):  # type: ignore[arg-type]
             self._mark, self._without_gain = value, 0
         else:
             self._without_gain += 1
-        if known and self._beats(value, self.value, 0.0):  # type: ignore[arg-type]
+        if known and self._beats(value, self.value, (0.0, 0.0)):  # type: ignore[arg-type]
             self.value, self.iteration, self.update = value, iteration, update
             return True
         return False

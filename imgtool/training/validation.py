@@ -93,6 +93,10 @@ class Validator:
         """Batches of the first validation images, on the device."""
         return map(self._arrived, self._batches.first(num_images))
 
+    def pairs(self, num_pairs: int, seed: int) -> Iterator[dict[str, Any]]:
+        """Pairs of validation images of different scenes, on the device."""
+        return map(self._arrived, self._batches.pairs(num_pairs, seed))
+
     def _arrived(self, batch: dict[str, Any]) -> dict[str, Any]:
         return to_device(batch, self.device, channels_last=self._channels_last)
 

@@ -1,5 +1,6 @@
-"""imgtool eval latents, on a checkpoint trained here."""
+"""imgtool eval latents and metrics, on a checkpoint trained here."""
 
+import csv
 import json
 
 import numpy as np
@@ -26,7 +27,18 @@ def trained(tmp_path_factory):
     words = (
         *("train", "autoencoder", "--data-root", folder / "photos", "--heads", "rgb"),
         *("--downsampling-steps", 2, "--base-channels", 16, "--crop", 32, "--batch-size", 4),
-        *("--bottleneck", "kl", "--val-fraction", 0.4, "--max-iter", 3, "--ema-decay", 0.5),
+        *(
+            "--bottleneck",
+            "kl",
+            "--val-fraction",
+            0.4,
+            "--test-fraction",
+            0.3,
+            "--max-iter",
+            3,
+            "--ema-decay",
+            0.5,
+        ),
         *("--threads", 1, "--device", "cpu", "--exp-dir", folder / "exp", "--quiet"),
     )
     assert run(*words) == 0
@@ -40,7 +52,7 @@ def test_it_says_what_training_left(trained, tmp_path, capsys):
     (row,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     left = json.loads((trained / "exp/latents.json").read_text())
     assert row["kind"] == "quality"
-    for key in ("interpolation_smoothness", "mean", "std"):
+    for key in ("midpoint_energy", "end_energy_se", "mean", "std_sampled"):
         assert row[key] == pytest.approx(left[key], rel=1e-6)
     assert row["kld_per_channel"] == pytest.approx(left["kld_per_channel"], rel=1e-6)
     assert json.loads(out.read_text()) == row
@@ -73,3 +85,50 @@ def test_one_that_cannot_be_read_costs_no_other(trained, tmp_path, capsys):
     assert [json.loads(line)["kind"] for line in said.out.splitlines()] == ["quality"]
     assert out.read_text().count("\n") == 1
     assert "error: no checkpoint" in said.err
+
+
+def test_metrics_are_those_of_validation(trained, tmp_path, capsys):
+    out = tmp_path / "metrics.jsonl"
+    capsys.readouterr()
+    assert run("eval", "metrics", trained / "exp", "--out", out, "--json") == 0
+    (row,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (table,) = (trained / "exp").glob("*_metrics.csv")
+    with open(table) as file:
+        rows = [line for line in csv.DictReader(file) if line["val_mse"]]
+    best = next(line for line in rows if int(line["iteration"]) == row["iteration"])
+    assert {f"val_{name}" for name in row["metrics"]} == {k for k in best if k.startswith("val_")}
+    for name in row["metrics"]:
+        if best[f"val_{name}"]:
+            assert row[name] == pytest.approx(float(best[f"val_{name}"]), rel=1e-5)
+    assert (row["split"], row["num_images"], row["num_scenes"]) == ("val", 4, 4)
+    assert row["mse_low"] < row["mse"] < row["mse_high"]
+    assert json.loads(out.read_text()) == row
+    assert not (trained / "exp/test_metrics.json").exists()
+
+
+def test_the_test_split_is_measured_when_it_is_named(trained, capsys):
+    capsys.readouterr()
+    assert run("eval", "metrics", trained / "exp", "--split", "test", "--json") == 0
+    row = json.loads(capsys.readouterr().out)
+    left = json.loads((trained / "exp/test_metrics.json").read_text())
+    assert left == {k: v for k, v in row.items() if k not in ("schema", "kind")}
+    assert row["num_images"] == len(json.loads((trained / "exp/split.json").read_text())["test"])
+    assert run("eval", "metrics", trained / "exp", "--split", "train", "--format", "table") == 0
+    assert "highpass_psnr_low" in capsys.readouterr().out
+    assert run("eval", "metrics", trained / "exp", "--split", "test", "--data", trained) == 4
+    assert "in the split's" in capsys.readouterr().err
+
+
+def test_no_test_images(trained, tmp_path, capsys):
+    (checkpoint,) = {p.resolve() for p in (trained / "exp/checkpoints").glob("best*")}
+    folder = tmp_path / "alone/checkpoints"
+    folder.mkdir(parents=True)
+    (folder / checkpoint.name).write_bytes(checkpoint.read_bytes())
+    split = json.loads((trained / "exp/split.json").read_text())
+    (tmp_path / "alone/split.json").write_text(json.dumps({**split, "test": []}))
+    assert run("eval", "metrics", folder.parent, "--split", "test") == 4
+    assert "no test images" in capsys.readouterr().err
+    (tmp_path / "alone/split.json").unlink()
+    assert run("eval", "metrics", folder.parent, "--split", "test", "--json") == 0
+    assert "drawn anew" in capsys.readouterr().err
+    assert not (tmp_path / "alone/test_metrics.json").exists()  # no experiment lies there

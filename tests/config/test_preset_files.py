@@ -109,7 +109,7 @@ def test_the_study_shares_its_recipe(name):
     assert (train.optimizer, train.lr, train.weight_decay) == ("adamw", 1e-4, 0.01)
     assert (train.batch_size, train.seed, data.split_seed) == (16, 42, 42)
     assert (train.val_every, train.save_every, train.sample_every) == ("1ep", "5ep", "5ep")
-    assert (train.min_delta, train.precision, train.restore_best) == (1e-4, "32", True)
+    assert (train.min_delta, train.precision, train.restore_best) == ("1%", "32", True)
     is_final = name.startswith("phase1_final")
     assert (train.epochs, train.patience) == ((50, 5) if is_final else (10, 3))
     assert set(model.heads) == {"rgb", "segmentation", "classification"}

@@ -24,7 +24,7 @@ from imgtool.data.augment import Augmentation
 from imgtool.data.base import Sample
 from imgtool.data.check import open_source
 from imgtool.data.datasets import open_datasets
-from imgtool.data.loader import default_workers, eval_loader, train_loader
+from imgtool.data.loader import default_workers, draw_pairs, eval_loader, train_loader
 from imgtool.data.packing import pack
 from imgtool.data.palette import class_map
 from imgtool.data.sampler import Draw
@@ -331,3 +331,44 @@ def test_default_workers(make_photos: Callable) -> None:
     assert [default_workers(loose, "cpu", cores) for cores in (1, 2, 4, 64)] == [0, 0, 1, 4]
     assert [default_workers(loose, "cuda", cores) for cores in (1, 2, 4, 64)] == [1, 1, 3, 8]
     assert [default_workers(kept, "cuda", cores) for cores in (1, 2, 4, 64)] == [1, 1, 2, 2]
+
+
+class Rooms:
+    """Images of scenes, two of each of two sizes."""
+
+    def __init__(self, num_scenes: int) -> None:
+        self.num_scenes = num_scenes
+
+    def __len__(self) -> int:
+        return 4 * self.num_scenes
+
+    def group(self, index: int) -> str:
+        return f"scene {index % self.num_scenes}"
+
+    def size(self, index: int) -> tuple[int, int]:
+        return (8, 8) if index < len(self) // 2 else (8, 12)
+
+
+def test_pairs_are_of_different_scenes_and_of_one_size() -> None:
+    rooms: Any = Rooms(200)
+    pairs = draw_pairs(rooms, 64, seed=3)
+    assert len(set(pairs)) == 64
+    assert all(rooms.size(i) == rooms.size(j) for i, j in pairs)
+    assert len({rooms.group(index) for pair in pairs for index in pair}) == 128  # each in one
+    assert draw_pairs(rooms, 64, seed=3) == pairs
+    assert draw_pairs(rooms, 64, seed=4) != pairs
+    few = draw_pairs(Rooms(6), 64, seed=3)  # type: ignore[arg-type]
+    assert len(set(few)) == 64
+    assert all(i % 6 != j % 6 for i, j in few)
+    assert draw_pairs(Rooms(1), 64, seed=3) == []  # type: ignore[arg-type]
+
+
+def test_batches_of_pairs(make_photos: Callable) -> None:
+    view = open_datasets(photos(make_photos(12, 20, 24), val_fraction=0.5)).val
+    batches = list(evaluate(view).pairs(64, seed=0))
+    assert len(batches) == 15  # of six photos, each pair once
+    for batch in batches:
+        assert batch["image"].shape == (2, 3, 20, 24)
+        assert batch["scene"].tolist() == batch["index"].tolist()
+        whole = view.read(int(batch["index"][0])).image
+        np.testing.assert_array_equal(batch["image"][0].permute(1, 2, 0).numpy(), whole)

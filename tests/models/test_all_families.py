@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from imgtool.evaluation.metrics import bootstrap, put, sums_by_scene
 from imgtool.models import registry
 from imgtool.models.base import Noise, StepResult, Task
 
@@ -147,3 +148,22 @@ def test_a_state_dict_restores_a_task(
 def test_compile_targets_are_modules_of_the_task(task: Task) -> None:
     within = set(task.modules.modules())
     assert all(target in within for target in task.compile_targets())
+
+
+def test_metrics_of_single_images_add_up_to_those_of_all(
+    task: Task, batch_of: Callable[..., Any]
+) -> None:
+    """As `eval metrics` adds them up, to draw images anew."""
+    task.modules.eval()
+    batch = batch_of(task, batch_size=4)
+    parts = [{**batch, **{k: v[i : i + 2] for k, v in tensors(batch).items()}} for i in (0, 2)]
+    whole, single = task.evaluator(), task.evaluator()
+    with torch.no_grad():
+        whole.update(batch)
+        sums = sums_by_scene(single, parts, str)
+        drawn = bootstrap(single, sums, 20)
+        put(single, sums.sum(0))
+    expected = {name: value for name, value in whole.compute().items() if value is not None}
+    found = {name: value for name, value in single.compute().items() if value is not None}
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert drawn.keys() == expected.keys()

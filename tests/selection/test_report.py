@@ -142,7 +142,7 @@ def test_spoilt_files_are_left_out(tmp_path, spoil):
 def test_latents_are_shown(tmp_path):
     both = [candidate(tmp_path, 1), candidate(tmp_path, 2)]
     document = {
-        "interpolation_smoothness": 0.875,
+        "midpoint_energy": 0.875,
         "channel_std": [0.5, 0.1, None, "x"],
         "kld_per_channel": [0.2, 0.1],
         "pca": [[0, 1], [2, 3], [4, 5]],
@@ -154,6 +154,18 @@ def test_latents_are_shown(tmp_path):
     assert "0.875" in path.read_text()
     assert (path.parent / "latents.png").exists()
     assert (path.parent / "interpolations.png").exists()
+
+
+def test_the_winner_s_test_values_stand_beside_its_validation(tmp_path):
+    both = [candidate(tmp_path, 1), candidate(tmp_path, 2)]
+    document = {"metrics": ["mse"], "mse": 0.0625, "mse_low": 0.05, "mse_high": None}
+    path = write_report(selection(both), tmp_path / "report")
+    assert "on the test set" not in path.read_text()
+    (tmp_path / "exp1/test_metrics.json").write_text(json.dumps({**document, "num_images": 7}))
+    text = write_report(selection(both), tmp_path / "report").read_text()
+    assert "on the test set" in text
+    for value in ("0.0625", "0.05", "7 test images"):
+        assert value in text
 
 
 def test_no_winner_and_no_numbers(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imgtool.data.views import View
 from imgtool.errors import OutOfMemory
 from imgtool.experiment.status import read_status
 from imgtool.training import keepsakes
@@ -23,7 +24,9 @@ def test_pairs_latents_and_costs(run, tmp_path, photos):
     found = json.loads((trained.directory.path / "latents.json").read_text())
     assert found["latent_shape"] == [4, 12, 12]
     assert found["num_images"] == 4
-    assert 0 < found["interpolation_smoothness"] <= 1 + 1e-9
+    assert found["num_pairs"] == 6  # four images, each with each
+    assert found["midpoint_energy"] > 0
+    assert found["end_energy_se"] > 0
     assert (trained.directory.samples_dir / "interpolation_00.png").exists()
     status = read_status(trained.directory)
     assert status["facts"]["images_per_sec"] > 0
@@ -42,6 +45,22 @@ def test_they_show_the_best_weights_not_the_last(run, tmp_path):
         assert sorted(again.directory.samples_dir.glob("val_*.png"))[0].read_bytes() == best
     else:
         assert sorted(again.directory.samples_dir.glob("val_*.png"))[0].read_bytes() != best
+
+
+def test_no_training_reads_a_test_image(run, tmp_path, monkeypatch):
+    names, read = [], View.read
+
+    def noting(view, index):
+        names.append(view.name(index))
+        return read(view, index)
+
+    monkeypatch.setattr(View, "read", noting)
+    parts = ("data.val_fraction=0.3", "data.test_fraction=0.3")
+    trained = run(tmp_path / "a", "train.max_iter=12", "train.val_every=4", *parts)
+    split = json.loads(trained.directory.split_path.read_text())
+    assert split["test"]
+    assert not set(names) & set(split["test"])
+    assert set(names) == {*split["train"], *split["val"]}
 
 
 def test_a_disk_that_refuses_is_a_warning(run, tmp_path, monkeypatch):

@@ -23,9 +23,11 @@ class AutoencoderEvaluator(Evaluator):
     loss            the weighted sum of the losses; for the log, no measure of quality
     mse_pm1, l1_pm1, seg, cls, kld, commitment    the unweighted losses with a weight above 0
     mse, psnr       on [0, 1], not rounded to 8 bits; psnr of each image (dB, at most 100) averaged
+    highpass_psnr   the same of gradients: differences of neighbouring pixels, across and down
     ms_ssim         over the images of at least 161 pixels on the shorter side; None without any
     mse_CLASS       over all pixels of a mask class; None where it does not occur
     seg_miou, seg_accuracy    over all labelled pixels
+    seg_boundary_miou         over those near a contour (boundary IoU, Cheng et al. 2021)
     cls_accuracy
     kld, kld_nats, kld_weighted    nats an element, nats an image, and kld times its weight
     mse_sampled     mse of a sample of the latent; all other values are of its mean

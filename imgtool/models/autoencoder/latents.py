@@ -1,4 +1,4 @@
-"""What a latent space is like: its statistics, and how smoothly images change along it."""
+"""What a latent space is like: its statistics, and how images change along it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from imgtool.models.autoencoder.interpolation import interpolate
 from imgtool.models.autoencoder.measures import ACTIVE_VARIANCE
 from imgtool.models.autoencoder.network import Autoencoder
 from imgtool.models.base import Batch, Study
-from imgtool.nn.images import to_pm1, to_uint8, to_unit
-
-NUM_STEPS = 8  # between the two ends of an interpolation
-NUM_STRIPS = 3
+from imgtool.nn.images import to_pm1
 
 
 @dataclass
@@ -25,6 +23,7 @@ class _Sums:
     num_positions: int = 0
     first: Tensor | None = None
     second: Tensor | None = None
+    variance: Tensor | None = None
     kld: Tensor | None = None
     image_means: list[Tensor] = field(default_factory=list)
 
@@ -38,6 +37,7 @@ class _Sums:
         if logvar is not None:
             wide = logvar.double().flatten(1)
             kld = -0.5 * (1 + wide - flat.square() - wide.exp())
+            self.variance = _plus(self.variance, wide.exp().sum(1))
             self.kld = _plus(self.kld, kld.sum(1))
 
 
@@ -46,69 +46,58 @@ def _plus(total: Tensor | None, more: Tensor) -> Tensor:
 
 
 def study(
-    network: Autoencoder, batches: Iterable[Batch], *, num_images: int, num_pairs: int
+    network: Autoencoder, batches: Iterable[Batch], pairs: Iterable[Batch], *, num_images: int
 ) -> Study | None:
     """The document `latents` and strips `interpolation_00`, … of a trained network.
 
-    Everything is of the deterministic latent (the mean of a variational one), of the first
-    `num_images` validation images; pairs are consecutive images of equal size.
+    Statistics are of the first `num_images` validation images; images are interpolated between
+    the deterministic latents (the means of a variational one).
 
     The document:
 
     num_images, num_pairs, latent_shape    what was looked at; (C, h, w) of the last image
-    mean, std                    of all elements
-    channel_mean, channel_std    a channel, over images and positions
+    mean, std                    of all elements; of the means of a variational latent
+    std_sampled                  of samples of it: the variance of the means plus the mean variance,
+                                 exactly; None unless variational
+    channel_mean, channel_std, channel_std_sampled    a channel, over images and positions
     kld_per_channel              nats an element, KL(q(z|x) || N(0, 1)) as in Kingma & Welling
                                  2014, appendix B; None unless variational
     active_units, active_share   channels whose variance exceeds 0.01 (Burda et al. 2016,
                                  section 4.3), and their part of all
-    interpolation_smoothness     in (0, 1], higher is smoother: of an image decoded at NUM_STEPS
-                                 equal steps between two latents, the distance of its ends over
-                                 the length of its path, a mean over pairs. Distances are RMS
-                                 on [0, 1]. A straight cross-fade has 1. The length of decoded
-                                 paths follows Karras et al. 2020 (section 3, path length), here
-                                 of pixels instead of perceptual features.
-    path_length                  mean length of the path, RMS on [0, 1]
-    max_step_ratio               longest step over the mean step, a mean over pairs; 1 is even
+    path_length, midpoint_energy, end_energy, each with X_se    see `interpolation`
     pca                          an image's mean latent on the first two principal axes, [x, y]
 
     Args:
         network: in eval mode; called under no_grad.
+        pairs: batches of two images of different scenes, of equal size.
         num_images: at most so many.
-        num_pairs: at most so many.
 
     Returns:
         None where there is no image to look at.
     """
-    sums, pairs, waiting, shape = _Sums(), _Pairs(num_pairs), None, None
-    for image, latent in _latents(network, batches, num_images):
-        mean, logvar = latent
+    sums, shape = _Sums(), None
+    for mean, logvar in _latents(network, batches, num_images):
         sums.add(mean, logvar)
         shape = list(mean.shape)
-        if waiting is not None and waiting[0].shape == image.shape:
-            pairs.add(network, waiting[1], mean, image.shape[-2:])
-            waiting = None
-        else:
-            waiting = (image, mean)
     if sums.first is None or sums.second is None or shape is None:
         return None
+    between = interpolate(network, pairs)
     document = {
         "num_images": len(sums.image_means),
-        "num_pairs": len(pairs.smoothness),
-        "num_steps": NUM_STEPS,
         "latent_shape": shape,
         **_statistics(sums, sums.first, sums.second),
-        **pairs.means(),
+        **({} if between is None else between.document()),
         "pca": _principal(torch.stack(sums.image_means)),
     }
-    pictures = {f"interpolation_{n:02d}": strip for n, strip in enumerate(pairs.strips)}
+    strips = [] if between is None else between.strips
+    pictures = {f"interpolation_{n:02d}": strip for n, strip in enumerate(strips)}
     return Study({"latents": document}, pictures)
 
 
 def _latents(
     network: Autoencoder, batches: Iterable[Batch], num_images: int
-) -> Iterable[tuple[Tensor, tuple[Tensor, Tensor | None]]]:
-    """One image after another, with its mean and log variance."""
+) -> Iterable[tuple[Tensor, Tensor | None]]:
+    """Mean and log variance of one image after another."""
     seen = 0
     for batch in batches:
         valid = batch.get("valid")
@@ -118,64 +107,9 @@ def _latents(
             return
         latent = network.encode(to_pm1(images))
         means = latent.z if latent.mu is None else latent.mu
-        for index, image in enumerate(images):
-            logvar = None if latent.logvar is None else latent.logvar[index]
-            yield image, (means[index], logvar)
+        for index, mean in enumerate(means):
+            yield mean, None if latent.logvar is None else latent.logvar[index]
         seen += len(images)
-
-
-class _Pairs:
-    """Interpolations between latents."""
-
-    def __init__(self, num_pairs: int) -> None:
-        self.num_pairs = num_pairs
-        self.smoothness: list[float] = []
-        self.lengths: list[float] = []
-        self.ratios: list[float] = []
-        self.strips: list[Tensor] = []
-
-    def add(self, network: Autoencoder, first: Tensor, last: Tensor, size: Any) -> None:
-        if len(self.smoothness) >= self.num_pairs or "rgb" not in network.decoder.heads:
-            return
-        weights = torch.linspace(0, 1, NUM_STEPS + 1, device=first.device).view(-1, 1, 1, 1)
-        between = first.float().lerp(last.float(), weights)
-        frames = torch.cat([network.decode(z[None], ("rgb",), size)["rgb"] for z in between])
-        if len(self.strips) < NUM_STRIPS:
-            self.strips.append(torch.cat(list(to_uint8(frames)), dim=2).cpu())
-        measured = path_measures(to_unit(frames))
-        if measured is not None:
-            smoothness, length, ratio = measured
-            self.smoothness.append(smoothness)
-            self.lengths.append(length)
-            self.ratios.append(ratio)
-
-    def means(self) -> dict[str, float | None]:
-        def mean(values: list[float]) -> float | None:
-            return sum(values) / len(values) if values else None
-
-        return {
-            "interpolation_smoothness": mean(self.smoothness),
-            "path_length": mean(self.lengths),
-            "max_step_ratio": mean(self.ratios),
-        }
-
-
-def path_measures(frames: Tensor) -> tuple[float, float, float] | None:
-    """Smoothness (end-to-end over path), path length, longest over mean step; RMS distances.
-
-    Args:
-        frames: (K, 3, H, W) on [0, 1], K of at least 2.
-
-    Returns:
-        None where nothing changes along the path.
-    """
-    frames = frames.double().flatten(1)
-    steps = (frames[1:] - frames[:-1]).square().mean(1).sqrt()
-    length = float(steps.sum())
-    if length == 0:
-        return None
-    end_to_end = float((frames[-1] - frames[0]).square().mean().sqrt())
-    return end_to_end / length, length, float(steps.max() / steps.mean())
 
 
 def _statistics(sums: _Sums, first: Tensor, second: Tensor) -> dict[str, Any]:
@@ -185,11 +119,16 @@ def _statistics(sums: _Sums, first: Tensor, second: Tensor) -> dict[str, Any]:
     whole_mean = float(mean.mean())
     whole_variance = float((second / count).mean()) - whole_mean**2
     active = int((variance > ACTIVE_VARIANCE).sum())
+    inner = None if sums.variance is None else sums.variance / count  # of the posteriors
     return {
         "mean": whole_mean,
         "std": max(0.0, whole_variance) ** 0.5,
+        "std_sampled": None
+        if inner is None
+        else (max(0.0, whole_variance) + float(inner.mean())) ** 0.5,
         "channel_mean": mean.tolist(),
         "channel_std": variance.sqrt().tolist(),
+        "channel_std_sampled": None if inner is None else (variance + inner).sqrt().tolist(),
         "kld_per_channel": None if sums.kld is None else (sums.kld / count).tolist(),
         "active_units": active,
         "active_share": active / len(variance),

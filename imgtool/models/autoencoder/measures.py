@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from imgtool.models.autoencoder.bottleneck import Latent, gaussian_sample
-from imgtool.models.autoencoder.losses import Criterion, kl_divergence, perplexity
+from imgtool.models.autoencoder.losses import IGNORED, Criterion, kl_divergence, perplexity
 from imgtool.models.base import Batch, Noise
 from imgtool.nn import quality
 from imgtool.nn.images import to_unit
@@ -77,15 +77,20 @@ class Losses(Measure):
 
 
 class Reconstruction(Measure):
-    """`mse` and `psnr` on [0, 1], `mse_pm1`, and `ms_ssim`."""
+    """`mse` and `psnr` on [0, 1], `mse_pm1`, `highpass_psnr` and `ms_ssim`."""
 
     def __init__(self) -> None:
-        self.shapes = dict.fromkeys(("mse", "psnr", "ms_ssim", "ms_ssim_images"), ())
+        names = ("mse", "psnr", "highpass_psnr", "ms_ssim", "ms_ssim_images")
+        self.shapes = dict.fromkeys(names, ())
 
     def of_images(self, seen: Seen) -> dict[str, Tensor]:
         x, x_hat = to_unit(seen.x), to_unit(seen.outputs["rgb"])
         mse = quality.mse(x_hat, x)
-        found = {"mse": mse, "psnr": quality.psnr(mse)}
+        found = {
+            "mse": mse,
+            "psnr": quality.psnr(mse),
+            "highpass_psnr": quality.psnr(quality.gradient_energy(x_hat - x)),
+        }
         if quality.has_ms_ssim(*x.shape[-2:]):
             found["ms_ssim"] = quality.ms_ssim(x_hat, x)
             found["ms_ssim_images"] = torch.ones_like(mse)
@@ -97,6 +102,7 @@ class Reconstruction(Measure):
             "mse": mse,
             "mse_pm1": 4 * mse,
             "psnr": sums["psnr"].item() / num_images,
+            "highpass_psnr": sums["highpass_psnr"].item() / num_images,
             "ms_ssim": _ratio(sums["ms_ssim"], sums["ms_ssim_images"]),
         }
 
@@ -122,21 +128,34 @@ class ReconstructionByClass(Measure):
 
 
 class Segmentation(Measure):
-    """`seg_miou` and `seg_accuracy` over all labelled pixels."""
+    """`seg_miou` and `seg_accuracy` over all labelled pixels, `seg_boundary_miou` near contours.
+
+    The last is the boundary IoU of Cheng et al. 2021, from sums over all images, a mean over
+    classes; neither map has a contour towards pixels without a label.
+    """
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        self.shapes = {"confusion": (num_classes, num_classes)}
+        self.shapes = {
+            "confusion": (num_classes, num_classes),
+            "boundary": (num_classes + 1, num_classes + 1),
+        }
 
     def of_images(self, seen: Seen) -> dict[str, Tensor]:
+        mask, classes = seen.batch["mask"], self.num_classes
         predicted = seen.outputs["segmentation"].argmax(1)
-        confusion = quality.confusion_matrix(predicted, seen.batch["mask"], self.num_classes)
-        return {"confusion": confusion}
+        confusion = quality.confusion_matrix(predicted, mask, classes)
+        known = torch.where(mask < classes, predicted.to(mask.dtype), IGNORED)
+        near = quality.boundary(known, classes)
+        near = torch.where(mask < classes, near, classes)  # of no matter, but a number in range
+        boundary = quality.confusion_matrix(near, quality.boundary(mask, classes), classes + 1)
+        return {"confusion": confusion, "boundary": boundary}
 
     def metrics(self, sums: Mapping[str, Tensor], num_images: float) -> Metrics:
         confusion = sums["confusion"]
         return {
             "seg_miou": quality.mean_iou(confusion),
+            "seg_boundary_miou": quality.mean_iou(sums["boundary"], self.num_classes),
             "seg_accuracy": _ratio(confusion.diagonal().sum(), confusion.sum()),
         }
 

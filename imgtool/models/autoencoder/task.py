@@ -99,9 +99,11 @@ class AutoencoderTask(Task):
         _, _, outputs = self.network.reconstruct(batch["image"], ("rgb",))
         return to_uint8(outputs["rgb"])
 
-    def study(self, batches: Iterable[Batch], *, num_images: int, num_pairs: int) -> Study | None:
-        """Statistics and smoothness of the latent; see `latents.study`."""
-        return latents.study(self.network, batches, num_images=num_images, num_pairs=num_pairs)
+    def study(
+        self, batches: Iterable[Batch], pairs: Iterable[Batch], *, num_images: int
+    ) -> Study | None:
+        """Statistics of the latent and interpolations in it; see `latents.study`."""
+        return latents.study(self.network, batches, pairs, num_images=num_images)
 
     def facts(self) -> dict[str, Any]:
         """Parameters (trainable, in all and by part), and at the size of a training image the

@@ -219,7 +219,9 @@ class HpcmTask(Task):
         x_hat: Tensor = self.codec(batch["image"] / 255).x_hat
         return (x_hat * 255).round_().clamp_(0, 255).to(torch.uint8)
 
-    def study(self, batches: Iterable[Batch], *, num_images: int, num_pairs: int) -> Study | None:
+    def study(
+        self, batches: Iterable[Batch], pairs: Iterable[Batch], *, num_images: int
+    ) -> Study | None:
         """Spectra and bits of the latents by scale; see `latents.study`."""
         return latents.study(self.codec, batches, num_images=num_images)
 

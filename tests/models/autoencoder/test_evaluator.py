@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from imgtool.models.autoencoder.task import AutoencoderFamily, AutoencoderTask
 from imgtool.models.base import Noise
@@ -60,6 +61,13 @@ def test_mse_and_psnr_agree_with_numpy(
     assert metrics["mse"] == pytest.approx(errors.mean(), rel=1e-6)
     assert metrics["psnr"] == pytest.approx((-10 * np.log10(errors)).mean(), rel=1e-6)
     assert metrics["mse_pm1"] == pytest.approx(4 * errors.mean(), rel=1e-6)
+    error = (x_hat + 1) / 2 - original
+    of_gradients = [
+        np.mean([(np.diff(one, axis=axis) ** 2).mean() for axis in (1, 2)]) for one in error
+    ]
+    assert metrics["highpass_psnr"] == pytest.approx(
+        (-10 * np.log10(of_gradients)).mean(), rel=1e-6
+    )
 
 
 def test_psnr_is_averaged_over_images_not_taken_of_the_average(
@@ -166,6 +174,14 @@ def test_mse_by_class_looks_at_each_classes_pixels(
     assert abs(metrics["mse_bed"] - metrics["mse"]) > 1e-4
 
 
+def contour(region: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """A class's pixels within 2 % of the diagonal of its contour; towards unknown ones it has none."""
+    width = max(1, round(0.02 * math.hypot(*region.shape)))
+    padded = np.pad(region | ~known, 1)
+    eroded = ndimage.binary_erosion(padded, np.ones((3, 3)), iterations=width)[1:-1, 1:-1]
+    return region & known & ~eroded
+
+
 def test_segmentation_and_class_metrics_agree_with_numpy(
     make_task: Callable[..., AutoencoderTask], make_batch: Callable[..., Any]
 ) -> None:
@@ -183,6 +199,14 @@ def test_segmentation_and_class_metrics_agree_with_numpy(
             ious.append((p & t).sum() / (p | t).sum())
     assert metrics["seg_miou"] == pytest.approx(np.mean(ious))
     assert metrics["seg_accuracy"] == pytest.approx((predicted == target)[known].mean())
+    near = {
+        (k, of): np.stack([contour(*of_image) for of_image in zip(maps == k, known, strict=True)])
+        for k in range(3)
+        for of, maps in (("predicted", predicted), ("target", target))
+    }
+    both = [(near[k, "predicted"], near[k, "target"]) for k in range(3)]
+    ious = [(p & t).sum() / (p | t).sum() for p, t in both if (p | t).any()]
+    assert metrics["seg_boundary_miou"] == pytest.approx(np.mean(ious))
     right = outputs["classification"].argmax(1) == batch["label"]
     assert metrics["cls_accuracy"] == pytest.approx(right.double().mean().item())
 

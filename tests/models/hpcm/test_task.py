@@ -332,9 +332,9 @@ def test_a_study_tells_the_scales_apart(make_task, make_batch):
     task.modules.eval()
     batches = [make_batch(2, (128, 192)), make_batch(1, (64, 64))]
     with torch.no_grad():
-        study = task.study(batches, num_images=3, num_pairs=1)
-        fewer = task.study(batches, num_images=1, num_pairs=1)
-        assert task.study([], num_images=3, num_pairs=1) is None
+        study = task.study(batches, [], num_images=3)
+        fewer = task.study(batches, [], num_images=1)
+        assert task.study([], [], num_images=3) is None
     assert study is not None
     document = study.documents["latents"]
     assert (document["num_images"], fewer.documents["latents"]["num_images"]) == (3, 1)
