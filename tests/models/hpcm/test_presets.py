@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from imgtool.config import presets
+from imgtool.config.identity import identity
 from imgtool.config.load import load
 from imgtool.errors import ConfigError, UserError
 from imgtool.evaluation.latents import measure
@@ -76,6 +77,12 @@ def test_the_baseline_is_the_published_recipe():
     assert not experiment.model.legacy_s2_hyper
     rates = [train_.lr * lr_factor(train_, epoch, 3000) for epoch in (1, 2750, 2751, 2851, 2951)]
     assert rates == pytest.approx([1e-4, 1e-4, 3e-5, 1e-5, 1e-6])
+
+
+def test_crops_are_flipped_as_in_the_paper_and_those_that_were_turned_keep_their_hash():
+    assert get("hpcm/baseline").data.flip == "both"
+    turned = get("hpcm/baseline", "data.flip=dihedral")
+    assert identity(turned, "d") == "028b181fdbf80ebf"  # of versions whose default it was
 
 
 def test_tiny_is_for_a_cpu():
