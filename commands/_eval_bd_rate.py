@@ -115,20 +115,20 @@ def bd_rate(
     found = [load_curve(source, metric) for source in sources]
     if plot is not None and not dry_run:
         see_that_it_can_be_written(plot)
-    anchor, tests = found[0], found[1:]
+    base, tests = found[0], found[1:]
     records: list[dict[str, Any]] = []
     failures: list[UserError] = []
     for test, source in zip(tests, sources[1:], strict=True):
         try:
-            result = compare(anchor, test, method)
+            result = compare(base, test, method)
         except UserError as error:
             failures.append(error)
             continue
-        _warn(anchor, test, result)
+        _warn(base, test, result)
         records.append(
             {
                 "name": test.name,
-                "anchor": anchor.name,
+                "anchor": base.name,
                 "bd_rate_percent": result.percent,
                 "overlap_db": list(result.overlap_db),
                 "anchor_overlap_share": result.anchor_share,
@@ -136,7 +136,7 @@ def bd_rate(
                 "metric": metric,
                 "method": method,
                 "num_points": len(test.bpp),
-                "num_anchor_points": len(anchor.bpp),
+                "num_anchor_points": len(base.bpp),
                 "notes": list(result.notes),
                 "curve": source,
             }
@@ -223,7 +223,9 @@ def _anchor(names: Sequence[str], asked: str | None) -> str:
             hint="trainings that differ in lambda and seed alone are one experiment",
         )
     if asked is not None and asked not in names:
-        raise UsageError(f"--anchor {asked}: no such experiment", hint=did_you_mean(asked, names))
+        raise UsageError(
+            f"--anchor {asked}: no such experiment", hint=did_you_mean(asked, list(names))
+        )
     return asked or names[0]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 from imgtool.errors import NoAnswer, UsageError
 from imgtool.evaluation.rate_distortion.bd_rate import Method, bd_rate
@@ -257,7 +257,7 @@ def _reach(ratios: Floats, confidence: float) -> float | None:
         return 0.0
     per_part = zip(variances, parts, strict=True)
     freedom = total**2 / sum(v**2 / (len(part) - 1) for v, part in per_part)
-    return float(stats.t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(total)
+    return float(stdtrit(freedom, (1 + confidence) / 2)) * math.sqrt(total)
 
 
 def _of_averages(

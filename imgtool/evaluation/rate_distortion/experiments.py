@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -114,18 +115,15 @@ def curves_of(
             measured = []
             for _, path in sorted(points.items()):
                 coder = open_coder(str(path), real_bytes=False, device=device)
-                measured.append(
-                    measure(
-                        coder,
-                        coder.label,
-                        coder.facts,
-                        found,
-                        lambda so_far, _, before=done: tell(before + so_far, total),
-                    )
-                )
+                further = partial(_tell_of_all, tell, done, total)
+                measured.append(measure(coder, coder.label, coder.facts, found, further))
                 done += len(found)
             curves.setdefault(study.name, []).append(_curves(study.name, measured, sorted(points)))
     return curves
+
+
+def _tell_of_all(tell: Tell, before: int, total: int, done: int, _: int) -> None:
+    tell(before + done, total)
 
 
 def _images(study: Study, part: Part, data: str | None) -> ImageDataset:
