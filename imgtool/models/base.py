@@ -206,7 +206,7 @@ class Foreign:
     """What a family found in another system's checkpoint.
 
     Attributes:
-        model: every tensor of the task's modules by name, in any shape of equal size.
+        model: every tensor of the task's modules by name, in its shape.
         optimizers: update -> `parameter.key` -> state.
         iteration: where it says so.
         notes: what was not found, for people.
@@ -337,6 +337,10 @@ class Task(ABC):
 
 class Family(ABC):
     """What the registry returns."""
+
+    def knows(self, foreign: Any) -> bool:
+        """Whether another system's checkpoint is one that `Task.from_foreign` reads, by its keys."""
+        return False
 
     @abstractmethod
     def build(self, experiment: Experiment, data: DataInfo) -> Task:

@@ -157,11 +157,14 @@ class HpcmTask(Task):
         return (self.update,)
 
     def from_foreign(self, foreign: Any) -> Foreign:
-        """Checkpoints of the published code; see `legacy.read`. Phase 2 begins afresh."""
+        """Checkpoints of the published code; see `legacy.read`. Phase 2 begins afresh.
+
+        The epoch that a file says is kept as the iteration; one that says none is at 0, as
+        weights to begin with.
+        """
         found = legacy.read(foreign, self.codec)
         fresh = {} if self.interscale is None else self.interscale.state_dict()
         model = {**found.model, **{f"interscale.{name}": value for name, value in fresh.items()}}
-        # Published files do not say how long they were trained; as weights to begin with it is 0.
         note = f"the file does not say its lambda: taken to be loss.lmbda, {self.experiment.loss.lmbda:g}"
         return replace(
             found, model=model, iteration=found.iteration or 0, notes=(*found.notes, note)
@@ -253,6 +256,10 @@ class HpcmTask(Task):
 
 class HpcmFamily(Family):
     """Learned image compression (Li et al. 2025, arXiv 2507.19125)."""
+
+    def knows(self, foreign: Any) -> bool:
+        """The state dict of the published code."""
+        return legacy.knows(foreign)
 
     def build(self, experiment: Experiment, data: DataInfo) -> HpcmTask:
         """The task with fresh weights.
