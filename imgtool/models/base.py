@@ -145,8 +145,10 @@ class Update(nn.Module):
         return [batch]
 
     @abstractmethod
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> Mapping[str, Tensor | str]:
         """Losses by name, each a 0-d tensor; `loss` is the one that is minimised.
+
+        A word among them, such as the name of a phase, is logged as the last one said.
 
         Args:
             batch: or a piece of it, with its noise.
