@@ -91,7 +91,7 @@ def bd_rate(
     Example:
       imgtool eval bd-rate hpcm-base hpcm-large
       imgtool eval bd-rate jpeg.json webp.json rd.json --plot rd.png
-      imgtool eval bd-rate --sweep experiments/hpcm_phases --anchor hpcm_baseline --split test
+      imgtool eval bd-rate --sweep experiments/hpcm_phases --split test
     """
     from commands._input import expand_paths
     from imgtool.errors import UsageError, UserError

@@ -31,6 +31,7 @@ SMALLER = [
     *("train.threads=1", "train.device=cpu", "data.num_workers=0", "train.keep=0"),
     *("loss.truncation_iterations=2", "output.shared_dir=null"),
 ]
+PHASES = {"baseline": "baseline", "phase1": "phase1", "phase2": "phase2", "both": "phase1_2"}
 MSE_LAMBDAS = [0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483]
 MS_SSIM_LAMBDAS = [2.4, 4.58, 8.73, 16.64, 31.73, 60.5]
 
@@ -58,6 +59,8 @@ def test_the_studies_differ_in_what_they_test():
     for delta in (0.05, 0.1, 0.15):
         found = changed(f"hpcm/delta_{delta}", "hpcm/phase2")  # as the seed runs them: alone
         assert found == ({} if delta == 0.1 else {"loss.delta": delta})
+    for name, like in PHASES.items():
+        assert changed(f"hpcm_phases/{name}", f"hpcm/{like}") == {}
     for lmbda in MSE_LAMBDAS:
         found = changed(f"hpcm_lambdas/lambda_{lmbda}", "hpcm/baseline")
         assert found == ({} if lmbda == 0.013 else {"loss.lmbda": lmbda})
