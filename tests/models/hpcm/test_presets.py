@@ -214,10 +214,14 @@ def check_study(directory):
     document = json.loads((directory.path / "latents.json").read_text())
     assert [scale["name"] for scale in document["scales"]] == ["s1", "s2", "s3"]
     assert (directory.samples_dir / "spectra.png").exists()
+    assert (directory.samples_dir / "scales.png").exists()
     assert (directory.samples_dir / "iter_000004_comparison.png").exists()
     plots = directory.path.parent / "plots"
     record = measure(str(directory.path), num_images=4, num_pairs=1, device="cpu", plots=plots)
-    assert [path.name.rpartition("_")[2] for path in record["plots"]] == ["spectra.png"]
+    assert [path.name.rpartition("_")[2] for path in record["plots"]] == [
+        "spectra.png",
+        "scales.png",
+    ]
     assert all(path.exists() for path in record["plots"])
     assert (record["family"], record["num_images"]) == ("hpcm", 1)
     assert len(record["scales"]) == 3
