@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,9 +12,14 @@ from commands._files import cannot_write, see_that_it_can_be_written
 from commands._output import FormatOption, JsonOption, Output, QuietOption, say
 
 if TYPE_CHECKING:
+    from imgtool.evaluation.rate_distortion.bd_rate import BdRate
     from imgtool.evaluation.rate_distortion.curves import Curve
 
 COLUMNS = ("name", "anchor", "bd_rate_percent", "overlap_db", "metric", "method")
+SWEEP_COLUMNS = (
+    *("name", "anchor", "bd_rate_percent", "low_percent", "high_percent", "curve_bd_rate_percent"),
+    *("num_images", "num_seeds"),
+)
 SMALL_OVERLAP = 0.75  # of a curve's range of quality
 
 
@@ -26,14 +32,36 @@ def complete_curves(incomplete: str) -> list[str]:
 
 def bd_rate(
     curves: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="CURVE",
+            metavar="[CURVE]",
             help="The anchor, then what is compared with it: files of `imgtool eval rd --out`, or "
             "hpcm-base, hpcm-large (published: Kodak; /clic, /tecnick behind them); - reads them.",
             autocompletion=complete_curves,
         ),
-    ],
+    ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC|PRESET|DIR",
+            help="Instead: the experiments of a sweep over lambdas, image by image. Trainings that "
+            "differ in lambda and seed alone are one curve.",
+        ),
+    ] = None,
+    anchor: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The experiment to compare with; the first when unset."),
+    ] = None,
+    split: Annotated[
+        Literal["val", "test"], typer.Option(help="Images that were held out (--sweep).")
+    ] = "val",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", "--data-root", metavar="DIR", help="Images to code instead (--sweep)."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps (--sweep).")] = "auto",
     metric: Annotated[
         Literal["psnr", "ms-ssim"], typer.Option(help="Quality; MS-SSIM is compared in dB.")
     ] = "psnr",
@@ -52,45 +80,55 @@ def bd_rate(
     """Compare curves with the first of them: per cent more bits at equal quality (BD-rate).
 
     Negative is better than the anchor. The average is taken over the qualities that both curves
-    have, which is the overlap; curves may have unequal numbers of points.
+    have, which is the overlap; curves may have unequal numbers of points. A BD-rate needs four:
+    with fewer it says what it did. Of a --sweep every image has a BD-rate; their mean has a
+    confidence interval of 95 %, which knows the noise of training where there are several seeds.
 
-    Exit code: 1 where curves have no quality in common, too few points, or are not monotone.
+    Exit code: 1 where curves have no quality in common, too few points, are not monotone, or where
+    what is fitted to them turns round; there is no picture then.
 
     \b
     Example:
       imgtool eval bd-rate hpcm-base hpcm-large
       imgtool eval bd-rate jpeg.json webp.json rd.json --plot rd.png
+      imgtool eval bd-rate --sweep experiments/hpcm_phases --split test
     """
     from commands._input import expand_paths
     from imgtool.errors import UsageError, UserError
 
     output = Output(format, as_json=json, quiet=quiet)
-    sources = expand_paths(curves)
-    if len(sources) < 2:
-        raise UsageError("a BD-rate compares two curves", hint="imgtool eval bd-rate ANCHOR CURVE")
     if plot is not None and plot.suffix.lower() != ".png":
         raise UsageError(f"--plot {plot} is no PNG", hint="--plot rd.png")
+    sources = expand_paths(curves or [])
+    _refuse_mixed(sources, sweep, anchor, data)
+    if sweep is not None:
+        if metric != "psnr":
+            raise UsageError("--sweep compares by PSNR", hint="leave --metric out")
+        _of_sweep(output, sweep, anchor, split, data, device, method, None if dry_run else plot)
+        return
+    if len(sources) < 2:
+        raise UsageError("a BD-rate compares two curves", hint="imgtool eval bd-rate ANCHOR CURVE")
 
     from imgtool.evaluation.rate_distortion.bd_rate import bd_rate as compare
     from imgtool.evaluation.rate_distortion.curves import load_curve
 
     found = [load_curve(source, metric) for source in sources]
     if plot is not None and not dry_run:
-        _draw(found, plot)
-    anchor, tests = found[0], found[1:]
+        see_that_it_can_be_written(plot)
+    base, tests = found[0], found[1:]
     records: list[dict[str, Any]] = []
     failures: list[UserError] = []
     for test, source in zip(tests, sources[1:], strict=True):
         try:
-            result = compare(anchor, test, method)
+            result = compare(base, test, method)
         except UserError as error:
             failures.append(error)
             continue
-        _warn(anchor, test, result.anchor_share, result.test_share)
+        _warn(base, test, result)
         records.append(
             {
                 "name": test.name,
-                "anchor": anchor.name,
+                "anchor": base.name,
                 "bd_rate_percent": result.percent,
                 "overlap_db": list(result.overlap_db),
                 "anchor_overlap_share": result.anchor_share,
@@ -98,7 +136,8 @@ def bd_rate(
                 "metric": metric,
                 "method": method,
                 "num_points": len(test.bpp),
-                "num_anchor_points": len(anchor.bpp),
+                "num_anchor_points": len(base.bpp),
+                "notes": list(result.notes),
                 "curve": source,
             }
         )
@@ -107,19 +146,101 @@ def bd_rate(
         say(f"warning: {further}")
     if failures:
         raise failures[0]
+    if plot is not None and not dry_run:  # what ends in an error leaves no picture
+        _draw(found, plot)
+
+
+def _refuse_mixed(
+    sources: Sequence[str], sweep: str | None, anchor: str | None, data: Path | None
+) -> None:
+    from imgtool.errors import UsageError
+
+    if sweep is not None and sources:
+        raise UsageError("--sweep and curves are apart", hint="leave one of them out")
+    for option, value in (("--anchor", anchor), ("--data", data)):
+        if sweep is None and value is not None:
+            raise UsageError(f"{option} is for --sweep", hint="the first curve is the anchor")
+
+
+def _of_sweep(
+    output: Output,
+    sweep: str,
+    anchor: str | None,
+    split: Literal["val", "test"],
+    data: Path | None,
+    device: str,
+    method: Literal["pchip", "akima", "cubic"],
+    plot: Path | None,
+) -> None:
+    """Every experiment against the anchor; what has no answer is said after the rest."""
+    from commands._counting import counting
+    from commands._input import trained_of_sweep
+    from imgtool.errors import UserError
+    from imgtool.training.environment import prepare
+
+    trained = trained_of_sweep(sweep)
+    if plot is not None:
+        see_that_it_can_be_written(plot)
+    prepare(deterministic=False)
+    from imgtool.evaluation.rate_distortion.compare import compare
+    from imgtool.evaluation.rate_distortion.experiments import curves_of, group
+
+    studies = group(trained)
+    first = _anchor([study.name for study in studies], anchor)
+    with counting("coding") as tell:
+        where = None if data is None else str(data)
+        curves = curves_of(studies, part=split, data=where, device=device, tell=tell)
+    records: list[dict[str, Any]] = []
+    failures: list[UserError] = []
+    for name, seeds in curves.items():
+        if name == first:
+            continue
+        try:
+            found = compare(curves[first], seeds, method=method)
+        except UserError as error:
+            failures.append(error)
+            continue
+        for note in found.notes:
+            say(f"note: {name} against {first}: {note}")
+        measured_on = "data" if data is not None else split
+        records.append(found.record() | {"method": method, "split": measured_on})
+    output.emit("bd-rate", records, columns=SWEEP_COLUMNS)
+    for further in failures[1:]:
+        say(f"warning: {further}")
+    if failures:
+        raise failures[0]
+    if plot is not None:
+        _draw([one.mean() for seeds in curves.values() for one in seeds], plot)
+
+
+def _anchor(names: Sequence[str], asked: str | None) -> str:
+    from imgtool.errors import UsageError, did_you_mean
+
+    if len(names) < 2:
+        told = f"one experiment, {names[0]}" if names else "no experiment"
+        raise UsageError(
+            f"a BD-rate compares two curves, and the sweep has {told}",
+            hint="trainings that differ in lambda and seed alone are one experiment",
+        )
+    if asked is not None and asked not in names:
+        raise UsageError(
+            f"--anchor {asked}: no such experiment", hint=did_you_mean(asked, list(names))
+        )
+    return asked or names[0]
 
 
 def _draw(curves: list[Curve], plot: Path) -> None:
     from imgtool.evaluation.rate_distortion.plot import plot_curves
 
-    see_that_it_can_be_written(plot)
     try:
         plot_curves(curves, plot)
     except OSError as error:
         raise cannot_write(plot, error) from error
 
 
-def _warn(anchor: Curve, test: Curve, anchor_share: float, test_share: float) -> None:
+def _warn(anchor: Curve, test: Curve, found: BdRate) -> None:
+    for note in found.notes:
+        say(f"warning: {note}")
     if anchor.dataset != test.dataset or set(anchor.images) != set(test.images):
         say(
             f"warning: {anchor.name} and {test.name} do not say that they were measured on the "
@@ -131,8 +252,8 @@ def _warn(anchor: Curve, test: Curve, anchor_share: float, test_share: float) ->
             f"warning: the rates of {real.name} are bytes of files, those of {guess.name} estimates "
             "of likelihoods; measure both with --real-bytes"
         )
-    if min(anchor_share, test_share) < SMALL_OVERLAP:
+    if min(found.anchor_share, found.test_share) < SMALL_OVERLAP:
         say(
-            f"warning: the overlap is {anchor_share:.0%} of the range of {anchor.name} and "
-            f"{test_share:.0%} of that of {test.name}; the rest of the curves does not count"
+            f"warning: the overlap is {found.anchor_share:.0%} of the range of {anchor.name} and "
+            f"{found.test_share:.0%} of that of {test.name}; the rest of the curves does not count"
         )

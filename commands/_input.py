@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from imgtool.errors import UsageError
+from commands._output import say
+from imgtool.errors import NoAnswer, UsageError
 
 RECORDS = "give a path or a record of imgtool a line, such as `imgtool presets list --json` prints"
 
@@ -43,3 +45,37 @@ def _path_of(line: str) -> str:
     if not isinstance(path, str):
         raise UsageError(f"a record on stdin has no path: {line[:80]}", hint=RECORDS)
     return path
+
+
+def trained_of_sweep(sweep: str) -> list[Path]:
+    """The exp_dirs of a sweep that have a checkpoint; the others are warned of.
+
+    Args:
+        sweep: a spec or preset, which is planned anew, or the folder, which remembers.
+
+    Raises:
+        NoAnswer: none has one.
+        ConfigError: there is no such sweep.
+    """
+    found = _experiments(sweep)
+    trained = [path for path in found if any((path / "checkpoints").glob("*.safetensors"))]
+    for path in found:
+        if path not in trained:
+            say(f"warning: {path} has no checkpoint yet")
+    if not trained:
+        raise NoAnswer(
+            f"--sweep {sweep}: none of its {len(found)} experiments has a checkpoint",
+            hint=f"imgtool sweep {sweep}; for one with --set, --grid or --tiny give its folder",
+        )
+    return trained
+
+
+def _experiments(sweep: str) -> list[Path]:
+    if Path(sweep).is_dir():
+        from imgtool.selection.sources import find_sources
+
+        return [source.path for source in find_sources([sweep]).runs]
+    from imgtool.models.registry import schema
+    from imgtool.sweep.plan import make_plan
+
+    return [trial.directory.path for trial in make_plan(sweep, schema_of=schema).trials]

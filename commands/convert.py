@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from commands._options import ConfigOption, FamilyOption, SetOption
 from commands._output import FormatOption, JsonOption, Output, QuietOption, say
+
+if TYPE_CHECKING:
+    from imgtool.config.load import Loaded
 
 COLUMNS = ("iteration", "resumable", "checkpoint", "path")
 
@@ -23,6 +26,17 @@ def run(
     config: ConfigOption = None,
     family: FamilyOption = None,
     sets: SetOption = None,
+    model_name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Network of a file of hpcm: model.model_name."),
+    ] = None,
+    legacy_s2_hyper: Annotated[
+        bool | None,
+        typer.Option(
+            "--legacy-s2-hyper/--no-legacy-s2-hyper",
+            help="Outputs of the published hpcm code, misplacement and all: model.legacy_s2_hyper.",
+        ),
+    ] = None,
     data_root: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="The data, if `imgtool train` shall go on from it."),
@@ -36,30 +50,37 @@ def run(
 ) -> None:
     """Turn another system's checkpoint into an experiment with one checkpoint.
 
-    Known are an iter_*.pt of the earlier GeneGAN system and the official HPCM code's files. They
-    are opened without running any code in them. The config must say the sizes, widths and variants
-    that the checkpoint was trained with: GeneGAN's networks are matched by order and shape. With
-    --data-root the same `imgtool train` goes on from it.
+    Known are an iter_*.pt of the earlier GeneGAN system and the official HPCM code's files; which
+    of them a file is, its keys tell. They are opened without running any code in them. The config
+    must say the sizes, widths and variants that the checkpoint was trained with: GeneGAN's networks
+    are matched by order and shape. With --data-root the same `imgtool train` goes on from it.
 
     \b
     Example:
       imgtool convert EXP00/checkpoints/iter_031318.pt --config genegan/exp00 --exp-dir out/EXP00
-      imgtool convert base.pth --config hpcm/baseline --set loss.lmbda=0.013 --exp-dir out/base
+      imgtool convert base.pth --config hpcm/baseline --set loss.lmbda=0.025 --exp-dir out/base
+      imgtool convert large.pth.tar --model_name HPCM_Large --legacy-s2-hyper --exp-dir out/large
     """
-    from imgtool.config.load import load
     from imgtool.experiment.layout import ExperimentDir
-    from imgtool.models.registry import schema
     from imgtool.training.environment import prepare
 
     output = Output(format, as_json=json, quiet=quiet)
-    if config is None:
-        family = family or "genegan"
-    flags = {} if data_root is None else {"data.root": data_root}
-    loaded = load(config, family=family, schema_of=schema, sets=sets or [], flags=flags)
+    flags: dict[str, Any] = {
+        "data.root": data_root,
+        "model.model_name": model_name,
+        "model.legacy_s2_hyper": legacy_s2_hyper,
+    }
+    flags = {key: value for key, value in flags.items() if value is not None}
+    # What is wrong with a config is said before torch is loaded.
+    loaded = None if config is None and family is None else _load(config, family, sets, flags)
     prepare(deterministic=False)
-    from imgtool.training.convert import convert
+    from imgtool.training.convert import convert, family_of
+    from imgtool.training.reader import read_foreign
 
-    made = convert(source, loaded, ExperimentDir(exp_dir), dry_run=dry_run)
+    foreign = read_foreign(source)
+    if loaded is None:
+        loaded = _load(None, family_of(foreign, source), sets, flags)
+    made = convert(foreign, source, loaded, ExperimentDir(exp_dir), dry_run=dry_run)
     for note in made.notes:
         say(f"note: {note}")
     record = {
@@ -71,3 +92,24 @@ def run(
         "dry_run": dry_run,
     }
     output.emit("checkpoint", [record], columns=COLUMNS)
+
+
+def _load(
+    config: str | None, family: str | None, sets: list[str] | None, flags: dict[str, Any]
+) -> Loaded:
+    """The config, whose family may lack a flag's key."""
+    from imgtool.config.flags import fields_of
+    from imgtool.config.load import load
+    from imgtool.errors import UsageError
+    from imgtool.models.registry import schema
+
+    found = load(config, family=family, schema_of=schema, sets=sets or [])
+    name = found.experiment.family
+    known = {flag.key: flag for flag in fields_of(schema(name))}
+    for key in flags:
+        if key not in known:
+            option = "--" + key.partition(".")[2].replace("_", "-")
+            raise UsageError(f"{option}: {name} has no {key}", hint="it is for files of hpcm")
+    if not flags:
+        return found
+    return load(config, family=family, schema_of=schema, sets=sets or [], flags=flags)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,6 +27,7 @@ COLUMNS = (
     "active_units",
     "active_share",
 )
+SCALE_COLUMNS = ("name", "scale", "bpp", "bpp_share", "bpp_so_far", "psnr", "mse", "power_share")
 
 
 @app.callback()
@@ -57,6 +58,18 @@ def fold_arguments(args: list[str]) -> list[str]:
     return spread_arguments(args, LIST_OPTIONS) if "rd" in args[:1] else args
 
 
+def _show_scales(output: Output, records: Sequence[Mapping[str, Any]]) -> None:
+    """Rate and distortion by scale as a table of its own; the records of pipes have them inside."""
+    rows = []
+    for record in records if output.mode == "table" else ():
+        if "scales" not in record:
+            continue
+        of_z = {**record["hyper"], "bpp_so_far": record["hyper"]["bpp"]}
+        for scale in ({"name": "z", **of_z}, *record["scales"]):
+            rows.append({**scale, "scale": scale["name"], "name": record["name"]})
+    output.emit("scale", rows, columns=SCALE_COLUMNS)
+
+
 @app.command("latents")
 def latents(
     sources: Annotated[
@@ -81,7 +94,7 @@ def latents(
     ] = None,
     plots: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Draw there: interpolations, or spectra by scale (hpcm)."),
+        typer.Option(metavar="DIR", help="Draw there: interpolations; of hpcm spectra and scales."),
     ] = None,
     format: FormatOption = None,
     json: JsonOption = False,
@@ -94,7 +107,8 @@ def latents(
     the decoded ends over their originals (below 1 is blur), and path_length in LPIPS (Karras et al.
     2019), null without torchvision's vgg16-397923af.pth in torch hub's cache or named by
     IMGTOOL_LPIPS_WEIGHTS. Variational encoders are measured at their mean; std_sampled is of
-    samples. Of hpcm: the power of the latents that are new at each scale, by spatial frequency.
+    samples. Of hpcm: the power of the latents that are new at each scale, by spatial frequency; the
+    bits of each, and the quality of what is decoded up to it.
 
     \b
     Example:
@@ -129,3 +143,4 @@ def latents(
         if out is not None and records:
             write_records(out, "quality", records)
         output.emit("quality", records, columns=COLUMNS)
+        _show_scales(output, records)

@@ -11,7 +11,7 @@ import typer
 
 from commands._files import cannot_write, see_that_it_can_be_written, write_records
 from commands._options import complete_presets
-from commands._output import FormatOption, JsonOption, Output, QuietOption, say
+from commands._output import FormatOption, JsonOption, Output, QuietOption
 
 if TYPE_CHECKING:
     from commands._rate import RateWatcher
@@ -227,37 +227,11 @@ def _refuse_for_folders(given: dict[str, str | None]) -> None:
 
 
 def _sources(ckpt: list[str] | None, sweep: str | None) -> list[str]:
-    from commands._input import expand_paths
+    from commands._input import expand_paths, trained_of_sweep
 
     if ckpt:
         return expand_paths(ckpt)
-    if sweep is None:
-        return []
-    from imgtool.errors import NoAnswer
-
-    found = _experiments(sweep)
-    trained = [path for path in found if any((path / "checkpoints").glob("*.safetensors"))]
-    for path in found:
-        if path not in trained:
-            say(f"warning: {path} has no checkpoint yet")
-    if not trained:
-        raise NoAnswer(
-            f"--sweep {sweep}: none of its {len(found)} experiments has a checkpoint",
-            hint=f"imgtool sweep {sweep}; for one with --set, --grid or --tiny give its folder",
-        )
-    return [str(path) for path in trained]
-
-
-def _experiments(sweep: str) -> list[Path]:
-    """The directories of a sweep's experiments: planned anew, or as its folder remembers."""
-    if Path(sweep).is_dir():
-        from imgtool.selection.sources import find_sources
-
-        return [source.path for source in find_sources([sweep]).runs]
-    from imgtool.models.registry import schema
-    from imgtool.sweep.plan import make_plan
-
-    return [trial.directory.path for trial in make_plan(sweep, schema_of=schema).trials]
+    return [] if sweep is None else [str(path) for path in trained_of_sweep(sweep)]
 
 
 def _measure(

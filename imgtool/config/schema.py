@@ -88,8 +88,8 @@ class Data:
     crop: PositiveInt | None = option(
         None, "Random square crop: pixels of its side; the whole image when unset."
     )
-    flip: Literal["auto", "none", "horizontal", "dihedral"] = option(
-        "auto", "Random flips; auto is horizontal for photos, none for layouts."
+    flip: Literal["auto", "none", "horizontal", "both", "dihedral"] = option(
+        "auto", "Random flips, horizontal for photos; both are horizontal and vertical."
     )
     max_images: PositiveInt | None = option(
         None, "Use at most this many images, drawn by the seed of the split."

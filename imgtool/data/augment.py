@@ -15,7 +15,7 @@ from imgtool.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-Flip = Literal["none", "horizontal", "dihedral"]
+Flip = Literal["none", "horizontal", "both", "dihedral"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,8 @@ class Augmentation:
 
     Attributes:
         seed: of the training.
-        flip: horizontal, or all eight symmetries of the square (`dihedral`; the four that keep
-            the shape where height and width differ).
+        flip: horizontal; horizontal and vertical (`both`); or all eight symmetries of the square
+            (`dihedral`; the four that keep the shape where height and width differ).
     """
 
     seed: int
@@ -65,7 +65,8 @@ class Augmentation:
         if self.flip == "horizontal":
             return Choice(top, left, False, (1,) if coin & 1 else ())
         dims = tuple(axis for axis in (0, 1) if coin >> axis & 1)
-        return Choice(top, left, bool(coin & 4) and size[0] == size[1], dims)
+        turn = self.flip == "dihedral" and bool(coin & 4) and size[0] == size[1]
+        return Choice(top, left, turn, dims)
 
 
 def place(sample: Sample, choice: Choice | None, image: Tensor, mask: Tensor | None) -> None:

@@ -145,8 +145,10 @@ class Update(nn.Module):
         return [batch]
 
     @abstractmethod
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> Mapping[str, Tensor | str]:
         """Losses by name, each a 0-d tensor; `loss` is the one that is minimised.
+
+        A word among them, such as the name of a phase, is logged as the last one said.
 
         Args:
             batch: or a piece of it, with its noise.
@@ -206,7 +208,7 @@ class Foreign:
     """What a family found in another system's checkpoint.
 
     Attributes:
-        model: every tensor of the task's modules by name, in any shape of equal size.
+        model: every tensor of the task's modules by name, in its shape.
         optimizers: update -> `parameter.key` -> state.
         iteration: where it says so.
         notes: what was not found, for people.
@@ -341,6 +343,10 @@ class Task(ABC):
 
 class Family(ABC):
     """What the registry returns."""
+
+    def knows(self, foreign: Any) -> bool:
+        """Whether another system's checkpoint is one that `Task.from_foreign` reads, by its keys."""
+        return False
 
     @abstractmethod
     def build(self, experiment: Experiment, data: DataInfo) -> Task:

@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from imgtool.config.identity import identity
 from imgtool.config.load import Loaded, to_dict, to_yaml
@@ -18,9 +19,9 @@ from imgtool.experiment.checkpoints import list_checkpoints
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.files import point_symlink, write_text
 from imgtool.models.base import Foreign, Task
+from imgtool.models.registry import FAMILIES
 from imgtool.models.registry import family as find_family
 from imgtool.training.parts import Given, Model, Position, Saved, collect, reached_facts
-from imgtool.training.reader import read_foreign
 from imgtool.training.weights import load_module
 
 
@@ -41,24 +42,50 @@ class Converted:
     notes: tuple[str, ...]
 
 
+def family_of(foreign: Any, source: Path) -> str:
+    """The family whose model a file holds, told from its keys.
+
+    Raises:
+        CheckpointError: none that is known.
+    """
+    for name in FAMILIES:
+        if find_family(name).knows(foreign):
+            return name
+    raise CheckpointError(
+        f"{source} is no checkpoint that `imgtool convert` knows",
+        hint="known are iter_*.pt of the earlier GeneGAN system and *.pth.tar of the HPCM code",
+    )
+
+
 def convert(
-    source: Path, loaded: Loaded, directory: ExperimentDir, *, dry_run: bool = False
+    foreign: Any,
+    source: Path,
+    loaded: Loaded,
+    directory: ExperimentDir,
+    *,
+    dry_run: bool = False,
 ) -> Converted:
-    """Write `directory` with one checkpoint that holds what `source` does.
+    """Write `directory` with one checkpoint that holds what a file does.
 
     Args:
-        source: a `.pt` of tensors and plain values.
+        foreign: what `read_foreign` found in the file.
+        source: the file: its name may say the iteration.
         loaded: the config as it was trained; with data.root the result can be trained on.
         directory: of the experiment; it has no checkpoint yet.
 
     Raises:
-        CheckpointError: the file cannot be read, or is of another model.
+        CheckpointError: the file is of another model.
         ExperimentError: the directory has checkpoints.
     """
     experiment = loaded.experiment
     if list_checkpoints(directory.checkpoints_dir):
         raise ExperimentError(f"{directory.path} has checkpoints", hint="give a new --exp-dir")
-    foreign = read_foreign(source)
+    told = family_of(foreign, source)
+    if told != experiment.family:
+        raise CheckpointError(
+            f"{source} is of {told}, the config of {experiment.family}",
+            hint=f"give a config of {told}, or none",
+        )
     info: DataInfo | None = expected_info(experiment.data)
     fingerprint = None
     if info is None:
@@ -82,13 +109,9 @@ def convert(
 
 def _take_over(task: Task, found: Foreign, source: Path) -> None:
     own = task.modules.state_dict()
-    shaped = {
-        name: value.reshape(own[name].shape).to(own[name].dtype)
-        for name, value in found.model.items()
-        if name in own
-    }
-    load_module(task.modules, shaped, source)
-    if not checkpoint_file.all_finite(shaped):
+    typed = {name: t.to(own[name].dtype) for name, t in found.model.items() if name in own}
+    load_module(task.modules, typed, source)
+    if not checkpoint_file.all_finite(typed):
         raise CheckpointError(
             f"{source} holds weights that are not finite", hint="take an earlier one"
         )

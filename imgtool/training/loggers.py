@@ -22,6 +22,9 @@ class Logger(Protocol):
     def log(self, values: Mapping[str, float], iteration: int) -> None:
         """Numbers with names such as `train/loss`."""
 
+    def words(self, values: Mapping[str, str], iteration: int) -> None:
+        """Texts with such names."""
+
     def picture(self, name: str, picture: Tensor, iteration: int) -> None:
         """uint8 (3, H, W)."""
 
@@ -44,6 +47,10 @@ class TensorBoardLogger:
     def log(self, values: Mapping[str, float], iteration: int) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, iteration)
+
+    def words(self, values: Mapping[str, str], iteration: int) -> None:
+        for name, value in values.items():
+            self._writer.add_text(name, value, iteration)
 
     def picture(self, name: str, picture: Tensor, iteration: int) -> None:
         self._writer.add_image(name, picture, iteration)
@@ -80,6 +87,9 @@ class WandbLogger:
     def log(self, values: Mapping[str, float], iteration: int) -> None:
         self._run.log(dict(values), step=iteration)
 
+    def words(self, values: Mapping[str, str], iteration: int) -> None:
+        self._run.log(dict(values), step=iteration)
+
     def picture(self, name: str, picture: Tensor, iteration: int) -> None:
         image = self._wandb.Image(picture.permute(1, 2, 0).numpy())
         self._run.log({name: image}, step=iteration)
@@ -98,6 +108,10 @@ class Logs:
         """One logged iteration."""
         self._metrics.log({"kind": "train", **row})
         self._forward(row, "train")
+        words = {key: value for key, value in row.items() if isinstance(value, str)}
+        if words:
+            for logger in self._others:
+                logger.words(words, int(row["iteration"]))
 
     def evaluation(self, row: Mapping[str, Any]) -> str | None:
         """One validation: a row of the CSV. Returns a warning when the shared copy failed."""

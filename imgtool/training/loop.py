@@ -191,6 +191,7 @@ class Loop:
                 "epoch": round(run.batches.epoch, 4),
                 "lr": run.experiment.train.lr * factor,
                 **self.losses,
+                **run.stepper.words,
                 "bad_steps": run.stepper.bad.total,
                 "images_per_sec": rates.images_per_sec,
                 "data_wait": rates.data_wait,

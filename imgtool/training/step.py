@@ -43,6 +43,7 @@ class Stepper:
     Attributes:
         steps: optimizer steps since the start of training.
         meter: means of losses since somebody cleared it.
+        words: what updates have said last that is no number.
         bad: what is known of bad steps.
         averages: of the weights, or None.
     """
@@ -84,6 +85,7 @@ class Stepper:
         self._applied: dict[str, Tensor] = {}  # updates of this iteration with a good step
         self.steps = 0
         self.meter = Meter(self.device)
+        self.words: dict[str, str] = {}
         self.bad = BadSteps(self.device)
 
     @property
@@ -155,7 +157,12 @@ class Stepper:
             if self.train.accumulate > 1:
                 loss = loss / self.train.accumulate
             (loss if self.scaler is None else self.scaler.scale(loss)).backward()
-        return {name: value.detach().to(torch.float32) for name, value in losses.items()}
+        self.words |= {name: value for name, value in losses.items() if isinstance(value, str)}
+        return {
+            name: value.detach().to(torch.float32)
+            for name, value in losses.items()
+            if not isinstance(value, str)
+        }
 
     def _judge(
         self, update: Update, optimizers: Iterable[Optimizer], finite: Tensor

@@ -20,6 +20,12 @@ def run(*args):
     return int(caught.value.code or 0)
 
 
+def write(path, bpp, db):
+    results = {"bpp": bpp, "psnr-rgb": db}
+    path.write_text(json.dumps({"name": path.stem, "results": results}))
+    return path
+
+
 def lines(text):
     return [json.loads(line) for line in text.splitlines()]
 
@@ -254,7 +260,7 @@ def test_estimates_are_not_compared_in_silence(tmp_path, capsys):
     paths = []
     for name, kind in (("real", True), ("guess", False), ("other", None)):
         points = [{"images": [{"name": "a"}], **({} if kind is None else {"real_bytes": kind})}]
-        results = {"bpp": [0.5, 1.0], "psnr-rgb": [30, 34]}
+        results = {"bpp": [0.5, 1.0, 1.5, 2.0], "psnr-rgb": [30, 34, 36, 37]}
         paths.append(tmp_path / f"{name}.json")
         paths[-1].write_text(json.dumps({"name": name, "results": results, "points": points}))
     assert run("eval", "bd-rate", *paths, "--json") == 0
@@ -276,6 +282,21 @@ def test_data_that_is_no_folder(folder, tmp_path, capsys):
         assert hint == "hint: --data names a folder of images"
 
 
+def test_an_error_leaves_no_picture(tmp_path, capsys):
+    one = write(tmp_path / "one.json", [0.1, 0.2, 0.4, 0.8], [30, 33, 36, 39])
+    two = write(tmp_path / "two.json", [0.09, 0.19, 0.2, 0.79], [30, 33, 33.01, 39])
+    picture = tmp_path / "rd.png"
+    assert run("eval", "bd-rate", one, two, "--method", "cubic", "--plot", picture) == 1
+    assert "turns round inside the overlap" in capsys.readouterr().err
+    assert not picture.exists()
+    short = write(tmp_path / "short.json", [0.1, 0.3], [30, 34])
+    assert run("eval", "bd-rate", one, short, "--plot", picture, "--json") == 0
+    said = capsys.readouterr()
+    assert "warning: short has 2 points" in said.err
+    assert lines(said.out)[0]["notes"]
+    assert picture.read_bytes().startswith(PNG)
+
+
 def test_a_curve_without_answer_costs_no_other(tmp_path, capsys):
     capsys.readouterr()
     far = tmp_path / "far.json"
@@ -286,7 +307,7 @@ def test_a_curve_without_answer_costs_no_other(tmp_path, capsys):
     said = capsys.readouterr()
     assert [row["name"] for row in lines(said.out)] == ["HPCM-Large (kodak, published)"]
     assert "no quality in common" in said.err
-    assert picture.exists()
+    assert not picture.exists()
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_names_types_and_defaults() -> None:
     assert flag("train.max_iter").metavar == "INT"
     assert flag("train.save_every").metavar == "INT|TEXT"
     assert flag("train.betas").metavar == "FLOAT,..."
-    assert flag("data.flip").metavar == "auto|none|horizontal|dihedral"
+    assert flag("data.flip").metavar == "auto|none|horizontal|both|dihedral"
     assert flag("train.compile").is_bool
 
 

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def test_photo_batches(make_photos: Callable) -> None:
     assert (batch["index"].dtype, len(set(batch["index"].tolist()))) == (torch.int64, 4)
 
 
-@pytest.mark.parametrize("flip", ["auto", "none", "horizontal", "dihedral"])
+@pytest.mark.parametrize("flip", ["auto", "none", "horizontal", "both", "dihedral"])
 def test_image_and_mask_are_cut_and_flipped_together(make_layouts: Callable, flip: str) -> None:
     data = layouts(make_layouts(size=48), crop=32, flip=flip)
     opened = open_datasets(data)
@@ -129,6 +130,10 @@ def test_every_crop_and_every_symmetry_occurs() -> None:
     oblong = [augment.choose(Draw(0, i, 0), sample, (4, 5)) for i in range(200)]
     assert {c.turn for c in oblong} == {False}
     assert len({c.dims for c in oblong}) == 4
+    # Both ways without the turns: the same draws, so that nothing else moves.
+    both = [Augmentation(1, "both").choose(Draw(0, i, 0), sample, (4, 4)) for i in range(2000)]
+    assert both == [replace(choice, turn=False) for choice in square]
+    assert len({c.dims for c in both}) == 4
 
 
 def test_repeated_images_are_augmented_anew(make_photos: Callable) -> None:

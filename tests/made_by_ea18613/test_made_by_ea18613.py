@@ -23,10 +23,14 @@ from imgtool.models.registry import schema
 FAMILIES = ("autoencoder", "genegan", "hpcm")
 
 
+# Defaults that have changed since; the refusal says them, as the last test shows.
+SINCE = {"hpcm": ["--set", "data.flip=dihedral"]}
+
+
 def command(directory: ExperimentDir) -> list[str]:
     """The words that trained it, as it recorded them."""
     starts = json.loads(directory.provenance_path.read_text())["starts"]
-    return list(starts[-1]["argv"][1:])
+    return [*starts[-1]["argv"][1:], *SINCE.get(directory.path.name, [])]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -65,6 +69,14 @@ def test_another_value_is_still_another_experiment(family, made, imgtool):
     assert code == 2
     assert "belongs to another experiment" in said
     assert re.search(r"or go on with this one: --set train\.lr=\S+ instead of --lr", said)
+
+
+@pytest.mark.parametrize("family", SINCE)
+def test_another_default_is_said_with_the_words_that_go_on(family, made, imgtool):
+    words = SINCE[family]
+    code, _, said = imgtool(*command(ExperimentDir(made / family))[: -len(words)])
+    assert code == 2
+    assert f"or go on with this one: {' '.join(words)}" in said
 
 
 @pytest.mark.parametrize("family", FAMILIES)

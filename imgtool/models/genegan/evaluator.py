@@ -20,10 +20,11 @@ NAMES = ("e", "cycle_Ax", "cycle_Be", "parallelogram", "mse", "psnr")
 class GeneganEvaluator(Evaluator):
     """Means over the validation pairs at the shown size, with the running statistics.
 
-    e, cycle_Ax, cycle_Be, parallelogram    the losses, unweighted, without the critics
-    cycle                                   mean of the two cycles
-    loss                                    their weighted sum
-    mse, psnr                               of both reconstructions, on [0, 1]; psnr in dB
+    e, cycle_Ax, cycle_Be    the losses, unweighted, without the critics
+    parallelogram            with its weight, as in training
+    cycle                    mean of the two cycles
+    loss                     their weighted sum
+    mse, psnr                of both reconstructions, on [0, 1]; psnr in dB
 
     What the exchanged faces are worth is for `imgtool eval-fid` to say.
     """
@@ -49,7 +50,8 @@ class GeneganEvaluator(Evaluator):
             "e": _mean(e.abs()),
             "cycle_Ax": _mean((faces.Au - faces.Au_hat).abs()) / 255,
             "cycle_Be": _mean((faces.B0 - faces.B0_hat).abs()) / 255,
-            "parallelogram": _mean((faces.Au + faces.B0 - faces.Bu - faces.A0).abs()),
+            "parallelogram": task.loss.parallelogram
+            * _mean((faces.Au + faces.B0 - faces.Bu - faces.A0).abs()),
             "mse": errors.mean(0),
             "psnr": psnr(errors).mean(0),
         }
@@ -70,9 +72,7 @@ class GeneganEvaluator(Evaluator):
         loss = self.task.loss
         found["cycle"] = cycles / 2
         found["loss"] = (
-            loss.object_l1 * sums["e"] / count
-            + loss.cycle * cycles
-            + loss.parallelogram * sums["parallelogram"] / count
+            loss.object_l1 * sums["e"] / count + loss.cycle * cycles + sums["parallelogram"] / count
         )
         return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -185,6 +185,11 @@ class BlockConv(nn.Module):
 
     def forward(self, x: Tensor, at: At) -> Tensor:
         return x + F.leaky_relu(self.norm(self.by_blocks(x), at), self.slope, inplace=True)
+
+    def by_block(self) -> Iterator[Tensor]:
+        """The weights (C, C, 3, 3) of every block, row by row, of the smaller grid first."""
+        for weight in self.weights.values():
+            yield from weight.split(weight.shape[1])
 
     def by_blocks(self, x: Tensor) -> Tensor:
         """The convolution alone, (B, C, H, W)."""

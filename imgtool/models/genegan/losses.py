@@ -32,14 +32,18 @@ class Faces:
     B0_hat: Tensor | None = None
 
 
-def reconstruction_losses(faces: Faces) -> dict[str, Tensor]:
-    """cycle_Ax, cycle_Be (on 0..1) and the parallelogram (on 0..255), unweighted."""
+def reconstruction_losses(faces: Faces, loss: Loss) -> dict[str, Tensor]:
+    """cycle_Ax, cycle_Be (on 0..1), and the parallelogram (on 0..255) with its weight.
+
+    The weight is in it as in the logs of the earlier system.
+    """
     assert faces.Au_hat is not None
     assert faces.B0_hat is not None
     return {
         "cycle_Ax": (faces.Au - faces.Au_hat).abs().mean() / 255,
         "cycle_Be": (faces.B0 - faces.B0_hat).abs().mean() / 255,
-        "parallelogram": (faces.Au + faces.B0 - faces.Bu - faces.A0).abs().mean(),
+        "parallelogram": loss.parallelogram
+        * (faces.Au + faces.B0 - faces.Bu - faces.A0).abs().mean(),
     }
 
 
@@ -49,7 +53,7 @@ def critic_losses(of_Bu: Tensor, of_Au: Tensor, of_A0: Tensor, of_B0: Tensor) ->
 
 
 def weight_decay(weights: Iterable[Tensor]) -> Tensor:
-    """Sum over weights of half their mean square."""
+    """Sum over the weights, a convolution's each, of half their mean square."""
     terms = [weight.square().mean() for weight in weights]
     return 0.5 * torch.stack(terms).sum()
 
@@ -74,10 +78,10 @@ def weighted_mean(
 
 
 def generator_total(losses: Mapping[str, Tensor], loss: Loss) -> Tensor:
-    """loss_G_nodecay from its weighted terms."""
+    """loss_G_nodecay from its terms over the sizes."""
     return (
         loss.object_l1 * losses["e"]
         + loss.cycle * (losses["cycle_Ax"] + losses["cycle_Be"])
         + loss.adversarial * (losses["Bx"] + losses["Ae"])
-        + loss.parallelogram * losses["parallelogram"]
+        + losses["parallelogram"]
     )

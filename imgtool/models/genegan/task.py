@@ -27,7 +27,7 @@ from imgtool.models.base import (
 from imgtool.models.genegan import legacy
 from imgtool.models.genegan import losses as formulas
 from imgtool.models.genegan.evaluator import GeneganEvaluator
-from imgtool.models.genegan.layers import At
+from imgtool.models.genegan.layers import At, BlockConv
 from imgtool.models.genegan.losses import Faces
 from imgtool.models.genegan.network import Critic, Joiner, Splitter
 from imgtool.models.genegan.schema import faces_data
@@ -93,9 +93,13 @@ class Networks(nn.Module):
         return e, faces
 
     def convolutions(self) -> Iterator[Tensor]:
-        """The generator's convolution weights, for the decay."""
+        """The generator's convolution weights, for the decay; each block's is one of them."""
         for network in (self.splitter, self.joiner):
-            yield from (p for p in network.parameters() if p.ndim == 4)
+            for part in network.modules():
+                if isinstance(part, BlockConv):
+                    yield from part.by_block()
+                elif isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+                    yield part.weight
 
 
 class _Part(Update):
@@ -174,7 +178,7 @@ class GeneratorUpdate(_Part):
                 e, made = networks.all_four(real, size)
                 objects[size] = {"e": e.abs().mean()}
                 for scale, faces in made.items():
-                    cycles[scale] = formulas.reconstruction_losses(faces)
+                    cycles[scale] = formulas.reconstruction_losses(faces, task.loss)
                     if scale in networks.judged:
                         at = At(scale)
                         judged[scale] = {
@@ -353,6 +357,10 @@ def to_uint8(face: Tensor) -> Tensor:
 
 class GeneganFamily(Family):
     """GeneGAN at several sizes."""
+
+    def knows(self, foreign: Any) -> bool:
+        """The networks of the earlier PyTorch system."""
+        return legacy.knows(foreign)
 
     def build(self, experiment: Experiment, data: DataInfo) -> GeneganTask:
         """The task with fresh weights."""

@@ -1,17 +1,25 @@
-"""What each scale of a codec's latents holds: power by frequency, and bits."""
+"""What each scale of a codec's latents holds: power by frequency, bits, and what it is worth."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from imgtool.models.base import Batch, Study
+from imgtool.models.hpcm.entropy import quantise
 from imgtool.models.hpcm.interscale import new_at
 from imgtool.models.hpcm.network import HPCM
+from imgtool.models.hpcm.partition import split
+from imgtool.models.hpcm.steps import Step
+from imgtool.nn.quality import mse, psnr
+
+if TYPE_CHECKING:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 NUM_BINS = 12
 _HIGHEST = math.sqrt(0.5)  # the corner of the spectrum, cycles a latent
@@ -57,11 +65,40 @@ def variation(z: Tensor, scale: int) -> Tensor:
     return (z - z.sum((2, 3), keepdim=True) / new.sum((2, 3), keepdim=True)) * new
 
 
+def up_to(codec: HPCM, x: Tensor, last: int) -> Tensor:
+    """What is decoded of images (B, 3, H, W) on 0..1 from the scales up to `last`, clamped.
+
+    Latents of finer scales are what the context model expects them to be, given those that are
+    known; with `last` 0 all are, given z.
+    """
+    y, z = codec.analyse(x)
+    latents = split(y, codec.context.steps)
+
+    def code(number: int, step: Step, scales: Tensor, means: Tensor) -> Tensor:
+        return quantise(latents[number - 1], means) if step.scale <= last else means
+
+    x_hat = codec.synthesise(codec.walk(quantise(z, codec.means_hyper), code))
+    return x_hat[:, :, : x.shape[2], : x.shape[3]].clamp(0, 1)
+
+
+class _Quality:
+    """Sums of errors and of PSNRs."""
+
+    def __init__(self) -> None:
+        self.mse = self.psnr = 0.0
+
+    def add(self, x_hat: Tensor, x: Tensor) -> None:
+        errors = mse(x_hat, x).double()
+        self.mse += errors.sum().item()
+        self.psnr += psnr(errors).sum().item()
+
+
 class _Scale:
     """Sums of one scale."""
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.quality = _Quality()
         self.power = torch.zeros(NUM_BINS, dtype=torch.float64)
         self.counts = torch.zeros(NUM_BINS, dtype=torch.float64)
         self.bits = 0.0
@@ -79,7 +116,7 @@ class _Scale:
 
 
 def study(codec: HPCM, batches: Iterable[Batch], *, num_images: int) -> Study | None:
-    """The document `latents` and the picture `spectra` of the first `num_images` images.
+    """The document `latents` and the pictures `spectra` and `scales` of the first `num_images`.
 
     The document:
 
@@ -87,7 +124,10 @@ def study(codec: HPCM, batches: Iterable[Batch], *, num_images: int) -> Study | 
     mean, std        of all latents, decoded
     frequencies      the rings' centres, cycles a latent of the scale
     scales           for s1, s2, s3, the latents that are new at each: `pixels_per_latent` (64, 32,
-                     16), `power` a ring, `power_share` and `bpp_share` of all three, `bpp`
+                     16), `power` a ring, `power_share` and `bpp_share` of all three, `bpp`; and
+                     of images decoded from z and the scales up to it: `bpp_so_far`, `mse` and
+                     `psnr` (dB, the mean of images) against the originals
+    hyper            the same of z alone: `bpp`, `mse`, `psnr`
 
     Power is of the latents' variation about their channel's mean. Grids have zeros where coarser
     scales' latents lie (every fourth position of each channel), which adds faint copies of the
@@ -99,8 +139,8 @@ def study(codec: HPCM, batches: Iterable[Batch], *, num_images: int) -> Study | 
     Returns:
         None where there is no image to look at.
     """
-    scales = [_Scale(number) for number in (1, 2, 3)]
-    first = second = 0.0
+    scales, hyper = [_Scale(number) for number in (1, 2, 3)], _Quality()
+    first = second = bits_z = 0.0
     seen = num_latents = num_pixels = 0
     for batch in batches:
         valid = batch.get("valid")
@@ -108,10 +148,17 @@ def study(codec: HPCM, batches: Iterable[Batch], *, num_images: int) -> Study | 
         images = images[: num_images - seen]
         if not len(images):
             break
-        coded = codec(images / 255)
+        x = images / 255
+        coded = codec(x)
         costs = coded._replace(y_hat=-coded.likelihood_y.log2()).latents
         for scale, z, cost in zip(scales, coded.latents, costs, strict=True):
             scale.add(z, cost.double())
+            whole = scale.number == len(scales)
+            scale.quality.add(
+                coded.x_hat.clamp(0, 1) if whole else up_to(codec, x, scale.number), x
+            )
+        hyper.add(up_to(codec, x, 0), x)
+        bits_z -= coded.likelihood_z.double().log2().sum().item()
         y_hat = coded.y_hat.double()
         first, second = first + y_hat.sum().item(), second + y_hat.square().sum().item()
         seen += len(images)
@@ -125,12 +172,17 @@ def study(codec: HPCM, batches: Iterable[Batch], *, num_images: int) -> Study | 
         "mean": mean,
         "std": math.sqrt(max(0.0, second / num_latents - mean**2)),
         "frequencies": [_HIGHEST * (ring + 0.5) / NUM_BINS for ring in range(NUM_BINS)],
-        "scales": _describe(scales, num_pixels),
+        "hyper": {"bpp": bits_z / num_pixels, "mse": hyper.mse / seen, "psnr": hyper.psnr / seen},
+        "scales": _describe(scales, bits_z, num_pixels, seen),
     }
-    return Study({"latents": document}, {"spectra": picture(document)})
+    pictures = {"spectra": picture(document), "scales": picture_of_scales(document)}
+    return Study({"latents": document}, pictures)
 
 
-def _describe(scales: list[_Scale], num_pixels: int) -> list[dict[str, Any]]:
+def _describe(
+    scales: list[_Scale], bits_z: float, num_pixels: int, num_images: int
+) -> list[dict[str, Any]]:
+    so_far = list(accumulate((scale.bits for scale in scales), initial=bits_z))[1:]
     all_power = sum(float(scale.power.sum()) for scale in scales) or 1.0
     all_bits = sum(scale.bits for scale in scales) or 1.0
     return [
@@ -141,8 +193,11 @@ def _describe(scales: list[_Scale], num_pixels: int) -> list[dict[str, Any]]:
             "power_share": float(scale.power.sum()) / all_power,
             "bpp": scale.bits / num_pixels,
             "bpp_share": scale.bits / all_bits,
+            "bpp_so_far": bits / num_pixels,
+            "mse": scale.quality.mse / num_images,
+            "psnr": scale.quality.psnr / num_images,
         }
-        for scale in scales
+        for scale, bits in zip(scales, so_far, strict=True)
     ]
 
 
@@ -170,6 +225,37 @@ def picture(document: dict[str, Any]) -> Tensor:
     axes.set_ylabel("mean power of the new latents")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
+    return _pixels(canvas)
+
+
+def picture_of_scales(document: dict[str, Any]) -> Tensor:
+    """Rate of each scale, and what is decoded up to it, uint8 (3, H, W) (Taming, figure 8)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.6), dpi=110, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    rates, qualities = figure.subplots(1, 2)
+    parts = [{"name": "z", "bpp_so_far": document["hyper"]["bpp"], **document["hyper"]}]
+    parts += document["scales"]
+    names, colours = [part["name"] for part in parts], ("#999999", *_COLOURS)
+    rates.bar(names, [part["bpp"] for part in parts], color=colours)
+    rates.set_ylabel("bits a pixel")
+    rates.grid(axis="y", alpha=0.3)
+    across, up = [part["bpp_so_far"] for part in parts], [part["psnr"] for part in parts]
+    qualities.plot(across, up, color="#666666", linewidth=1, zorder=1)
+    for part, colour in zip(parts, colours, strict=True):
+        label = part["name"] if part["name"] == "z" else f"up to {part['name']}"
+        label = f"{label}: {part['psnr']:.2f} dB"
+        qualities.scatter([part["bpp_so_far"]], [part["psnr"]], color=colour, label=label, zorder=2)
+    qualities.set_xlabel("bits a pixel so far")
+    qualities.set_ylabel("PSNR (dB)")
+    qualities.grid(alpha=0.3)
+    qualities.legend(fontsize="small", loc="lower right")
+    return _pixels(canvas)
+
+
+def _pixels(canvas: FigureCanvasAgg) -> Tensor:
     canvas.draw()
     pixels = torch.frombuffer(bytearray(canvas.buffer_rgba()), dtype=torch.uint8)
     width, height = canvas.get_width_height()

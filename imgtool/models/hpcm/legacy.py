@@ -16,6 +16,7 @@ from torch import Tensor
 
 from imgtool.errors import CheckpointError
 from imgtool.models.base import Foreign
+from imgtool.models.hpcm.entropy import BETA
 from imgtool.models.hpcm.network import HPCM
 
 # Probability tables and the shape parameter, which ours has elsewhere.
@@ -33,6 +34,17 @@ _ATTENTION = {"query_out": ("conv_q", "conv_out"), "key_value": ("conv_k", "conv
 _ADAPTORS = ("s1.0", "s2.2", "s2.0", "s2.1", "s3.5", "s3.0", "s3.1", "s3.2", "s3.3", "s3.4")
 
 
+_SIGN = "y_spatial_prior_adaptor_list_s1.0.weight"  # of every published variant
+
+
+def knows(foreign: Any) -> bool:
+    """Whether a file holds the published code's state dict."""
+    try:
+        return _SIGN in _state_dict(foreign)
+    except CheckpointError:
+        return False
+
+
 def read(foreign: Any, codec: HPCM) -> Foreign:
     """Our tensors out of the published code's.
 
@@ -41,7 +53,8 @@ def read(foreign: Any, codec: HPCM) -> Foreign:
         codec: whose tensors are wanted, as modules["codec"] of the task.
 
     Raises:
-        CheckpointError: the file is of no HPCM, or of another variant; says what does not fit.
+        CheckpointError: the file is of no HPCM, of another variant, or of an entropy model of
+            another shape; says what does not fit.
     """
     name = codec.variant.name
     if len(codec.context.adaptors) != len(_ADAPTORS):
@@ -68,6 +81,7 @@ def read(foreign: Any, codec: HPCM) -> Foreign:
             f"the file has {len(rest)} tensors that {name} has not, such as {rest[0]}",
             hint="give --model_name as it was trained",
         )
+    _refuse_other_beta(state)
     notes = []
     if missing:
         notes.append("no adaptive factors in the file: they are 1, as the published code had them")
@@ -75,7 +89,20 @@ def read(foreign: Any, codec: HPCM) -> Foreign:
         notes.append(
             "model.legacy_s2_hyper is off: with it, outputs are those of the published code"
         )
-    return Foreign(model, {}, None, tuple(notes))
+    epoch = foreign.get("epoch")
+    if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+        return Foreign(model, {}, None, tuple(notes))
+    notes.append(f"the file says epoch {epoch}, which is kept as the iteration")
+    return Foreign(model, {}, epoch, tuple(notes))
+
+
+def _refuse_other_beta(state: Mapping[str, Tensor]) -> None:
+    for key, value in state.items():
+        if key.rpartition(".")[2] == "beta" and not bool((value == BETA).all()):
+            raise CheckpointError(
+                f"{key} is {value.flatten()[0].item():g}: the entropy model here has {BETA}",
+                hint="its likelihoods and streams would be others; train it anew",
+            )
 
 
 def _state_dict(foreign: Any) -> dict[str, Tensor]:

@@ -65,8 +65,9 @@ class HpcmData(Data):
     crop: PositiveInt | None = option(
         256, "Random square crop: pixels of its side.", aliases=("patch-size",)
     )
-    flip: Literal["auto", "none", "horizontal", "dihedral"] = option(
-        "dihedral", "Random flips; auto is horizontal, dihedral flips both ways and turns."
+    flip: Literal["auto", "none", "horizontal", "both", "dihedral"] = option(
+        "both",
+        "Random flips: horizontal and vertical (both) as in the paper; dihedral turns as well.",
     )
     test_fraction: Fraction = option(
         0.0, "Part of root held out for the final test, where test_root is unset."

@@ -42,7 +42,7 @@ class HpcmUpdate(Update):
     and with either phase on:
 
     spectral/tau                 radius of phase 1's cone; 1 when it is over
-    spectral/phase               1 phase 1, 2 phase 2, 3 both, 0 neither
+    spectral/phase               in words: phase1_intra while phase 1 truncates, else baseline
     spectral/inter_scale_reg     phase 2's term; 0 before it starts
     spectral/clipped             share of phase 2's distances at their limit: no effect on those
     spectral/prediction_error    of phase 2's predictors, which minimise it from the beginning
@@ -64,7 +64,7 @@ class HpcmUpdate(Update):
             sets["interscale"] = list(self.interscale.parameters())
         return sets
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor | str]:
         loss, x = self.loss, batch["image"] / 255
         truncation = self.curriculum.at(batch)
         seen = self.truncate(x, truncation)
@@ -78,7 +78,7 @@ class HpcmUpdate(Update):
         lost = distortion(loss, coded.x_hat, target).mean()
         rd_loss = rate_distortion(loss, lost, bpp_y + bpp_z)
         errors = mse(coded.x_hat.detach().clamp(0, 1), x)
-        losses = {
+        losses: dict[str, Tensor | str] = {
             "loss": rd_loss,
             "rd_loss": rd_loss,
             "bpp_loss": bpp_y + bpp_z,
@@ -89,14 +89,12 @@ class HpcmUpdate(Update):
         }
         if loss.distortion == "ms-ssim":
             losses["ms_ssim"] = 1 - lost
-        phase = int(truncation.share > 0)
         if self.interscale is not None:
             active = self.phase2_start.progress(batch) >= 1
-            phase += 2 * active
             losses |= self._phase2(self.interscale, coded.latents, rd_loss, active=active)
         if loss.spectral_reg or loss.phase2_reg:
             losses["spectral/tau"] = torch.full_like(rd_loss, truncation.tau)
-            losses["spectral/phase"] = torch.full_like(rd_loss, phase)
+            losses["spectral/phase"] = "phase1_intra" if truncation.share > 0 else "baseline"
         return losses
 
     def _draw(self, noise: Noise, x: Tensor) -> dict[str, Tensor]:
@@ -157,11 +155,14 @@ class HpcmTask(Task):
         return (self.update,)
 
     def from_foreign(self, foreign: Any) -> Foreign:
-        """Checkpoints of the published code; see `legacy.read`. Phase 2 begins afresh."""
+        """Checkpoints of the published code; see `legacy.read`. Phase 2 begins afresh.
+
+        The epoch that a file says is kept as the iteration; one that says none is at 0, as
+        weights to begin with.
+        """
         found = legacy.read(foreign, self.codec)
         fresh = {} if self.interscale is None else self.interscale.state_dict()
         model = {**found.model, **{f"interscale.{name}": value for name, value in fresh.items()}}
-        # Published files do not say how long they were trained; as weights to begin with it is 0.
         note = f"the file does not say its lambda: taken to be loss.lmbda, {self.experiment.loss.lmbda:g}"
         return replace(
             found, model=model, iteration=found.iteration or 0, notes=(*found.notes, note)
@@ -255,6 +256,10 @@ class HpcmTask(Task):
 
 class HpcmFamily(Family):
     """Learned image compression (Li et al. 2025, arXiv 2507.19125)."""
+
+    def knows(self, foreign: Any) -> bool:
+        """The state dict of the published code."""
+        return legacy.knows(foreign)
 
     def build(self, experiment: Experiment, data: DataInfo) -> HpcmTask:
         """The task with fresh weights.

@@ -108,8 +108,49 @@ def test_the_other_way_round(steps, shift, method):
     quality = 30 + np.cumsum([q for _, q in steps])
     one = curve(rates, quality)
     other = curve(rates * np.linspace(1, 1.5, len(rates)), quality + shift * 0.1)
-    there, back = bd_rate(one, other, method).percent, bd_rate(other, one, method).percent
+    try:
+        there = bd_rate(one, other, method).percent
+    except NoAnswer:  # a fit that turns round does so on either side
+        assert method != "pchip"
+        with pytest.raises(NoAnswer, match="turns round"):
+            bd_rate(other, one, method)
+        return
+    back = bd_rate(other, one, method).percent
     assert (1 + there / 100) * (1 + back / 100) == pytest.approx(1, rel=1e-9)
+
+
+def test_a_fit_that_turns_round_is_refused_where_pchip_answers():
+    """Two points beside each other: the cubic through them runs to and fro between the others."""
+    anchor = curve([0.1, 0.2, 0.4, 0.8], [30, 33, 36, 39], name="anchor")
+    quality = [30, 30.3, 30.5, 39]  # 3 % below the anchor, less 2 % at the third
+    rates = [
+        0.097 * 2 ** ((q - 30) / 3) * more for q, more in zip(quality, (1, 1, 1.02, 1), strict=True)
+    ]
+    test = curve(rates, quality, name="test")
+    with pytest.raises(NoAnswer, match="cubic through the points of test turns round") as caught:
+        bd_rate(anchor, test, "cubic")
+    assert "pchip" in caught.value.hint
+    assert abs(bd_rate(anchor, test).percent) < 10  # the cubic's would be 263 %
+    # Outside the overlap it may turn as it likes.
+    far = curve([0.1, 0.2, 0.4, 0.8, 0.81, 0.82], [30, 33, 36, 39, 50, 70], name="far")
+    near = curve([0.1, 0.2, 0.3, 0.4], [30, 33, 34.7, 36], name="near")
+    assert math.isfinite(bd_rate(near, far, "akima").percent)
+
+
+@pytest.mark.parametrize(
+    ("method", "count", "words"),
+    [
+        ("pchip", 2, "test has 2 points, and a BD-rate needs 4: a straight line"),
+        ("pchip", 3, "test has 3 points, and a BD-rate needs 4: pchip went through them"),
+        ("akima", 3, "test has 3 points, and a BD-rate needs 4: akima went through them"),
+    ],
+)
+def test_what_was_done_with_fewer_than_four_points_is_said(method, count, words):
+    anchor = curve([0.1, 0.2, 0.4, 0.8], [30, 33, 36, 39], name="anchor")
+    test = curve([0.1, 0.3, 0.7][:count], [30, 34, 38][:count], name="test")
+    (note,) = bd_rate(anchor, test, method).notes
+    assert note.startswith(words)
+    assert bd_rate(anchor, anchor, method).notes == ()
 
 
 @settings(max_examples=100)

@@ -17,6 +17,7 @@ from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.genegan.task import pair, to_uint8
 from imgtool.models.registry import schema
 from imgtool.training.convert import convert
+from imgtool.training.reader import read_foreign
 from tests.models.genegan.transcription import Reference
 
 SETS = [
@@ -93,7 +94,7 @@ def loaded():
 
 def test_outputs_are_the_same(earlier, pyramids, tmp_path):
     path, state, task = earlier
-    made = convert(path, loaded(), ExperimentDir(tmp_path / "exp"))
+    made = convert(read_foreign(path), path, loaded(), ExperimentDir(tmp_path / "exp"))
     assert (made.iteration, made.resumable, made.notes) == (20000, False, ())
     editor = open_editor(str(tmp_path / "exp"), device="cpu")
     reference = Reference(state, (64, 96, 128), 8)
@@ -118,7 +119,7 @@ def test_outputs_are_the_same(earlier, pyramids, tmp_path):
 
 def test_the_optimizers_go_on(earlier, tmp_path):
     path, state, _ = earlier
-    convert(path, loaded(), ExperimentDir(tmp_path / "exp"))
+    convert(read_foreign(path), path, loaded(), ExperimentDir(tmp_path / "exp"))
     tensors = read(tmp_path / "exp/checkpoints/latest.safetensors").tensors
     for name in ("splitter.layers.1.conv.weight", "joiner.bias"):
         average = tensors[f"optimizer.generator.main.{name}.square_avg"]

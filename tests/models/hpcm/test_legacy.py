@@ -1,10 +1,12 @@
 """Checkpoints of the published code, and its misplaced hyperprior."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
+from commands.main import main
 from imgtool.config.load import load
 from imgtool.errors import CheckpointError
 from imgtool.experiment import checkpoint_file
@@ -16,6 +18,7 @@ from imgtool.models.hpcm.partition import coarser
 from imgtool.models.hpcm.variants import VARIANTS
 from imgtool.models.registry import schema
 from imgtool.training.convert import convert
+from imgtool.training.reader import read_foreign
 
 SMALL = {"widths": (8, 8, 16), "M": 16, "N": 8, "num_heads": 4}
 BASE = replace(VARIANTS["HPCM_Base"], **SMALL)
@@ -200,6 +203,16 @@ def test_a_note_says_what_equal_outputs_need():
         (published(BASE), VARIANTS["HPCM_Tiny"], "has no HPCM_Tiny"),
         ([1, 2], BASE, "holds no state dict"),
         ({"epoch": 3}, BASE, "holds no state dict"),
+        (
+            {**published(BASE), "entropy_estimation.beta": torch.tensor([2.0])},
+            BASE,
+            "beta is 2: the entropy model here has 1.5",
+        ),
+        (
+            {**published(BASE), "means_hyper": published(BASE)["means_hyper"].transpose(1, 2)},
+            BASE,
+            "means_hyper is",  # as many elements, and another shape
+        ),
     ],
 )
 def test_what_does_not_fit(foreign, variant, message):
@@ -214,10 +227,35 @@ def test_a_converted_file_is_an_experiment(tmp_path, monkeypatch):
     state = published(BASE)
     torch.save({"state_dict": state}, file)
     loaded = load("hpcm/baseline", family=None, schema_of=schema, sets=["loss.lmbda=0.025"])
-    made = convert(file, loaded, ExperimentDir(tmp_path / "out"))
+    made = convert(read_foreign(file), file, loaded, ExperimentDir(tmp_path / "out"))
     assert made.iteration == 0
     assert any("0.025" in note for note in made.notes)
     model = checkpoint_file.read(made.checkpoint).tensors
     expected = read(state, HPCM(BASE)).model
     assert {name.removeprefix("model.") for name in model} == expected.keys()
     assert all(torch.equal(model[f"model.{name}"], value) for name, value in expected.items())
+
+
+def test_the_command_takes_the_networks_name_and_the_misplacement(tmp_path, monkeypatch, capsys):
+    """The family is told from the keys, the iteration is the epoch that the file says."""
+    monkeypatch.setitem(VARIANTS, "HPCM_PhiContext", PHI)
+    file = tmp_path / "phi.pth.tar"
+    torch.save({"state_dict": published(PHI), "epoch": 2999}, file)
+    words = ["convert", str(file), "--model_name", "HPCM_PhiContext", "--legacy-s2-hyper"]
+    with pytest.raises(SystemExit) as caught:
+        main([*words, "--exp-dir", str(tmp_path / "out"), "--json"])
+    said = capsys.readouterr()
+    assert not caught.value.code, said.err
+    assert json.loads(said.out)["iteration"] == 2999
+    assert "epoch 2999" in said.err
+    assert "legacy_s2_hyper is off" not in said.err
+    header = checkpoint_file.read(tmp_path / "out/checkpoints/latest.safetensors").header
+    assert header.config["model"] == {"model_name": "HPCM_PhiContext", "legacy_s2_hyper": True}
+
+
+def test_what_no_family_knows_is_refused(tmp_path, capsys):
+    torch.save({"state_dict": {"conv.weight": torch.zeros(1, 3, 3, 3)}}, tmp_path / "x.pt")
+    with pytest.raises(SystemExit) as caught:
+        main(["convert", str(tmp_path / "x.pt"), "--exp-dir", str(tmp_path / "out")])
+    assert caught.value.code == 4
+    assert "is no checkpoint that `imgtool convert` knows" in capsys.readouterr().err

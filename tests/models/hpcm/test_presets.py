@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from imgtool.config import presets
+from imgtool.config.identity import identity
 from imgtool.config.load import load
 from imgtool.errors import ConfigError, UserError
 from imgtool.evaluation.latents import measure
@@ -30,6 +31,7 @@ SMALLER = [
     *("train.threads=1", "train.device=cpu", "data.num_workers=0", "train.keep=0"),
     *("loss.truncation_iterations=2", "output.shared_dir=null"),
 ]
+PHASES = {"baseline": "baseline", "phase1": "phase1", "phase2": "phase2", "both": "phase1_2"}
 MSE_LAMBDAS = [0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483]
 MS_SSIM_LAMBDAS = [2.4, 4.58, 8.73, 16.64, 31.73, 60.5]
 
@@ -55,15 +57,17 @@ def test_the_studies_differ_in_what_they_test():
     both = {"loss.spectral_reg": True, "loss.phase2_reg": True}
     assert changed("hpcm/phase1_2", "hpcm/baseline") == both
     for delta in (0.05, 0.1, 0.15):
-        found = changed(f"hpcm/delta_{delta}", "hpcm/phase1_2")
+        found = changed(f"hpcm/delta_{delta}", "hpcm/phase2")  # as the seed runs them: alone
         assert found == ({} if delta == 0.1 else {"loss.delta": delta})
+    for name, like in PHASES.items():
+        assert changed(f"hpcm_phases/{name}", f"hpcm/{like}") == {}
     for lmbda in MSE_LAMBDAS:
         found = changed(f"hpcm_lambdas/lambda_{lmbda}", "hpcm/baseline")
         assert found == ({} if lmbda == 0.013 else {"loss.lmbda": lmbda})
     for lmbda in MS_SSIM_LAMBDAS:
         found = changed(f"hpcm_msssim/lambda_{lmbda}", "hpcm/baseline")
         assert found == {"loss.lmbda": lmbda, "loss.distortion": "ms-ssim"}
-    assert {"hpcm", "hpcm_lambdas", "hpcm_msssim"} <= set(presets.sweeps())
+    assert {"hpcm", "hpcm_lambdas", "hpcm_msssim", "hpcm_phases"} <= set(presets.sweeps())
 
 
 def test_the_baseline_is_the_published_recipe():
@@ -76,6 +80,12 @@ def test_the_baseline_is_the_published_recipe():
     assert not experiment.model.legacy_s2_hyper
     rates = [train_.lr * lr_factor(train_, epoch, 3000) for epoch in (1, 2750, 2751, 2851, 2951)]
     assert rates == pytest.approx([1e-4, 1e-4, 3e-5, 1e-5, 1e-6])
+
+
+def test_crops_are_flipped_as_in_the_paper_and_those_that_were_turned_keep_their_hash():
+    assert get("hpcm/baseline").data.flip == "both"
+    turned = get("hpcm/baseline", "data.flip=dihedral")
+    assert identity(turned, "d") == "028b181fdbf80ebf"  # of versions whose default it was
 
 
 def test_tiny_is_for_a_cpu():
@@ -193,7 +203,8 @@ def check_logs(directory, *, regularised):
     assert all(wanted <= set(row) for row in logged)
     assert any(key.startswith("spectral/") for key in logged[0]) == regularised
     if regularised:
-        assert [row["spectral/phase"] for row in logged] == [1, 1, 2, 2]
+        said = [row["spectral/phase"] for row in logged]
+        assert said == ["phase1_intra", "phase1_intra", "baseline", "baseline"]
         reg = [row["spectral/inter_scale_reg"] for row in logged]
         assert reg[:2] == [0, 0]
         assert max(reg[2:]) < 0
@@ -203,10 +214,14 @@ def check_study(directory):
     document = json.loads((directory.path / "latents.json").read_text())
     assert [scale["name"] for scale in document["scales"]] == ["s1", "s2", "s3"]
     assert (directory.samples_dir / "spectra.png").exists()
+    assert (directory.samples_dir / "scales.png").exists()
     assert (directory.samples_dir / "iter_000004_comparison.png").exists()
     plots = directory.path.parent / "plots"
     record = measure(str(directory.path), num_images=4, num_pairs=1, device="cpu", plots=plots)
-    assert [path.name.rpartition("_")[2] for path in record["plots"]] == ["spectra.png"]
+    assert [path.name.rpartition("_")[2] for path in record["plots"]] == [
+        "spectra.png",
+        "scales.png",
+    ]
     assert all(path.exists() for path in record["plots"])
     assert (record["family"], record["num_images"]) == ("hpcm", 1)
     assert len(record["scales"]) == 3
@@ -220,5 +235,6 @@ def check_events(folder, *, regularised):
     events.Reload()
     tags = set(events.Tags()["scalars"])
     assert {"train/loss", "train/bpp_loss", "train/psnr", "val/rd_loss", "val/bpp"} <= tags
-    spectral = {"spectral/tau", "spectral/phase", "spectral/inter_scale_reg"}
-    assert (spectral <= tags) == regularised
+    assert ({"spectral/tau", "spectral/inter_scale_reg"} <= tags) == regularised
+    texts = events.Tags()["tensors"]
+    assert [tag for tag in texts if tag.startswith("spectral/phase")] or not regularised

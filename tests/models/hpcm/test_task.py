@@ -12,7 +12,7 @@ import torch
 from imgtool.errors import ConfigError
 from imgtool.models.base import DataInfo, Foreign, Noise
 from imgtool.models.hpcm.interscale import new_at
-from imgtool.models.hpcm.latents import NUM_BINS, radial_power, variation
+from imgtool.models.hpcm.latents import NUM_BINS, radial_power, up_to, variation
 from imgtool.models.hpcm.network import Forward
 from imgtool.models.hpcm.task import HpcmFamily, HpcmTask
 
@@ -63,7 +63,8 @@ def test_phases_follow_the_iterations(make_task, at):
     task = make_task(**BOTH, train__epochs=3000)
     found = [task.update(at(i)) for i in (0, 2, 3, 4, 9)]
     assert [round(f["spectral/tau"].item(), 4) for f in found] == [0.05, 0.525, 0.7625, 1, 1]
-    assert [f["spectral/phase"].item() for f in found] == [1, 1, 1, 2, 2]
+    phases = [f.pop("spectral/phase") for f in found]
+    assert phases == ["phase1_intra"] * 3 + ["baseline"] * 2
     values = [f["spectral/inter_scale_reg"].item() for f in found]
     assert values[:3] == [0, 0, 0]
     assert all(-0.1 <= value < 0 for value in values[3:])
@@ -80,8 +81,10 @@ def test_epochs_are_what_counts_without_iterations(make_task, make_batch):
     of_epoch = {}
     for epoch in (0.0, 1.0, 1.5, 2.0):
         batch = make_batch(1, noise=Noise(0, 999)) | {"epoch": epoch}
-        of_epoch[epoch] = task.update(batch)["spectral/phase"].item()
-    assert of_epoch == {0.0: 1, 1.0: 1, 1.5: 1, 2.0: 2}
+        losses = task.update(batch)
+        of_epoch[epoch] = losses["spectral/phase"], losses["spectral/inter_scale_reg"].item() < 0
+    first, then = ("phase1_intra", False), ("baseline", True)
+    assert of_epoch == {0.0: first, 1.0: first, 1.5: first, 2.0: then}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +102,9 @@ def test_phase_2_starts_when_it_is_told_to(make_task, at, changes, starts):
     on = [i for i in range(6) if task.update.phase2_start.progress(at(i)) >= 1]
     assert on == list(range(starts, 6))
     if changes.get("loss__phase2_start_iteration") == 2:
-        assert task.update(at(3))["spectral/phase"].item() == 3
+        losses = task.update(at(3))
+        assert losses["spectral/phase"] == "phase1_intra"
+        assert losses["spectral/inter_scale_reg"] < 0
 
 
 def test_metrics_of_phase_1_are_against_the_originals(make_task, at):
@@ -349,10 +354,38 @@ def test_a_study_tells_the_scales_apart(make_task, make_batch):
     with torch.no_grad():
         bits = sum(-task.codec(b["image"] / 255).likelihood_y.log2().sum() for b in batches)
     assert sum(s["bpp"] for s in scales) == pytest.approx(bits.item() / num_pixels, rel=1e-4)
-    picture = study.pictures["spectra"]
-    assert picture.dtype == torch.uint8
-    assert picture.shape[0] == 3
-    assert picture.float().std() > 0
+    for picture in (study.pictures["spectra"], study.pictures["scales"]):
+        assert picture.dtype == torch.uint8
+        assert picture.shape[0] == 3
+        assert picture.float().std() > 0
+
+
+@torch.no_grad()
+def test_rate_and_distortion_by_scale_end_at_the_codecs_own(make_task, make_batch):
+    task = make_task()
+    task.modules.eval()
+    codec = task.codec
+    for weight in codec.parameters():  # an untrained codec's latents are nearly zero
+        weight.mul_(1.5)
+    batches = [make_batch(2, (64, 128)), make_batch(1, (70, 33))]
+    study = task.study(batches, num_images=3, num_pairs=1)
+    assert study is not None
+    document = study.documents["latents"]
+    coded = [(codec(batch["image"] / 255), batch["image"] / 255) for batch in batches]
+    errors = torch.cat([(c.x_hat.clamp(0, 1) - x).square().mean((1, 2, 3)) for c, x in coded])
+    last, num_pixels = document["scales"][-1], 2 * 64 * 128 + 70 * 33
+    assert last["mse"] == pytest.approx(errors.mean().item(), rel=1e-5)
+    assert last["psnr"] == pytest.approx((-10 * errors.log10()).mean().item(), rel=1e-5)
+    bits = sum(-p.log2().sum() for c, _ in coded for p in (c.likelihood_y, c.likelihood_z))
+    assert last["bpp_so_far"] == pytest.approx(bits.item() / num_pixels, rel=1e-4)
+    rates = [document["hyper"]["bpp"], *(scale["bpp_so_far"] for scale in document["scales"])]
+    assert rates == sorted(rates)
+    # Latents up to a scale are those of the whole; beyond it they are what is expected of them.
+    (c, x) = coded[0]
+    torch.testing.assert_close(up_to(codec, x, 3), c.x_hat.clamp(0, 1))
+    coarse = up_to(codec, x, 1)
+    assert not torch.equal(coarse, up_to(codec, x, 2))
+    assert not torch.equal(coarse, up_to(codec, x, 0))
 
 
 def test_facts_say_what_it_costs(make_task):
