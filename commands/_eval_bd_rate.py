@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from commands._files import cannot_write, see_that_it_can_be_written
-from commands._output import FormatOption, JsonOption, Output, QuietOption, say
+from commands._output import Output, say
 
 if TYPE_CHECKING:
     from imgtool.evaluation.rate_distortion.bd_rate import BdRate
@@ -31,6 +31,7 @@ def complete_curves(incomplete: str) -> list[str]:
 
 
 def bd_rate(
+    output: Output,
     curves: Annotated[
         list[str] | None,
         typer.Argument(
@@ -73,9 +74,6 @@ def bd_rate(
         Path | None, typer.Option(metavar="FILE.png", help="Draw all curves: bpp against quality.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Draw nothing.")] = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Compare curves with the first of them: per cent more bits at equal quality (BD-rate).
 
@@ -96,7 +94,6 @@ def bd_rate(
     from commands._input import expand_paths
     from imgtool.errors import UsageError, UserError
 
-    output = Output(format, as_json=json, quiet=quiet)
     if plot is not None and plot.suffix.lower() != ".png":
         raise UsageError(f"--plot {plot} is no PNG", hint="--plot rd.png")
     sources = expand_paths(curves or [])

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from commands._files import see_that_it_can_be_written, write_records
-from commands._output import FormatOption, JsonOption, Output, QuietOption, say
+from commands._output import Output, say
 
 FIRST = ("name", "iteration", "split", "num_images")
 # What a table of several checkpoints has room for, of what they have.
@@ -17,6 +17,7 @@ SHOWN = ("mse", "psnr", "highpass_psnr", "seg_miou", "seg_boundary_miou", "bpp",
 
 
 def metrics(
+    output: Output,
     sources: Annotated[
         list[str],
         typer.Argument(
@@ -41,9 +42,6 @@ def metrics(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be measured, and stop.")
     ] = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Measure every validation metric of checkpoints on a part of their data, with intervals.
 
@@ -61,7 +59,6 @@ def metrics(
     from imgtool.experiment.layout import find_checkpoint
     from imgtool.training.environment import prepare
 
-    output = Output(format, as_json=json, quiet=quiet)
     paths = expand_paths(sources)
     for path in paths if dry_run else paths[:1]:  # a mistyped name does not wait for torch
         find_checkpoint(path)

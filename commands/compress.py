@@ -14,13 +14,14 @@ from commands._codec import (
     open_codec,
     work_through,
 )
-from commands._output import FormatOption, JsonOption, Output, QuietOption
+from commands._output import Output
 
 COLUMNS = ("path", "width", "height", "file_bytes", "bpp", "estimate_bpp", "psnr", "encode_sec")
 DRY_COLUMNS = ("source", "path", "width", "height")
 
 
 def run(
+    output: Output,
     images: Annotated[
         list[str],
         typer.Argument(
@@ -42,9 +43,6 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be written, and stop.")
     ] = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Compress images with a trained HPCM.
 
@@ -61,7 +59,6 @@ def run(
       imgtool compress kodim09.png --ckpt codec.safetensors -o kodim09.hpcm --verify
       imgtool compress kodak/ --ckpt codec.safetensors -o streams/
     """
-    output = Output(format, as_json=json, quiet=quiet)
     from commands._input import expand_paths
 
     check_device(device)

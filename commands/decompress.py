@@ -14,7 +14,7 @@ from commands._codec import (
     open_codec,
     work_through,
 )
-from commands._output import FormatOption, JsonOption, Output, QuietOption
+from commands._output import Output
 from imgtool.evaluation.codec.container import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ DRY_COLUMNS = ("source", "path", "width", "height", "bpp", "model_hash", "lmbda"
 
 
 def run(
+    output: Output,
     files: Annotated[
         list[str],
         typer.Argument(
@@ -45,9 +46,6 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
     device: DeviceOption = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the headers, and stop.")] = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Decompress .hpcm files with the model that compressed them.
 
@@ -60,7 +58,6 @@ def run(
       imgtool decompress kodim09.hpcm --ckpt codec.safetensors -o kodim09.png
       imgtool decompress streams/ --ckpt codec.safetensors -o pictures/
     """
-    output = Output(format, as_json=json, quiet=quiet)
     from commands._input import expand_paths
 
     check_device(device)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands._output import FormatOption, JsonOption, Output, QuietOption
+from commands._output import Output
 from imgtool.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -43,15 +43,13 @@ _group.__doc__ = "Move an attribute from face to face with a trained GeneGAN."
 
 @app.command()
 def swap(
+    output: Output,
     ckpt: CkptOption,
     input: InputOption,
     target: TargetOption,
     out: OutOption,
     img_size: SizeOption = None,
     device: DeviceOption = "auto",
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Exchange the attribute of two faces: input, target, and both after the exchange.
 
@@ -59,13 +57,13 @@ def swap(
     Example:
       imgtool edit swap --ckpt out/EXP00 --input a.jpg --target b.jpg --out swap.png
     """
-    output = Output(format, as_json=json, quiet=quiet)
     editor = _open(ckpt, out, device, img_size)
     _finish(output, editor, editor.swap(editor.read(input), editor.read(target)), out)
 
 
 @app.command()
 def interpolate(
+    output: Output,
     ckpt: CkptOption,
     input: InputOption,
     target: TargetOption,
@@ -73,9 +71,6 @@ def interpolate(
     steps: Annotated[int, typer.Option(min=2, max=64, help="Faces on the way.")] = 5,
     img_size: SizeOption = None,
     device: DeviceOption = "auto",
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Give a face the target's attribute in steps: input, the way there, target.
 
@@ -83,7 +78,6 @@ def interpolate(
     Example:
       imgtool edit interpolate --ckpt out/EXP00 --input a.jpg --target b.jpg --steps 7 --out i.png
     """
-    output = Output(format, as_json=json, quiet=quiet)
     editor = _open(ckpt, out, device, img_size)
     made = editor.interpolate(editor.read(input), editor.read(target), steps)
     _finish(output, editor, made, out)
@@ -91,10 +85,11 @@ def interpolate(
 
 @app.command()
 def matrix(
+    output: Output,
     ckpt: CkptOption,
     input: InputOption,
     targets: Annotated[
-        str,
+        list[str],
         typer.Option(
             "--targets",
             "--target",
@@ -107,9 +102,6 @@ def matrix(
     columns: Annotated[int, typer.Option(min=2, max=32, help="Faces from left to right.")] = 5,
     img_size: SizeOption = None,
     device: DeviceOption = "auto",
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Give a face every mixture of four targets' attributes, one target at each corner.
 
@@ -117,8 +109,7 @@ def matrix(
     Example:
       imgtool edit matrix --ckpt out/EXP00 --input a.jpg --targets 1.jpg 2.jpg 3.jpg 4.jpg --out m.png
     """
-    output = Output(format, as_json=json, quiet=quiet)
-    names = [name for name in targets.split(",") if name]
+    names = [name for words in targets for name in words.split(",") if name]
     if len(names) != 4:
         raise UsageError(
             f"--targets takes four faces, not {len(names)}", hint="one for each corner"
@@ -126,13 +117,6 @@ def matrix(
     editor = _open(ckpt, out, device, img_size)
     faces = [editor.read(name) for name in names]
     _finish(output, editor, editor.matrix(editor.read(input), faces, rows, columns), out)
-
-
-def fold_arguments(args: list[str]) -> list[str]:
-    """Join several values after --targets before Typer sees them."""
-    from commands._options import fold_list_arguments
-
-    return fold_list_arguments(args, ["--targets"])
 
 
 def _open(ckpt: str, out: Path, device: str, img_size: int | None) -> Editor:

@@ -40,7 +40,7 @@ def compare_folders(real: Path, fake: Path, options: Options, listener: Listener
     Raises:
         DataError: images or statistics cannot be read.
         UsageError: too few images, or statistics of another kind.
-        NoAnswer: the weights are missing.
+        DataError: the weights are missing.
     """
     begin = time.monotonic()
     meter = Meter(options, listener)
@@ -128,7 +128,7 @@ class CheckpointMeter:
         where: root, manifest, attribute and attribute_file, as `restore`.
 
     Raises:
-        NoAnswer: the weights are missing.
+        DataError: the weights are missing.
     """
 
     def __init__(

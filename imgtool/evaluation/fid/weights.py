@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgtool.errors import DataError, NoAnswer
+from imgtool.errors import DataError
 from imgtool.files import replacing
 from imgtool.units import format_bytes
 
@@ -104,8 +104,8 @@ def find_weights(
         note: hears of files passed over.
 
     Raises:
-        DataError: a given file is missing or is not the published one.
-        NoAnswer: they are nowhere, and cannot be fetched.
+        DataError: a given file is missing or is not the published one; they are nowhere, and
+            cannot be fetched.
     """
     published = PUBLISHED[features]
     chosen, origin = (given, "--weights") if given else (os.environ.get(VARIABLE), VARIABLE)
@@ -188,8 +188,8 @@ def sha256_of(path: Path) -> str:
     return _known_hashes[key]
 
 
-def _absent(what: str, published: Published) -> NoAnswer:
-    return NoAnswer(
+def _absent(what: str, published: Published) -> DataError:
+    return DataError(
         what,
         hint=f"fetch {published.url} elsewhere and give --weights FILE or set {VARIABLE}; "
         f"--weights {RANDOM} tests without them",
