@@ -190,6 +190,8 @@ SCHEMA = FamilySchema(
         "loss": Loss,
         "output": GeneganOutput,
     },
+    monitor="val_cycle",
+    has_best=False,
     tiny={
         "data.image_sizes": [32, 64, 96],
         "data.image_size": 96,
