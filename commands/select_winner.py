@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -63,6 +63,14 @@ def run(
             help="Whose column names the CSVs use: imgtool, or imginav (val_MSE_rgb on [-1,1]).",
         ),
     ] = "imgtool",
+    split: Annotated[
+        Literal["val", "test"] | None,
+        typer.Option(
+            show_default=False,
+            help="Images that --rule bd-rate codes: held out for validation (the default), or for "
+            "the final test.",
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write an HTML page and its pictures here."),
@@ -100,7 +108,7 @@ def run(
     output = Output(format, as_json=json, quiet=quiet)
     if columns not in SCHEMES:
         raise UsageError(f"no columns {columns!r}", hint=did_you_mean(columns, list(SCHEMES)))
-    selection, used = _select(words or [], rule, set or [], columns)
+    selection, used = _select(words or [], rule, set or [], columns, split)
     if report is not None:
         from imgtool.selection.report import write_report
 
@@ -115,9 +123,15 @@ def run(
 
 
 def _select(
-    words: Sequence[str], rule_name: str | None, sets: Sequence[str], columns: str
+    words: Sequence[str],
+    rule_name: str | None,
+    sets: Sequence[str],
+    columns: str,
+    split: Literal["val", "test"] | None,
 ) -> tuple[Selection, Rule]:
     from commands._output import say
+    from imgtool.errors import UsageError
+    from imgtool.selection.columns import BD_RATE
     from imgtool.selection.gather import phase_in_config, read_evidence
     from imgtool.selection.metric import with_own_metric
     from imgtool.selection.rule_file import MONITOR, load_rule
@@ -139,8 +153,17 @@ def _select(
     read_by = {one.monitor for one in evidence} if first.metric == MONITOR else {first.metric}
     if read_by != {used.metric}:
         evidence = read_evidence(sources, used, columns)
+    compared = None
+    if used.metric == BD_RATE:
+        from commands._select_curves import compare_curves
+
+        compared = compare_curves(evidence, used, split or "val")
+    elif split is not None:
+        raise UsageError(
+            f"--split: the rule {used.rule} measures nothing", hint="it is for --rule bd-rate"
+        )
     decides = sources.decides or shipped_decides(phase)
-    return select(evidence, used, phase=phase, decides=decides), used
+    return select(evidence, used, phase=phase, decides=decides, compared=compared), used
 
 
 def _inputs(words: Sequence[str]) -> tuple[list[str], list[dict[str, Any]]]:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from imgtool.selection.columns import BD_RATE
 from imgtool.selection.criteria import is_stable
 from imgtool.selection.records import Candidate, Evidence, Lost
 from imgtool.selection.rule_file import Criterion, Rule, sign_of
@@ -85,7 +86,7 @@ def problem_of(run: Evidence, rule: Rule) -> Lost | None:
         return Lost(run=run, kind=state, reason=told)
     if run.state not in FINISHED | FAILED and rule.unfinished == "reject":
         return Lost(run=run, kind="unfinished", reason=f"{told}: unfinished")
-    if rule.metric not in run.metrics:
+    if rule.metric not in run.metrics and rule.metric != BD_RATE:  # which is of curves
         return Lost(run=run, kind=f"without {rule.metric}", reason=f"has no finite {rule.metric}")
     bad = run.metrics.get("num_nonfinite", 0)
     if bad and rule.nan == "reject":

@@ -18,6 +18,7 @@ from imgtool.selection.rule_file import Rule, sign_of
 if TYPE_CHECKING:
     from imgtool.selection.rules import Outcome
 
+CURVES = "curves"  # a source of certainty: intervals of BD-rates over images
 RESAMPLES = 1000
 MOST_WORK = 300_000  # resamples times candidates: beyond, there are fewer resamples
 RIVAL = 0.05  # of the resamples: who is chosen in as many is a rival
@@ -31,6 +32,9 @@ def weigh(
     usable: Sequence[Candidate], outcome: Outcome, judge: Judge, rule: Rule, decide: Decide
 ) -> tuple[Certainty, dict[str, float]]:
     """How sure the outcome is, and the share of resamples in which each candidate is chosen."""
+    if judge.compared:
+        notes = dict.fromkeys(note for one in judge.compared.values() for note in one.notes)
+        return Certainty(source=CURVES, rivals=outcome.ties, notes=tuple(notes)), {}
     noise, winner = judge.noise(rule.metric), outcome.ranking[0]
     if not noise.is_known:
         contenders = outcome.ranking if len(outcome.ranking) > 1 else []
@@ -150,6 +154,9 @@ def doubts(selection: Selection) -> list[str]:
     if certainty.source is None:
         told = "nothing is known of the noise: --grid train.seed=0,1,2"
         return [f"{told}, such as {certainty.commands[0]}" if certainty.commands else told]
+    if certainty.source == CURVES:
+        told = "intervals are over images, and hold for all experiments together at 95 %"
+        return [told, *certainty.notes]
     lines = [noise_told(certainty, selection.quality)]
     if not certainty.is_equal:
         lines.append("the noise differs between experiments: each keeps its own (Welch)")

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+BD_RATE = "bd_rate_percent"  # against the best curve
 POSITIONS = "latent_positions"  # height times width of the latent: its spatial resolution
 SCHEMES = ("imgtool", "imginav")
 # Earlier name without train_/val_ -> (name here, factor).

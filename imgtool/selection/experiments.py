@@ -18,7 +18,9 @@ _SEED = re.compile(r"[-_.]?seed[-_=]?(\d+)$", re.IGNORECASE)
 _HASH = re.compile(r"-[0-9a-f]{8}$")
 
 
-def grouped(found: Sequence[Evidence], sources: Sequence[Source]) -> list[Evidence]:
+def grouped(
+    found: Sequence[Evidence], sources: Sequence[Source], *, apart: tuple[str, ...] = ()
+) -> list[Evidence]:
     """Give runs that differ in their seed alone one group, and every group a name of its own.
 
     Of a run with a config that is its identity (and the data's fingerprint) less the seed; of a
@@ -28,17 +30,23 @@ def grouped(found: Sequence[Evidence], sources: Sequence[Source]) -> list[Eviden
 
     Args:
         found: evidence; `sources` says of each where it was read.
+        apart: further keys of the config that runs of one experiment may differ in.
     """
-    keys = _keys(found, sources)
+    apart = (SEED_KEY, *apart)
+    keys = _keys(found, sources, apart)
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     seeds = [_seed_of(one) for one in found]
+    points = [
+        (seed, *((one.config or {}).get(key) for key in apart[1:]))
+        for seed, one in zip(seeds, found, strict=True)
+    ]
     for index in sorted(range(len(found)), key=lambda i: (natural(_path(found[i])), str(seeds[i]))):
         key, layer = keys[index], 0
         if key is None:
             groups["alone", str(index)].append(index)
             continue
         # The same seed twice is no repeat.
-        while any(seeds[other] == seeds[index] for other in groups[*key, str(layer)]):
+        while any(points[other] == points[index] for other in groups[*key, str(layer)]):
             layer += 1
         groups[*key, str(layer)].append(index)
     members = [group for group in groups.values() if group]
@@ -49,17 +57,19 @@ def grouped(found: Sequence[Evidence], sources: Sequence[Source]) -> list[Eviden
     return result
 
 
-def _keys(found: Sequence[Evidence], sources: Sequence[Source]) -> list[tuple[str, ...] | None]:
+def _keys(
+    found: Sequence[Evidence], sources: Sequence[Source], apart: tuple[str, ...]
+) -> list[tuple[str, ...] | None]:
     """What runs of one experiment have in common; None for a run that has no siblings."""
     configs: dict[str, set[str]] = defaultdict(set)  # config -> fingerprints of data
     for one in found:
         if one.config is not None and "data_fingerprint" in one.facts:
-            configs[_config_key(one)].add(one.facts["data_fingerprint"])
+            configs[_config_key(one, apart)].add(one.facts["data_fingerprint"])
     keys: list[tuple[str, ...] | None] = []
     for one, source in zip(found, sources, strict=True):
-        planned = _sweep_key(source)
+        planned = _sweep_key(source, apart)
         if one.config is not None:
-            own = _config_key(one)
+            own = _config_key(one, apart)
             data = one.facts.get("data_fingerprint", "") if len(configs[own]) > 1 else ""
             keys.append(("config", own, data))
         elif planned is not None:
@@ -69,22 +79,22 @@ def _keys(found: Sequence[Evidence], sources: Sequence[Source]) -> list[tuple[st
     # A trial that has not begun has no config yet: it belongs to those of its sweep that do.
     begun: dict[tuple[str, ...], set[tuple[str, ...]]] = defaultdict(set)
     for key, source in zip(keys, sources, strict=True):
-        planned = _sweep_key(source)
+        planned = _sweep_key(source, apart)
         if planned is not None and key is not None and key[0] == "config":
             begun[planned].add(key)
     known = {planned: next(iter(own)) for planned, own in begun.items() if len(own) == 1}
     return [key if key is None else known.get(key, key) for key in keys]
 
 
-def _config_key(one: Evidence) -> str:
-    rest = {key: value for key, value in (one.config or {}).items() if key != SEED_KEY}
+def _config_key(one: Evidence, apart: tuple[str, ...]) -> str:
+    rest = {key: value for key, value in (one.config or {}).items() if key not in apart}
     return json.dumps(rest, sort_keys=True)
 
 
-def _sweep_key(source: Source) -> tuple[str, ...] | None:
+def _sweep_key(source: Source, apart: tuple[str, ...]) -> tuple[str, ...] | None:
     if SEED_KEY not in source.overrides and source.origin is None:
         return None
-    rest = {key: value for key, value in source.overrides.items() if key != SEED_KEY}
+    rest = {key: value for key, value in source.overrides.items() if key not in apart}
     return ("sweep", source.origin or "", json.dumps(rest, sort_keys=True))
 
 

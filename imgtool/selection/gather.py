@@ -19,8 +19,9 @@ from imgtool.experiment import provenance
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.models import registry
 from imgtool.selection.candidates import UNREADABLE
-from imgtool.selection.columns import POSITIONS
+from imgtool.selection.columns import BD_RATE, POSITIONS
 from imgtool.selection.experiments import SEED_KEY, grouped
+from imgtool.selection.metric import LAMBDA
 from imgtool.selection.records import Evidence
 from imgtool.selection.rule_file import MONITOR, Rule
 from imgtool.selection.sources import CONFIGS, CSV_END, Source, Sources, read_json
@@ -54,7 +55,8 @@ def read_evidence(sources: Sources, rule: Rule, columns: str = "imgtool") -> lis
         UsageError: the rule ranks FIDs, and they were measured differently.
     """
     read = [(source, one) for source in sources.runs for one in _read(source, rule, columns)]
-    found = grouped([one for _, one in read], [source for source, _ in read])
+    apart = (LAMBDA,) if rule.metric == BD_RATE else ()
+    found = grouped([one for _, one in read], [source for source, _ in read], apart=apart)
     if not any(one.state != UNREADABLE for one in found):
         problem = found[0].facts["problem"] if found else "nothing was given"
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""

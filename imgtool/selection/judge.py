@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imgtool.selection.columns import is_in_db, is_positive
+from imgtool.selection.columns import BD_RATE, is_in_db, is_positive
 from imgtool.selection.comparisons import differ, interval, reaches
+from imgtool.selection.curves import Compared
 from imgtool.selection.noise import Noise, Sample, measure
 from imgtool.selection.records import Candidate
 from imgtool.selection.rule_file import Criterion, Rule, sign_of
@@ -18,13 +19,24 @@ class Judge:
 
     Args:
         candidates: those whose repeats tell the noise, whether the rule's limits pass them or not.
+        compared: comparisons of curves with the best of them, which take the place of noise.
     """
 
-    def __init__(self, candidates: Sequence[Candidate], rule: Rule) -> None:
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        rule: Rule,
+        compared: Mapping[str, Compared] | None = None,
+    ) -> None:
         self._candidates, self._rule = candidates, rule
+        self.compared = compared or {}
         self._noises: dict[str, Noise] = {}
         self._reaches: dict[tuple[str, ...], Any] = {}
         self._means: dict[tuple[str, str], float] = {}
+
+    def is_known(self, metric: str) -> bool:
+        """Whether differences can be told from noise."""
+        return metric == BD_RATE or self.noise(metric).is_known
 
     def noise(self, metric: str) -> Noise:
         """The noise of a metric; that of one whose repeats all agree is not known: it is exact."""
@@ -48,6 +60,8 @@ class Judge:
     def tied(self, pool: Sequence[Candidate], criterion: Criterion) -> set[str]:
         """Names of those that may be the best of the pool, by Hsu's comparison with the best."""
         metric = criterion.metric
+        if metric == BD_RATE:
+            return {one.name for one in pool if not self.compared[one.name].differs}
         noise = self.noise(metric)
         if not noise.is_known or len(pool) < 2:
             return set()
@@ -65,6 +79,8 @@ class Judge:
 
     def differs(self, a: Candidate, b: Candidate, metric: str) -> bool:
         """Whether a fixed pair's difference is more than noise, as far as that is known."""
+        if metric == BD_RATE:
+            return any(self.compared[one.name].differs for one in (a, b))
         noise = self.noise(metric)
         if not noise.is_known:
             return a.metrics[metric] != b.metrics[metric]
@@ -111,6 +127,8 @@ class Judge:
 
     def interval(self, candidate: Candidate, metric: str) -> tuple[float, float] | None:
         """Of its mean, at 95 %; None where the noise is not known."""
+        if metric == BD_RATE and candidate.name in self.compared:
+            return self.compared[candidate.name].interval
         noise = self.noise(metric)
         if not noise.is_known or metric not in candidate.metrics:
             return None

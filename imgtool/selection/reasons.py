@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from imgtool.selection.candidates import ordered
-from imgtool.selection.columns import POSITIONS
+from imgtool.selection.columns import BD_RATE, POSITIONS
 from imgtool.selection.judge import Judge
 from imgtool.selection.records import Candidate
 from imgtool.selection.rule_file import Criterion, Limit, Rule, sign_of
@@ -26,7 +26,7 @@ def of_winner(outcome: Outcome, judge: Judge, rule: Rule) -> str:
         verb = "differs" if len(ties) == 1 else "differ"
         reason += f"; {_listed(ties)} {verb} by no more than the noise: a tie"
         reason += _preferred(outcome, rule)
-    if rule.choose == "best" and judge.noise(rule.metric).is_known:
+    if rule.choose == "best" and judge.is_known(rule.metric):
         worse = [c.name for c in outcome.ranking[1:] if c.name not in ties]
         if worse:
             reason += f"; {_listed(worse)} {'is' if len(worse) == 1 else 'are'} worse"
@@ -130,10 +130,12 @@ def why_not(candidate: Candidate, outcome: Outcome, judge: Judge, rule: Rule) ->
 def _compared(candidate: Candidate, winner: Candidate, judge: Judge, rule: Rule) -> str:
     metric = rule.metric
     a, b = winner.metrics[metric], candidate.metrics[metric]
+    if metric == BD_RATE:
+        return f"needs {b - a:.3g} % more bits at equal quality"
     gain = gain_of(a, b, metric, sign_of(metric, rule))
     side = "better" if gain > 0 else "worse"
     doubt = ""
-    if judge.noise(metric).is_known and not judge.differs(winner, candidate, metric):
+    if judge.is_known(metric) and not judge.differs(winner, candidate, metric):
         doubt = " (no more than the noise)"
     return f"{abs(gain):.1%} {side} {metric}{doubt}"
 

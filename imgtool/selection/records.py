@@ -85,6 +85,11 @@ class Candidate:
     moved: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def num_seeds(self) -> int:
+        """Different seeds behind the means; a run whose seed is unknown is one of its own."""
+        return len({id(run) if run.seed is None else f"seed {run.seed}" for run in self.runs})
+
+    @property
     def num_lost(self) -> dict[str, int]:
         """Kind -> how many seeds were lost to it, the most frequent first."""
         return dict(Counter(one.kind for one in self.lost).most_common())
@@ -145,7 +150,7 @@ class Certainty:
 
     Attributes:
         source: what the noise is known from: repeats, assumed, measurement (the values' own
-            standard errors); None where nothing is known of it.
+            standard errors), curves (BD-rates over images); None where nothing is known of it.
         std: from seed to seed: of the metric's logarithm where `is_log`, else of the metric.
         dof: degrees of freedom behind it, infinite where it is assumed.
         is_equal: whether it is the same in all experiments, as far as a test can tell.
@@ -154,6 +159,7 @@ class Certainty:
         num_resamples: those behind the verdicts' shares.
         more_seeds: of each contender that would decide; None where that cannot be told.
         commands: which run them.
+        notes: of the measurement.
     """
 
     source: str | None
@@ -165,6 +171,7 @@ class Certainty:
     num_resamples: int = 0
     more_seeds: int | None = None
     commands: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

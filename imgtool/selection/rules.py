@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from imgtool.selection import criteria, reasons
 from imgtool.selection.candidates import aggregate, frontier, ordered, problem_of, unstable
 from imgtool.selection.certainty import weigh
+from imgtool.selection.curves import Compared, with_rates
 from imgtool.selection.judge import Judge
 from imgtool.selection.metric import with_own_metric
 from imgtool.selection.records import Candidate, Evidence, Selection, Step, Verdict
@@ -45,18 +46,23 @@ def select(
     *,
     phase: str | None = None,
     decides: Sequence[str] = (),
+    compared: Mapping[str, Compared] | None = None,
 ) -> Selection:
     """Apply a rule. The order of the evidence does not matter.
+
+    Args:
+        compared: how the curve of every experiment compares, for the rule `bd-rate`.
 
     Raises:
         NoAnswer, UsageError: the rule leaves the metric to the family (`with_own_metric`).
     """
     evidence = list(evidence)
     rule = with_own_metric(rule, evidence)
+    evidence = with_rates(evidence, compared or {})
     candidates = aggregate(evidence, rule)
     unusable = {c.name: why for c in candidates if (why := _problem(c, rule)) is not None}
     usable = [c for c in candidates if c.name not in unusable]
-    judge = Judge(usable, rule)
+    judge = Judge(usable, rule, compared)
     outcome = decide(usable, rule, judge)
     rejected = {**unusable, **outcome.rejected}
     if outcome.ranking:
@@ -176,6 +182,8 @@ def _problem(candidate: Candidate, rule: Rule) -> str | None:
             return lost[0].reason
         accepted = f"at most {rule.lost_seeds}" if rule.lost_seeds else "none"
         return f"{candidate.loss_told}: the rule accepts {accepted}; {lost[0].reason}"
+    if rule.metric not in metrics:
+        return f"has no {rule.metric}"
     needed = [rule.size] if rule.size and (rule.frontier or rule.choose == "smallest") else []
     needed += list(rule.weights or {}) if rule.choose == "weighted" else []
     for metric in needed:

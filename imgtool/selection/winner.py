@@ -169,7 +169,7 @@ def winner_record(
         "overridden": overridden(selection, decides),
         "metrics": _plain(metrics),
         "deviations": _plain(candidate.deviations),
-        "num_seeds": len(candidate.runs),
+        "num_seeds": candidate.num_seeds,
         "lost_seeds": candidate.num_lost,
         **_certainty(selection, verdict),
         "images_per_sec": metrics.get("images_per_sec"),
@@ -212,7 +212,7 @@ def _certainty(selection: Selection, verdict: Verdict) -> dict[str, Any]:
     certainty = selection.certainty
     assert certainty is not None
     noise = None
-    if certainty.source is not None:
+    if certainty.std is not None:
         dof = certainty.dof
         noise = {
             "metric": selection.quality,
@@ -256,7 +256,7 @@ def _ranking_record(verdict: Verdict) -> dict[str, Any]:
         "on_frontier": verdict.on_frontier,
         "metrics": _plain(verdict.candidate.metrics),
         "deviations": _plain(verdict.candidate.deviations),
-        "num_seeds": len(verdict.candidate.runs),
+        "num_seeds": verdict.candidate.num_seeds,
         "lost_seeds": verdict.candidate.num_lost,
         "interval": None if verdict.interval is None else list(verdict.interval),
         "share": verdict.share,
