@@ -287,7 +287,7 @@ def _ranking_table(selection: Selection, width: int) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    from imgtool.selection.candidates import short_names
+    from imgtool.selection.candidates import short_names, shortened
 
     is_wide = width >= WIDE
     others = ["val_psnr", selection.size] if is_wide else [selection.size]
@@ -311,15 +311,9 @@ def _ranking_table(selection: Selection, width: int) -> Any:
         cells += [_cell(verdict, name, with_deviation=is_wide) for name in shown]
         cells += ["-" if verdict.share is None else f"{verdict.share:.0%}"] if has_shares else []
         cells += ["●" if verdict.on_frontier else ""] if has_frontier else []
-        cells.append("the winner" if verdict.rank == 1 else _shortened(verdict.reason, short))
+        cells.append("the winner" if verdict.rank == 1 else shortened(verdict.reason, short))
         table.add_row(*(Text(cell, style=style) for cell in cells))
     return table
-
-
-def _shortened(text: str, short: dict[str, str]) -> str:
-    for name in sorted(short, key=len, reverse=True):
-        text = text.replace(name, short[name])
-    return text
 
 
 def _cell(verdict: Verdict, name: str, *, with_deviation: bool) -> str:

@@ -29,7 +29,7 @@ def _bars(
         WINNER if v.candidate.name == winner else COLOURS[0] if v.is_eligible else GREY
         for v, _ in rows
     ]
-    bars = axes.barh(range(len(rows)), [value for _, value in rows], color=colours, height=0.7)
+    axes.barh(range(len(rows)), [value for _, value in rows], color=colours, height=0.7)
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.invert_yaxis()
     if ends is not None:
@@ -42,7 +42,12 @@ def _bars(
             values, range(len(rows)), xerr=reach, fmt="none", color="#333333", capsize=2,
             linewidth=0.9,
         )  # fmt: skip
-    axes.bar_label(bars, [_number(value) for _, value in rows], padding=3, fontsize=7)
+    tips = [value for _, value in rows] if ends is None else [high for _, high in ends]
+    for number, ((_, value), tip) in enumerate(zip(rows, tips, strict=True)):
+        axes.annotate(
+            _number(value), (tip, number), (3, 0), textcoords="offset points", va="center",
+            fontsize=7,
+        )  # fmt: skip
     axes.margins(x=0.18)
 
 

@@ -44,6 +44,13 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     return {name: "_".join(w[common:]) for name, w in zip(names, words, strict=True)}
 
 
+def shortened(text: str, short: Mapping[str, str]) -> str:
+    """A sentence with short names in the place of the long ones."""
+    for name in sorted(short, key=len, reverse=True):
+        text = text.replace(name, short[name])
+    return text
+
+
 def _candidate(name: str, runs: Sequence[Evidence], rule: Rule) -> Candidate:
     sign = sign_of(rule.metric, rule)
     ordered_runs = sorted(

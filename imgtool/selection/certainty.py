@@ -185,7 +185,7 @@ def noise_told(certainty: Certainty, metric: str) -> str:
         }
         return f"the standard deviation of {metric} is {size}, {known.get(certainty.source or '')}"
     dof = f"{certainty.dof:.3g} degree{'s' if certainty.dof != 1 else ''} of freedom"
-    return f"{metric} varies from seed to seed by {size} (standard deviation, {dof})"
+    return f"from seed to seed {metric} varies by {size} (standard deviation, {dof})"
 
 
 def share_told(selection: Selection) -> list[str]:

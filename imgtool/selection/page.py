@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from imgtool.selection.candidates import short_names, shortened
 from imgtool.selection.certainty import doubts
 from imgtool.selection.records import Selection, Verdict
 from imgtool.selection.style import label_of
@@ -15,7 +16,7 @@ STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #888; --accent: #D55E00; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.1rem; margin-top: 2.2rem; }
-p.soft, figcaption, td.soft, .winner .soft { color: var(--soft); }
+p.soft, figcaption, td.soft { color: var(--soft); }
 .winner { border-left: 4px solid var(--accent); padding: .4rem 1rem; margin: 1rem 0; }
 .winner b { font-size: 1.15rem; }
 .scroll { overflow-x: auto; }
@@ -26,6 +27,7 @@ th { white-space: nowrap; } td.number, th.number { text-align: right; white-spac
 td.name { white-space: nowrap; } tr.chosen td { font-weight: 600; } tr.out td { color: var(--soft); }
 figure { margin: 1rem 0; } figure img { max-width: 100%; background: #fff; border-radius: 4px; }
 code { font-size: .88em; } .yes::before { content: "✓ "; } .no::before { content: "✗ "; }
+.yes, .no { white-space: nowrap; }
 """
 _ENDS = ("", "_low", "_high")
 METRICS = (
@@ -109,7 +111,7 @@ def _winner(selection: Selection) -> str:
     shape = run.facts.get("latent_shape")
     if isinstance(shape, list | tuple):
         lines.append("latent " + escape(" × ".join(map(str, shape))))
-    lines += [f'<span class="soft">{escape(line)}</span>' for line in _sentences(selection)]
+    lines += [escape(line) for line in _sentences(selection)]
     if run.exp_dir is not None:
         lines.append(f"<code>{escape(str(run.exp_dir))}</code>")
     if run.checkpoint is not None:
@@ -155,12 +157,17 @@ def _ranking(selection: Selection) -> str:
     sure = ["95 %", "chosen"] if is_known else []
     metrics = [m.replace("_", " ") for m in known]
     heads = ["", "experiment", *metrics[:1], *sure, *metrics[1:], "criteria", "reason"]
-    cells = [_row(v, known, selection, is_known) for v in selection.verdicts]
+    short = short_names([v.candidate.name for v in selection.verdicts])
+    cells = [_row(v, known, selection, short, is_known) for v in selection.verdicts]
     return _table(heads, cells, numbers=range(2, 2 + len(known) + len(sure)))
 
 
 def _row(
-    verdict: Verdict, metrics: Sequence[str], selection: Selection, is_known: bool
+    verdict: Verdict,
+    metrics: Sequence[str],
+    selection: Selection,
+    short: Mapping[str, str],
+    is_known: bool,
 ) -> tuple[str, list[str]]:
     chosen = selection.winner is not None and verdict is selection.winner
     kind = "chosen" if chosen else "" if verdict.is_eligible else "out"
@@ -175,17 +182,18 @@ def _row(
         if met is not None
     )
     rank = "" if verdict.rank is None else str(verdict.rank)
-    name = f'<span title="{escape(candidate.name)}">{escape(candidate.name)}</span>'
+    name = f'<span title="{escape(candidate.name)}">{escape(short[candidate.name])}</span>'
     if candidate.lost:
         name += f'<br><span class="no">{escape(candidate.loss_told)}</span>'
-    return kind, [rank, name, *values, marks, escape(verdict.reason)]
+    reason = "the winner" if chosen else shortened(verdict.reason, short)
+    return kind, [rank, name, *values, marks, escape(reason)]
 
 
 def _value(value: float | None, deviation: float | None = None) -> str:
     if value is None:
         return "-"
     text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return f"{text} ± {deviation:.2g}" if deviation is not None else text
+    return f"{text} ± {deviation:.2g}" if deviation else text
 
 
 def _table(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], numbers: Any) -> str:

@@ -207,7 +207,7 @@ def test_seeds_are_taken_together_and_the_record_says_how_sure(tmp_path, select)
     assert ranking[1]["share"] == winner["shares"]["b"]
     low, high = ranking[2]["interval"]
     assert low < 0.2 < high
-    assert "varies from seed to seed" in err
+    assert "from seed to seed val_mse varies" in err
     _, lines, _ = select(*tmp_path.glob("*.csv"), "--format", "table")
     assert any("chosen" in line for line in lines)
 
