@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from imgtool.selection.comparisons import seeds_needed, shares
+from imgtool.selection.comparisons import MOST_SEEDS, seeds_needed, shares
 from imgtool.selection.judge import Judge, samples_of
 from imgtool.selection.noise import Noise, Sample
 from imgtool.selection.records import Candidate, Certainty, Selection
@@ -23,7 +23,7 @@ RESAMPLES = 1000
 MOST_WORK = 300_000  # resamples times candidates: beyond, there are fewer resamples
 RIVAL = 0.05  # of the resamples: who is chosen in as many is a rival
 SURE = 0.95
-MOST_SEEDS = 64
+MOST_TIED = 40  # of more, nobody asks which seeds would tell them apart
 FIRST_SEEDS = (0, 1, 2)
 Decide = Callable[..., "Outcome"]
 
@@ -98,6 +98,8 @@ def _more_seeds(
     if outcome.ties:
         tied = [c for c in usable if c.name in {outcome.ranking[0].name, *outcome.ties}]
         minimize = sign_of(rule.metric, rule) == 1
+        if len(tied) > MOST_TIED:
+            return None
         needed.append(seeds_needed(samples_of(tied, rule.metric), noise, minimize=minimize))
     elif share < SURE:
         samples, more = samples_of(usable, rule.metric), 1
@@ -168,9 +170,7 @@ def doubts(selection: Selection) -> list[str]:
             ": ".join([text, "; ".join(certainty.commands)]) if certainty.commands else text
         )
     elif certainty.rivals:
-        lines.append(
-            f"no number of seeds up to {MOST_SEEDS} would decide: they are as good as equal"
-        )
+        lines.append(f"not even {MOST_SEEDS} more seeds would decide: they are as good as equal")
     return lines
 
 

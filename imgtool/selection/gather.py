@@ -39,7 +39,7 @@ _LATENTS = {
     "std": "latent_std",
 }
 # Of fid*.json: what has to agree before two of them are compared.
-_FID_MEASURE = ("features", "weights", "resize", "image_size", "num_images")
+_FID_MEASURE = ("protocol", "features", "weights", "resize", "image_size", "num_images")
 # Keys of a config beside its identity that change what was learnt: how long it was trained.
 _LIMITS = ("max_iter", "epochs", "max_time")
 TINY = "tiny"  # the folder of trials of `sweep --tiny`

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from imgtool.selection.certainty import doubts
@@ -130,3 +131,24 @@ def test_a_vae_that_interpolates_better_by_noise_alone_is_no_winner():
     found = select(pair((0.72, 0.75, 0.70)), load_rule("vae-test"))
     assert found.winner.candidate.name == "V1"
     assert "by the noise" in found.reason
+
+
+def test_of_many_experiments_of_unequal_noise_a_best_one_is_seldom_ruled_out(monkeypatch):
+    """By Bonferroni's bounds, 8 equal experiments of 3 seeds, half of them four times as noisy."""
+    from imgtool.selection import comparisons
+    from imgtool.selection.noise import Noise, Sample
+
+    monkeypatch.setattr(comparisons, "MOST_SIMULATED", 0)
+    draw, stds = np.random.default_rng(1), np.array([1.0, 4.0] * 4)
+    missed = 0
+    for _ in range(400):
+        rows = draw.normal(size=(8, 3)) * stds[:, None]
+        own = {f"e{i}": (float(row.var(ddof=1)), 2.0) for i, row in enumerate(rows)}
+        noise = Noise(std=1.0, dof=16, source="repeats", own=own)
+        samples = [
+            Sample(name=name, values=dict(enumerate(row.tolist())))
+            for name, row in zip(own, rows, strict=True)
+        ]
+        means = rows.mean(1)
+        missed += bool((means - means[0] > comparisons.reaches(samples, noise)[0]).any())
+    assert missed / 400 < 0.07
