@@ -73,24 +73,23 @@ def select(
     certainty = None
     if outcome.ranking:
         certainty, shares = weigh(usable, outcome, judge, rule, decide)
+    told = {c.name: reasons.why_not(c, outcome, judge, rule) for c in outcome.ranking[1:]}
+    told |= {outcome.ranking[0].name: reason} if outcome.ranking else {}
+    told |= rejected
+    ranks = {c.name: rank for rank, c in enumerate(outcome.ranking, 1)}
+    front = None if outcome.front is None else {c.name for c in outcome.front}
     verdicts = [
-        _verdict(candidate, outcome, judge, rule, rank, reason, shares)
-        for rank, candidate in enumerate(outcome.ranking, 1)
-    ]
-    on_frontier = None if outcome.front is None else False
-    verdicts += [
         Verdict(
             candidate=candidate,
-            rank=None,
-            is_eligible=False,
-            on_frontier=on_frontier,
-            reason=rejected[candidate.name],
+            rank=ranks.get(candidate.name),
+            is_eligible=candidate.name in ranks,
+            on_frontier=None if front is None else candidate.name in front,
+            reason=told[candidate.name],
             criteria=criteria.check(candidate.metrics),
             interval=judge.interval(candidate, rule.metric),
             share=shares.get(candidate.name),
         )
-        for candidate in candidates
-        if candidate.name in rejected
+        for candidate in [*outcome.ranking, *(c for c in candidates if c.name in rejected)]
     ]
     return Selection(
         rule=rule.rule,
@@ -107,28 +106,6 @@ def select(
         phase=phase,
         decides=tuple(decides),
         certainty=certainty,
-    )
-
-
-def _verdict(
-    candidate: Candidate,
-    outcome: Outcome,
-    judge: Judge,
-    rule: Rule,
-    rank: int,
-    reason: str,
-    shares: Mapping[str, float],
-) -> Verdict:
-    front = None if outcome.front is None else {one.name for one in outcome.front}
-    return Verdict(
-        candidate=candidate,
-        rank=rank,
-        is_eligible=True,
-        on_frontier=None if front is None else candidate.name in front,
-        reason=reason if rank == 1 else reasons.why_not(candidate, outcome, judge, rule),
-        criteria=criteria.check(candidate.metrics),
-        interval=judge.interval(candidate, rule.metric),
-        share=shares.get(candidate.name),
     )
 
 
