@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +90,14 @@ def _read(source: Source, rule: Rule, columns: str) -> list[Evidence]:
         problem = str(error)
     name = source.name or _stem(source.path)
     empty = _evidence(source, None, None, state=UNREADABLE)
-    return [replace(empty, name=name, facts={"problem": problem})]
+    unreadable = replace(empty, name=name, facts={"problem": problem})
+    names = set(os.listdir(source.path)) if source.path.is_dir() else set()
+    return [_with_config(unreadable, _config(source.path, names))]  # a lost seed of its experiment
 
 
-def _schemas() -> list[FamilySchema]:
-    return [registry.schema(family) for family in registry.FAMILIES]
+@cache
+def _schemas() -> tuple[FamilySchema, ...]:
+    return tuple(registry.schema(family) for family in registry.FAMILIES)
 
 
 def monitor_of_columns(names: Sequence[str]) -> str:
@@ -154,6 +158,12 @@ def _read_experiment(source: Source, rule: Rule, columns: str) -> Evidence:
     one = _evidence(
         source, table, path, state=state, facts=facts, checkpoint=_checkpoint(source.path, status)
     )
+    return _with_config(one, loaded, best)
+
+
+def _with_config(
+    one: Evidence, loaded: Loaded | None, best: Mapping[str, Any] | None = None
+) -> Evidence:
     if loaded is None:
         return one
     experiment = loaded.experiment
@@ -161,7 +171,7 @@ def _read_experiment(source: Source, rule: Rule, columns: str) -> Evidence:
     return replace(
         one,
         family=experiment.family,
-        monitor=monitor,
+        monitor=_monitor(loaded, best or {}),
         seed=experiment.train.seed,
         config=identity_values(experiment) | limits,
     )

@@ -113,12 +113,16 @@ def test_what_may_be_negative(tmp_path):
 
 def lossy(trained, kinds):
     """An experiment whose seeds ended so, the best as it seems, and a sound one."""
-    rows = {"nan": "iteration,val_mse\n1,nan\n2,0.1\n", "gone": "iteration,other\n1,2\n"}
+    rows = {
+        "nan": "iteration,val_mse\n1,nan\n2,0.1\n",
+        "gone": "iteration,other\n1,2\n",
+        "torn": "\0",
+    }
     good = [trained(f"good{s}", "autoencoder", f"train.seed={s}", mse=0.2) for s in (0, 1)]
     bad = [
         trained(
             f"bad{number}", "autoencoder", f"train.seed={number}", "model.latent_channels=8",
-            mse=0.1, rows=rows.get(kind), state=kind if kind not in ("nan", "gone") else "completed",
+            mse=0.1, rows=rows.get(kind), state=kind if kind not in rows else "completed",
         )
         for number, kind in enumerate(kinds)
     ]  # fmt: skip
@@ -139,6 +143,7 @@ def chosen(paths, *sets):
         (["completed", "gone"], [], "1 of 2 without val_mse"),
         (["completed", "nan"], ["nan=reject"], "1 of 2 with nan"),
         (["diverged", "diverged"], [], "2 of 2 diverged"),
+        (["completed", "torn"], [], "1 of 2 unreadable"),
     ],
 )
 def test_an_experiment_that_lost_seeds_does_not_win(trained, kinds, sets, told):
