@@ -45,7 +45,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def vqvae(tmp_path_factory: pytest.TempPathFactory, five_iterations: Callable[..., Losses]) -> Path:
     """The VQ-VAE that some presets begin with, trained a little."""
     path = tmp_path_factory.mktemp("vqvae") / "run"
-    five_iterations("genegan/vqvae", path, "model.latent_channels=16", "model.max_channels=null")
+    five_iterations("genegan/vqvae", path)
     return path
 
 
