@@ -78,4 +78,4 @@ NO_LOSSES = {
 
 
 def _losses(row: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in row.items() if name not in NO_LOSSES}
+    return {k: v for k, v in row.items() if k not in NO_LOSSES and not isinstance(v, str)}
