@@ -56,7 +56,7 @@ def option(
         before: the value that behaves as programs did before there was this choice. Every new
             field gives it: stored configs that lack the field have this value, and hashes leave
             it out. An identity field that becomes a run field gives its former default, which
-            holds its position in hashes.
+            holds its position in hashes; one that was added with a `before` gives none then.
         flag: its option of `imgtool train`, without dashes; the field's name by default.
         aliases: further spellings of the flag.
     """
