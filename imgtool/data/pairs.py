@@ -35,10 +35,15 @@ class FacePart(View):
 
     def __init__(self, source: CelebA, indices: Sequence[int]) -> None:
         super().__init__(source, indices)
+        self._faces = source
         self._image_sizes = source.image_sizes
         labels = np.array([source.label(i) for i in indices], np.int64)
         self.positives = np.flatnonzero(labels == 1)
         self.negatives = np.flatnonzero(labels == 0)
+
+    def of(self, indices: Sequence[int]) -> FacePart:
+        """Other faces of the same data set."""
+        return FacePart(self._faces, indices)
 
     @property
     def epoch_images(self) -> int:
