@@ -13,8 +13,9 @@ from imgtool.config.load import load
 from imgtool.data.synthetic.make import make_faces
 from imgtool.errors import UserError
 from imgtool.evaluation.editing import open_editor
-from imgtool.evaluation.fid.evaluate import CheckpointMeter
-from imgtool.evaluation.fid.measure import Options
+from imgtool.evaluation.fid.checkpoints import CheckpointMeter
+from imgtool.evaluation.fid.options import Options
+from imgtool.evaluation.fid.weights import find_weights
 from imgtool.experiment.checkpoint_file import read
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.registry import schema
@@ -72,7 +73,7 @@ def meter(tmp_path_factory: pytest.TempPathFactory) -> CheckpointMeter:
     """One Inception, of random weights, for all presets."""
     cache = tmp_path_factory.mktemp("cache")
     options = Options(weights="random", n=3, batch_size=3, device="cpu", cache_dir=cache)
-    return CheckpointMeter(options, Quiet(), {})
+    return CheckpointMeter(options, Quiet(), find_weights("inception-fid", "random"), {})
 
 
 def trained(name, faces, exp_dir, *sets, stop_after=0):
