@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgtool.errors import DataError
+from imgtool.evaluation.fid.options import Listener, Options
 from imgtool.files import replacing
 from imgtool.units import format_bytes
 
@@ -104,7 +105,7 @@ def find_weights(
         note: hears of files passed over.
 
     Raises:
-        DataError: a given file is missing or is not the published one; they are nowhere, and
+        DataError: a given file is missing or is not the published one; or they are nowhere, and
             cannot be fetched.
     """
     published = PUBLISHED[features]
@@ -124,6 +125,22 @@ def find_weights(
     path = cache_folder() / published.names[0]
     _download(published, path, features, tell)
     return Weights(path, published.sha256, verified=True)
+
+
+def weights_for(options: Options, listener: Listener) -> Weights:
+    """As `find_weights`; who watches hears what these weights are worth."""
+    found = find_weights(
+        options.features,
+        options.weights,
+        download=options.download,
+        allow_unverified=options.allow_unverified,
+        tell=lambda done, total: listener.progress("downloading", "bytes", done, total),
+        note=lambda text: listener.note(f"warning: {text}"),
+    )
+    if not found.verified:
+        kind = "random" if found.path is None else "unverified"
+        listener.note(f"warning: {kind} weights: these numbers compare with nobody else's")
+    return found
 
 
 def cache_folder() -> Path:
@@ -189,10 +206,11 @@ def sha256_of(path: Path) -> str:
 
 
 def _absent(what: str, published: Published) -> DataError:
+    searched = ", ".join(str(path) for path in _cached(published))
     return DataError(
-        what,
-        hint=f"fetch {published.url} elsewhere and give --weights FILE or set {VARIABLE}; "
-        f"--weights {RANDOM} tests without them",
+        f"{what}; looked for {searched}",
+        hint=f"fetch {published.url} (SHA-256 {published.sha256}) elsewhere and give "
+        f"--weights FILE or set {VARIABLE}; --weights {RANDOM} tests without them",
     )
 
 

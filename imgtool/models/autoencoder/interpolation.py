@@ -135,9 +135,8 @@ def _ratio(
     for row, pair in enumerate(scenes):
         part_of[row, [number[scene] for scene in pair]] = 1
     together = (part_of @ part_of.T > 0).double()
-    variance = rest @ together @ rest
-    if variance <= 0:  # as it may be of few scenes
-        variance = rest.square().sum()
+    # Of few scenes the sum says nothing: all pairs hang together, and the rests add up to 0.
+    variance = torch.maximum(rest @ together @ rest, rest.square().sum())
     return ratio.item(), (variance * count / (count - 1)).sqrt().item()
 
 
