@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
+from contextlib import suppress
 
 MAX_FILE_BYTES = 200_000_000
 LIMIT_BYTES = 24 * 2**30
@@ -40,10 +41,8 @@ def child(task, output):
         traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):
-            try:
+            with suppress(OSError, ValueError):
                 stream.flush()
-            except (OSError, ValueError):
-                pass
         os._exit(code)
 
 
@@ -60,10 +59,8 @@ def run(task):
                 code = os.waitstatus_to_exitcode(status)
             else:
                 time.sleep(0.005)
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         if code is None:
             os.waitpid(pid, 0)
         output.seek(0)
@@ -81,7 +78,8 @@ def main():
     import imgtool.evaluation.codec.batch
     import imgtool.evaluation.codec.export
     import imgtool.evaluation.editing
-    import imgtool.evaluation.fid.evaluate
+    import imgtool.evaluation.fid.checkpoints
+    import imgtool.evaluation.fid.folders
     import imgtool.evaluation.metrics
     import imgtool.evaluation.rate_distortion.measure
     import imgtool.models.registry as registry

@@ -43,7 +43,17 @@ LINES = {
     "eval bd-rate": ["a.json", "b.json"],
     "eval latents": ["autoencoder", "--num-images", "4", "--num-pairs", "2", *QUICK],
     "eval metrics": ["autoencoder", "--split", "val", "--resamples", "100", *QUICK],
-    "eval rd": ["--codec", "jpeg", "--quality", "10", "90", "--data", "photos", "--out", "new.json"],
+    "eval rd": [
+        "--codec",
+        "jpeg",
+        "--quality",
+        "10",
+        "90",
+        "--data",
+        "photos",
+        "--out",
+        "new.json",
+    ],
     "eval-fid": [
         *("--real", "photos", "--fake", "photos", "--weights", "random", "--n", "4"),
         *("--cache-dir", "cache", *QUICK),
@@ -58,9 +68,25 @@ LINES = {
         *("--exp-dir", "new", "--duration", "2s", "--grace", "1s", "--kill-after", "1s"),
         *("--keep", "1", "--", "true"),
     ],
-    "select-winner": ["autoencoder", "table_metrics.csv", "--rule", "best", "--set", "threshold=0.1"],
+    "select-winner": [
+        "autoencoder",
+        "table_metrics.csv",
+        "--rule",
+        "best",
+        "--set",
+        "threshold=0.1",
+    ],
     "status": ["autoencoder", "--interval", "1s", "--state", "completed,stopped"],
-    "sweep": ["study.yaml", "--set", "data.root=photos", "--only", "0", "--poll", "1s", "--dry-run"],
+    "sweep": [
+        "study.yaml",
+        "--set",
+        "data.root=photos",
+        "--only",
+        "0",
+        "--poll",
+        "1s",
+        "--dry-run",
+    ],
     "torchrun": ["--nproc-per-node", "1", "train", "autoencoder", "--dry-run"],
     "train autoencoder": [
         *("--config", "one.yaml", "--tiny", "--data-root", "photos", "--max-iter", "1"),
@@ -170,7 +196,9 @@ def mutate_words(words, rng):
     words = list(words)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         at = rng.randrange(len(words)) if words else 0
-        kind = rng.choice(("replace", "replace", "replace", "insert", "drop", "double", "swap", "bend"))
+        kind = rng.choice(
+            ("replace", "replace", "replace", "insert", "drop", "double", "swap", "bend")
+        )
         if kind == "insert" or not words:
             words.insert(at, rng.choice(NASTY))
         elif kind == "replace":
@@ -200,14 +228,18 @@ def mutate_file(folder, words, rng):
         return "nothing"
     path = rng.choice(files).resolve()
     data = path.read_bytes()
-    kind = rng.choice(("cut", "cut", "flip", "flip", "text", "empty", "folder", "loop", "fifo", "swap"))
+    kind = rng.choice(
+        ("cut", "cut", "flip", "flip", "text", "empty", "folder", "loop", "fifo", "swap")
+    )
     path.unlink()
     if kind == "cut":
         path.write_bytes(data[: rng.randrange(len(data) + 1)])
     elif kind == "flip":
         spoiled = bytearray(data or b"x")
         for _ in range(rng.choice((1, 4, 64))):
-            spoiled[rng.randrange(min(len(spoiled), rng.choice((64, 4096, 10**9))))] = rng.randrange(256)
+            spoiled[rng.randrange(min(len(spoiled), rng.choice((64, 4096, 10**9))))] = (
+                rng.randrange(256)
+            )
         path.write_bytes(spoiled)
     elif kind == "text":
         words = data.decode("utf-8", "surrogateescape").split(" ")
