@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from commands._files import cannot_write, see_that_it_can_be_written
+from commands._options import DeviceOption, DryRunOption
 from commands._output import Output, say
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def bd_rate(
             "--data", "--data-root", metavar="DIR", help="Images to code instead (--sweep)."
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps (--sweep).")] = "auto",
+    device: DeviceOption = "auto",
     metric: Annotated[
         Literal["psnr", "ms-ssim"], typer.Option(help="Quality; MS-SSIM is compared in dB.")
     ] = "psnr",
@@ -73,7 +74,7 @@ def bd_rate(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw all curves: bpp against quality.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Draw nothing.")] = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Compare curves with the first of them: per cent more bits at equal quality (BD-rate).
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from commands._files import cannot_write, see_that_it_can_be_written
+from commands._options import DeviceOption, DryRunOption
 from commands._output import Output, say
 
 if TYPE_CHECKING:
@@ -76,10 +77,8 @@ def rd(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw the curve: bpp against PSNR.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be measured, and stop.")
-    ] = False,
+    device: DeviceOption = "auto",
+    dry_run: DryRunOption = False,
 ) -> None:
     """Measure rate and distortion of codecs: bits a pixel, PSNR, MS-SSIM, times.
 

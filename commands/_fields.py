@@ -1,7 +1,8 @@
 """Options that a function does not spell out: those of the output, of dataclasses, of a schema.
 
 A parameter `output: Output` stands for --format, --json and --quiet; a parameter whose type is a
-dataclass for an option a field, whose annotations say what Typer needs.
+dataclass for an option a field. What Typer needs to know stands in the annotations of the fields,
+or of a dataclass of the engine, which knows no Typer, beside it: `Annotated[Options, {field: …}]`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -78,7 +79,9 @@ def _part(parameter: inspect.Parameter, schema: FamilySchema | None) -> _Part:
     if name == "explicit_flags" and schema is not None:
         return _of_schema(name, schema)
     if isinstance(kind, type) and is_dataclass(kind):
-        return _of_dataclass(name, kind)
+        return _of_dataclass(name, kind, get_type_hints(kind, include_extras=True))
+    if get_origin(kind) is Annotated and is_dataclass(get_args(kind)[0]):
+        return _of_dataclass(name, *get_args(kind))
     alone = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
     return _Part(name, [alone], lambda values: values[name])
 
@@ -92,8 +95,7 @@ def _output(values: Mapping[str, Any]) -> Output:
     return Output(values["format"], as_json=values["json"], quiet=values["quiet"])
 
 
-def _of_dataclass(name: str, cls: type) -> _Part:
-    hints = get_type_hints(cls, include_extras=True)
+def _of_dataclass(name: str, cls: Any, hints: Mapping[str, Any]) -> _Part:
     parameters = [
         _parameter(
             field.name,

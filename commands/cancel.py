@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from commands._options import DryRunOption
 from commands._output import Output
 
 if TYPE_CHECKING:
@@ -30,9 +31,7 @@ def run(
     grace: Annotated[
         str, typer.Option(metavar="TIME", help="Time to stop and save, before TERM and KILL.")
     ] = "5m",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be stopped, and stop nothing.")
-    ] = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Stop running and submitted experiments: INT first, wait for the save, then kill.
 

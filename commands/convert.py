@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands._options import ConfigOption, FamilyOption, SetOption
+from commands._options import ConfigOption, DryRunOption, FamilyOption, SetOption
 from commands._output import Output, say
 
 if TYPE_CHECKING:
@@ -42,9 +42,7 @@ def run(
         str | None,
         typer.Option(metavar="DIR", help="The data, if `imgtool train` shall go on from it."),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read and match everything, write nothing.")
-    ] = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Turn another system's checkpoint into an experiment with one checkpoint.
 

@@ -8,12 +8,11 @@ import typer
 
 from commands._codec import (
     CkptOption,
-    DeviceOption,
-    check_device,
     find_ckpt,
     open_codec,
     work_through,
 )
+from commands._options import DeviceOption, DryRunOption, ForceOption
 from commands._output import Output
 from imgtool.evaluation.codec.container import MAX_PIXELS
 
@@ -43,9 +42,9 @@ def run(
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Refuse larger images before taking memory for them.")
     ] = MAX_PIXELS,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
+    force: ForceOption = False,
     device: DeviceOption = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the headers, and stop.")] = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Decompress .hpcm files with the model that compressed them.
 
@@ -60,7 +59,6 @@ def run(
     """
     from commands._input import expand_paths
 
-    check_device(device)
     words = expand_paths(files)
     from imgtool.evaluation.codec.plan import plan_decompression, refuse_overwriting
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from commands._files import refuse_what_exists
+from commands._options import DeviceOption, ForceOption
 from commands._output import Output
 from imgtool.errors import DataError, UsageError
 
@@ -29,7 +31,6 @@ SizeOption = Annotated[
     int | None,
     typer.Option("--img-size", help="Pixels of the side; the checkpoint's own when unset."),
 ]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 COLUMNS = ("path", "iteration", "img_size")
 
 
@@ -50,6 +51,7 @@ def swap(
     out: OutOption,
     img_size: SizeOption = None,
     device: DeviceOption = "auto",
+    force: ForceOption = False,
 ) -> None:
     """Exchange the attribute of two faces: input, target, and both after the exchange.
 
@@ -57,7 +59,7 @@ def swap(
     Example:
       imgtool edit swap --ckpt out/EXP00 --input a.jpg --target b.jpg --out swap.png
     """
-    editor = _open(ckpt, out, device, img_size)
+    editor = _open(ckpt, out, device, img_size, force=force)
     _finish(output, editor, editor.swap(editor.read(input), editor.read(target)), out)
 
 
@@ -71,6 +73,7 @@ def interpolate(
     steps: Annotated[int, typer.Option(min=2, max=64, help="Faces on the way.")] = 5,
     img_size: SizeOption = None,
     device: DeviceOption = "auto",
+    force: ForceOption = False,
 ) -> None:
     """Give a face the target's attribute in steps: input, the way there, target.
 
@@ -78,7 +81,7 @@ def interpolate(
     Example:
       imgtool edit interpolate --ckpt out/EXP00 --input a.jpg --target b.jpg --steps 7 --out i.png
     """
-    editor = _open(ckpt, out, device, img_size)
+    editor = _open(ckpt, out, device, img_size, force=force)
     made = editor.interpolate(editor.read(input), editor.read(target), steps)
     _finish(output, editor, made, out)
 
@@ -102,6 +105,7 @@ def matrix(
     columns: Annotated[int, typer.Option(min=2, max=32, help="Faces from left to right.")] = 5,
     img_size: SizeOption = None,
     device: DeviceOption = "auto",
+    force: ForceOption = False,
 ) -> None:
     """Give a face every mixture of four targets' attributes, one target at each corner.
 
@@ -114,14 +118,15 @@ def matrix(
         raise UsageError(
             f"--targets takes four faces, not {len(names)}", hint="one for each corner"
         )
-    editor = _open(ckpt, out, device, img_size)
+    editor = _open(ckpt, out, device, img_size, force=force)
     faces = [editor.read(name) for name in names]
     _finish(output, editor, editor.matrix(editor.read(input), faces, rows, columns), out)
 
 
-def _open(ckpt: str, out: Path, device: str, img_size: int | None) -> Editor:
+def _open(ckpt: str, out: Path, device: str, img_size: int | None, *, force: bool) -> Editor:
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out {out} is no PNG", hint="faces are kept without loss: NAME.png")
+    refuse_what_exists(out, force=force)
     from imgtool.training.environment import prepare
 
     prepare(deterministic=False)

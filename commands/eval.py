@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from commands._files import write_records
+from commands._options import CkptsArgument, DataRootOption, DeviceOption, ManifestOption, OutOption
 from commands._output import Output
 
 app = typer.Typer(help="Measure checkpoints after training.")
@@ -66,26 +67,15 @@ def _show_scales(output: Output, records: Sequence[Mapping[str, Any]]) -> None:
 @app.command("latents")
 def latents(
     output: Output,
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="CKPT...", help="Checkpoints, or exp_dirs (the best one); - reads them."
-        ),
-    ],
+    sources: CkptsArgument,
     num_images: Annotated[int, typer.Option(min=2, help="Validation images at most.")] = 256,
     num_pairs: Annotated[
         int, typer.Option(min=2, help="Pairs of different scenes to interpolate between.")
     ] = 64,
-    data_root: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where the photos lie now.")
-    ] = None,
-    manifest: Annotated[
-        str | None, typer.Option(metavar="CSV", help="Where the layouts lie now.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the records there as well.")
-    ] = None,
+    data_root: DataRootOption = None,
+    manifest: ManifestOption = None,
+    device: DeviceOption = "auto",
+    out: OutOption = None,
     plots: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Draw there: interpolations; of hpcm spectra and scales."),

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from commands._options import DryRunOption, ForceOption
 from commands._output import Output
 from imgtool.errors import UsageError
 
@@ -21,12 +22,8 @@ def run(
     out: Annotated[
         Path, typer.Argument(metavar="OUT.safetensors", help="The codec, ready for use.")
     ],
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite what is there, another model's export too.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read and check everything, write nothing.")
-    ] = False,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Write the codec of an hpcm checkpoint: weights and integer probability tables.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from commands._options import complete_presets
+from commands._options import DryRunOption, ForceOption, complete_presets
 from commands._output import Output, document
 
 app = typer.Typer(help="List, show and copy the configs that ship with imgtool.")
@@ -80,10 +80,8 @@ def copy(
     dest: Annotated[
         Path, typer.Argument(metavar="DEST", help="A folder; for one preset also a .yaml file.")
     ],
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be written; write nothing.")
-    ] = False,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Copy presets, to edit them. The copies of a group go to DEST/GROUP/.
 

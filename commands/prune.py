@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from commands._options import DryRunOption
 from commands._output import Output
 
 if TYPE_CHECKING:
@@ -45,9 +46,7 @@ def run(
             "ones when not given.",
         ),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would go, and delete nothing.")
-    ] = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Delete old checkpoints, iter_N*.safetensors and iter_N.pt, and nothing else.
 

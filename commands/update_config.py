@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands._options import SetOption
+from commands._options import DryRunOption, SetOption
 from commands._output import Output, document, say
 from imgtool.errors import ConfigError, ExitCode, NoAnswer, UsageError
 
@@ -43,9 +43,7 @@ def run(
     provenance: Annotated[
         bool, typer.Option("--provenance", help="Name the winner in a trailing comment.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would change; write nothing.")
-    ] = False,
+    dry_run: DryRunOption = False,
     check: Annotated[
         bool,
         typer.Option("--check", help="Write nothing; exit code 1 if a file would change."),

@@ -4,15 +4,21 @@ Its stdin has a JSON task a line, {"words": …, "folder": …, "limit_sec": …
 {"code": …, "output": …}, code None where the time was up.
 """
 
+import gc
 import json
 import os
+import pkgutil
 import resource
 import signal
 import sys
 import tempfile
 import time
 import traceback
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
+from importlib import import_module
+
+import commands.main
+import imgtool
 
 MAX_FILE_BYTES = 200_000_000
 LIMIT_BYTES = 24 * 2**30
@@ -67,28 +73,26 @@ def run(task):
         return {"code": code, "output": output.read(400_000).decode(errors="replace")}
 
 
+def run_here(words):
+    """What the first command of a process loads and looks up is done once."""
+    with suppress(SystemExit), open(os.devnull, "w") as null, redirect_stderr(null):
+        commands.main.main(words)
+
+
 def main():
-    import commands._program
     from imgtool.training.environment import prepare
 
     prepare(deterministic=False)
     import torch
 
     torch.set_num_threads(1)
-    import imgtool.evaluation.codec.batch
-    import imgtool.evaluation.codec.export
-    import imgtool.evaluation.editing
-    import imgtool.evaluation.fid.checkpoints
-    import imgtool.evaluation.fid.folders
-    import imgtool.evaluation.metrics
-    import imgtool.evaluation.rate_distortion.measure
-    import imgtool.models.registry as registry
-    import imgtool.selection.rules
-    import imgtool.training.run  # noqa: F401
-
-    for name in registry.FAMILIES:
-        registry.family(name)
-    commands._program.discover()
+    for package in (imgtool, commands):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                import_module(module.name)
+    run_here(["prune", "nowhere", "--keep", "1"])
+    gc.collect()
+    gc.freeze()  # or every child would copy what it counts
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)
 
