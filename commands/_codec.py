@@ -59,11 +59,11 @@ def work_through(
     Args:
         stage: what is being done, for the progress bar.
     """
-    from commands._rate import RateWatcher
+    from commands._display import Display
 
     records: list[dict[str, Any]] = []
     failures: list[UserError] = []
-    with RateWatcher() as watcher:
+    with Display() as watcher:
         for done, job in enumerate(jobs):
             watcher.progress(stage, "files", done, len(jobs))
             try:

@@ -171,7 +171,7 @@ def _of_sweep(
     plot: Path | None,
 ) -> None:
     """Every experiment against the anchor; what has no answer is said after the rest."""
-    from commands._counting import counting
+    from commands._display import counting
     from commands._input import trained_of_sweep
     from imgtool.errors import UserError
     from imgtool.training.environment import prepare

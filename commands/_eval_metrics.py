@@ -63,7 +63,7 @@ def metrics(
     if out is not None:
         see_that_it_can_be_written(out)
     prepare(deterministic=False)
-    from commands._counting import counting
+    from commands._display import counting
     from imgtool.evaluation.metrics import measure, write_test_metrics
 
     records: list[dict[str, Any]] = []

@@ -108,7 +108,7 @@ def rd(
     from imgtool.training.environment import prepare
 
     prepare(deterministic=False)
-    from commands._counting import counting
+    from commands._display import counting
     from imgtool.data.photos import PhotoFolder
     from imgtool.errors import Interrupted, UserError
 

@@ -19,7 +19,7 @@ def compare_curves(
     Raises:
         UserError: as `curves`, `curves_of` and `rank` do.
     """
-    from commands._counting import counting
+    from commands._display import counting
     from imgtool.config.load import read_resolved
     from imgtool.experiment.layout import ExperimentDir
     from imgtool.models.registry import schema

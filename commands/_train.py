@@ -141,11 +141,11 @@ def _train(loaded: Loaded, resume: str) -> Outcome:
 def _run(
     loaded: Loaded, directory: ExperimentDir, stop: StopRequest, resume: str, ranks: Ranks
 ) -> Outcome:
-    from commands._progress import Bar, make_reporter
+    from commands._progress import TrainingDisplay
     from imgtool.training.report import Silence
     from imgtool.training.run import train
 
-    reporter = make_reporter() if ranks.is_first else Silence()
+    reporter = TrainingDisplay() if ranks.is_first else Silence()
     try:
         return train(
             loaded,
@@ -157,7 +157,7 @@ def _run(
             argv=sys.argv,
         )
     finally:
-        if isinstance(reporter, Bar):
+        if isinstance(reporter, TrainingDisplay):
             reporter.close()
 
 

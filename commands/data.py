@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from commands._counting import counting
+from commands._display import counting
 from commands._output import FormatOption, JsonOption, Output, QuietOption, say
 from imgtool.errors import DataError, UsageError
 

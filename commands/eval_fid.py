@@ -13,7 +13,7 @@ from commands._output import Output
 from imgtool.evaluation.fid.options import Options
 
 if TYPE_CHECKING:
-    from commands._rate import RateWatcher
+    from commands._display import Display
     from imgtool.errors import UserError
     from imgtool.evaluation.fid.weights import Weights
 
@@ -79,13 +79,13 @@ def _all(
     is_sweep: bool,
 ) -> tuple[list[dict[str, Any]], list[UserError]]:
     """Records, and what went wrong with some; missing weights are said before torch is loaded."""
-    from commands._rate import RateWatcher
+    from commands._display import Display
     from imgtool.errors import UserError
     from imgtool.evaluation.fid.options import is_statistics
     from imgtool.evaluation.fid.weights import weights_for
     from imgtool.training.environment import prepare
 
-    with RateWatcher() as watcher:
+    with Display() as watcher:
         needs_network = sides is None or not all(map(is_statistics, sides))
         weights = weights_for(options, watcher) if needs_network else None
         prepare(deterministic=False)
@@ -149,7 +149,7 @@ def _measure(
     sources: Sequence[str],
     options: Options,
     weights: Weights,
-    watcher: RateWatcher,
+    watcher: Display,
     where: Mapping[str, str | None],
     keep: Callable[[str, dict[str, Any]], None] | None,
 ) -> tuple[list[dict[str, Any]], list[UserError]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +30,7 @@ def run(
 ) -> None:
     """Print the last lines of an experiment's log: child.log, else train.log.
 
-    With -f it follows the log until the experiment ends; a pending one is waited for.
+    With -f it follows the log until the experiment ends, or Ctrl-C; a pending one is waited for.
 
     An LSF job's own log has what it said before training, too, and LSF's report: it is
     SWEEP_QUEUE.JOB.INDEX.out in `logs` beside the job files, which is experiments/PHASE/jobs/logs
@@ -44,7 +45,7 @@ def run(
     from commands._output import say
     from imgtool.errors import NoAnswer, UsageError
     from imgtool.sweep.find import find
-    from imgtool.sweep.state import job_log_of, last_lines, log_of
+    from imgtool.sweep.state import job_log_of, last_lines, log_of, read_state
 
     if lines < 0:
         raise UsageError(f"--lines is {lines}", hint="give 0 or more")
@@ -60,16 +61,17 @@ def run(
         raise NoAnswer(
             f"{found[0].name} has no log yet", hint="-f waits for it; imgtool status says more"
         )
-    of_job = job_log_of(directory)
-    if of_job not in (None, log):
-        say(f"(its job's own: {of_job})")
-    if log is not None:
-        say(f"{log}:")
-    if not follow:
-        _print(last_lines(log, lines))
-        return
-    position = _print_whole_lines(log, lines)
-    _follow(directory, log, position)
+    read_state(directory)  # all is imported before Ctrl-C may end the following
+    with suppress(KeyboardInterrupt):
+        of_job = job_log_of(directory)
+        if of_job not in (None, log):
+            say(f"(its job's own: {of_job})")
+        if log is not None:
+            say(f"{log}:")
+        if follow:
+            _follow(directory, log, _print_whole_lines(log, lines))
+        else:
+            _print(last_lines(log, lines))
 
 
 def _print(lines: list[str]) -> None:

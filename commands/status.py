@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -43,7 +44,7 @@ def run(
     States: pending, submitted, running, stopped (saved; goes on when it is run again),
     completed, failed, diverged, out_of_memory, and stale: running by its own word, but without
     a sign of life for five minutes or with its process gone. Failed ones come with the last
-    lines of their log. Ctrl-C ends --watch and nothing else.
+    lines of their log. Ctrl-C ends --watch and nothing else: exit code 0.
 
     \b
     Example:
@@ -103,7 +104,7 @@ def _watch(found: Sequence[Found], wanted: frozenset[str], every_sec: float) -> 
     def read() -> list[tuple[str, TrialState]]:
         return [(one.name, look) for one, look in _look(found, wanted)]
 
-    with watching(read) as again:
+    with suppress(KeyboardInterrupt), watching(read) as again:
         while any(read_state(one.directory).state in ACTIVE for one in found):
             again()
             time.sleep(every_sec)

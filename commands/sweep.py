@@ -102,8 +102,9 @@ def run(
     added to. Ctrl-C stops every trial so that it saves. At the end there is one record a
     trial, for `imgtool select-winner -`.
 
-    Exit code: 0 when every trial has completed (or was submitted), 1 when one has not, 130
-    after Ctrl-C.
+    Exit code: 0 when every trial has completed (or was submitted), and after Ctrl-C when what ran
+    has saved; 1 when one has not completed; 130 when a Ctrl-C, or a second one, cost one its work.
+    Ctrl-C of --wait ends the waiting and no job: 0.
 
     \b
     Example:
@@ -230,10 +231,24 @@ def _here(
             received = local.run(plan, trials, options, listener)
     states = _emit(output, plan)
     if received is not None:
-        return ExitCode.INTERRUPTED
+        return _after_a_stop(plan, states)
     followed = then is None or _follow_up(then)
     code = _exit_code(states, {"completed"})
     return code if followed else ExitCode.NO
+
+
+def _after_a_stop(plan: Plan, states: Sequence[TrialState]) -> int:
+    """0 where all that ran has saved; what has not begun is not lost."""
+    from imgtool.sweep.state import BROKEN, read_job
+
+    pairs = zip(plan.trials, states, strict=True)
+    broken = [trial for trial, state in pairs if state.state in BROKEN]
+    lost = [trial for trial in broken if (read_job(trial.directory) or {}).get("asked")]
+    for trial in lost:
+        say(f"{trial.name} was stopped before it could save")
+    if lost:
+        return ExitCode.INTERRUPTED
+    return ExitCode.NO if broken else ExitCode.OK
 
 
 def _follow_up(command: str) -> bool:
@@ -279,7 +294,7 @@ def _on_lsf(
     except KeyboardInterrupt:
         say("no longer waiting; the jobs go on (imgtool cancel stops them)")
         _emit(output, plan)
-        return ExitCode.INTERRUPTED
+        return ExitCode.OK
     return _exit_code(_emit(output, plan), {"completed"})
 
 

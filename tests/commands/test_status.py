@@ -4,6 +4,7 @@ import io
 import json
 import os
 import socket
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -163,6 +164,24 @@ def test_watch_ends_when_nothing_is_at_work(study):
         watcher.kill()
     states = [json.loads(line)["state"] for line in out.splitlines()]
     assert (watcher.returncode, states) == (0, ["completed", "stopped", "failed", "pending"])
+
+
+@pytest.mark.parametrize("words", [["status", "p", "--watch"], ["logs", "AE_S2", "-f"]])
+def test_ctrl_c_ends_the_watching_and_is_no_failure(study, words):
+    running = ExperimentDir(study / "experiments/p/AE_S2")
+    running.log_path.write_text("a line\n")
+    program = [sys.executable, "-m", "imgtool", *words]
+    pipe = subprocess.PIPE
+    watcher = subprocess.Popen(program, cwd=study, stdout=pipe, stderr=pipe, text=True)
+    try:
+        assert watcher.stderr.readline()
+        watcher.send_signal(signal.SIGINT)
+        out, said = watcher.communicate(timeout=30)
+    finally:
+        watcher.kill()
+    assert (watcher.returncode, "Traceback" in said) == (0, False)
+    if words[0] == "status":
+        assert len(out.splitlines()) == 4
 
 
 def test_lsf_is_asked_once_and_may_be_missing(study, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -134,3 +135,34 @@ def test_a_trial_that_cannot_start_is_a_failed_one(folder):
     assert "talk" in again.stderr
     assert "talk" not in again.stdout
     assert "--retry failed runs it again" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"),
+    [
+        ([("stopped", "SIGINT"), ("completed", None), None], 0),
+        ([("stopped", "SIGINT"), ("failed", "SIGINT"), None], 130),
+        ([("stopped", "SIGINT"), ("failed", None), None], 1),
+    ],
+)
+def test_a_stop_that_saved_everything_is_no_failure(ends, code, monkeypatch, capsys):
+    """States, and whether the stop had reached the trial; None for one that had not begun."""
+
+    def pool(plan, trials, options, listener):
+        for trial, end in zip(plan.trials, ends, strict=True):
+            if end is not None:
+                state, asked = end
+                trial.directory.create()
+                trial.directory.status_path.write_text(json.dumps({"state": state}))
+                job = {"executor": "local", "asked": asked}
+                (trial.directory.path / "job.json").write_text(json.dumps(job))
+        return signal.SIGINT
+
+    monkeypatch.setattr("imgtool.sweep.local.run", pool)
+    words = ("--grid", "train.seed=0,1,2", "--slots", "1")
+    assert run("sweep", "phase1_1/S5", *words) == code
+    said = capsys.readouterr()
+    assert [record["state"] for record in records(said.out)] == [
+        *(end[0] if end else "pending" for end in ends)
+    ]
+    assert ("was stopped before it could save" in said.err) == (code == 130)
