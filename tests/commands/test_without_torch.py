@@ -41,6 +41,7 @@ COMMANDS = {
     "presets": ["presets", "list"],
     "presets show": ["presets", "show", "phase1_1/S5"],
     "prune": ["prune", "e", "--keep", "1"],
+    "schema": ["schema"],
     "select-winner": ["select-winner", "e"],
     "status": ["status", "e"],
     "sweep": ["sweep", "phase1_1", "--dry-run"],
