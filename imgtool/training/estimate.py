@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from imgtool.config.identity import identity
 from imgtool.config.load import Loaded
-from imgtool.config.schema import Train
+from imgtool.config.schema import Experiment, Train
 from imgtool.data.datasets import expected_info, open_datasets
 from imgtool.data.pyramid import pyramid_size
 from imgtool.models.base import DataInfo, Noise, Task
 from imgtool.models.registry import family as find_family
+from imgtool.units import format_duration
 
+SMALL_BATCH_PIXELS = 2**19  # below, nobody waits long enough to be told
+SLOW_SEC = 5.0
+SMALL_CROP = 128
+SETTLED = 10_000  # an iteration past the bursts of the beginning
+CALIBRATION_SEC = 0.1
 # Tensors of the parameter's size that each optimizer keeps.
 _STATES = {"adamw": 2, "adam": 2, "rmsprop": 1, "sgd": 0}
 
@@ -48,6 +56,60 @@ def describe(loaded: Loaded) -> dict[str, Any]:
     with torch.device("meta"):
         task = find_family(experiment.family).build(experiment, info)
     return {**known, **task.facts(), **estimate_memory(task, experiment.train, info)}
+
+
+def slow_note(experiment: Experiment, data: DataInfo, device: torch.device) -> str | None:
+    """What an iteration will take on a CPU, and what takes less; None where it is soon over.
+
+    From the operations of a forward pass on the meta device, three times for a training step, and
+    the speed of one convolution here: right within a factor of two or so.
+    """
+    train = experiment.train
+    if device.type != "cpu" or data.image_size is None:
+        return None
+    if train.batch_size * data.image_size[0] * data.image_size[1] < SMALL_BATCH_PIXELS:
+        return None
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        task = find_family(experiment.family).build(experiment, data)
+    flops = 3 * train.accumulate * _flops(task, _meta_batch(train.batch_size, data))
+    seconds = flops / _flops_per_sec()
+    if seconds < SLOW_SEC:
+        return None
+    shrinks = "--tiny makes a trial of it that takes seconds"
+    crop = experiment.data.crop
+    if hasattr(experiment.data, "crop") and (crop is None or crop > SMALL_CROP):
+        shrinks += f", --crop {SMALL_CROP} or a smaller --batch-size a smaller step"
+    return (
+        f"note: on this CPU an iteration will take about {format_duration(seconds)} "
+        f"({flops / 1e12:.1f} TFLOP): {shrinks}"
+    )
+
+
+def _flops(task: Task, batch: dict[str, Any]) -> int:
+    """Operations of an iteration's forward passes, once training has settled."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    known: dict[int, int] = {}
+    total = 0
+    for update in task.updates(SETTLED):
+        if id(update) not in known:
+            with FlopCounterMode(display=False) as counter:
+                update(batch)
+            known[id(update)] = counter.get_total_flops()
+        total += known[id(update)]
+    return total
+
+
+def _flops_per_sec() -> float:
+    """Of a convolution of usual size on this machine, with the threads that it has now."""
+    images, kernels = torch.ones(4, 64, 64, 64), torch.ones(64, 64, 3, 3)
+    with torch.no_grad():
+        F.conv2d(images, kernels, padding=1)
+        begun, count = time.perf_counter(), 0
+        while (spent := time.perf_counter() - begun) < CALIBRATION_SEC:
+            F.conv2d(images, kernels, padding=1)
+            count += 1
+    return count * 2 * images.numel() * 64 * 9 / spent
 
 
 def estimate_memory(task: Task, train: Train, data: DataInfo) -> dict[str, int | None]:

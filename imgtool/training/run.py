@@ -143,8 +143,9 @@ def _train(
     )
     del start  # a whole checkpoint; its tensors have been copied
     status.remember(facts=dict(run.facts), max_iteration=run.schedule.last)
-    for line in _first_words(run, machine, material):
-        reporter.message(line)
+    if ranks.is_first:
+        for line in _first_words(run, machine, material):
+            reporter.message(line)
     resume_collection()
     try:
         outcome = Loop(run)()
@@ -194,6 +195,8 @@ def _write_start(
 
 def _first_words(run: Run, machine: Machine, material: Material) -> list[str]:
     """What a person should know before the first iteration."""
+    from imgtool.training.estimate import slow_note
+
     begin, train = run.position.iteration, run.experiment.train
     where = f"resuming at iteration {begin}" if begin else "starting"
     parameters = run.facts.get("num_parameters")
@@ -208,6 +211,8 @@ def _first_words(run: Run, machine: Machine, material: Material) -> list[str]:
     if run.schedule.last is None and train.max_time is None and train.patience is None:
         lines.append("no limit set: Ctrl-C saves and stops")
     iterations_per_epoch = material.batches_per_epoch / train.accumulate
+    if slow := slow_note(run.experiment, material.datasets.info, machine.device):
+        lines.append(slow)
     doubts = run.stepper.task.doubts(run.schedule.last, iterations_per_epoch)
     return [*lines, *run.schedule.notes, *(f"warning: {line}" for line in doubts)]
 

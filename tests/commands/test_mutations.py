@@ -68,6 +68,7 @@ LINES = {
         *("--exp-dir", "new", "--duration", "2s", "--grace", "1s", "--kill-after", "1s"),
         *("--keep", "1", "--", "true"),
     ],
+    "schema": ["autoencoder", "-o", "new.json"],
     "select-winner": [
         "autoencoder",
         "table_metrics.csv",
@@ -82,7 +83,7 @@ LINES = {
         "--set",
         "data.root=photos",
         "--only",
-        "0",
+        "one",
         "--poll",
         "1s",
         "--dry-run",

@@ -3,8 +3,8 @@
 import io
 import json
 import os
-import socket
 import signal
+import socket
 import subprocess
 import sys
 from datetime import UTC, datetime
