@@ -21,7 +21,7 @@ from typing import Any
 
 from imgtool.errors import CheckpointError, ExperimentError, UsageError
 from imgtool.experiment.checkpoint_file import CheckpointHeader, read_header
-from imgtool.experiment.checkpoints import Entry, list_checkpoints
+from imgtool.experiment.checkpoints import Entry, list_checkpoints, pointers
 from imgtool.experiment.metrics import read_rows
 from imgtool.experiment.whole import DamagedCheckpoint
 
@@ -91,7 +91,7 @@ def plan(
 ) -> Plan:
     """Decide which checkpoints of `directory` stay; nothing is deleted.
 
-    These always stay: the newest `keep` whole ones; whatever a symlink in the folder (latest,
+    These always stay: the newest `keep` whole ones; whatever a link in the folder (latest,
     best) points to; the newest whole one with a finite loss, and the newest that has not
     exploded either. When the last one's loss is NaN, infinite or exploded, one older stays too.
     One written between two updates counts among the newest only as long as nothing newer is whole.
@@ -117,7 +117,7 @@ def plan(
     directory = Path(directory)
     try:
         entries = list_checkpoints(directory)
-        pointers = _pointers(directory)
+        pointed_to = pointers(directory)
     except OSError as error:
         raise ExperimentError(
             f"cannot read {directory}: {error.strerror or error}", hint="check its permissions"
@@ -137,7 +137,7 @@ def plan(
         kept = [(item.entry, "nothing newer is whole") for item in judged]
         return Plan(directory, kept, [], notes, None)
 
-    reasons = _reasons(judged, whole, keep, pointers, notes)
+    reasons = _reasons(judged, whole, keep, pointed_to, notes)
     if keep_every is not None:
         for item in whole:
             if item.entry.iteration % keep_every == 0 and not item.entry.update:
@@ -157,7 +157,7 @@ def plan(
 def apply(decision: Plan) -> Result:
     """Delete what `decision` says, looking at each file again right before.
 
-    A file that has vanished, changed or got a symlink to it meanwhile is left alone, and so
+    A file that has vanished, changed or got a link to it meanwhile is left alone, and so
     is everything once the newest good checkpoint is gone.
     """
     removed: list[Path] = []
@@ -172,7 +172,7 @@ def apply(decision: Plan) -> Result:
             if not stat.S_ISREG(facts.st_mode) or _has_changed(entry, facts):
                 notes.append(f"{entry.path.name} has changed meanwhile and stays")
                 continue
-            if os.path.realpath(entry.path) in _pointers(decision.directory):
+            if os.path.realpath(entry.path) in pointers(decision.directory):
                 notes.append(f"{entry.path.name} is pointed to meanwhile and stays")
                 continue
             entry.path.unlink()
@@ -200,16 +200,6 @@ def _check_numbers(keep: int, keep_every: int | None, max_loss: float | None) ->
         raise UsageError(f"keep-every is {keep_every}", hint="give iterations, such as 20000")
     if max_loss is not None and not 0 < max_loss < math.inf:
         raise UsageError(f"max-loss is {max_loss}", hint="give a positive number")
-
-
-def _pointers(directory: Path) -> dict[str, str]:
-    """Real path -> name of a symlink in `directory` that leads there."""
-    found = {}
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(directory) as items:
-        for item in items:
-            if item.is_symlink():
-                found[os.path.realpath(item.path)] = item.name
-    return found
 
 
 def _has_changed(entry: Entry, facts: os.stat_result) -> bool:
@@ -296,7 +286,7 @@ def _reasons(
     judged: Sequence[_Judged],
     whole: Sequence[_Judged],
     keep: int,
-    pointers: Mapping[str, str],
+    pointed_to: Mapping[str, str],
     notes: list[str],
 ) -> dict[Entry, str]:
     """Why each checkpoint that must stay does so."""
@@ -304,7 +294,7 @@ def _reasons(
     counted = [item for item in whole if item is last or not item.entry.update]
     reasons = {item.entry: f"among the newest {keep}" for item in counted[-keep:]}
     for item in judged:
-        if (link := pointers.get(os.path.realpath(item.entry.path))) is not None:
+        if (link := pointed_to.get(os.path.realpath(item.entry.path))) is not None:
             reasons.setdefault(item.entry, f"{link} points to it")
         elif item.foreign:
             reasons.setdefault(item.entry, "not ours")

@@ -12,7 +12,7 @@ from imgtool.experiment import retention
 from imgtool.experiment.checkpoint_file import CHECKPOINT_NAME
 from imgtool.experiment.checkpoints import list_checkpoints
 from imgtool.experiment.layout import ExperimentDir
-from imgtool.files import point_symlink, temporary_beside
+from imgtool.files import point, temporary_beside
 
 
 def iterations(experiment):
@@ -85,7 +85,7 @@ def test_what_a_symlink_points_to_stays(experiment, write_checkpoint, link):
     first = write_checkpoint(100)
     write_checkpoint(200)
     write_checkpoint(300)
-    point_symlink(experiment.checkpoints_dir / link, first.name)
+    point(experiment.checkpoints_dir / link, first.name)
     decision = retention.plan(experiment.checkpoints_dir, keep=1)
     assert kept(decision) == {100: f"{link} points to it", 300: "among the newest 1"}
 
@@ -104,7 +104,7 @@ def test_a_symlinked_folder(experiment, write_checkpoint, tmp_path):
     first = write_checkpoint(100)
     write_checkpoint(200)
     write_checkpoint(300)
-    point_symlink(experiment.best_path, first.name)
+    point(experiment.best_path, first.name)
     os.symlink(experiment.checkpoints_dir, tmp_path / "link")
     retention.prune(tmp_path / "link", keep=1)
     assert iterations(experiment) == [100, 300]
@@ -278,7 +278,7 @@ def test_what_happens_between_plan_and_apply_is_respected(experiment, write_chec
     decision = retention.plan(experiment.checkpoints_dir, keep=1)
     paths[100].unlink()
     write_checkpoint(200, num_values=9)
-    point_symlink(experiment.best_path, paths[300].name)
+    point(experiment.best_path, paths[300].name)
     write_checkpoint(600)
     result = retention.apply(decision)
     assert iterations(experiment) == [200, 300, 500, 600]
