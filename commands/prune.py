@@ -109,12 +109,20 @@ def run(
 
 def _checkpoints_of(word: str) -> Path:
     """The folder of checkpoints that an EXP_DIR has, or that it is itself."""
+    import shlex
+
     from imgtool.errors import ExperimentError
     from imgtool.experiment.checkpoints import list_checkpoints
     from imgtool.experiment.layout import ExperimentDir
 
     experiment = ExperimentDir(word)
     if experiment.checkpoints_dir.is_dir():
+        meant = experiment.checkpoints_dir.resolve()
+        if not meant.is_relative_to(experiment.path.resolve()):
+            raise ExperimentError(
+                f"{experiment.checkpoints_dir} leads to {meant}, out of the experiment",
+                hint=f"nothing was removed; if that is meant: --ckpt-dir {shlex.quote(str(meant))}",
+            )
         return experiment.checkpoints_dir
     folder = _existing(experiment.path)
     if folder.name == "checkpoints" or list_checkpoints(folder):
