@@ -21,8 +21,8 @@ TEMPORARY_END = re.compile(rf"{re.escape(TEMPORARY_MARK)}(\d+)(?:-([0-9a-f]{{8}}
 ABANDONED_SEC = 86400.0  # unchanged for so long, a temporary file of another machine is nobody's
 POINTER_START = "imgtool: there are no links on this file system; this is "
 MAX_POINTER_BYTES = 1024
-# A file system that lacks fsync says one of these; a disk that fails says something else.
-_NOT_HERE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM)
+# A file system that lacks a call says one of these; a disk that fails says something else.
+NOT_HERE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM)
 LinkKind = Literal["symbolic link", "hard link", "pointer file"]
 
 _cleaned: set[Path] = set()
@@ -108,7 +108,7 @@ def _sync(handle: int) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in _NOT_HERE:
+        if error.errno not in NOT_HERE:
             raise
 
 
