@@ -58,7 +58,8 @@ def run(
     The loss is read from the checkpoint's header, or for a foreign .pt from the last row of
     metrics.jsonl up to its iteration; it has exploded when its absolute value is above
     --max-loss, or ten times above the median of the losses before it (three at least).
-    Damaged files older than a whole one go; newer ones stay. Safe while a training writes.
+    Damaged files older than a whole one go; newer ones stay: the newest --keep are read and held
+    against their checksums. Safe while a training writes.
 
     \b
     Example:
@@ -78,7 +79,7 @@ def run(
         raise UsageError("no experiment was named", hint="imgtool prune EXP_DIR, or --ckpt-dir DIR")
     choices: dict[str, Any] = {"keep_best": keep_best, "keep_every": keep_every}
     plans = [
-        retention.plan(folder, keep=keep, max_loss=max_loss, **choices)
+        retention.plan(folder, keep=keep, max_loss=max_loss, intact=True, **choices)
         for folder in _without_repeats(folders)
     ]
     records = []

@@ -75,8 +75,8 @@ def _is_abandoned(path: Path, pid: str, where: str) -> bool:
         return False
     with suppress(OSError):
         inside = path.iterdir() if path.is_dir() and not path.is_symlink() else ()
-        last = max(one.lstat().st_mtime for one in (path, *inside))
-        return time.time() - last > ABANDONED_SEC
+        last: float = max(one.lstat().st_mtime for one in (path, *inside))
+        return time.time() > last + ABANDONED_SEC
     return False
 
 

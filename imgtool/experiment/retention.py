@@ -12,7 +12,7 @@ import math
 import os
 import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any
 
 from imgtool.errors import CheckpointError, ExperimentError, UsageError
-from imgtool.experiment.checkpoint_file import CheckpointHeader, read_header
+from imgtool.experiment.checkpoint_file import CheckpointHeader, read_header, read_intact
 from imgtool.experiment.checkpoints import Entry, list_checkpoints, pointers
 from imgtool.experiment.metrics import read_rows
 from imgtool.experiment.whole import DamagedCheckpoint
@@ -88,6 +88,7 @@ def plan(
     keep_every: int | None = None,
     max_loss: float | None = None,
     metrics_path: str | os.PathLike[str] | None = None,
+    intact: bool = False,
 ) -> Plan:
     """Decide which checkpoints of `directory` stay; nothing is deleted.
 
@@ -108,6 +109,7 @@ def plan(
         keep_every: keep iterations divisible by this as well.
         max_loss: largest absolute loss that is still sound.
         metrics_path: metrics.jsonl; the one beside the folder when None.
+        intact: read every byte of the newest `keep`, and of older ones for each that is damaged.
 
     Raises:
         UsageError: a number that makes no sense.
@@ -123,7 +125,10 @@ def plan(
             f"cannot read {directory}: {error.strerror or error}", hint="check its permissions"
         ) from error
     source = directory.parent / "metrics.jsonl" if metrics_path is None else Path(metrics_path)
-    judged = _judge(entries, _logged_losses(source), max_loss)
+    read = [_read(entry) for entry in entries]
+    if intact:
+        read = _hold_newest(read, keep)
+    judged = _judge(read, _logged_losses(source), max_loss)
     notes = [
         f"{item.entry.path.name}: {item.damage or item.foreign}"
         for item in judged
@@ -223,10 +228,21 @@ def _logged_losses(source: Path) -> list[tuple[int, float]]:
     return sorted(losses, key=lambda pair: pair[0])
 
 
+def _hold_newest(read: Sequence[_Judged], keep: int) -> list[_Judged]:
+    """The same, with the newest held against their checksums until `keep` are what was written."""
+    held: list[_Judged] = []
+    left = keep
+    for item in reversed(read):
+        if item.is_whole and left:
+            item = _read(item.entry, read_intact)
+            left -= item.is_whole
+        held.append(item)
+    return held[::-1]
+
+
 def _judge(
-    entries: Sequence[Entry], logged: Sequence[tuple[int, float]], max_loss: float | None
+    read: Sequence[_Judged], logged: Sequence[tuple[int, float]], max_loss: float | None
 ) -> list[_Judged]:
-    read = [_read(entry) for entry in entries]
     read = [item for item in read if item.is_whole or item.entry.path.exists()]
     known = [
         (item.entry.iteration, item.header.loss)
@@ -237,9 +253,9 @@ def _judge(
     return [_judge_loss(item, logged, history, max_loss) for item in read]
 
 
-def _read(entry: Entry) -> _Judged:
+def _read(entry: Entry, reading: Callable[[Path], CheckpointHeader] = read_header) -> _Judged:
     try:
-        return _Judged(entry, read_header(entry.path))
+        return _Judged(entry, reading(entry.path))
     except DamagedCheckpoint as error:
         return _Judged(entry, None, damage=_why(error))
     except CheckpointError as error:

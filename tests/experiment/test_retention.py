@@ -2,6 +2,7 @@ import json
 import math
 import os
 import time
+import zlib
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +12,7 @@ from imgtool.errors import UsageError
 from imgtool.experiment import retention
 from imgtool.experiment.checkpoint_file import CHECKPOINT_NAME
 from imgtool.experiment.checkpoints import list_checkpoints
-from imgtool.experiment.layout import ExperimentDir
+from imgtool.experiment.layout import ExperimentDir, find_checkpoint
 from imgtool.files import point, temporary_beside
 
 
@@ -399,3 +400,15 @@ def make(folder, *, iteration, kind, loss, finite):
         path.write_bytes(len(text).to_bytes(8, "little") + text)
     if "cut" in kind:
         path.write_bytes(path.read_bytes()[:-3])
+
+
+def test_a_newest_one_with_a_flipped_bit_costs_no_older_one(experiment, write_checkpoint):
+    content = zlib.crc32(bytes(8)), zlib.crc32(bytes(16))
+    sums = dict(zip("ab", content, strict=True))
+    paths = [write_checkpoint(number, checksums=sums) for number in (100, 200, 300, 400)]
+    data = paths[-1].read_bytes()
+    paths[-1].write_bytes(data[:-1] + b"\1")
+    result = retention.prune(experiment.checkpoints_dir, keep=1, intact=True)
+    assert result.removed == paths[:2]
+    assert "b is not what was written" in result.notes[0]
+    assert find_checkpoint(experiment.path) == paths[2]
