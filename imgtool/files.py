@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 TEMPORARY_MARK = ".tmp-"
-TEMPORARY_END = re.compile(rf"{re.escape(TEMPORARY_MARK)}(\d+)(?:-([0-9a-f]{{8}}))?$", re.ASCII)
+_TEMPORARY = re.compile(rf"\..+{re.escape(TEMPORARY_MARK)}(\d+)-([0-9a-f]{{8}})", re.ASCII)
+MAX_NAME_BYTES = 255
 ABANDONED_SEC = 86400.0  # unchanged for so long, a temporary file of another machine is nobody's
 POINTER_START = "imgtool: there are no links on this file system; this is "
 MAX_POINTER_BYTES = 1024
@@ -33,7 +34,10 @@ _cleaned: set[Path] = set()
 
 def temporary_beside(path: Path) -> Path:
     """A name in the same directory that no reader takes for the file itself."""
-    return path.with_name(f".{path.name}{TEMPORARY_MARK}{os.getpid()}-{_here()}")
+    end, name = f"{TEMPORARY_MARK}{os.getpid()}-{_here()}", os.fsencode(path.name)
+    if len(name) + len(end) >= MAX_NAME_BYTES:
+        name = f"{zlib.crc32(name):08x}".encode() + name[len(end) + 9 :]
+    return path.with_name(f".{os.fsdecode(name)}{end}")
 
 
 @cache
@@ -53,15 +57,9 @@ def remove_abandoned(folder: Path) -> None:
         return
     _cleaned.add(folder)
     with suppress(OSError), os.scandir(folder) as items:
-        for name in [item.name for item in items if TEMPORARY_MARK in item.name]:
-            end = TEMPORARY_END.search(name)
-            if (
-                name.startswith(".")
-                and end
-                and end[2]
-                and _is_abandoned(folder / name, *end.groups())
-            ):
-                remove_temporary(folder / name)
+        for found in filter(None, [_TEMPORARY.fullmatch(item.name) for item in items]):
+            if _is_abandoned(folder / found[0], *found.groups()):
+                remove_temporary(folder / found[0])
 
 
 def _is_abandoned(path: Path, pid: str, where: str) -> bool:
@@ -203,6 +201,13 @@ def point(link: Path, target: str, *, target_changes: bool = False) -> LinkKind:
         with suppress(OSError):
             temporary.unlink()
     return kind
+
+
+def links_note(kind: LinkKind) -> tuple[str, ...]:
+    """What a person should know of a folder's `latest` and `best`."""
+    if kind == "symbolic link":
+        return ()
+    return (f"no symbolic links on this file system: latest and best are {kind}s",)
 
 
 def _make_link(temporary: Path, target: str, meant: Path, target_changes: bool) -> LinkKind:

@@ -82,3 +82,13 @@ def test_what_a_killed_process_left_goes_with_the_next_start_and_nothing_else(tm
     os.utime(old, (0, 0))
     files.write_text(tmp_path / "new", "x")
     assert set(os.listdir(tmp_path)) == {*others.values(), "new"}
+
+
+@pytest.mark.parametrize("letter", ["a", "é"])
+def test_names_as_long_as_they_can_be_are_written(tmp_path, letter):
+    path = tmp_path / (letter * 300).encode()[:254].decode(errors="ignore")
+    for write in (files.replacing, files.replacing_through_folder):
+        with write(path) as temporary:
+            temporary.write_text("x")
+    assert files.point(path, "other")
+    assert os.listdir(tmp_path) == [path.name]

@@ -19,14 +19,15 @@ from imgtool.experiment.checkpoint_file import (
     read_header,
     read_intact,
 )
-from imgtool.files import TEMPORARY_END, TEMPORARY_MARK, followed, pointer_of, remove_temporary
+from imgtool.files import TEMPORARY_MARK, followed, pointer_of, remove_temporary
 
 _OWN_NAME = (
     r"iter_\d+(?:_update_\d+)?\.(?:safetensors|pt)|(?:latest|best)\.(?:safetensors|pt)"
     r"|(?:status|provenance|split)\.json|config\.yaml|metrics\.jsonl|.+_metrics\.csv|probe"
     r"|iter_\d+_\w+\.png"
 )
-_LEFTOVER = re.compile(rf"\.(?:{_OWN_NAME}){TEMPORARY_END.pattern}", re.ASCII)
+_END = rf"{re.escape(TEMPORARY_MARK)}\d+(?:-[0-9a-f]{{8}})?"  # versions of before named no machine
+_LEFTOVER = re.compile(rf"\.(?:{_OWN_NAME}){_END}", re.ASCII)
 
 
 @dataclass(frozen=True)

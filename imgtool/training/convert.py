@@ -17,7 +17,7 @@ from imgtool.experiment import checkpoint_file
 from imgtool.experiment.checkpoint_file import CheckpointHeader
 from imgtool.experiment.checkpoints import list_checkpoints
 from imgtool.experiment.layout import ExperimentDir
-from imgtool.files import point, write_text
+from imgtool.files import links_note, point, write_text
 from imgtool.models.base import Foreign, Task
 from imgtool.models.registry import FAMILIES
 from imgtool.models.registry import family as find_family
@@ -102,9 +102,10 @@ def convert(
     tensors, facts = collect(_parts(task, found, iteration, experiment.train.accumulate))
     header = _header(loaded, iteration, fingerprint)
     checkpoint_file.write(path, tensors, replace(header, parts=facts))
-    point(directory.latest_path, path.name)
+    kind = point(directory.latest_path, path.name)
     write_text(directory.config_path, to_yaml(loaded))
-    return Converted(path, iteration, fingerprint is not None, found.notes)
+    notes = (*found.notes, *links_note(kind))
+    return Converted(path, iteration, fingerprint is not None, notes)
 
 
 def _take_over(task: Task, found: Foreign, source: Path) -> None:

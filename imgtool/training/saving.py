@@ -12,7 +12,7 @@ from imgtool.errors import CheckpointError, DivergedError, UserError
 from imgtool.experiment import checkpoint_file, retention
 from imgtool.experiment.checkpoint_file import CheckpointHeader
 from imgtool.experiment.checkpoints import pointed
-from imgtool.files import LinkKind, point
+from imgtool.files import LinkKind, links_note, point
 from imgtool.training.context import Run
 from imgtool.training.parts import collect, parts_of
 from imgtool.training.weights import load_module
@@ -148,11 +148,9 @@ class Saver:
             ) from error
 
     def _tell_of_links(self, kind: LinkKind) -> None:
-        if kind != "symbolic link" and not self._has_told:
+        for note in () if self._has_told else links_note(kind):
             self._has_told = True
-            self.run.reporter.message(
-                f"note: no symbolic links on this file system: latest and best are {kind}s"
-            )
+            self.run.reporter.message(f"note: {note}")
 
     def _header(
         self, metrics: Mapping[str, float | None], epoch: float, facts: Mapping[str, Any]
