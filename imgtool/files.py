@@ -34,20 +34,19 @@ _cleaned: set[Path] = set()
 
 def temporary_beside(path: Path) -> Path:
     """A name in the same directory that no reader takes for the file itself."""
-    end, name = f"{TEMPORARY_MARK}{os.getpid()}-{_here()}", os.fsencode(path.name)
-    if len(name) + len(end) >= MAX_NAME_BYTES:
-        name = f"{zlib.crc32(name):08x}".encode() + name[len(end) + 9 :]
-    return path.with_name(f".{os.fsdecode(name)}{end}")
+    end, name, raw = f"{TEMPORARY_MARK}{os.getpid()}-{_here()}", path.name, os.fsencode(path.name)
+    if len(raw) + len(end) >= MAX_NAME_BYTES:
+        name = f"{zlib.crc32(raw):08x}{raw[len(end) + 9 :].decode(errors='ignore')}"
+    return path.with_name(f".{name}{end}")
 
 
 @cache
 def _here() -> str:
     """Eight hexadecimal digits for where process numbers mean what they do here."""
+    name = os.uname().nodename
     with suppress(OSError):
-        return (
-            f"{zlib.crc32((os.uname().nodename + os.readlink('/proc/self/ns/pid')).encode()):08x}"
-        )
-    return f"{zlib.crc32(os.uname().nodename.encode()):08x}"
+        name += os.readlink("/proc/self/ns/pid")
+    return f"{zlib.crc32(name.encode()):08x}"
 
 
 def remove_abandoned(folder: Path) -> None:

@@ -62,6 +62,8 @@ def read_structure(path: Path) -> Structure:
         size = os.fstat(file.fileno()).st_size
         start = file.read(8)
         length = int.from_bytes(start, "little")
+        if MAX_HEADER_BYTES < length <= size - 8:
+            raise _foreign(path, f"no model has a header of {length} bytes")
         if len(start) < 8 or not 2 <= length <= MAX_HEADER_BYTES or 8 + length > size:
             raise _no_safetensors(path, start, size)
         text = file.read(length)
