@@ -41,12 +41,14 @@ class Structure:
         metadata: any JSON value; None where it has none.
         header: its bytes.
         spans: where each tensor begins and ends in the file.
+        kinds: each tensor's type, as safetensors spells it, and shape.
         num_bytes: the file's size.
     """
 
     metadata: object
     header: bytes = field(repr=False)
     spans: Mapping[str, tuple[int, int]] = field(repr=False)
+    kinds: Mapping[str, tuple[str, tuple[int, ...]]] = field(repr=False)
     num_bytes: int
 
 
@@ -84,7 +86,8 @@ def read_structure(path: Path) -> Structure:
     if size > expected:
         raise damaged(path, f"it has {size - expected} bytes too many")
     places = {name: (start_of_data + a, start_of_data + b) for name, (a, b) in spans.items()}
-    return Structure(metadata, text, places, size)
+    kinds = {name: (facts["dtype"], tuple(facts["shape"])) for name, facts in header.items()}
+    return Structure(metadata, text, places, kinds, size)
 
 
 def see_zip_is_whole(path: Path) -> int:

@@ -28,7 +28,7 @@ from imgtool.evaluation.codec.container import HASH_BYTES
 from imgtool.evaluation.codec.exact import allow_deterministic_cublas
 from imgtool.experiment import checkpoint_file
 from imgtool.experiment.layout import CHECKPOINTS_NAME, ExperimentDir, find_checkpoint
-from imgtool.experiment.whole import read_structure
+from imgtool.experiment.whole import Structure, read_structure
 from imgtool.files import replacing_through_folder
 from imgtool.models.hpcm.network import HPCM
 from imgtool.models.hpcm.tables import Tables
@@ -38,6 +38,7 @@ from imgtool.training.weights import load_module
 
 FORMAT = 1
 METADATA_KEY = "imgtool-codec"
+MAX_TABLE_BYTES = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -205,14 +206,13 @@ def _claimed_hash(path: Path) -> str | None:
 def _read_export(path: Path) -> Export | None:
     """None where the file is something else."""
     try:
-        metadata = read_structure(path).metadata
-        text = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
-        if text is None:
-            return None
-        with safe_open(path, framework="pt", device="cpu") as handle:
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, CheckpointError):
+        structure = read_structure(path)
+    except (OSError, CheckpointError):
         return None  # the reader of checkpoints says what is wrong
+    metadata = structure.metadata
+    text = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
+    if text is None:
+        return None
     try:
         facts = json.loads(text)
         if facts["format"] != FORMAT:
@@ -220,9 +220,13 @@ def _read_export(path: Path) -> Export | None:
                 f"{path} has export format {facts['format']}; this imgtool reads {FORMAT}",
                 hint="export it again with this imgtool",
             )
+        build = _build(path, facts["model"])
+        _see_it_fits(path, build, structure)
+        with safe_open(path, framework="pt", device="cpu") as handle:
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
         export = Export(
             source=path,
-            build=_build(path, facts["model"]),
+            build=build,
             lmbda=_positive(facts["lmbda"]),
             distortion=str(facts["distortion"]),
             iteration=int(facts["iteration"]),
@@ -230,11 +234,32 @@ def _read_export(path: Path) -> Export | None:
             model_hash=str(facts["model_hash"]),
             is_export=True,
         )
+    except (OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"cannot read {path}: {reason}") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _damaged(path, f"its metadata lacks or spoils a value ({error})") from error
     if _hash(export.build, tensors) != export.model_hash:
         raise _damaged(path, "its tensors are not those that it was written with")
     return export
+
+
+def _see_it_fits(path: Path, build: Build, structure: Structure) -> None:
+    """Judge an export's tensors from its header, before any is read.
+
+    Raises:
+        CheckpointError: they are not its network's.
+    """
+    with torch.device("meta"):
+        own = _network(build).state_dict()
+    wanted = {f"codec.{name}": ("F32", tuple(tensor.shape)) for name, tensor in own.items()}
+    num_bytes = 0
+    for name in structure.kinds.keys() | wanted.keys():
+        kind, (begin, end) = structure.kinds.get(name), structure.spans.get(name, (0, 0))
+        is_table = name.startswith("tables.") and kind is not None and kind[0] == "I32"
+        num_bytes += end - begin if is_table else 0
+        if kind != wanted.get(name) and not is_table or num_bytes > MAX_TABLE_BYTES:
+            raise _damaged(path, f"its tensors are not those of {build.model_name} ({name})")
 
 
 def _of_checkpoint(path: Path) -> Export:
