@@ -100,6 +100,7 @@ def _deep(stream: BinaryIO, num_bytes: int) -> Picture:
 
     def pixels() -> Image8:
         values = page.asarray(maxworkers=1).reshape(page.shaped)
+        values = values.view(np.uint8) if values.dtype == np.bool_ else values
         samples = values[:, 0].transpose(1, 2, 0, 3).reshape(*values.shape[2:4], -1)
         return upright(
             _rgb(samples, photometric, page.bitspersample, extra, tag(_COLOUR_MAP)), turn
