@@ -160,7 +160,7 @@ def _bad(path: str | Path, error: Exception) -> BadImage:
     if isinstance(error, BadImage):
         return error
     if isinstance(error, MemoryError):
-        raise error
+        return BadImage(path, "decoding it needs more memory than there is")
     if isinstance(error, FileNotFoundError):
         return BadImage(path, "no such file")
     if isinstance(error, OSError) and error.strerror:

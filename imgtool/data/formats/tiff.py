@@ -9,6 +9,7 @@ most that are not of 8 or 16 bits.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -43,7 +44,8 @@ _COLOURS = {
     _LAB: 3,
 }
 _ASSOCIATED, _UNASSOCIATED, _COREL = 1, 2, 999
-_MAX_SAMPLES = 16
+_MAX_SAMPLES = 16  # a pixel
+_MOST = 1 << 29  # samples to decode at once: RGBA of as many pixels as any picture may have
 _MAX_BITS = 16
 _CONVERT = "convert the file to 8 or 16 bits"
 
@@ -62,11 +64,8 @@ def read_tiff(stream: BinaryIO, num_bytes: int) -> Picture:
     if not _is_plain(tags):
         return _deep(stream, num_bytes)
     stored = (tags[_HEIGHT], tags[_WIDTH])  # Pillow's own size is sometimes turned already
-    whole = False
-    for offsets, lengths in ((273, 279), (324, 325)):  # strips, tiles
-        if tags.get(offsets) and tags.get(lengths):
-            ends = map(sum, zip(tags[offsets], tags[lengths], strict=False))
-            whole = max(ends) <= num_bytes
+    strips, tiles = ([tags.get(tag, ()) for tag in pair] for pair in ((273, 279), (324, 325)))
+    whole = min(_last_byte(*strips), _last_byte(*tiles)) <= num_bytes
     # Pillow turns these by itself.
     return Picture(upright_size(stored, orientation(image)), whole, lambda: eight_bit_rgb(image))
 
@@ -96,9 +95,11 @@ def _deep(stream: BinaryIO, num_bytes: int) -> Picture:
     _refuse(page, photometric, _tuple(tag(_BITS, 1)), _tuple(tag(_FORMAT, 1)))
     extra = _tuple(tag(_EXTRA, ()))
     turn = orientation_of(tag(_ORIENTATION), tag(_XMP))
-    ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=False))
+    whole = _last_byte(page.dataoffsets, page.databytecounts) <= num_bytes
 
     def pixels() -> Image8:
+        if not whole or 0 in page.databytecounts:
+            raise ValueError("some of its pixels are missing")  # tifffile would make them black
         values = page.asarray(maxworkers=1).reshape(page.shaped)
         values = values.view(np.uint8) if values.dtype == np.bool_ else values
         samples = values[:, 0].transpose(1, 2, 0, 3).reshape(*values.shape[2:4], -1)
@@ -107,7 +108,12 @@ def _deep(stream: BinaryIO, num_bytes: int) -> Picture:
         )
 
     size = upright_size((page.imagelength, page.imagewidth), turn)
-    return Picture(size, max(ends, default=num_bytes + 1) <= num_bytes, pixels)
+    return Picture(size, whole, pixels)
+
+
+def _last_byte(offsets: Sequence[int], lengths: Sequence[int]) -> int:
+    """Where the pixels end; beyond every file when it does not say."""
+    return max(map(sum, zip(offsets, lengths, strict=False)), default=1 << 63)
 
 
 def _tuple(value: Any) -> tuple[int, ...]:
@@ -125,10 +131,14 @@ def _refuse(page: Any, photometric: int, bits: tuple[int, ...], formats: tuple[i
         raise Unreadable(f"{kind} {bits[0]}-bit pixels have no known white; {_CONVERT}")
     if bits[0] > _MAX_BITS:
         raise Unreadable(f"{bits[0]}-bit pixels have no known white; {_CONVERT}")
-    if page.samplesperpixel > _MAX_SAMPLES or page.imagedepth > 1:
-        raise Unreadable(f"TIFF of {page.samplesperpixel} samples and {page.imagedepth} layers")
-    if page.samplesperpixel < _COLOURS[photometric]:
-        raise ValueError(f"{page.samplesperpixel} samples are too few for its colours")
+    num_samples = page.samplesperpixel
+    if page.imagedepth != 1 or num_samples > _MAX_SAMPLES:
+        raise Unreadable(f"TIFF of {num_samples} samples a pixel and {page.imagedepth} layers")
+    whole = page.imagewidth * page.imagelength * num_samples
+    if max(whole, page.tilewidth * page.tilelength * num_samples) > _MOST:
+        raise Unreadable(f"TIFF of more than {_MOST} samples")
+    if num_samples < _COLOURS[photometric]:
+        raise ValueError(f"{num_samples} samples are too few for its colours")
 
 
 def _rgb(
