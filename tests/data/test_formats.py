@@ -336,7 +336,7 @@ def ramps(bits: int) -> np.ndarray:
 def test_jpegs_of_12_bits(tmp_path: Path, value: int) -> None:
     samples = ramps(12)
     for colours in (samples, samples[..., 0]):
-        data = imagecodecs.jpeg8_encode(colours, level=100, subsampling="444", bitspersample=12)
+        data = imagecodecs.jpeg8_encode(colours, level=100, bitspersample=12)
         app1 = b"Exif\0\0" + exif(value)
         data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(app1) + 2) + app1 + data[2:]
         expected = Image.fromarray(
@@ -344,7 +344,7 @@ def test_jpegs_of_12_bits(tmp_path: Path, value: int) -> None:
         )
         expected.info["exif"] = app1
         turned = np.array(ImageOps.exif_transpose(expected), int)
-        assert np.abs(read(tmp_path, data) - turned).max() <= 2
+        assert np.abs(read(tmp_path, data) - turned).max() <= 3
 
 
 @pytest.mark.parametrize("bits", [1, 8, 10, 12, 16])
