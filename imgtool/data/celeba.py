@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imgtool.data.base import Image8, Sample, Size
 from imgtool.data.celeba_tables import (
     ATTRIBUTE_STEMS,
     PARTITION_STEMS,
     PARTS,
-    Values,
     find_table,
     looked_for,
     read_attributes,
@@ -27,6 +27,7 @@ from imgtool.data.pyramid import pyramid_size
 from imgtool.errors import DataError
 
 IMAGE_FOLDERS = ("align_5p", "img_align_celeba/img_align_celeba", "img_align_celeba", "data", ".")
+Labels = NDArray[np.int64]
 _SIZED = 64  # files whose lengths the fingerprint covers
 
 
@@ -47,6 +48,8 @@ class CelebA:
     Attributes:
         folder: where the images lie.
         missing: names that the table (or its part) lists and the folder lacks.
+        without_part: names that the table lists and CelebA's own table of parts lacks, where
+            `split` asks for one.
         bad_files: names left out by skip_bad.
         positives, negatives: positions of the images with and without the attribute, int64.
         fingerprint: hash of names, labels, and the lengths of some of the files: of what the
@@ -82,6 +85,7 @@ class CelebA:
             )
         self.attribute_file = _attribute_file(self.root, attribute_file)
         names, labels = read_attributes(self.attribute_file, attribute)
+        self.without_part: list[str] = []
         if split is not None:
             names, labels = self._part(names, labels, split)
         self.folder, files = image_folder(self.root, names)
@@ -96,8 +100,9 @@ class CelebA:
         self.negatives = np.flatnonzero(self._labels == 0).astype(np.int64)
         self.fingerprint = self._fingerprint()
 
-    def _part(self, names: list[str], labels: Values, split: str) -> tuple[list[str], Values]:
+    def _part(self, names: list[str], labels: Labels, split: str) -> tuple[list[str], Labels]:
         parts = self.partition()
+        self.without_part = [name for name in names if name not in parts]
         here = [i for i, name in enumerate(names) if parts.get(name) == PARTS[split]]
         if not here:
             raise DataError(f"{self.root}: CelebA's {split} part is empty")

@@ -164,6 +164,7 @@ class _Sides:
     Attributes:
         drawn: by side: `with` and `without`, or `all`.
         view: the images that fakes are made from, in order.
+        without_part: names of faces that CelebA's own table of parts lacks.
         order_of: for each fake, in the loader's order, its position among the drawn.
         about: what they are, for settings and records.
     """
@@ -173,8 +174,10 @@ class _Sides:
         self.data = data
         source: ImageDataset
         part: Callable[[list[int]], View]
+        self.without_part: list[str] = []
         if isinstance(data, FacesData):
             faces, candidates = _faces(found, data, options.split)
+            self.without_part = faces.without_part
             source, part = faces, partial(FacePart, faces)
         else:
             source, candidates = _plain(found, options.split)
@@ -244,6 +247,11 @@ def _words(side: str, data: Any) -> str:
 def _evaluate(found: Restored, meter: Meter) -> dict[str, Any]:
     begin = time.monotonic()
     sides = _Sides(found, meter.options)
+    if sides.without_part:
+        meter.listener.note(
+            f"warning: {len(sides.without_part)} images that are listed are in no part, such as "
+            f"{sides.without_part[0]}"
+        )
     meter.warn_of_few(sides.n)
     made = _fake_features(found, sides, meter)
     spent = time.monotonic() - begin
