@@ -148,7 +148,7 @@ def align(
     image_format: Annotated[Literal["jpg", "png"], typer.Option(help="Kind of the files.")] = "jpg",
     workers: Annotated[int, typer.Option(help="Processes that align images.")] = 1,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")
+        bool, typer.Option("--skip-bad", help="Leave out bad images and landmarks that do not fit.")
     ] = False,
     dry_run: DryRunOption = False,
     format: FormatOption = None,
@@ -157,8 +157,9 @@ def align(
 ) -> None:
     """Align faces by their five landmarks: OUT/align_5p, and the tables beside it.
 
-    A similarity transform brings each face onto the mean face. Repeat the command to finish what
-    was interrupted.
+    A similarity transform brings each face onto the mean face. Landmarks outside their picture,
+    mirrored, coinciding or no face are errors, which --skip-bad names and leaves out. Repeat the
+    command to finish what was interrupted.
 
     \b
     Example:
@@ -178,25 +179,34 @@ def align(
             progress=progress,
             dry_run=dry_run,
         )
-    for name in aligned.bad_files:
-        say(f"left out: {name}")
-    if aligned.missing:
-        say(_missing_line(aligned.missing))
+    for bad in aligned.bad:
+        say(f"left out: {bad.name}: {bad.reason}")
+    for names, what in (
+        (aligned.missing, "listed and missing"),
+        (aligned.without_landmarks, "warning: with attributes and without landmarks"),
+        (aligned.without_part, "warning: with attributes and in no part"),
+    ):
+        if names:
+            say(_some_line(names, what))
     record = {
         "path": aligned.path,
         "num_images": aligned.num_images,
         "num_missing_images": len(aligned.missing),
-        "num_bad_files": len(aligned.bad_files),
+        "num_bad_files": len(aligned.bad),
+        "num_without_landmarks": len(aligned.without_landmarks),
+        "num_without_part": len(aligned.without_part),
         "size_px": size,
         "elapsed_sec": round(aligned.elapsed_sec, 3),
         "dry_run": dry_run,
+        "bad_files": [{"name": bad.name, "reason": bad.reason} for bad in aligned.bad],
     }
-    output.emit("data", [record])
+    # A table is for people, who have just read the names.
+    output.emit("data", [record], columns=[key for key in record if key != "bad_files"])
 
 
-def _missing_line(names: list[str]) -> str:
+def _some_line(names: list[str], what: str) -> str:
     more = " ..." if len(names) > 5 else ""
-    return f"listed and missing: {len(names)} ({', '.join(names[:5])}{more})"
+    return f"{what}: {len(names)} ({', '.join(names[:5])}{more})"
 
 
 # --- check and pack -----------------------------------------------------------------------
@@ -234,10 +244,18 @@ def check(
     for bad in record["bad_files"]:
         line = f" (line {bad['line']})" if bad["line"] else ""
         say(f"bad: {bad['name']}{line}: {bad['reason']}")
-    if record.get("missing_images"):
-        say(_missing_line(record["missing_images"]))
+    for key, what in (
+        ("missing_images", "listed and missing"),
+        ("without_part", "warning: with attributes and in no part"),
+        ("without_landmarks", "warning: with attributes and without landmarks"),
+    ):
+        if record.get(key):
+            say(_some_line(record[key], what))
     # A table is for people, who have just read the names.
-    lists = ("bad_files", "duplicates", "missing_images", "attribute_counts")
+    lists = (
+        "bad_files", "duplicates", "missing_images", "without_part", "without_landmarks",
+        "attribute_counts",
+    )  # fmt: skip
     columns = [key for key in record if key not in lists]
     output.emit("data", [record], columns=columns)
     if record["num_bad_files"]:
