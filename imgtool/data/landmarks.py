@@ -209,13 +209,13 @@ def misfits(points: Points, mean: Points) -> dict[int, str]:
     eyes_px = sizes / target_size * EYE_DISTANCE
     first, second = np.triu_indices(5, 1)
     gaps = abs(points[:, first] - points[:, second])
-    for row in np.flatnonzero(gaps.min(axis=1) < 0.5):
+    for row in np.flatnonzero(gaps.min(axis=1) < 0.5).tolist():
         pair = gaps[row].argmin()
-        reasons[int(row)] = f"its {NAMES[first[pair]]} and its {NAMES[second[pair]]} coincide"
-    for row in np.flatnonzero(~(eyes_px >= MIN_EYE_PX)):
-        reasons[int(row)] = f"all its landmarks lie within {math.ceil(gaps[row].max())} px"
-    for row in np.flatnonzero(sizes == 0):
-        reasons[int(row)] = "all its landmarks coincide"
+        reasons[row] = f"its {NAMES[first[pair]]} and its {NAMES[second[pair]]} coincide"
+    for row in np.flatnonzero(~(eyes_px >= MIN_EYE_PX)).tolist():
+        reasons[row] = f"all its landmarks lie within {math.ceil(gaps[row].max())} px"
+    for row in np.flatnonzero(sizes == 0).tolist():
+        reasons[row] = "all its landmarks coincide"
     residuals = _residuals(shapes, target)
     rows = [row for row in np.flatnonzero(residuals > _ASTRAY).tolist() if row not in reasons]
     for row, reason in zip(rows, _misfit(points[rows], mean, residuals[rows]), strict=True):
@@ -259,12 +259,12 @@ def misplaced(points: Points, steps: Points, sizes: NDArray[np.int_]) -> dict[in
     outside = (points.real < -1) | (points.real > widths + 1)
     outside |= (points.imag < -1) | (points.imag > heights + 1)
     reasons: dict[int, str] = {}
-    for row in np.flatnonzero(outside.any(axis=1)):
+    for row in np.flatnonzero(outside.any(axis=1)).tolist():
         which = int(outside[row].argmax())
         at = points[row, which] - (0.5 + 0.5j)
         where = _where(at, (int(heights[row, 0]), int(widths[row, 0])))
-        reasons[int(row)] = f"its {NAMES[which]} lies outside the picture ({where})"
-    for row, share in enumerate(overlaps(steps, sizes)):
+        reasons[row] = f"its {NAMES[which]} lies outside the picture ({where})"
+    for row, share in enumerate(overlaps(steps, sizes).tolist()):
         if share < MIN_OVERLAP and row not in reasons:
             reasons[row] = f"only {share:.0%} of its square lies in the picture"
     return reasons
