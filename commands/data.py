@@ -99,6 +99,10 @@ def make_photos(
 def make_faces(
     out: OutArgument,
     n: NumberOption = 4000,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Width and height in pixels, 64 or more; CelebA's 178x218 without it."),
+    ] = None,
     seed: SeedOption = 0,
     workers: WorkersOption = 1,
     dry_run: DryRunOption = False,
@@ -106,22 +110,23 @@ def make_faces(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Make faces in CelebA's layout: 178x218 JPEG files, attributes, landmarks and parts.
+    """Make faces in CelebA's layout: JPEG files, and tables of attributes, landmarks and parts.
 
     Smiling, Eyeglasses and Bangs are drawn independently, each in half of the faces.
 
     \b
     Example:
       imgtool data make faces out/faces --n 4000 --seed 0
+      imgtool data make faces out/faces_256 --n 1000 --size 256
     """
     output = Output(format, as_json=json, quiet=quiet)
     from imgtool.data.synthetic import make
 
     with counting("making") as progress:
         made = make.make_faces(
-            out, n, seed=seed, workers=workers, progress=progress, dry_run=dry_run
+            out, n, size=size, seed=seed, workers=workers, progress=progress, dry_run=dry_run
         )
-    _emit_made(output, made, seed, None)
+    _emit_made(output, made, seed, size)
 
 
 def _emit_made(output: Output, made: Made, seed: int, size: int | None) -> None:
