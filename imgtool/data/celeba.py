@@ -78,8 +78,8 @@ class CelebA:
         self.root, self.attribute = Path(root), attribute
         self.image_sizes = tuple(image_sizes)
         self.label_names = (f"without {attribute}", f"with {attribute}")
-        if not self.root.is_dir():
-            what = "not a folder" if self.root.exists() else "no such folder"
+        if not os.path.isdir(self.root):  # a Path raises of a name that is too long
+            what = "not a folder" if os.path.exists(self.root) else "no such folder"
             raise DataError(
                 f"{self.root}: {what}", hint="--data-root names a folder in CelebA's layout"
             )
@@ -235,7 +235,7 @@ def resize_squares(image: Image8, sizes: Sequence[int]) -> Image8:
 def _attribute_file(root: Path, given: str | Path | None) -> Path:
     if given is not None:
         path = Path(given)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise DataError(f"{path}: no such file", hint="--attribute-file names a txt or csv")
         return path
     found = find_table(root, ATTRIBUTE_STEMS)
@@ -256,7 +256,7 @@ def image_folder(
     """
     for name in folders:
         folder = root / name
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             continue
         there = _image_files(folder)
         stems = {os.path.splitext(name)[0]: name for name in there}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgtool.errors import DataError, UsageError, did_you_mean
+from imgtool.units import count
 
 Values = NDArray[np.float64]
 MAX_BYTES = 1 << 28  # CelebA's largest table has 26 million bytes
@@ -63,7 +65,7 @@ class Table:
 
 def find_table(root: Path, stems: Sequence[str]) -> Path | None:
     """The first table of these names in a CelebA folder; None where there is none."""
-    return next((path for path in _candidates(root, stems) if path.is_file()), None)
+    return next((path for path in _candidates(root, stems) if os.path.isfile(path)), None)
 
 
 def looked_for(root: Path, stems: Sequence[str]) -> str:
@@ -105,7 +107,10 @@ def read_partition(path: Path) -> dict[str, int]:
     """
     table = read_table(path, default_columns=("partition",))
     if len(table.columns) != 1 or not np.isin(table.values, (0, 1, 2)).all():
-        raise DataError(f"{path}: not a table of parts (0 train, 1 val, 2 test)")
+        raise DataError(
+            f"{path}: not a table of parts (0 train, 1 val, 2 test)",
+            hint="each row is an image and its part, such as 000001.jpg 0",
+        )
     return dict(zip(table.names, table.values[:, 0].astype(int).tolist(), strict=True))
 
 
@@ -148,12 +153,12 @@ def parse_table(text: str, path: Path, *, default_columns: Sequence[str] | None 
     """A table from its text; arguments and errors are those of read_table()."""
     rows = _rows(text, path)
     number, first = next(rows, (0, []))
-    count = None
+    promised = None
     if len(first) == 1 and _is_number(first[0]):
-        count = int(_number(first[0]))
+        promised = int(_number(first[0]))
         number, first = next(rows, (0, []))
     if not first:
-        raise DataError(f"{path}: the table is empty")
+        raise DataError(f"{path}: the table is empty", hint="copy or make it again")
     head = None if _is_row(first) else first
     if head is None and default_columns is None:
         raise DataError(
@@ -161,12 +166,12 @@ def parse_table(text: str, path: Path, *, default_columns: Sequence[str] | None 
         )
     second = next(rows, None) if head else (number, first)
     if second is None:
-        raise DataError(f"{path}: the table lists no images")
+        raise DataError(f"{path}: the table lists no images", hint="copy or make it again")
     skip = int(_counts_rows(head, second[1]))
     names, values = _body(path, chain([second], rows), skip)
-    if count is not None and count != len(names):
+    if promised is not None and promised != len(names):
         raise DataError(
-            f"{path}: its first line promises {count} rows, and it has {len(names)}",
+            f"{path}: its first line promises {promised} rows, and it has {len(names)}",
             hint="the file is cut short or was edited",
         )
     width = values.shape[1]
@@ -175,7 +180,10 @@ def parse_table(text: str, path: Path, *, default_columns: Sequence[str] | None 
     _check_columns(path, columns, width)
     odd = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(odd):
-        raise DataError(f"{path}: a value of {names[odd[0]]} is no finite number")
+        raise DataError(
+            f"{path}: a value of {names[odd[0]]} is no finite number",
+            hint="mend or remove its line",
+        )
     return Table(path, columns, names, values)
 
 
@@ -187,7 +195,10 @@ def _body(path: Path, rows: Iterable[tuple[int, list[str]]], skip: int) -> tuple
     for number, row in rows:
         width = width or len(row)
         if len(row) != width:
-            raise DataError(f"{path} line {number}: {len(row)} columns, and {width} above")
+            raise DataError(
+                f"{path} line {number}: {count(len(row), 'column')}, and {width} above",
+                hint="is the file cut short, or the line broken?",
+            )
         if width < skip + 2:
             raise DataError(
                 f"{path} line {number}: one column, and no values",
@@ -195,12 +206,16 @@ def _body(path: Path, rows: Iterable[tuple[int, list[str]]], skip: int) -> tuple
             )
         name = row[skip]
         if name in names:
-            raise DataError(f"{path} line {number}: {name} is listed twice")
+            raise DataError(
+                f"{path} line {number}: {name} is listed twice", hint="remove one of the two lines"
+            )
         names[name] = None
         try:
             values.extend([*map(_number, row[skip + 1 :])])
         except ValueError:
-            raise DataError(f"{path} line {number}: not all its values are numbers") from None
+            raise DataError(
+                f"{path} line {number}: not all its values are numbers", hint="mend or remove it"
+            ) from None
     return list(names), np.array(values).reshape(len(names), width - skip - 1)
 
 
@@ -221,20 +236,27 @@ def _is_row(cells: list[str]) -> bool:
     )
 
 
-def _columns(path: Path, head: list[str], count: int, skip: int) -> tuple[str, ...]:
+def _columns(path: Path, head: list[str], width: int, skip: int) -> tuple[str, ...]:
     """Names of the values, without those that the image and the number of its row may have."""
-    extra = len(head) - count
+    extra = len(head) - width
     if not 0 <= extra <= 1 + skip:
-        raise DataError(f"{path}: {len(head)} column names for {count} columns")
+        raise _wrong_names(path, len(head), width)
     return tuple(head[extra:])
 
 
-def _check_columns(path: Path, columns: tuple[str, ...], count: int) -> None:
-    if len(columns) != count:
-        raise DataError(f"{path}: {len(columns)} column names for {count} columns")
-    if len(set(columns)) != count:
+def _check_columns(path: Path, columns: tuple[str, ...], width: int) -> None:
+    if len(columns) != width:
+        raise _wrong_names(path, len(columns), width)
+    if len(set(columns)) != width:
         twice = next(name for name in columns if columns.count(name) > 1)
-        raise DataError(f"{path}: two columns are named {twice}")
+        raise DataError(f"{path}: two columns are named {twice}", hint="rename or remove one")
+
+
+def _wrong_names(path: Path, names: int, width: int) -> DataError:
+    return DataError(
+        f"{path}: {count(names, 'column name')} for {count(width, 'column')}",
+        hint="one name a column, with or without one for the image",
+    )
 
 
 def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:

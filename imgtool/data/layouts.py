@@ -28,7 +28,7 @@ class LayoutManifest(ImageFiles):
 
     Columns: scene_id, type (room or scene), room_id, layout_path (relative to the manifest, or
     absolute) and is_empty (true or false, yes or no, 1 or 0), in any order among others, apart by
-    commas, semicolons or tabs. A path on several rows counts once, however it is written.
+    commas, semicolons, tabs or bars. A path on several rows counts once, however it is written.
 
     Args:
         manifest: the CSV file.
@@ -177,7 +177,7 @@ def _content(manifest: Path) -> bytes:
         raise DataError(
             f"{manifest}: {(error.strerror or str(error)).lower()}",
             hint=f"name the CSV itself: {manifest / 'layouts.csv'}"
-            if manifest.is_dir()
+            if os.path.isdir(manifest)
             else "check the path and the permissions",
         ) from error
 
@@ -200,13 +200,13 @@ def _rows(manifest: Path, content: bytes) -> Iterator[tuple[Entry, bool]]:
     try:
         text = content.decode("utf-8-sig")
         head, _, _ = text.lstrip().partition("\n")
-        mark = next((mark for mark in ",;\t" if mark in head), ",")
+        mark = next((mark for mark in ",;\t|" if mark in head), ",")
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
         columns: dict[str, int] | None = None
         for row in reader:
             if columns is None and any(map(str.strip, row)):
                 columns, width = _columns(manifest, row), len(row)
-            elif columns is not None and row:
+            elif columns is not None and any(map(str.strip, row)):
                 yield _entry(manifest, reader.line_num, row, width, columns)
         if columns is None:
             _columns(manifest, [])
@@ -267,6 +267,6 @@ def _truth(word: str) -> bool | None:
 
 def _with_slashes(manifest: Path, name: str) -> str:
     """A path of Windows as one of this machine, unless there is a file of just that name."""
-    if "\\" not in name or (manifest.parent / name).exists():
+    if "\\" not in name or os.path.exists(manifest.parent / name):
         return name
     return name.replace("\\", "/")

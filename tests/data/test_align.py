@@ -150,6 +150,8 @@ BAD_ROWS = {
     "109 111 69 112 88 134 108 151 70 150": "mirrored",
     "88 134 69 112 109 111 108 190 20 60": "no face",
     "69 112 109 111 88 134 70 150 5 5": "its right mouth is not where",
+    "10 20 20 40 30 60 40 80 50 100": "no face",
+    "1e300 1 2 3 4 5 6 7 8 -1e300": "no face",
     "69 112 71 112 70 113 69 114 71 114": "lie within 3 px",
 }
 
@@ -212,6 +214,11 @@ def test_tables_cut_short_are_said(root, tmp_path):
     aligned = align(folder, tmp_path / "out", size=64)
     assert aligned.without_landmarks == ["000005.jpg", "000006.jpg"]
     assert aligned.without_part == ["000004.jpg", "000005.jpg", "000006.jpg"]
+
+
+def test_a_name_that_is_too_long_is_a_usage_error(root, tmp_path):
+    with pytest.raises(UsageError, match="too long"):
+        align(root, tmp_path / ("n" * 300))
 
 
 def test_two_images_that_would_become_one_are_an_error(root, tmp_path):

@@ -103,6 +103,7 @@ def test_every_variant_of_the_attribute_table_says_the_same(tmp_path, text):
         ("6\n" + HEAD + "\n", "lists no images"),
         (txt().replace("6\n", "7\n", 1), "promises 7 rows, and it has 6"),
         (txt().replace("000003.jpg -1", "000003.jpg"), "line 5: 3 columns, and 4 above"),
+        (txt() + "000007.jpg", "line 9: 1 column, and 4 above"),
         (txt().replace("000003.jpg", "000002.jpg"), "line 5: 000002.jpg is listed twice"),
         (txt().replace("000002.jpg -1", "000002.jpg yes"), "line 4: not all its values"),
         (txt().replace("000002.jpg -1 -1", "000002.jpg -1 5"), "Smiling of 000002.jpg is 5"),

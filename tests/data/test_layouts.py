@@ -101,6 +101,8 @@ def test_no_manifest_and_no_text(tmp_path: Path) -> None:
         (HEAD, "Scene_ID , type,room_id,\tlayout_path , is_empty\n"),
         (",", ";"),
         (",", "\t"),
+        (",", "|"),
+        (HEAD, HEAD + "  \n,,,,\n"),
         ("img/", "img\\"),
         ("img/", ".\\img\\"),
     ],
