@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -304,7 +305,7 @@ def pack(
             f"{out}: a packed file is named .safetensors",
             hint=f"write {out}.safetensors",
         )
-    if out.exists() and not force and not dry_run:
+    if os.path.exists(out) and not force and not dry_run:
         raise UsageError(f"{out} exists", hint="--force replaces it")
     from imgtool.data.check import open_source
     from imgtool.data.packing import pack as write_packed

@@ -141,9 +141,13 @@ def _check(size: int, workers: int, image_format: str) -> None:
             hint="give --size 256",
         )
     if workers < 1:
-        raise UsageError(f"--workers is {workers}: at least one process is needed")
+        raise UsageError(
+            f"--workers is {workers}: at least one process is needed", hint="give --workers 1"
+        )
     if image_format not in ("png", "jpg"):
-        raise UsageError(f"image format {image_format!r} is not png or jpg")
+        raise UsageError(
+            f"image format {image_format!r} is not png or jpg", hint="give --image-format png"
+        )
 
 
 # --- what is there --------------------------------------------------------------------------

@@ -278,15 +278,18 @@ def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
             if any(row):
                 yield reader.line_num, row
     except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num}: {error}") from error
+        raise DataError(
+            f"{path} line {reader.line_num}: {error}", hint="is it a table of CelebA, and whole?"
+        ) from error
 
 
 def _number(word: str) -> float:
-    """Raises ValueError."""
+    """A number, or true or false as pandas writes them. Raises ValueError."""
     try:
         return float(word)
     except ValueError:
-        return float(word.replace(",", "."))
+        truth = {"true": 1.0, "false": 0.0}.get(word.lower())
+        return float(word.replace(",", ".")) if truth is None else truth
 
 
 def _is_number(word: str) -> bool:

@@ -77,6 +77,7 @@ def opened(root: Path, attribute: str = "Smiling", **options: object) -> CelebA:
         txt().replace(" -1", " 0"),
         csv_text().replace(",", ";"),
         csv_text().replace(",", " | "),
+        csv_text().replace(",1", ",True").replace(",-1", ",False"),
         csv_text().replace(",1", ",1.0").replace(",-1", ",-1.00"),
         csv_text().replace(",", ";").replace("-1", "-1,0"),
         csv_text().replace(",", "\t"),
