@@ -252,6 +252,7 @@ def check(
         say(f"bad: {bad['name']}{line}: {bad['reason']}")
     for key, what in (
         ("missing_images", "listed and missing"),
+        ("unlisted_images", "warning: there and without attributes"),
         ("without_part", "warning: with attributes and in no part"),
         ("without_landmarks", "warning: with attributes and without landmarks"),
     ):
@@ -259,8 +260,8 @@ def check(
             say(_some_line(record[key], what))
     # A table is for people, who have just read the names.
     lists = (
-        "bad_files", "duplicates", "missing_images", "without_part", "without_landmarks",
-        "attribute_counts",
+        "bad_files", "duplicates", "missing_images", "unlisted_images", "without_part",
+        "without_landmarks", "attribute_counts",
     )  # fmt: skip
     columns = [key for key in record if key not in lists]
     output.emit("data", [record], columns=columns)

@@ -258,7 +258,7 @@ def image_folder(
         folder = root / name
         if not os.path.isdir(folder):
             continue
-        there = _image_files(folder)
+        there = image_files(folder)
         stems = {os.path.splitext(name)[0]: name for name in there}
         files = {
             name: name if name in there else stems[os.path.splitext(name)[0]]
@@ -270,7 +270,8 @@ def image_folder(
     return root, {}
 
 
-def _image_files(folder: Path) -> set[str]:
+def image_files(folder: Path) -> set[str]:
+    """Names of the images in a folder. Raises DataError."""
     try:
         with os.scandir(folder) as entries:
             return {

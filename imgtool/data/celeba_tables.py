@@ -15,6 +15,7 @@ import math
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -28,6 +29,7 @@ from imgtool.units import count
 Values = NDArray[np.float64]
 MAX_BYTES = 1 << 28  # CelebA's largest table has 26 million bytes
 _SEPARATORS = ";,|"
+_SIGNS = {"1": 1.0, "-1": -1.0, "0": 0.0}
 _IMAGE_COLUMNS = ("image_id", "image", "image_name", "filename", "file_name", "file", "name")
 ATTRIBUTE_STEMS = ("list_attr_celeba",)
 PARTITION_STEMS = ("list_eval_partition",)
@@ -210,12 +212,7 @@ def _body(path: Path, rows: Iterable[tuple[int, list[str]]], skip: int) -> tuple
                 f"{path} line {number}: {name} is listed twice", hint="remove one of the two lines"
             )
         names[name] = None
-        try:
-            values.extend([*map(_number, row[skip + 1 :])])
-        except ValueError:
-            raise DataError(
-                f"{path} line {number}: not all its values are numbers", hint="mend or remove it"
-            ) from None
+        values.extend(_numbers(path, number, row[skip + 1 :]))
     return list(names), np.array(values).reshape(len(names), width - skip - 1)
 
 
@@ -223,9 +220,9 @@ def _counts_rows(head: list[str] | None, row: list[str]) -> bool:
     """Whether the first column counts the rows, and the second names the images."""
     if len(row) < 3 or not _is_number(row[0]):
         return False
-    if not _is_number(row[1]):
-        return True
-    return bool(head) and len(head or ()) == len(row) and head[1].lower() in _IMAGE_COLUMNS  # type: ignore[index]
+    if head is None or len(head) != len(row):
+        return not _is_number(row[1])
+    return not _is_number(row[1]) or head[1].lower() in _IMAGE_COLUMNS
 
 
 def _is_row(cells: list[str]) -> bool:
@@ -281,6 +278,19 @@ def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(
             f"{path} line {reader.line_num}: {error}", hint="is it a table of CelebA, and whole?"
         ) from error
+
+
+def _numbers(path: Path, number: int, words: list[str]) -> list[float]:
+    with suppress(KeyError):
+        return [*map(_SIGNS.__getitem__, words)]  # twice as fast, for the largest table
+    with suppress(ValueError):
+        return [*map(float, words)]
+    try:
+        return [*map(_number, words)]
+    except ValueError:
+        raise DataError(
+            f"{path} line {number}: not all its values are numbers", hint="mend or remove it"
+        ) from None
 
 
 def _number(word: str) -> float:

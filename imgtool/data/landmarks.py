@@ -32,6 +32,9 @@ MAX_RESIDUAL = 0.6  # of shapes of size 1, whatever their turn: 0 is the mean fa
 _ASTRAY = 0.35  # residual from which one point is looked for that spoils the other four
 _ASTRAY_LEFT = 0.3  # part of the residual that is left without that point
 MIN_OVERLAP = 0.2  # part of the square that lies in the picture
+MAX_SCALE = 3.0  # a face's size in its picture over the median of all, or the other way round,
+_SCALE_SPREAD = 6.0  # or this many median deviations, where sizes differ more,
+_SCALE_SHARE = 0.1  # unless more faces than this part are so
 _FAR = 1e7  # pixels; what is beyond is as wrong as this
 _GRID = 8  # points a side, of the square, by which that part is counted
 _ROWS = 4096  # faces at a time
@@ -271,7 +274,27 @@ def misplaced(points: Points, steps: Points, sizes: NDArray[np.int_]) -> dict[in
     for row, share in enumerate(overlaps(steps, sizes).tolist()):
         if share < MIN_OVERLAP and row not in reasons:
             reasons[row] = f"only {share:.0%} of its square lies in the picture"
-    return reasons
+    return _out_of_scale(steps, sizes) | reasons
+
+
+def _out_of_scale(steps: Points, sizes: NDArray[np.int_]) -> dict[int, str]:
+    """Rows whose face is far smaller or larger in its picture than the others are in theirs.
+
+    Many such are faces of another kind, and no mistakes.
+    """
+    logs = -np.log(abs(steps[:, 0]) * np.hypot(*sizes.T))
+    away = logs - np.median(logs) if len(logs) else logs
+    bound = (
+        max(math.log(MAX_SCALE), _SCALE_SPREAD * float(np.median(abs(away)))) if len(logs) else 0
+    )
+    rows = np.flatnonzero(abs(away) > bound).tolist()
+    if len(rows) > max(1, _SCALE_SHARE * len(logs)):
+        return {}
+    return {
+        row: f"its face is {math.exp(abs(away[row])):.0f} times "
+        f"{'smaller' if away[row] < 0 else 'larger'} than others are"
+        for row in rows
+    }
 
 
 def _where(point: complex, size: Size) -> str:

@@ -62,6 +62,11 @@ def test_make_faces_then_check_them(imgtool, tmp_path):
     assert "listed and missing: 1 (000002.jpg)" in checked.err
     assert (record["num_without_part"], record["num_without_landmarks"]) == (2, 0)
     assert "in no part: 2 (000002.jpg, 000003.jpg)" in checked.err
+    lines = (out / "list_attr_celeba.txt").read_text().splitlines()
+    (out / "list_attr_celeba.txt").write_text("\n".join(lines[1:4]))
+    checked = imgtool("check", out, "--json")
+    assert json.loads(checked.out)["unlisted_images"] == ["000003.jpg"]
+    assert "there and without attributes: 1 (000003.jpg)" in checked.err
 
 
 def test_a_number_out_of_range_and_a_foreign_folder_are_usage_errors(imgtool, tmp_path):

@@ -150,6 +150,7 @@ BAD_ROWS = {
     "109 111 69 112 88 134 108 151 70 150": "mirrored",
     "88 134 69 112 109 111 108 190 20 60": "no face",
     "69 112 109 111 88 134 70 150 5 5": "its right mouth is not where",
+    "87 112 97 112 92 118 88 122 96 122": "its face is 4 times smaller",
     "10 20 20 40 30 60 40 80 50 100": "no face",
     "1e300 1 2 3 4 5 6 7 8 -1e300": "no face",
     "69 112 71 112 70 113 69 114 71 114": "lie within 3 px",
@@ -173,7 +174,8 @@ def test_a_row_that_does_not_fit_is_named_and_can_be_left_out(root, tmp_path, va
     lines = table.read_text().splitlines()
     table.write_text("\n".join(["5", *lines[1:4], *lines[5:]]))
     align(folder, tmp_path / "without", size=64)
-    if "outside" not in BAD_ROWS[values]:  # which is a face like the others, elsewhere
+    # But for a face like the others, which is only elsewhere or small, and counts in the mean.
+    if not BAD_ROWS[values].startswith(("left eye lies outside", "its face is")):
         for path in sorted((tmp_path / "without" / "align_5p").iterdir()):
             assert path.read_bytes() == (tmp_path / "out" / "align_5p" / path.name).read_bytes()
 

@@ -163,6 +163,20 @@ def test_squares_beyond_their_picture_and_points_outside_are_named():
     assert "its right eye" in misplaced(faces, steps, sizes)[4]
 
 
+def test_a_face_of_another_scale_is_named_unless_there_are_many_or_sizes_differ():
+    mean, rng = mean_face(FACE[None]), np.random.default_rng(0)
+
+    def found(scales: list[float]) -> list[int]:
+        faces = 200 + 200j + (FACE - FACE.mean()) * np.array(scales)[:, None]
+        return sorted(misplaced(faces, similarities(faces, mean), np.full((len(faces), 2), 400)))
+
+    assert found([1.0, 1.2, 0.9, 1.1, 0.25, 1.0]) == [4]
+    assert found([1.0, 1.2, 0.9, 1.1, 0.4, 1.0]) == []
+    assert found([1.0] * 8 + [0.2] * 2) == []
+    assert found([1.0]) == found([1.0, 0.1]) == []
+    assert found(np.exp(rng.normal(-1, 0.5, 200)).tolist()) == []
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0.2, 4), st.floats(-60, 60), st.floats(-60, 60))
 def test_the_part_of_a_square_in_its_picture(size, right, down):
