@@ -105,7 +105,10 @@ class CelebA:
         self.without_part = [name for name in names if name not in parts]
         here = [i for i, name in enumerate(names) if parts.get(name) == PARTS[split]]
         if not here:
-            raise DataError(f"{self.root}: CelebA's {split} part is empty")
+            raise DataError(
+                f"{self.root}: CelebA's {split} part is empty",
+                hint="is its table of parts cut short, or of other images?",
+            )
         return [names[i] for i in here], labels[here]
 
     def partition(self) -> dict[str, int]:

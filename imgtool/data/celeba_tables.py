@@ -142,12 +142,18 @@ def read_table(path: Path, *, default_columns: Sequence[str] | None = None) -> T
     """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path}: more than {MAX_BYTES} bytes are no table of CelebA")
+            raise DataError(
+                f"{path}: more than {MAX_BYTES} bytes are no table of CelebA",
+                hint="give the table itself, of one line an image",
+            )
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DataError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        raise DataError(
+            f"{path}: {(error.strerror or str(error)).lower()}",
+            hint="check the path and its permissions",
+        ) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file") from error
+        raise DataError(f"{path}: not a text file", hint="save it as UTF-8") from error
     return parse_table(text, path, default_columns=default_columns)
 
 

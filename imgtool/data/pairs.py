@@ -130,7 +130,10 @@ def official_split(source: CelebA, seed: int, *, max_images: int | None = None) 
     labels = {source.label(i) for i in parts["train"]}
     for label in (1, 0):
         if label not in labels:
-            raise DataError(f"CelebA's training part has no images {source.label_names[label]}")
+            raise DataError(
+                f"CelebA's training part has no images {source.label_names[label]}",
+                hint="is its table of parts cut short? without --official-split parts are drawn",
+            )
     return _named(source, parts, seed)
 
 

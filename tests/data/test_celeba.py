@@ -160,7 +160,7 @@ def test_any_table_is_read_back(names, columns, kind, data):
 
 
 @settings(max_examples=150)
-@given(st.text("01-,ab \n\"'\t\u00e9.", max_size=80))
+@given(st.text("01-,;|ab \n\"'\t\u00e9.", max_size=80))
 def test_any_text_is_a_table_or_a_clear_error(text):
     try:
         table = parse_table(text, Path("table"))

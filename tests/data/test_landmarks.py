@@ -79,6 +79,19 @@ def test_columns_that_lack_a_landmark_are_refused(columns, message):
         column_order(Path("t"), columns)
 
 
+@settings(max_examples=60)
+@given(st.lists(st.text("xylefright_nosemu0123", max_size=10), max_size=14, unique=True))
+def test_any_columns_have_an_order_or_are_refused(columns):
+    try:
+        order = column_order(Path("t"), tuple(columns))
+    except DataError as error:
+        order, said = list(range(10)), str(error)
+    else:
+        said = "t: in order"
+    assert said.startswith("t: ")
+    assert len(set(order)) == 10
+
+
 # --- the mean face --------------------------------------------------------------------------
 
 part = st.floats(-100, 100)
