@@ -141,6 +141,8 @@ def run(
         duration_sec=None if duration is None else parse_duration(duration),
     )
     then = plan.then if then is None else then
+    if then is not None and not then.strip():  # a shell variable that is not set
+        raise UsageError("--then is empty", hint='such as --then "imgtool status DIR --json"')
     if executor == "lsf":
         from imgtool.sweep.lsf import Options
 

@@ -35,11 +35,15 @@ class FacePart(View):
 
     def __init__(self, source: CelebA, indices: Sequence[int]) -> None:
         super().__init__(source, indices)
-        self._faces, self._positions = source, indices
+        self._faces = source
         self._image_sizes = source.image_sizes
         labels = np.array([source.label(i) for i in indices], np.int64)
         self.positives = np.flatnonzero(labels == 1)
         self.negatives = np.flatnonzero(labels == 0)
+
+    def of(self, indices: Sequence[int]) -> FacePart:
+        """Other faces of the same data set."""
+        return FacePart(self._faces, indices)
 
     @property
     def epoch_images(self) -> int:
@@ -52,7 +56,7 @@ class FacePart(View):
 
     def to_evaluate(self) -> FacePart:
         """As many faces of each set, in turn."""
-        return paired(self._faces, self._positions)
+        return paired(self._faces, self.indices.tolist())
 
     def sampler(
         self, batch_size: int, seed: int, rank: int, world_size: int, start_batch: int
