@@ -116,21 +116,28 @@ def split_faces(
 def official_split(source: CelebA, seed: int, *, max_images: int | None = None) -> Split:
     """CelebA's own parts; the arguments are those of split_faces().
 
+    Images that are in no part are in none of these, and in source.without_part.
+
     Raises:
         DataError: there is no table of parts, or its training part lacks one of the sets.
     """
     number_of = source.partition()
+    names = map(source.name, range(len(source)))
+    source.without_part = [name for name in names if name not in number_of]
     by_number = {number: part for part, number in PARTS.items()}
     parts: dict[str, list[int]] = {part: [] for part in PARTS}
     for indices in limited(source, seed, max_images):
         for index in indices:
             part = by_number.get(number_of.get(source.name(index), -1))
-            if part is not None:  # an image in no part is in none of ours
+            if part is not None:
                 parts[part].append(index)
     labels = {source.label(i) for i in parts["train"]}
     for label in (1, 0):
         if label not in labels:
-            raise DataError(f"CelebA's training part has no images {source.label_names[label]}")
+            raise DataError(
+                f"CelebA's training part has no images {source.label_names[label]}",
+                hint="is its table of parts cut short? without --official-split parts are drawn",
+            )
     return _named(source, parts, seed)
 
 
