@@ -17,7 +17,7 @@ from imgtool.data.base import Image8, Sample, Size
 from imgtool.data.imagefiles import Entry, ImageFiles
 from imgtool.data.palette import LABEL_NAMES, MASK_NAMES, PALETTE, class_map, unmatched_share
 from imgtool.errors import DataError
-from imgtool.files import temporary_beside
+from imgtool.files import remove_abandoned, temporary_beside
 
 COLUMNS = ("scene_id", "type", "room_id", "layout_path", "is_empty")
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "": False}
@@ -153,6 +153,7 @@ class MaskCache:
         temporary = temporary_beside(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(path.parent)
             # No fsync: a mask torn by a power cut fails its checksum and is computed again.
             temporary.write_bytes(zlib.compress(mask.tobytes(), 1))
             os.replace(temporary, path)

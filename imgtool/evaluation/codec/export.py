@@ -28,6 +28,7 @@ from imgtool.evaluation.codec.container import HASH_BYTES
 from imgtool.evaluation.codec.exact import allow_deterministic_cublas
 from imgtool.experiment import checkpoint_file
 from imgtool.experiment.layout import CHECKPOINTS_NAME, ExperimentDir, find_checkpoint
+from imgtool.experiment.whole import read_structure
 from imgtool.files import replacing_through_folder
 from imgtool.models.hpcm.network import HPCM
 from imgtool.models.hpcm.tables import Tables
@@ -195,21 +196,22 @@ def refuse_among_checkpoints(source: Path, out: Path) -> None:
 def _claimed_hash(path: Path) -> str | None:
     """The model hash that an export names, even one whose tensors are damaged; else None."""
     try:
-        with safe_open(path, framework="pt", device="cpu") as handle:
-            return str(json.loads((handle.metadata() or {})[METADATA_KEY])["model_hash"])
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError, RecursionError):
+        metadata: Any = read_structure(path).metadata
+        return str(json.loads(metadata[METADATA_KEY])["model_hash"])
+    except (OSError, CheckpointError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
 def _read_export(path: Path) -> Export | None:
     """None where the file is something else."""
     try:
+        metadata = read_structure(path).metadata
+        text = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
+        if text is None:
+            return None
         with safe_open(path, framework="pt", device="cpu") as handle:
-            text = (handle.metadata() or {}).get(METADATA_KEY)
-            if text is None:
-                return None
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError, CheckpointError):
         return None  # the reader of checkpoints says what is wrong
     try:
         facts = json.loads(text)
@@ -251,10 +253,6 @@ def _of_checkpoint(path: Path) -> Export:
     except (ValueError, TypeError, KeyError) as error:
         raise _damaged(path, f"its header lacks or spoils a value ({error})") from error
     weights = {**loaded.part("model.codec"), **loaded.part("ema.codec")}
-    if not checkpoint_file.all_finite(weights):
-        raise CheckpointError(
-            f"{path} holds weights that are not finite", hint="take an earlier checkpoint"
-        )
     model = _network(build)
     load_module(model, weights, path)
     own = {f"codec.{name}": value for name, value in model.state_dict().items()}
