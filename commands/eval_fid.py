@@ -2,58 +2,34 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from commands import _fid_options as given
 from commands._files import cannot_write, see_that_it_can_be_written, write_records
-from commands._output import FormatOption, JsonOption, Output, QuietOption
+from commands._options import DryRunOption, OutOption
+from commands._output import Output
+from imgtool.evaluation.fid.options import Options
 
 if TYPE_CHECKING:
     from commands._rate import RateWatcher
     from imgtool.errors import UserError
-    from imgtool.evaluation.fid.options import Options
     from imgtool.evaluation.fid.weights import Weights
 
 COLUMNS = ("name", "iteration", "fid", "fid_se", "num_images", "fid_baseline", "protocol")
 FOLDER_COLUMNS = ("fid", "fid_se", "fid_infinity", "kid", "kid_se", "protocol", "comparable")
 SWEEP_FILE = "fid.json"  # in an experiment's directory, where select-winner looks
-Where = Mapping[str, str | None]
 
 
 def run(
-    ckpt: given.CkptOption = None,
-    real: given.RealOption = None,
-    fake: given.FakeOption = None,
-    sweep: given.SweepOption = None,
-    attribute: given.AttributeOption = None,
-    attribute_file: given.AttributeFileOption = None,
-    data_root: given.DataRootOption = None,
-    manifest: given.ManifestOption = None,
-    img_size: given.ImgSizeOption = None,
-    split: given.SplitOption = None,
-    strict: given.StrictOption = False,
-    n: given.NumOption = None,
-    seed: given.SeedOption = 0,
-    batch_size: given.BatchSizeOption = 32,
-    num_workers: given.NumWorkersOption = 0,
-    device: given.DeviceOption = "auto",
-    features: given.FeaturesOption = "inception-fid",
-    resize: given.ResizeOption = None,
-    weights: given.WeightsOption = None,
-    download: given.DownloadOption = True,
-    allow_unverified: given.AllowUnverifiedOption = False,
-    cache_dir: given.CacheDirOption = Path("outputs/_fid_cache"),
-    cache_fakes: given.CacheFakesOption = False,
-    kid: given.KidOption = True,
-    out: given.OutOption = None,
+    output: Output,
+    what: given.Sources,
+    where: given.Where,
+    options: Annotated[Options, given.MEASURE],
+    out: OutOption = None,
     plot: given.PlotOption = None,
-    dry_run: given.DryRunOption = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Measure FID, FID-infinity and KID, each with its standard error.
 
@@ -72,46 +48,22 @@ def run(
       imgtool eval-fid --real celeba/data --fake samples --resize pytorch-fid
       imgtool eval-fid --sweep study.yaml; imgtool select-winner study --rule fid
     """
-    output = Output(format, as_json=json, quiet=quiet)
-    where = {
-        "root": data_root,
-        "manifest": manifest,
-        "attribute": attribute,
-        "attribute_file": attribute_file,
-    }
-    _check(ckpt, real, fake, sweep, device, plot)
-    if real is not None:
-        _refuse_for_folders({**where, "split": split, "strict": "" if strict else None})
-    sources = _sources(ckpt, sweep)
+    _check(what, plot)
+    if what.real is not None:
+        strict = "" if options.strict else None
+        _refuse_for_folders({**where.given(), "split": options.split, "strict": strict})
+    sources = _sources(what.ckpt, what.sweep)
+    is_sweep = what.sweep is not None
     if dry_run:
         rows: list[dict[str, Any]] = [{"path": Path(source)} for source in sources]
-        output.emit("experiment" if sweep else "checkpoint", rows or [{"real": real, "path": fake}])
+        rows = rows or [{"real": what.real, "path": what.fake}]
+        output.emit("experiment" if is_sweep else "checkpoint", rows)
         return
-    from imgtool.evaluation.fid.options import Options
-
-    options = Options(
-        features=features,
-        resize=resize,
-        weights=weights,
-        download=download,
-        allow_unverified=allow_unverified,
-        cache_dir=cache_dir,
-        cache_fakes=cache_fakes,
-        n=n,
-        seed=seed,
-        image_size=img_size,
-        split=split,
-        strict=strict,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        device=device,
-        kid=kid,
-    )
     for path in (out, plot):
         if path is not None:
             see_that_it_can_be_written(path)
-    sides = None if real is None or fake is None else (real, fake)
-    records, failures = _all(sides, sources, options, where, is_sweep=sweep is not None)
+    sides = None if what.real is None or what.fake is None else (what.real, what.fake)
+    records, failures = _all(sides, sources, options, where.given(), is_sweep=is_sweep)
     output.emit("fid", records, columns=_columns(records))
     _write(records, out, plot)
     if failures:
@@ -122,7 +74,7 @@ def _all(
     sides: tuple[Path, Path] | None,
     sources: Sequence[str],
     options: Options,
-    where: Where,
+    where: Mapping[str, str | None],
     *,
     is_sweep: bool,
 ) -> tuple[list[dict[str, Any]], list[UserError]]:
@@ -159,26 +111,18 @@ def _mend_hint(error: UserError, *, of_folders: bool = False) -> None:
         error.hint = "--real and --fake name a folder of images, or an .npz"
 
 
-def _check(
-    ckpt: list[str] | None,
-    real: Path | None,
-    fake: Path | None,
-    sweep: str | None,
-    device: str,
-    plot: Path | None,
-) -> None:
+def _check(what: given.Sources, plot: Path | None) -> None:
     from imgtool.errors import UsageError
 
     hint = "give --ckpt CKPT, or --real DIR --fake DIR, or --sweep SPEC"
-    asked = [bool(ckpt), real is not None or fake is not None, sweep is not None]
+    of_folders = what.real is not None or what.fake is not None
+    asked = [bool(what.ckpt), of_folders, what.sweep is not None]
     if sum(asked) != 1:
-        what = "nothing to measure" if not any(asked) else "--ckpt, --real and --sweep are apart"
-        raise UsageError(what, hint=hint)
-    if (real is None) != (fake is None):
+        problem = "nothing to measure" if not any(asked) else "--ckpt, --real and --sweep are apart"
+        raise UsageError(problem, hint=hint)
+    if (what.real is None) != (what.fake is None):
         raise UsageError("--real and --fake go together", hint=hint)
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", device, re.ASCII):
-        raise UsageError(f"--device {device!r}", hint="auto, cpu, cuda, cuda:1 or mps")
-    if plot is not None and (real is not None or plot.suffix.lower() != ".png"):
+    if plot is not None and (of_folders or plot.suffix.lower() != ".png"):
         raise UsageError(
             f"--plot {plot}: a PNG of checkpoints' FIDs", hint="--ckpt … --ckpt … --plot fid.png"
         )
@@ -206,7 +150,7 @@ def _measure(
     options: Options,
     weights: Weights,
     watcher: RateWatcher,
-    where: Where,
+    where: Mapping[str, str | None],
     keep: Callable[[str, dict[str, Any]], None] | None,
 ) -> tuple[list[dict[str, Any]], list[UserError]]:
     """Records, and what went wrong with the others: hours of work are not lost to one file."""

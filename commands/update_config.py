@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands._options import SetOption
-from commands._output import FormatOption, JsonOption, Output, QuietOption, document, say
+from commands._options import DryRunOption, SetOption
+from commands._output import Output, document, say
 from imgtool.errors import ConfigError, ExitCode, NoAnswer, UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ EXAMPLE = "imgtool select-winner DIR | imgtool update-config FILES"
 
 
 def run(
+    output: Output,
     files: Annotated[
         list[str], typer.Argument(metavar="FILE...", help="Configs of the next phase.")
     ],
@@ -42,16 +43,11 @@ def run(
     provenance: Annotated[
         bool, typer.Option("--provenance", help="Name the winner in a trailing comment.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would change; write nothing.")
-    ] = False,
+    dry_run: DryRunOption = False,
     check: Annotated[
         bool,
         typer.Option("--check", help="Write nothing; exit code 1 if a file would change."),
     ] = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Write what a phase decided into config files, and leave every other byte alone.
 
@@ -69,8 +65,6 @@ def run(
     from imgtool.config.edit import plan
     from imgtool.models.registry import schema
 
-    wishes_records = json or quiet or format in ("json", "paths", "table")
-    output = Output(format, as_json=json, quiet=quiet)
     winner = None if source is None and sets else _winner(source)
     changes, family, comment = _changes(winner, sets or [], keys)
     edits = []
@@ -92,7 +86,7 @@ def run(
         for edit in edits:
             if edit.is_change:
                 edit.write()
-    if wishes_records:
+    if output.is_asked:
         _emit(output, edits, is_written=not dry_run and not check)
     else:
         for edit in edits:

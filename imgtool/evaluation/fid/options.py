@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -80,6 +79,8 @@ def is_statistics(path: Path) -> bool:
     """Whether it is to be read as statistics: an .npz without images."""
     if path.suffix != ".npz":
         return False
+    import zipfile  # a moment that `imgtool --help` does without
+
     try:
         with zipfile.ZipFile(path) as archive:
             return f"{ARRAY}.npy" not in archive.namelist()
