@@ -15,7 +15,6 @@ from imgtool.data.base import Image8, Sample, Size
 from imgtool.data.celeba_tables import (
     ATTRIBUTE_STEMS,
     PARTITION_STEMS,
-    PARTS,
     find_table,
     looked_for,
     read_attributes,
@@ -42,14 +41,11 @@ class CelebA:
         attribute: one of the table's names. An image's label is 1 where it holds, 0 elsewhere.
         image_sizes: squares that read() gives, as a pyramid.
         attribute_file: the table, where it lies elsewhere.
-        split: `train`, `val` or `test`: only what CelebA's own table of parts puts there.
         skip_bad: decode every file now, and leave the bad ones out.
 
     Attributes:
         folder: where the images lie.
-        missing: names that the table (or its part) lists and the folder lacks.
-        without_part: names that the table lists and CelebA's own table of parts lacks, where
-            `split` asks for one.
+        missing: names that the table lists and the folder lacks.
         bad_files: names left out by skip_bad.
         positives, negatives: positions of the images with and without the attribute, int64.
         fingerprint: hash of names, labels, and the lengths of some of the files: of what the
@@ -72,7 +68,6 @@ class CelebA:
         *,
         image_sizes: Sequence[int],
         attribute_file: str | Path | None = None,
-        split: str | None = None,
         skip_bad: bool = False,
     ) -> None:
         self.root, self.attribute = Path(root), attribute
@@ -85,9 +80,6 @@ class CelebA:
             )
         self.attribute_file = _attribute_file(self.root, attribute_file)
         names, labels = read_attributes(self.attribute_file, attribute)
-        self.without_part: list[str] = []
-        if split is not None:
-            names, labels = self._part(names, labels, split)
         self.folder, files = image_folder(self.root, names)
         self.missing = [name for name in names if name not in files]
         self._refuse_missing(names)
@@ -100,17 +92,6 @@ class CelebA:
         self.negatives = np.flatnonzero(self._labels == 0).astype(np.int64)
         self.fingerprint = self._fingerprint()
 
-    def _part(self, names: list[str], labels: Labels, split: str) -> tuple[list[str], Labels]:
-        parts = self.partition()
-        self.without_part = [name for name in names if name not in parts]
-        here = [i for i, name in enumerate(names) if parts.get(name) == PARTS[split]]
-        if not here:
-            raise DataError(
-                f"{self.root}: CelebA's {split} part is empty",
-                hint="is its table of parts cut short, or of other images?",
-            )
-        return [names[i] for i in here], labels[here]
-
     def partition(self) -> dict[str, int]:
         """CelebA's own parts by image name. Raises DataError when there is no such table."""
         path = find_table(self.root, PARTITION_STEMS)
@@ -120,6 +101,11 @@ class CelebA:
                 hint=f"looked for {looked_for(self.root, PARTITION_STEMS)}",
             )
         return read_partition(path)
+
+    def without_part(self) -> list[str]:
+        """Names of images that partition() lacks, as where its table is cut short."""
+        parts = self.partition()
+        return [name for name in self._names if name not in parts]
 
     def _refuse_missing(self, names: list[str]) -> None:
         if 2 * len(self.missing) <= len(names):

@@ -239,7 +239,9 @@ def _open_faces(data: FacesData, split: Split | None, training: bool) -> Dataset
         attribute_file=data.attribute_file,
         skip_bad=data.skip_bad,
     )
+    without_part: list[str] = []
     if split is None and data.official_split:
+        without_part = faces.without_part()
         split = official_split(faces, data.split_seed, max_images=data.max_images)
     elif split is None:
         fractions = data.val_fraction, data.test_fraction
@@ -250,7 +252,7 @@ def _open_faces(data: FacesData, split: Split | None, training: bool) -> Dataset
     info = _faces_info(data, len(train))
     return Datasets(
         train, val, test, split, faces.fingerprint, info, faces.bad_files, faces.missing,
-        faces.without_part,
+        without_part,
     )  # fmt: skip
 
 

@@ -116,14 +116,12 @@ def split_faces(
 def official_split(source: CelebA, seed: int, *, max_images: int | None = None) -> Split:
     """CelebA's own parts; the arguments are those of split_faces().
 
-    Images that are in no part are in none of these, and in source.without_part.
+    Images that are in no part are in none of these: source.without_part() names them.
 
     Raises:
         DataError: there is no table of parts, or its training part lacks one of the sets.
     """
     number_of = source.partition()
-    names = map(source.name, range(len(source)))
-    source.without_part = [name for name in names if name not in number_of]
     by_number = {number: part for part, number in PARTS.items()}
     parts: dict[str, list[int]] = {part: [] for part in PARTS}
     for indices in limited(source, seed, max_images):

@@ -272,15 +272,13 @@ def test_listed_as_jpg_and_there_as_png_is_the_same_image(make_celeba):
 def test_the_official_parts_can_be_asked_for(make_celeba):
     root = make_celeba()
     with pytest.raises(DataError, match="no table of CelebA's own parts"):
-        opened(root, split="train")
+        opened(root).partition()
     lines = [f"{name} {number // 2}" for number, name in enumerate(NAMES)]
     (root / "list_eval_partition.txt").write_text("\n".join(lines))
-    val = opened(root, split="val")
-    assert [val.name(i) for i in range(len(val))] == NAMES[2:4]
-    assert val.fingerprint != opened(root, split="test").fingerprint
-    assert val.without_part == []
+    assert opened(root).partition() == {name: number // 2 for number, name in enumerate(NAMES)}
+    assert opened(root).without_part() == []
     (root / "list_eval_partition.txt").write_text("\n".join(lines[:5]))
-    assert opened(root, split="val").without_part == NAMES[5:]
+    assert opened(root).without_part() == NAMES[5:]
 
 
 def test_names_that_point_out_of_the_folder_are_only_missing(make_celeba):
