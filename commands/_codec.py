@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from commands._output import say
-from imgtool.errors import Interrupted, UsageError, UserError
+from imgtool.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from imgtool.evaluation.codec.codec import Codec
@@ -24,15 +23,6 @@ CkptOption = Annotated[
         help="What `imgtool export` wrote; or a checkpoint, or an exp_dir: its best.",
     ),
 ]
-DeviceOption = Annotated[
-    str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps; decode where you encoded.")
-]
-
-
-def check_device(device: str) -> None:
-    """Refuse what is no device before torch is imported."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", device, re.ASCII):
-        raise UsageError(f"--device {device!r}", hint="auto, cpu, cuda, cuda:1 or mps")
 
 
 def find_ckpt(ckpt: str) -> Path:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from commands._files import cannot_write, see_that_it_can_be_written
-from commands._output import FormatOption, JsonOption, Output, QuietOption, say
+from commands._options import DeviceOption, DryRunOption
+from commands._output import Output, say
 
 if TYPE_CHECKING:
     from imgtool.evaluation.rate_distortion.bd_rate import BdRate
@@ -31,6 +32,7 @@ def complete_curves(incomplete: str) -> list[str]:
 
 
 def bd_rate(
+    output: Output,
     curves: Annotated[
         list[str] | None,
         typer.Argument(
@@ -61,7 +63,7 @@ def bd_rate(
             "--data", "--data-root", metavar="DIR", help="Images to code instead (--sweep)."
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps (--sweep).")] = "auto",
+    device: DeviceOption = "auto",
     metric: Annotated[
         Literal["psnr", "ms-ssim"], typer.Option(help="Quality; MS-SSIM is compared in dB.")
     ] = "psnr",
@@ -72,10 +74,7 @@ def bd_rate(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw all curves: bpp against quality.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Draw nothing.")] = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Compare curves with the first of them: per cent more bits at equal quality (BD-rate).
 
@@ -96,7 +95,6 @@ def bd_rate(
     from commands._input import expand_paths
     from imgtool.errors import UsageError, UserError
 
-    output = Output(format, as_json=json, quiet=quiet)
     if plot is not None and plot.suffix.lower() != ".png":
         raise UsageError(f"--plot {plot} is no PNG", hint="--plot rd.png")
     sources = expand_paths(curves or [])

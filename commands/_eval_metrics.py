@@ -9,7 +9,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from commands._files import see_that_it_can_be_written, write_records
-from commands._output import FormatOption, JsonOption, Output, QuietOption, say
+from commands._options import (
+    CkptsArgument,
+    DataRootOption,
+    DeviceOption,
+    DryRunOption,
+    ManifestOption,
+    OutOption,
+)
+from commands._output import Output, say
 
 FIRST = ("name", "iteration", "split", "num_images")
 # What a table of several checkpoints has room for, of what they have.
@@ -17,33 +25,18 @@ SHOWN = ("mse", "psnr", "highpass_psnr", "seg_miou", "seg_boundary_miou", "bpp",
 
 
 def metrics(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="CKPT...", help="Checkpoints, or exp_dirs (the best one); - reads them."
-        ),
-    ],
+    output: Output,
+    sources: CkptsArgument,
     split: Annotated[
         Literal["test", "val", "train"],
         typer.Option(help="Part of the experiment's own split to measure on."),
     ] = "val",
-    data_root: Annotated[
-        str | None, typer.Option("--data", "--data-root", metavar="DIR", help="Where they lie now.")
-    ] = None,
-    manifest: Annotated[
-        str | None, typer.Option(metavar="CSV", help="Where the layouts lie now.")
-    ] = None,
+    data_root: DataRootOption = None,
+    manifest: ManifestOption = None,
     resamples: Annotated[int, typer.Option(min=100, help="Draws of the bootstrap.")] = 1000,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the records there as well.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be measured, and stop.")
-    ] = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    device: DeviceOption = "auto",
+    out: OutOption = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Measure every validation metric of checkpoints on a part of their data, with intervals.
 
@@ -61,7 +54,6 @@ def metrics(
     from imgtool.experiment.layout import find_checkpoint
     from imgtool.training.environment import prepare
 
-    output = Output(format, as_json=json, quiet=quiet)
     paths = expand_paths(sources)
     for path in paths if dry_run else paths[:1]:  # a mistyped name does not wait for torch
         find_checkpoint(path)

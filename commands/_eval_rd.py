@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from commands._files import cannot_write, see_that_it_can_be_written
-from commands._output import FormatOption, JsonOption, Output, QuietOption, say
+from commands._options import DeviceOption, DryRunOption
+from commands._output import Output, say
 
 if TYPE_CHECKING:
     from imgtool.data.base import ImageDataset
     from imgtool.errors import UserError
     from imgtool.evaluation.rate_distortion.measure import Point, Tell
 
-LIST_OPTIONS = ("--ckpt", "--quality")
 COLUMNS = ("name", "quality", "bpp", "psnr", "ms_ssim", "encode_sec", "decode_sec", "num_images")
 # A point, the title of its curve, how it was made.
 Found = tuple["Point", str, str]
@@ -35,6 +35,7 @@ class Measured:
 
 
 def rd(
+    output: Output,
     data: Annotated[
         Path, typer.Option("--data", "--data-root", metavar="DIR", help="Images to code, deeply.")
     ],
@@ -76,13 +77,8 @@ def rd(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw the curve: bpp against PSNR.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be measured, and stop.")
-    ] = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    device: DeviceOption = "auto",
+    dry_run: DryRunOption = False,
 ) -> None:
     """Measure rate and distortion of codecs: bits a pixel, PSNR, MS-SSIM, times.
 
@@ -97,7 +93,6 @@ def rd(
     """
     from commands._input import expand_paths
 
-    output = Output(format, as_json=json, quiet=quiet)
     sources = expand_paths(ckpt or [])
     qualities = [_quality(word) for word in quality or []]
     _check(sources, codec, qualities, plot)
@@ -146,30 +141,6 @@ def rd(
         say(f"warning: {further}")
     if measured.failures:
         raise measured.failures[0]
-
-
-def spread_arguments(args: Sequence[str], options: Sequence[str]) -> list[str]:
-    """Repeat an option before each of its values: `--ckpt a b` becomes `--ckpt a --ckpt b`.
-
-    The values end at the next option or at `--`; `-` alone is a value.
-    """
-    spread: list[str] = []
-    option: str | None = None
-    has_value = False
-    for position, word in enumerate(args):
-        if word == "--":
-            return [*spread, *args[position:]]
-        if word.startswith("-") and word != "-":
-            asked, equals, _ = word.partition("=")
-            option = asked if asked.replace("_", "-") in options else None
-            has_value = bool(equals)
-            spread.append(word)
-        elif option is None:
-            spread.append(word)
-        else:
-            spread += [option, word] if has_value else [word]
-            has_value = True
-    return spread
 
 
 def _quality(word: str) -> int:

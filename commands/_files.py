@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from imgtool.errors import DataError
+
+
+def refuse_what_exists(path: Path, *, force: bool) -> None:
+    """Make sure that a command writes a new file, unless --force lets it replace one.
+
+    Raises:
+        UsageError: the file exists already.
+    """
+    from imgtool.errors import UsageError
+
+    if not force and os.path.lexists(path):
+        raise UsageError(f"{path} exists already", hint="--force overwrites; or another name")
 
 
 def see_that_it_can_be_written(path: Path) -> None:

@@ -23,12 +23,24 @@ from imgtool.errors import DataError, UsageError
 SCHEMA = "imgtool/1"
 Mode = Literal["auto", "table", "json", "paths"]
 
+PANEL = "Output"
 FormatOption = Annotated[
     Mode | None,
-    typer.Option("--format", help="Output: table, json, paths; auto is a table on a terminal."),
+    typer.Option(
+        "--format",
+        help="table, json (a record a line) or paths; auto is a table on a terminal, else json.",
+        rich_help_panel=PANEL,
+    ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Short for --format paths.")]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Short for --format json; an error is a record too.", rich_help_panel=PANEL
+    ),
+]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Short for --format paths.", rich_help_panel=PANEL)
+]
 
 
 def say(text: str) -> None:
@@ -65,17 +77,47 @@ def plain(value: Any) -> Any:
     return value
 
 
+def wants_json(words: Sequence[str]) -> bool:
+    """Whether a command line asks for JSON in so many words; a pipe alone does not."""
+    own = list(words[: words.index("--")] if "--" in words else words)
+    chosen = os.environ.get("IMGTOOL_FORMAT")
+    for word, after in zip(own, [*own[1:], ""], strict=True):
+        if word == "--json":
+            return True
+        if word in ("--quiet", "-q"):
+            return False
+        if word.partition("=")[0] == "--format":
+            chosen = word.partition("=")[2] or after
+    return chosen == "json"
+
+
+def fail(kind: str, message: str, hint: str, code: int) -> None:
+    """The last record of a command that fails."""
+    words = {"error": kind, "message": message, "hint": hint, "exit_code": int(code)}
+    with suppress(DataError):  # of a full disk nothing can be told there
+        document(_line("error", plain(words)))
+
+
+def _line(kind: str, record: Mapping[str, Any]) -> str:
+    return json.dumps({"schema": SCHEMA, "kind": kind, **record}, allow_nan=False)
+
+
 class Output:
-    """Emits records in the way that the user asked for."""
+    """Emits records in the way that the user asked for.
+
+    Attributes:
+        mode: table, json or paths.
+        is_asked: whether an option said so, and not the terminal or a variable.
+    """
 
     def __init__(
         self, mode: Mode | None = None, *, as_json: bool = False, quiet: bool = False
     ) -> None:
         if as_json and quiet:
             raise UsageError("--json and --quiet exclude each other", hint="give one of them")
-        chosen = (
-            "json" if as_json else "paths" if quiet else mode or os.environ.get("IMGTOOL_FORMAT")
-        )
+        asked = "json" if as_json else "paths" if quiet else mode
+        self.is_asked = asked not in (None, "auto")
+        chosen = asked or os.environ.get("IMGTOOL_FORMAT")
         chosen = chosen or "auto"
         if chosen not in ("auto", "table", "json", "paths"):
             raise UsageError(f"IMGTOOL_FORMAT is {chosen!r}", hint="use auto, table, json or paths")
@@ -96,7 +138,7 @@ class Output:
         rows = [plain(record) for record in records]
         if self.mode == "json":
             for row in rows:
-                document(json.dumps({"schema": SCHEMA, "kind": kind, **row}, allow_nan=False))
+                document(_line(kind, row))
         elif self.mode == "paths":
             for row in rows:
                 if row.get("path"):

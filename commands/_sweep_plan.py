@@ -31,6 +31,7 @@ def known(plan: Plan, trial: Trial) -> dict[str, Any]:
 def describe(output: Output, plan: Plan, left: Any) -> None:
     """A record a trial, with the upper bound of what it costs."""
     from imgtool.sweep.lsf_words import walltime_sec
+    from imgtool.units import count
 
     rows = []
     for trial in plan.trials:
@@ -52,7 +53,7 @@ def describe(output: Output, plan: Plan, left: Any) -> None:
     empty = () if any(row["overrides"] for row in shown) else ("overrides",)
     output.emit("trial", shown, columns=[key for key in PLAN_COLUMNS if key not in empty])
     total = sum(row["gpu_hours"] for row in rows)
-    say(f"{len(rows)} trials, {len(rows) - len(left)} to run, at most {total:g} GPU hours")
+    say(f"{count(len(rows), 'trial')}, {len(rows) - len(left)} to run, at most {total:g} GPU hours")
 
 
 def _brief(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -109,6 +110,7 @@ def write_scripts(output: Output, plan: Plan, trials: Sequence[Trial], options: 
     if not trials:
         say("nothing is to run")
         return
+    made = lsf.write_scripts(plan, trials, options)
     manifest.write(plan)
     rows = [
         {
@@ -119,6 +121,6 @@ def write_scripts(output: Output, plan: Plan, trials: Sequence[Trial], options: 
             "manifest": script.manifest_path,
             "submit": f"bsub < {shlex.quote(str(script.path))}",
         }
-        for script in lsf.write_scripts(plan, trials, options)
+        for script in made
     ]
     output.emit("job", rows)

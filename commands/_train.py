@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands._options import ConfigOption, SetOption, TinyOption, with_schema_flags
-from commands._output import FormatOption, JsonOption, Output, QuietOption, document
+from commands._fields import with_options
+from commands._options import ConfigOption, SetOption, TinyOption
+from commands._output import Output, document
 from imgtool.models.registry import schema
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def train_command(family: str) -> Callable[..., Any]:
 
     def train(
         explicit_flags: dict[str, Any],
+        output: Output,
         config: ConfigOption = None,
         sets: SetOption = None,
         tiny: TinyOption = False,
@@ -55,14 +57,10 @@ def train_command(family: str) -> Callable[..., Any]:
             bool,
             typer.Option("--dry-run", help="Print the resolved config and sizes; train nothing."),
         ] = False,
-        format: FormatOption = None,
-        json: JsonOption = False,
-        quiet: QuietOption = False,
     ) -> None:
         from imgtool.training.environment import collection_paused
         from imgtool.training.ranks import is_first_launched
 
-        output = Output(format, as_json=json, quiet=quiet)
         with collection_paused():
             loaded = _load(config, family, sets or [], explicit_flags, tiny=tiny)
             if dry_run:
@@ -82,7 +80,7 @@ def train_command(family: str) -> Callable[..., Any]:
       imgtool train {family} --data-root photos --heads rgb --crop 128 --exp-dir out/a
       imgtool train {family} --config phase1_1/S5 --set train.lr=1e-4 --exp-dir out/S5
     """
-    return with_schema_flags(train, schema(family))
+    return with_options(train, schema(family))
 
 
 def _load(

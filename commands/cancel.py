@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands._output import FormatOption, JsonOption, QuietOption
+from commands._options import DryRunOption
+from commands._output import Output
 
 if TYPE_CHECKING:
     from imgtool.sweep.cancel import Leader
@@ -17,6 +18,7 @@ COLUMNS = ("name", "state", "reason", "iteration", "checkpoint")
 
 
 def run(
+    output: Output,
     words: Annotated[
         list[str] | None,
         typer.Argument(
@@ -29,12 +31,7 @@ def run(
     grace: Annotated[
         str, typer.Option(metavar="TIME", help="Time to stop and save, before TERM and KILL.")
     ] = "5m",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be stopped, and stop nothing.")
-    ] = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Stop running and submitted experiments: INT first, wait for the save, then kill.
 
@@ -52,14 +49,12 @@ def run(
       imgtool status --state running --quiet | imgtool cancel -
     """
     from commands._input import expand_paths
-    from commands._output import Output
     from commands._sweep_table import ask_lsf
     from imgtool.errors import ExitCode, UsageError
     from imgtool.sweep.find import find
     from imgtool.sweep.state import ACTIVE, read_state
     from imgtool.units import parse_duration
 
-    output = Output(format, as_json=json, quiet=quiet)
     grace_sec = parse_duration(grace)
     if not words:
         raise UsageError("nothing to cancel was named", hint="imgtool cancel SPEC, DIR or NAME")

@@ -8,19 +8,19 @@ import typer
 
 from commands._codec import (
     CkptOption,
-    DeviceOption,
-    check_device,
     find_ckpt,
     open_codec,
     work_through,
 )
-from commands._output import FormatOption, JsonOption, Output, QuietOption
+from commands._options import DeviceOption, DryRunOption, ForceOption
+from commands._output import Output
 
 COLUMNS = ("path", "width", "height", "file_bytes", "bpp", "estimate_bpp", "psnr", "encode_sec")
 DRY_COLUMNS = ("source", "path", "width", "height")
 
 
 def run(
+    output: Output,
     images: Annotated[
         list[str],
         typer.Argument(
@@ -29,22 +29,20 @@ def run(
     ],
     ckpt: CkptOption,
     out: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--out", "-o", metavar="OUT", help="NAME.hpcm for one image; a folder for several."
+            "--out",
+            "-o",
+            metavar="OUT",
+            help="NAME.hpcm for one image; a folder for several. Beside each image when unset.",
         ),
-    ],
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Decode each before it is written, and compare.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
+    force: ForceOption = False,
     device: DeviceOption = "auto",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be written, and stop.")
-    ] = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Compress images with a trained HPCM.
 
@@ -57,14 +55,12 @@ def run(
 
     \b
     Example:
-      imgtool export out/h/checkpoints/best.safetensors codec.safetensors
-      imgtool compress kodim09.png --ckpt codec.safetensors -o kodim09.hpcm --verify
+      imgtool compress kodim09.png --ckpt codec.safetensors --verify
       imgtool compress kodak/ --ckpt codec.safetensors -o streams/
+      imgtool export out/h/checkpoints/best.safetensors codec.safetensors
     """
-    output = Output(format, as_json=json, quiet=quiet)
     from commands._input import expand_paths
 
-    check_device(device)
     words = expand_paths(images)
     from imgtool.evaluation.codec.plan import plan_compression, refuse_overwriting
 

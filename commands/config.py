@@ -8,7 +8,7 @@ import typer
 
 from commands._input import expand_paths
 from commands._options import FamilyOption, SetOption, TinyOption, complete_presets
-from commands._output import FormatOption, JsonOption, Output, QuietOption, document, say
+from commands._output import Output, document, say
 from imgtool.errors import UsageError
 
 app = typer.Typer(help="Show and check configs.")
@@ -45,6 +45,7 @@ def show(
 
 @app.command()
 def check(
+    output: Output,
     sources: Annotated[
         list[str],
         typer.Argument(
@@ -54,9 +55,6 @@ def check(
         ),
     ],
     family: FamilyOption = None,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Check configs without running anything: exit code 0 when all are good, else 2.
 
@@ -68,7 +66,6 @@ def check(
       imgtool config check experiments/*.yaml
       ls experiments/*.yaml | imgtool config check - --quiet
     """
-    output = Output(format, as_json=json, quiet=quiet)
     words = expand_paths(sources)
     if not words:
         raise UsageError(

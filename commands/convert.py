@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands._options import ConfigOption, FamilyOption, SetOption
-from commands._output import FormatOption, JsonOption, Output, QuietOption, say
+from commands._options import ConfigOption, DryRunOption, FamilyOption, SetOption
+from commands._output import Output, say
 
 if TYPE_CHECKING:
     from imgtool.config.load import Loaded
@@ -17,6 +17,7 @@ COLUMNS = ("iteration", "resumable", "checkpoint", "path")
 
 
 def run(
+    output: Output,
     source: Annotated[
         Path, typer.Argument(metavar="FILE.pt", help="A checkpoint of the earlier system.")
     ],
@@ -41,12 +42,7 @@ def run(
         str | None,
         typer.Option(metavar="DIR", help="The data, if `imgtool train` shall go on from it."),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read and match everything, write nothing.")
-    ] = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Turn another system's checkpoint into an experiment with one checkpoint.
 
@@ -64,7 +60,6 @@ def run(
     from imgtool.experiment.layout import ExperimentDir
     from imgtool.training.environment import prepare
 
-    output = Output(format, as_json=json, quiet=quiet)
     flags: dict[str, Any] = {
         "data.root": data_root,
         "model.model_name": model_name,

@@ -8,13 +8,12 @@ import typer
 
 from commands._codec import (
     CkptOption,
-    DeviceOption,
-    check_device,
     find_ckpt,
     open_codec,
     work_through,
 )
-from commands._output import FormatOption, JsonOption, Output, QuietOption
+from commands._options import DeviceOption, DryRunOption, ForceOption
+from commands._output import Output
 from imgtool.evaluation.codec.container import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ DRY_COLUMNS = ("source", "path", "width", "height", "bpp", "model_hash", "lmbda"
 
 
 def run(
+    output: Output,
     files: Annotated[
         list[str],
         typer.Argument(
@@ -42,12 +42,9 @@ def run(
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Refuse larger images before taking memory for them.")
     ] = MAX_PIXELS,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
+    force: ForceOption = False,
     device: DeviceOption = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the headers, and stop.")] = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Decompress .hpcm files with the model that compressed them.
 
@@ -60,10 +57,8 @@ def run(
       imgtool decompress kodim09.hpcm --ckpt codec.safetensors -o kodim09.png
       imgtool decompress streams/ --ckpt codec.safetensors -o pictures/
     """
-    output = Output(format, as_json=json, quiet=quiet)
     from commands._input import expand_paths
 
-    check_device(device)
     words = expand_paths(files)
     from imgtool.evaluation.codec.plan import plan_decompression, refuse_overwriting
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from commands._output import FormatOption, JsonOption, Output, QuietOption, say
+from commands._output import Output, say
 
 COLUMNS = (
     "first_stop_iteration",
@@ -27,15 +27,13 @@ COLUMNS = (
 
 
 def run(
+    output: Output,
     out: Annotated[Path, typer.Argument(help="Folder for its data and its experiment.")] = Path(
         "out/demo"
     ),
     seconds: Annotated[
         float, typer.Option(min=5, max=600, help="Training time of the first part, in seconds.")
     ] = 40.0,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Make small data, train, stop on time, prune, resume, and show what came of it.
 
@@ -44,7 +42,6 @@ def run(
       imgtool demo
       imgtool demo out/demo --seconds 60
     """
-    output = Output(format, as_json=json, quiet=quiet)
     start = time.monotonic()
     layouts, exp_dir = out / "layouts", out / "experiment"
     say("1. making 200 floor plans")

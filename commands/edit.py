@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands._output import FormatOption, JsonOption, Output, QuietOption
+from commands._files import refuse_what_exists
+from commands._options import DeviceOption, ForceOption
+from commands._output import Output
 from imgtool.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ SizeOption = Annotated[
     int | None,
     typer.Option("--img-size", help="Pixels of the side; the checkpoint's own when unset."),
 ]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 COLUMNS = ("path", "iteration", "img_size")
 
 
@@ -43,15 +44,14 @@ _group.__doc__ = "Move an attribute from face to face with a trained GeneGAN."
 
 @app.command()
 def swap(
+    output: Output,
     ckpt: CkptOption,
     input: InputOption,
     target: TargetOption,
     out: OutOption,
     img_size: SizeOption = None,
     device: DeviceOption = "auto",
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    force: ForceOption = False,
 ) -> None:
     """Exchange the attribute of two faces: input, target, and both after the exchange.
 
@@ -59,13 +59,13 @@ def swap(
     Example:
       imgtool edit swap --ckpt out/EXP00 --input a.jpg --target b.jpg --out swap.png
     """
-    output = Output(format, as_json=json, quiet=quiet)
-    editor = _open(ckpt, out, device, img_size)
+    editor = _open(ckpt, out, device, img_size, force=force)
     _finish(output, editor, editor.swap(editor.read(input), editor.read(target)), out)
 
 
 @app.command()
 def interpolate(
+    output: Output,
     ckpt: CkptOption,
     input: InputOption,
     target: TargetOption,
@@ -73,9 +73,7 @@ def interpolate(
     steps: Annotated[int, typer.Option(min=2, max=64, help="Faces on the way.")] = 5,
     img_size: SizeOption = None,
     device: DeviceOption = "auto",
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    force: ForceOption = False,
 ) -> None:
     """Give a face the target's attribute in steps: input, the way there, target.
 
@@ -83,18 +81,18 @@ def interpolate(
     Example:
       imgtool edit interpolate --ckpt out/EXP00 --input a.jpg --target b.jpg --steps 7 --out i.png
     """
-    output = Output(format, as_json=json, quiet=quiet)
-    editor = _open(ckpt, out, device, img_size)
+    editor = _open(ckpt, out, device, img_size, force=force)
     made = editor.interpolate(editor.read(input), editor.read(target), steps)
     _finish(output, editor, made, out)
 
 
 @app.command()
 def matrix(
+    output: Output,
     ckpt: CkptOption,
     input: InputOption,
     targets: Annotated[
-        str,
+        list[str],
         typer.Option(
             "--targets",
             "--target",
@@ -107,9 +105,7 @@ def matrix(
     columns: Annotated[int, typer.Option(min=2, max=32, help="Faces from left to right.")] = 5,
     img_size: SizeOption = None,
     device: DeviceOption = "auto",
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    force: ForceOption = False,
 ) -> None:
     """Give a face every mixture of four targets' attributes, one target at each corner.
 
@@ -117,27 +113,20 @@ def matrix(
     Example:
       imgtool edit matrix --ckpt out/EXP00 --input a.jpg --targets 1.jpg 2.jpg 3.jpg 4.jpg --out m.png
     """
-    output = Output(format, as_json=json, quiet=quiet)
-    names = [name for name in targets.split(",") if name]
+    names = [name for words in targets for name in words.split(",") if name]
     if len(names) != 4:
         raise UsageError(
             f"--targets takes four faces, not {len(names)}", hint="one for each corner"
         )
-    editor = _open(ckpt, out, device, img_size)
+    editor = _open(ckpt, out, device, img_size, force=force)
     faces = [editor.read(name) for name in names]
     _finish(output, editor, editor.matrix(editor.read(input), faces, rows, columns), out)
 
 
-def fold_arguments(args: list[str]) -> list[str]:
-    """Join several values after --targets before Typer sees them."""
-    from commands._options import fold_list_arguments
-
-    return fold_list_arguments(args, ["--targets"])
-
-
-def _open(ckpt: str, out: Path, device: str, img_size: int | None) -> Editor:
+def _open(ckpt: str, out: Path, device: str, img_size: int | None, *, force: bool) -> Editor:
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out {out} is no PNG", hint="faces are kept without loss: NAME.png")
+    refuse_what_exists(out, force=force)
     from imgtool.training.environment import prepare
 
     prepare(deterministic=False)

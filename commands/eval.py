@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from commands._files import write_records
-from commands._output import FormatOption, JsonOption, Output, QuietOption
+from commands._options import CkptsArgument, DataRootOption, DeviceOption, ManifestOption, OutOption
+from commands._output import Output
 
 app = typer.Typer(help="Measure checkpoints after training.")
 
@@ -51,13 +52,6 @@ def fill(words: Collection[str]) -> None:
     app.command("bd-rate")(bd_rate)
 
 
-def fold_arguments(args: list[str]) -> list[str]:
-    """Give each of several values after --ckpt or --quality of `rd` an option of its own."""
-    from commands._eval_rd import LIST_OPTIONS, spread_arguments
-
-    return spread_arguments(args, LIST_OPTIONS) if "rd" in args[:1] else args
-
-
 def _show_scales(output: Output, records: Sequence[Mapping[str, Any]]) -> None:
     """Rate and distortion by scale as a table of its own; the records of pipes have them inside."""
     rows = []
@@ -72,33 +66,20 @@ def _show_scales(output: Output, records: Sequence[Mapping[str, Any]]) -> None:
 
 @app.command("latents")
 def latents(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="CKPT...", help="Checkpoints, or exp_dirs (the best one); - reads them."
-        ),
-    ],
+    output: Output,
+    sources: CkptsArgument,
     num_images: Annotated[int, typer.Option(min=2, help="Validation images at most.")] = 256,
     num_pairs: Annotated[
         int, typer.Option(min=2, help="Pairs of different scenes to interpolate between.")
     ] = 64,
-    data_root: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where the photos lie now.")
-    ] = None,
-    manifest: Annotated[
-        str | None, typer.Option(metavar="CSV", help="Where the layouts lie now.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the records there as well.")
-    ] = None,
+    data_root: DataRootOption = None,
+    manifest: ManifestOption = None,
+    device: DeviceOption = "auto",
+    out: OutOption = None,
     plots: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Draw there: interpolations; of hpcm spectra and scales."),
     ] = None,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Measure latent spaces: interpolation, statistics, KL divergence, active units.
 
@@ -119,7 +100,6 @@ def latents(
     from imgtool.experiment.layout import find_checkpoint
     from imgtool.training.environment import prepare
 
-    output = Output(format, as_json=json, quiet=quiet)
     paths = expand_paths(sources)
     for path in paths[:1]:  # a mistyped name does not wait for torch
         find_checkpoint(path)

@@ -2,216 +2,127 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from commands import _fid_options as given
 from commands._files import cannot_write, see_that_it_can_be_written, write_records
-from commands._options import complete_presets
-from commands._output import FormatOption, JsonOption, Output, QuietOption
+from commands._options import DryRunOption, OutOption
+from commands._output import Output
+from imgtool.evaluation.fid.options import Options
 
 if TYPE_CHECKING:
     from commands._rate import RateWatcher
     from imgtool.errors import UserError
-    from imgtool.evaluation.fid.measure import Options
+    from imgtool.evaluation.fid.weights import Weights
 
-COLUMNS = ("name", "iteration", "fid", "num_images", "fid_baseline", "comparable")
-FOLDER_COLUMNS = ("fid", "fid_se", "fid_infinity", "kid", "num_images", "comparable")
+COLUMNS = ("name", "iteration", "fid", "fid_se", "num_images", "fid_baseline", "protocol")
+FOLDER_COLUMNS = ("fid", "fid_se", "fid_infinity", "kid", "kid_se", "protocol", "comparable")
 SWEEP_FILE = "fid.json"  # in an experiment's directory, where select-winner looks
 
 
 def run(
-    ckpt: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="CKPT",
-            help="A checkpoint or an exp_dir (its best, or latest); repeatable; - reads them.",
-        ),
-    ] = None,
-    real: Annotated[
-        Path | None, typer.Option(metavar="DIR|NPZ", help="Real images, or their statistics.")
-    ] = None,
-    fake: Annotated[
-        Path | None, typer.Option(metavar="DIR|NPZ", help="Made images, or their statistics.")
-    ] = None,
-    sweep: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SPEC|DIR",
-            help="Every experiment of a sweep; results go to fid.json in each exp_dir.",
-            autocompletion=complete_presets,
-        ),
-    ] = None,
-    attribute: Annotated[
-        str | None, typer.Option(help="Attribute of the faces; the checkpoint's own when unset.")
-    ] = None,
-    attribute_file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Where the table of attributes lies now.")
-    ] = None,
-    data_root: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where the images lie now.")
-    ] = None,
-    manifest: Annotated[
-        str | None, typer.Option(metavar="CSV", help="Where the layouts lie now.")
-    ] = None,
-    img_size: Annotated[
-        int | None,
-        typer.Option(
-            "--img-size", "--image-size", min=8, help="Size of the images that are compared."
-        ),
-    ] = None,
-    split: Annotated[
-        Literal["train", "val", "test", "all"] | None,
-        typer.Option(
-            help="Part of the data: CelebA's own part, default all of it; of photos and layouts "
-            "the part held out, default val."
-        ),
-    ] = None,
-    n: Annotated[
-        int | None,
-        typer.Option("--n", min=2, help="Images of each side; 5000, or what there is, when unset."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of images.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of a side at a time.")] = 32,
-    num_workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    features: Annotated[
-        Literal["inception-fid", "inception-imagenet"],
-        typer.Option(help="Network: the one of published FIDs, or torchvision's."),
-    ] = "inception-fid",
-    resize: Annotated[
-        Literal["clean", "pytorch-fid", "tf1"] | None,
-        typer.Option(
-            help="How images get to 299 px, with the scaling that goes with it; clean when unset."
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|random",
-            help="Weights of the network; else $IMGTOOL_FID_WEIGHTS, caches, a download.",
-        ),
-    ] = None,
-    download: Annotated[
-        bool, typer.Option("--download/--no-download", help="Fetch missing weights.")
-    ] = True,
-    allow_unverified: Annotated[
-        bool,
-        typer.Option("--allow-unverified-weights", help="Take weights whose hash is another."),
-    ] = False,
-    cache_dir: Annotated[
-        Path, typer.Option(metavar="DIR", help="Statistics of real images are kept there.")
-    ] = Path("outputs/_fid_cache"),
-    kid: Annotated[bool, typer.Option("--kid/--no-kid", help="Kernel distance as well.")] = True,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the records there as well.")
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.png", help="Draw FID over the checkpoints' iterations."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be measured, and stop.")
-    ] = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    output: Output,
+    what: given.Sources,
+    where: given.Where,
+    options: Annotated[Options, given.MEASURE],
+    out: OutOption = None,
+    plot: given.PlotOption = None,
+    dry_run: DryRunOption = False,
 ) -> None:
-    """Measure FID, with its standard error, FID-infinity and KID.
+    """Measure FID, FID-infinity and KID, each with its standard error.
 
     Of a genegan checkpoint: Bu against faces with the attribute, A0 against those without, and
     the distance between these two as a baseline. Of other families: reconstructions against
-    the images. Of two folders: one against the other. Numbers compare only at the same n,
-    feature set and resize, which every record carries.
+    the images. Of two folders: one against the other. Numbers compare where `protocol` is equal,
+    which every record carries.
 
-    Exit code: 0 when all was measured, 1 when weights are missing or a checkpoint makes no
-    images, 2 for usage, 4 when something cannot be read.
+    Exit code: 0 when all was measured, 1 when a checkpoint makes no images or --strict refuses,
+    2 for usage, 4 when weights are missing or something cannot be read.
 
     \b
     Example:
       imgtool eval-fid --ckpt exp00 --attribute Smiling --data-root celeba --n 5000
+      imgtool eval-fid --ckpt exp00 --split test --strict
       imgtool eval-fid --real celeba/data --fake samples --resize pytorch-fid
       imgtool eval-fid --sweep study.yaml; imgtool select-winner study --rule fid
     """
-    output = Output(format, as_json=json, quiet=quiet)
-    where = {
-        "root": data_root,
-        "manifest": manifest,
-        "attribute": attribute,
-        "attribute_file": attribute_file,
-    }
-    _check(ckpt, real, fake, sweep, device, plot)
-    if real is not None:
-        _refuse_for_folders({**where, "split": split})
-    sources = _sources(ckpt, sweep)
+    _check(what, plot)
+    if what.real is not None:
+        strict = "" if options.strict else None
+        _refuse_for_folders({**where.given(), "split": options.split, "strict": strict})
+    sources = _sources(what.ckpt, what.sweep)
+    is_sweep = what.sweep is not None
     if dry_run:
         rows: list[dict[str, Any]] = [{"path": Path(source)} for source in sources]
-        output.emit("experiment" if sweep else "checkpoint", rows or [{"real": real, "path": fake}])
+        rows = rows or [{"real": what.real, "path": what.fake}]
+        output.emit("experiment" if is_sweep else "checkpoint", rows)
         return
     for path in (out, plot):
         if path is not None:
             see_that_it_can_be_written(path)
-
-    from imgtool.training.environment import prepare
-
-    prepare(deterministic=False)
-    from commands._rate import RateWatcher
-    from imgtool.evaluation.fid.measure import Options
-
-    options = Options(
-        features=features,
-        resize=resize,
-        weights=weights,
-        download=download,
-        allow_unverified=allow_unverified,
-        cache_dir=cache_dir,
-        n=n,
-        seed=seed,
-        image_size=img_size,
-        split=split,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        device=device,
-        kid=kid,
-    )
-    failures: list[UserError] = []
-    with RateWatcher() as watcher:
-        if real is not None and fake is not None:
-            from imgtool.evaluation.fid.evaluate import compare_folders
-
-            records = [compare_folders(real, fake, options, watcher)]
-        else:
-            keep = _keep_in_experiment if sweep else None
-            records, failures = _measure(sources, options, watcher, where, keep)
+    sides = None if what.real is None or what.fake is None else (what.real, what.fake)
+    records, failures = _all(sides, sources, options, where.given(), is_sweep=is_sweep)
     output.emit("fid", records, columns=_columns(records))
     _write(records, out, plot)
     if failures:
         raise failures[0]
 
 
-def _check(
-    ckpt: list[str] | None,
-    real: Path | None,
-    fake: Path | None,
-    sweep: str | None,
-    device: str,
-    plot: Path | None,
-) -> None:
+def _all(
+    sides: tuple[Path, Path] | None,
+    sources: Sequence[str],
+    options: Options,
+    where: Mapping[str, str | None],
+    *,
+    is_sweep: bool,
+) -> tuple[list[dict[str, Any]], list[UserError]]:
+    """Records, and what went wrong with some; missing weights are said before torch is loaded."""
+    from commands._rate import RateWatcher
+    from imgtool.errors import UserError
+    from imgtool.evaluation.fid.options import is_statistics
+    from imgtool.evaluation.fid.weights import weights_for
+    from imgtool.training.environment import prepare
+
+    with RateWatcher() as watcher:
+        needs_network = sides is None or not all(map(is_statistics, sides))
+        weights = weights_for(options, watcher) if needs_network else None
+        prepare(deterministic=False)
+        if weights is not None and sides is None:
+            keep = _keep_in_experiment if is_sweep else None
+            return _measure(sources, options, weights, watcher, where, keep)
+        assert sides is not None
+        from imgtool.evaluation.fid.folders import compare_folders
+
+        try:
+            return [compare_folders(*sides, options, watcher, weights)], []
+        except UserError as error:
+            _mend_hint(error, of_folders=True)
+            raise
+
+
+def _mend_hint(error: UserError, *, of_folders: bool = False) -> None:
+    """A hint may name no option that is another command's."""
+    hint = error.hint or ""
+    if "--skip-bad" in hint:
+        error.hint = "mend or remove it; `imgtool data check FOLDER` lists every bad file"
+    elif of_folders and "--data-root" in hint:
+        error.hint = "--real and --fake name a folder of images, or an .npz"
+
+
+def _check(what: given.Sources, plot: Path | None) -> None:
     from imgtool.errors import UsageError
 
     hint = "give --ckpt CKPT, or --real DIR --fake DIR, or --sweep SPEC"
-    asked = [bool(ckpt), real is not None or fake is not None, sweep is not None]
+    of_folders = what.real is not None or what.fake is not None
+    asked = [bool(what.ckpt), of_folders, what.sweep is not None]
     if sum(asked) != 1:
-        what = "nothing to measure" if not any(asked) else "--ckpt, --real and --sweep are apart"
-        raise UsageError(what, hint=hint)
-    if (real is None) != (fake is None):
+        problem = "nothing to measure" if not any(asked) else "--ckpt, --real and --sweep are apart"
+        raise UsageError(problem, hint=hint)
+    if (what.real is None) != (what.fake is None):
         raise UsageError("--real and --fake go together", hint=hint)
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", device, re.ASCII):
-        raise UsageError(f"--device {device!r}", hint="auto, cpu, cuda, cuda:1 or mps")
-    if plot is not None and (real is not None or plot.suffix.lower() != ".png"):
+    if plot is not None and (of_folders or plot.suffix.lower() != ".png"):
         raise UsageError(
             f"--plot {plot}: a PNG of checkpoints' FIDs", hint="--ckpt … --ckpt … --plot fid.png"
         )
@@ -237,15 +148,16 @@ def _sources(ckpt: list[str] | None, sweep: str | None) -> list[str]:
 def _measure(
     sources: Sequence[str],
     options: Options,
+    weights: Weights,
     watcher: RateWatcher,
-    where: dict[str, str | None],
+    where: Mapping[str, str | None],
     keep: Callable[[str, dict[str, Any]], None] | None,
 ) -> tuple[list[dict[str, Any]], list[UserError]]:
     """Records, and what went wrong with the others: hours of work are not lost to one file."""
     from imgtool.errors import UserError
-    from imgtool.evaluation.fid.evaluate import CheckpointMeter
+    from imgtool.evaluation.fid.checkpoints import CheckpointMeter
 
-    meter = CheckpointMeter(options, watcher, where)
+    meter = CheckpointMeter(options, watcher, weights, where)
     records: list[dict[str, Any]] = []
     failures: list[UserError] = []
     for source in sources:
@@ -254,6 +166,7 @@ def _measure(
             if keep is not None:
                 keep(source, record)
         except UserError as error:
+            _mend_hint(error)
             if len(sources) == 1:
                 raise
             watcher.note(f"warning: {source}: {error}")

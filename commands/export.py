@@ -7,28 +7,23 @@ from typing import Annotated
 
 import typer
 
-from commands._output import FormatOption, JsonOption, Output, QuietOption
+from commands._options import DryRunOption, ForceOption
+from commands._output import Output
 from imgtool.errors import UsageError
 
 COLUMNS = ("path", "model_name", "lmbda", "iteration", "num_parameters", "file_bytes", "model_hash")
 
 
 def run(
+    output: Output,
     ckpt: Annotated[
         str, typer.Argument(metavar="CKPT", help="A checkpoint, or an exp_dir: its best.")
     ],
     out: Annotated[
         Path, typer.Argument(metavar="OUT.safetensors", help="The codec, ready for use.")
     ],
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite what is there, another model's export too.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read and check everything, write nothing.")
-    ] = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Write the codec of an hpcm checkpoint: weights and integer probability tables.
 
@@ -40,7 +35,6 @@ def run(
     Example:
       imgtool export out/h/checkpoints/best.safetensors out/h/codec.safetensors
     """
-    output = Output(format, as_json=json, quiet=quiet)
     if out.suffix != ".safetensors":
         raise UsageError(f"{out} is no name of a safetensors file", hint="NAME.safetensors")
     from imgtool.experiment.layout import find_checkpoint

@@ -40,6 +40,7 @@ def run(
       imgtool logs S5 -f
       imgtool logs experiments/phase1_1_latent_shape_sweep/S5 -n 200 | less
     """
+    from commands._input import expand_paths
     from commands._output import say
     from imgtool.errors import NoAnswer, UsageError
     from imgtool.sweep.find import find
@@ -47,9 +48,11 @@ def run(
 
     if lines < 0:
         raise UsageError(f"--lines is {lines}", hint="give 0 or more")
-    found = find([word])
+    found = find(expand_paths([word]))
     if len(found) > 1:
-        names = ", ".join(one.name for one in found[:6])
+        is_plain = len({one.name for one in found}) == len(found)
+        shown = [one.name if is_plain else str(one.directory.path) for one in found[:6]]
+        names = ", ".join(shown) + (" …" if len(found) > 6 else "")
         raise UsageError(f"{word!r} means {len(found)} experiments", hint=f"name one: {names}")
     directory = found[0].directory
     log = log_of(directory)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from commands._options import complete_presets
-from commands._output import FormatOption, JsonOption, Output, QuietOption, document
+from commands._options import DryRunOption, ForceOption, complete_presets
+from commands._output import Output, document
 
 app = typer.Typer(help="List, show and copy the configs that ship with imgtool.")
 
@@ -21,9 +21,7 @@ def _complete_groups(incomplete: str) -> list[str]:
 
 
 @app.command("list")
-def list_presets(
-    format: FormatOption = None, json: JsonOption = False, quiet: QuietOption = False
-) -> None:
+def list_presets(output: Output) -> None:
     """List every preset: experiments, and the sweeps that they make.
 
     --quiet prints the files of the experiments alone.
@@ -35,7 +33,6 @@ def list_presets(
     """
     from imgtool.config import presets
 
-    output = Output(format, as_json=json, quiet=quiet)
     kinds = {"sweep": presets.sweeps(), "experiment": presets.names()}
     if output.mode == "paths":
         del kinds["sweep"]
@@ -71,6 +68,7 @@ def show(
 
 @app.command()
 def copy(
+    output: Output,
     name: Annotated[
         str,
         typer.Argument(
@@ -82,13 +80,8 @@ def copy(
     dest: Annotated[
         Path, typer.Argument(metavar="DEST", help="A folder; for one preset also a .yaml file.")
     ],
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be written; write nothing.")
-    ] = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Copy presets, to edit them. The copies of a group go to DEST/GROUP/.
 
@@ -99,7 +92,6 @@ def copy(
     """
     from imgtool.config import presets
 
-    output = Output(format, as_json=json, quiet=quiet)
     copies = presets.plan_copy(name, dest)
     if not force:
         presets.refuse_overwriting(copies)

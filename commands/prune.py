@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands._output import FormatOption, JsonOption, QuietOption
+from commands._options import DryRunOption
+from commands._output import Output
 
 if TYPE_CHECKING:
     from imgtool.experiment.retention import Plan
 
 
 def run(
+    output: Output,
     exp_dirs: Annotated[
         list[str] | None,
         typer.Argument(
@@ -44,12 +46,7 @@ def run(
             "ones when not given.",
         ),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would go, and delete nothing.")
-    ] = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Delete old checkpoints, iter_N*.safetensors and iter_N.pt, and nothing else.
 
@@ -68,11 +65,10 @@ def run(
       ls -d out/*/ | imgtool prune - --keep 1 --keep-best
     """
     from commands._input import expand_paths
-    from commands._output import Output, say
+    from commands._output import say
     from imgtool.errors import UsageError
     from imgtool.experiment import retention
 
-    output = Output(format, as_json=json, quiet=quiet)
     folders = [_checkpoints_of(word) for word in expand_paths(exp_dirs or [])]
     folders += [_existing(folder) for folder in ckpt_dir or []]
     if not folders and not exp_dirs:

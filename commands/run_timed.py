@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands._output import FormatOption, JsonOption, QuietOption
+from commands._output import Output
 
 if TYPE_CHECKING:
-    from commands._output import Output
     from imgtool.process.timed import Job
 
 # What follows the command's name is the command's own, options too.
@@ -29,6 +28,7 @@ COLUMNS = (
 
 
 def run(
+    output: Output,
     command: Annotated[
         list[str] | None,
         typer.Argument(metavar="CMD", show_default=False, help="The command; put -- before it."),
@@ -81,9 +81,6 @@ def run(
         bool,
         typer.Option("--strict-status", help="End with the command's own code in every case."),
     ] = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Run a command for a limited time, stop it so that it saves, then prune.
 
@@ -107,13 +104,12 @@ def run(
       imgtool run-timed --duration 3h --keep 2 -- imgtool train autoencoder --config a.yaml --exp-dir out/a
       imgtool run-timed --exp-dir out/x --duration 90m --detach -- python train.py
     """
-    from commands._output import Output, say
+    from commands._output import say
     from imgtool.errors import UsageError
     from imgtool.experiment.layout import ExperimentDir
     from imgtool.process import budget, timed
     from imgtool.units import parse_duration
 
-    output = Output(format, as_json=json, quiet=quiet)
     if not command:
         raise UsageError(
             "no command to run", hint="imgtool run-timed --duration 3h -- imgtool train ..."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -41,7 +41,7 @@ def run(
         str | None,
         typer.Option(
             metavar="NAME|FILE",
-            help="efficiency, best, vae-test, loss-tuning, fid, or a rule file; chosen by the "
+            help="efficiency, best, vae-test, loss-tuning, fid, bd-rate, or a rule file; chosen by the "
             "phase when not given.",
             autocompletion=complete_rules,
             show_default=False,
@@ -63,6 +63,14 @@ def run(
             help="Whose column names the CSVs use: imgtool, or imginav (val_MSE_rgb on [-1,1]).",
         ),
     ] = "imgtool",
+    split: Annotated[
+        Literal["val", "test"] | None,
+        typer.Option(
+            show_default=False,
+            help="Images that --rule bd-rate codes: held out for validation (the default), or for "
+            "the final test.",
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write an HTML page and its pictures here."),
@@ -74,10 +82,18 @@ def run(
     """Choose the winner of a phase by a rule, and say why each other one lost.
 
     Prints a record of the winner (checkpoint, latent shape, the config keys that the phase
-    decides, metrics, reason) and the ranking. Exit code 1 when nothing passes the rule's own
-    filters; what came closest is named. The success criteria of the study (val_mse under 0.01,
-    psnr over 30 dB, a stable curve, at most 16,384 latent dims) are told and disqualify nobody.
-    CSVs need a column val_mse or val_psnr, and latent_dims for the rule efficiency.
+    decides, metrics, reason, how sure the choice is) and the ranking. Runs whose configs differ
+    in train.seed alone are one experiment; of bare CSVs those named NAME_seed0, NAME_seed1, or
+    the rows of a column seed. Their noise is that of the whole phase: what differs by less is a
+    tie, and the record says in what part of 1,000 resamples each would be chosen, and how many
+    more seeds would decide. An experiment that lost a seed is rejected (--set lost_seeds=1).
+
+    Without a rule the family's own metric decides: val_mse, or val_rd_loss of codecs at one
+    lambda; a GeneGAN has none and wants --rule fid. Exit code 1 when nothing passes the rule's
+    own filters; what came closest is named. The success criteria of the study (val_mse under
+    0.01, psnr over 30 dB, a stable curve, at most 16,384 latent dims) are told, and are a gate
+    with --set criteria=gate or criteria='[mse, psnr]'. CSVs need a column val_mse or val_psnr,
+    and latent_dims for the rule efficiency.
 
     \b
     Example:
@@ -92,12 +108,12 @@ def run(
     output = Output(format, as_json=json, quiet=quiet)
     if columns not in SCHEMES:
         raise UsageError(f"no columns {columns!r}", hint=did_you_mean(columns, list(SCHEMES)))
-    selection, used = _select(words or [], rule, set or [], columns)
+    selection, used = _select(words or [], rule, set or [], columns, split)
     if report is not None:
         from imgtool.selection.report import write_report
 
         say(f"report: {write_report(selection, report)}")
-    for line in _notes(selection, used):
+    for line in _notes(selection, used, to_table=output.mode == "table"):
         say(line)
     _emit(selection, output)
     if selection.winner is None:
@@ -107,11 +123,18 @@ def run(
 
 
 def _select(
-    words: Sequence[str], rule_name: str | None, sets: Sequence[str], columns: str
+    words: Sequence[str],
+    rule_name: str | None,
+    sets: Sequence[str],
+    columns: str,
+    split: Literal["val", "test"] | None,
 ) -> tuple[Selection, Rule]:
     from commands._output import say
+    from imgtool.errors import UsageError
+    from imgtool.selection.columns import BD_RATE
     from imgtool.selection.gather import phase_in_config, read_evidence
-    from imgtool.selection.rule_file import load_rule
+    from imgtool.selection.metric import with_own_metric
+    from imgtool.selection.rule_file import MONITOR, load_rule
     from imgtool.selection.rules import select
     from imgtool.selection.sources import find_sources
     from imgtool.selection.winner import default_rule, shipped_decides
@@ -119,23 +142,28 @@ def _select(
     paths, records = _inputs(words)
     sources = find_sources(paths, records)
     phase = sources.phase or (None if sources.phases else phase_in_config(sources))
-    used = load_rule(rule_name or "best", sets)
-    evidence = read_evidence(sources, used, columns)
+    first = used = load_rule(rule_name or "best", sets)
+    evidence = read_evidence(sources, first, columns)
     if rule_name is None:
-        chosen, why = default_rule(phase, evidence)
+        named = None if first.metric == MONITOR else first.metric
+        chosen, why = default_rule(phase, evidence, named)
         used = load_rule(chosen, sets)
-        if chosen != "best" and (used.metric, used.mode) != _quality_of("best", sets):
-            evidence = read_evidence(sources, used, columns)
         say(f"rule: {chosen} ({why})")
+    used = with_own_metric(used, evidence)
+    read_by = {one.monitor for one in evidence} if first.metric == MONITOR else {first.metric}
+    if read_by != {used.metric}:
+        evidence = read_evidence(sources, used, columns)
+    compared = None
+    if used.metric == BD_RATE:
+        from commands._select_curves import compare_curves
+
+        compared = compare_curves(evidence, used, split or "val")
+    elif split is not None:
+        raise UsageError(
+            f"--split: the rule {used.rule} measures nothing", hint="it is for --rule bd-rate"
+        )
     decides = sources.decides or shipped_decides(phase)
-    return select(evidence, used, phase=phase, decides=decides), used
-
-
-def _quality_of(rule: str, sets: Sequence[str]) -> tuple[str, str | None]:
-    from imgtool.selection.rule_file import load_rule
-
-    found = load_rule(rule, [one for one in sets if one.partition("=")[0] in ("metric", "mode")])
-    return found.metric, found.mode
+    return select(evidence, used, phase=phase, decides=decides, compared=compared), used
 
 
 def _inputs(words: Sequence[str]) -> tuple[list[str], list[dict[str, Any]]]:
@@ -173,8 +201,9 @@ def _inputs(words: Sequence[str]) -> tuple[list[str], list[dict[str, Any]]]:
     return paths, records
 
 
-def _notes(selection: Selection, rule: Rule) -> list[str]:
+def _notes(selection: Selection, rule: Rule, *, to_table: bool) -> list[str]:
     from imgtool.selection.candidates import UNREADABLE
+    from imgtool.selection.certainty import doubts
     from imgtool.selection.rules import warnings
 
     lines = [
@@ -194,9 +223,8 @@ def _notes(selection: Selection, rule: Rule) -> list[str]:
         lines.append(f"note: {name} is derived from {source} where the table lacks it")
     if len(lines) > SHOWN_REJECTED:
         lines = [*lines[:SHOWN_REJECTED], f"… and {len(lines) - SHOWN_REJECTED} more such lines"]
-    eligible = [verdict for verdict in selection.verdicts if verdict.is_eligible]
-    if len(eligible) > 1 and all(len(verdict.candidate.runs) == 1 for verdict in eligible):
-        lines.append("note: one seed each: how much of a difference is noise cannot be told")
+    if not to_table:  # which says them itself
+        lines += [f"note: {line}" for line in doubts(selection)]
     return lines
 
 
@@ -259,35 +287,42 @@ def _ranking_table(selection: Selection, width: int) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    others = [selection.size] if width < WIDE else ["val_psnr", selection.size]
+    from imgtool.selection.candidates import short_names, shortened
+
+    is_wide = width >= WIDE
+    others = ["val_psnr", selection.size] if is_wide else [selection.size]
     shown = [selection.quality, *(key for key in others if key and key != selection.quality)]
+    short = short_names([verdict.candidate.name for verdict in selection.verdicts])
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("", justify="right", no_wrap=True)
-    longest = max(len(verdict.candidate.name) for verdict in selection.verdicts)
-    table.add_column("experiment", overflow="fold", no_wrap=longest <= width // 3)
+    table.add_column("experiment", overflow="fold", no_wrap=max(map(len, short.values())) <= 26)
     for name in shown:
         table.add_column(name, justify="right", no_wrap=True)
+    has_shares = any(verdict.share is not None for verdict in selection.verdicts)
+    if has_shares:
+        table.add_column("chosen", justify="right", no_wrap=True)
     has_frontier = any(verdict.on_frontier is not None for verdict in selection.verdicts)
     if has_frontier:
-        table.add_column("frontier", justify="center", no_wrap=True)
+        table.add_column("frontier" if is_wide else "", justify="center", no_wrap=True)
     table.add_column("why", overflow="fold")
     for verdict in selection.verdicts:
         style = "bold green" if verdict.rank == 1 else "" if verdict.is_eligible else "dim"
-        cells = [str(verdict.rank or "-"), verdict.candidate.name]
-        cells += [_cell(verdict, name) for name in shown]
+        cells = [str(verdict.rank or "-"), short[verdict.candidate.name]]
+        cells += [_cell(verdict, name, with_deviation=is_wide) for name in shown]
+        cells += ["-" if verdict.share is None else f"{verdict.share:.0%}"] if has_shares else []
         cells += ["●" if verdict.on_frontier else ""] if has_frontier else []
-        reason = "the winner" if verdict.rank == 1 else verdict.reason
-        table.add_row(*(Text(cell, style=style) for cell in [*cells, reason]))
+        cells.append("the winner" if verdict.rank == 1 else shortened(verdict.reason, short))
+        table.add_row(*(Text(cell, style=style) for cell in cells))
     return table
 
 
-def _cell(verdict: Verdict, name: str) -> str:
+def _cell(verdict: Verdict, name: str, *, with_deviation: bool) -> str:
     value = verdict.candidate.metrics.get(name)
     if value is None:
         return "-"
     if value == int(value) and abs(value) >= 100:
         return f"{value:,.0f}"
-    deviation = verdict.candidate.deviations.get(name)
+    deviation = verdict.candidate.deviations.get(name) if with_deviation else None
     return f"{value:.4g}" + (f" ± {deviation:.1g}" if deviation else "")
 
 
@@ -312,6 +347,7 @@ def _winner_grid(record: dict[str, Any]) -> Any:
         "mse per dim": f"{record['mse_per_dim']:.3g}" if record["mse_per_dim"] else None,
         "criteria": ", ".join(f"{key} {marks[value]}" for key, value in record["criteria"].items()),
         "ties": ", ".join(record["ties"]),
+        "sure": "; ".join(record["doubts"]),
     }
     for name, value in rows.items():
         if value:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands._output import FormatOption, JsonOption, QuietOption
+from commands._output import Output
 
 if TYPE_CHECKING:
     from imgtool.sweep.find import Found
@@ -17,6 +17,7 @@ LOG_LINES = 10
 
 
 def run(
+    output: Output,
     words: Annotated[
         list[str] | None,
         typer.Argument(
@@ -36,9 +37,6 @@ def run(
         str | None,
         typer.Option(metavar="A,B", help="Show these states only, such as failed,stale."),
     ] = None,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Show what experiments are doing: state, progress, loss, time left, reason.
 
@@ -54,12 +52,10 @@ def run(
       imgtool status out/ --state failed,stale --quiet | xargs ls
     """
     from commands._input import expand_paths
-    from commands._output import Output
     from imgtool.errors import UsageError
     from imgtool.sweep.find import find
     from imgtool.units import parse_duration
 
-    output = Output(format, as_json=json, quiet=quiet)
     wanted = _wanted(state)
     every_sec = parse_duration(interval)
     if every_sec < 0.1:

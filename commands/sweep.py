@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from commands._options import SetOption, TinyOption, complete_presets
-from commands._output import FormatOption, JsonOption, Output, QuietOption, say
+from commands._output import Output, say
 from commands._sweep_plan import describe, known, show_commands, show_scripts, write_scripts
 from imgtool.errors import ExitCode, UsageError
 
@@ -21,6 +21,7 @@ RETRY = ("failed", "diverged", "out_of_memory", "stale")
 
 
 def run(
+    output: Output,
     spec: Annotated[
         str,
         typer.Argument(
@@ -94,9 +95,6 @@ def run(
         bool,
         typer.Option("--dry-run", help="Show trials, cost, commands and scripts; start nothing."),
     ] = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Run every experiment of a sweep; what is done is skipped, what stopped goes on.
 
@@ -118,7 +116,6 @@ def run(
     from imgtool.sweep.plan import make_plan
     from imgtool.units import parse_duration
 
-    output = Output(format, as_json=json, quiet=quiet)
     _refuse_other_executors_options(
         executor,
         local={"--slots": slots, "--fail-fast": fail_fast or None},
@@ -141,6 +138,8 @@ def run(
         duration_sec=None if duration is None else parse_duration(duration),
     )
     then = plan.then if then is None else then
+    if then is not None and not then.strip():  # a shell variable that is not set
+        raise UsageError("--then is empty", hint='such as --then "imgtool status DIR --json"')
     if executor == "lsf":
         from imgtool.sweep.lsf import Options
 

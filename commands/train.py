@@ -39,12 +39,3 @@ def fill(words: Collection[str]) -> None:
 
 def _unnamed() -> None:
     pass
-
-
-def fold_arguments(args: list[str]) -> list[str]:
-    """Join several values after one list option before Typer sees them."""
-    from commands._options import fold_list_arguments, list_flags
-    from imgtool.models.registry import FAMILIES, schema
-
-    family = next((word for word in args if word in FAMILIES), None)
-    return args if family is None else fold_list_arguments(args, list_flags(schema(family)))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands._options import SetOption
-from commands._output import FormatOption, JsonOption, Output, QuietOption, document, say
+from commands._options import DryRunOption, SetOption
+from commands._output import Output, document, say
 from imgtool.errors import ConfigError, ExitCode, NoAnswer, UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ EXAMPLE = "imgtool select-winner DIR | imgtool update-config FILES"
 
 
 def run(
+    output: Output,
     files: Annotated[
         list[str], typer.Argument(metavar="FILE...", help="Configs of the next phase.")
     ],
@@ -42,16 +43,11 @@ def run(
     provenance: Annotated[
         bool, typer.Option("--provenance", help="Name the winner in a trailing comment.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would change; write nothing.")
-    ] = False,
+    dry_run: DryRunOption = False,
     check: Annotated[
         bool,
         typer.Option("--check", help="Write nothing; exit code 1 if a file would change."),
     ] = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Write what a phase decided into config files, and leave every other byte alone.
 
@@ -69,8 +65,6 @@ def run(
     from imgtool.config.edit import plan
     from imgtool.models.registry import schema
 
-    wishes_records = json or quiet or format in ("json", "paths", "table")
-    output = Output(format, as_json=json, quiet=quiet)
     winner = None if source is None and sets else _winner(source)
     changes, family, comment = _changes(winner, sets or [], keys)
     edits = []
@@ -88,9 +82,11 @@ def run(
     edits = _merged(edits)
     if not dry_run and not check:
         for edit in edits:
+            edit.refuse_read_only()
+        for edit in edits:
             if edit.is_change:
                 edit.write()
-    if wishes_records:
+    if output.is_asked:
         _emit(output, edits, is_written=not dry_run and not check)
     else:
         for edit in edits:
@@ -137,9 +133,9 @@ def _winner(source: str | None) -> dict[str, Any]:
         raise NoAnswer(
             f"{name} is empty: there is no winner", hint="see what the command before it said"
         )
-    found = []
     try:
-        rows = [json.loads(text)]
+        whole = json.loads(text)
+        rows = whole if isinstance(whole, list) else [whole]
     except ValueError:
         rows = []
         for line in filter(None, map(str.strip, text.splitlines())):
@@ -164,7 +160,7 @@ def _read(path: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise ConfigError(
-            f"{path}: {reason.lower()}", hint="name the file that select-winner's output went to"
+            f"{path}: {reason}", hint="name the file that select-winner's output went to"
         ) from error
 
 
@@ -172,8 +168,8 @@ def _changes(
     winner: dict[str, Any] | None, sets: Sequence[str], keys: str | None
 ) -> tuple[dict[str, Any], str | None, str | None]:
     """Key -> value or DROP, the winner's family, and the comment that names it."""
+    from imgtool.config.load import Override, parse_set
     from imgtool.config.splice import DROP
-    from imgtool.config.yaml_io import parse_value
 
     changes: dict[str, Any] = {}
     family = comment = None
@@ -184,14 +180,12 @@ def _changes(
         for key in _decided(winner, _keys(winner, parameters, keys), keys, bool(sets)):
             changes[key] = DROP if parameters[key] is None else parameters[key]
         family = winner.get("family")
-        comment = f"{winner.get('name')} (rule {winner.get('rule')}, phase {winner.get('phase')})"
+        told = [f"{key} {winner[key]}" for key in ("rule", "phase") if winner.get(key)]
+        comment = f"{winner.get('name') or 'a winner'}" + (f" ({', '.join(told)})" if told else "")
     elif keys is not None:
         raise UsageError("--keys chooses among a winner's parameters", hint="add --from FILE")
     for word in sets:
-        key, equals, text = word.partition("=")
-        if not equals:
-            raise ConfigError(f"--set: {word!r} is not key=value", hint="--set train.lr=1e-4")
-        changes[key.strip()] = parse_value(text, f"--set {key.strip()}")
+        changes |= {key: entry.value for key, entry in parse_set(Override(word)).items()}
     if winner is None:
         comment = ", ".join(f"--set {word}" for word in sets)
     return changes, family if isinstance(family, str) else None, comment
@@ -202,6 +196,8 @@ def _keys(winner: dict[str, Any], parameters: dict[str, Any], keys: str | None) 
 
     if keys is not None:
         wanted = [key.strip() for key in keys.split(",") if key.strip()]
+        if not wanted:
+            raise UsageError("--keys names no key", hint="such as --keys model.latent_channels")
     else:
         decided = winner.get("decides")
         wanted = [k for k in decided if isinstance(k, str)] if isinstance(decided, list) else []

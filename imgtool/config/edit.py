@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -41,6 +42,16 @@ class Edit:
     def is_change(self) -> bool:
         """Whether the file becomes another."""
         return self.before != self.after
+
+    def refuse_read_only(self) -> None:
+        """See that the file may be changed; replacing it would not ask for its permissions.
+
+        Raises:
+            ConfigError: it or its folder is read-only.
+        """
+        is_writable = os.access(self.path, os.W_OK) and self.path.stat().st_mode & 0o222
+        if self.is_change and not (is_writable and os.access(self.path.parent, os.W_OK)):
+            raise ConfigError(f"{self.path} is read-only", hint="chmod u+w it, or leave it out")
 
     def write(self) -> None:
         """Put it in place in one step, with the permissions of the file before.
@@ -90,6 +101,7 @@ def plan(
             f"{path} is of the {schema.name} family, the values are of {family}",
             hint="give configs of one family",
         )
+    changes = _in_todays_spelling(changes, schema)
     _refuse_unknown(changes, schema)
     changes = {**_cleared(changes, schema), **changes}
     text = before.decode("utf-8")
@@ -119,6 +131,8 @@ def plan(
 
 def _read(path: Path) -> bytes:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # opening a pipe would wait
+            raise OSError(errno.EINVAL, "not a regular file")
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
@@ -133,6 +147,22 @@ def _read(path: Path) -> bytes:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text", hint="a config is YAML in UTF-8") from error
     return data
+
+
+def _in_todays_spelling(changes: Mapping[str, Any], schema: FamilySchema) -> dict[str, Any]:
+    """`variational: true` as bottleneck kl; the file may still have the older spelling."""
+    found = dict(changes)
+    for section, cls in schema.section_types().items():
+        rewrite, start = getattr(cls, "rewrite", None), f"{section}."
+        own = [key for key, value in changes.items() if key.startswith(start) and value is not DROP]
+        if rewrite is None or not own:
+            continue
+        try:
+            today = rewrite({key.removeprefix(start): found.pop(key) for key in own})
+        except ValueError as error:
+            raise ConfigError(f"{section}: {error}", hint="give one of them") from error
+        found |= {start + name: value for name, value in today.items()}
+    return found
 
 
 def _refuse_unknown(changes: Mapping[str, Any], schema: FamilySchema) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "identity",
     "identity_diff",
     "load",
+    "parse_set",
     "read_resolved",
     "read_stored",
     "to_dict",
@@ -110,7 +111,7 @@ def load(
     if tiny:
         _lay(_tiny(schema, entries), entries, schema, problems)
     overrides = [one if isinstance(one, Override) else Override(one) for one in sets]
-    for layer in (*map(_parse_set, overrides), _parse_flags(flags or {}, schema)):
+    for layer in (*map(parse_set, overrides), _parse_flags(flags or {}, schema)):
         _lay(_today(layer, schema, problems), entries, schema, problems)
     refuse(problems)
     stem = schema.name if found is None else found.stem
@@ -201,8 +202,12 @@ def _schema(chosen: Entry, schema_of: SchemaOf) -> FamilySchema:
         raise ConfigError(f"{chosen.origin}: {error}", hint=error.hint) from error
 
 
-def _parse_set(override: Override) -> dict[str, Entry]:
-    """`train.lr=1e-4`, or a whole section: `train={lr: 1e-4}`."""
+def parse_set(override: Override) -> dict[str, Entry]:
+    """`train.lr=1e-4`, or a whole section: `train={lr: 1e-4}`.
+
+    Raises:
+        ConfigError: neither, or a key that only a file may have.
+    """
     text, origin = override.text, override.origin
     key, equals, value = text.partition("=")
     key = key.strip()

@@ -56,7 +56,7 @@ def option(
         before: the value that behaves as programs did before there was this choice. Every new
             field gives it: stored configs that lack the field have this value, and hashes leave
             it out. An identity field that becomes a run field gives its former default, which
-            holds its position in hashes.
+            holds its position in hashes; one that was added with a `before` gives none then.
         flag: its option of `imgtool train`, without dashes; the field's name by default.
         aliases: further spellings of the flag.
     """
@@ -354,6 +354,8 @@ class FamilySchema:
             as `loss.kld`, which means nothing without a variational bottleneck.
         rivals: key -> the keys that it excludes, with the value by which each is not there. A key
             that is given clears them where they were given earlier (a preset, then an option).
+        monitor: the metric that its tasks call best, as far as the name alone tells.
+        has_best: whether it really tells better weights from worse ones.
         takes_turns: whether a backward pass may leave parameters out that others train.
         channels_last: whether NHWC is the faster order on a device (cpu, cuda, mps), as measured:
             what an unset `train.channels_last` means. It depends on the two arguments alone, so
@@ -365,6 +367,8 @@ class FamilySchema:
     name: str
     sections: Mapping[str, type]
     tiny: Mapping[str, Any]
+    monitor: str = "val_loss"
+    has_best: bool = True
     check: Callable[[Experiment], None] = _accept
     check_data: Callable[[Experiment, Any], None] = _accept_data
     needs: Mapping[str, tuple[str, Any]] = field(default_factory=dict)

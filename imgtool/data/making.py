@@ -43,9 +43,9 @@ def claim(folder: Path, recipe: dict[str, Any], names: set[str], *, dry_run: boo
     Raises:
         UsageError: it is a file, holds something else, or cannot be written.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file", hint="give a new or empty folder")
     try:
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder} is a file", hint="give a new or empty folder")
         found = _files_in(folder)
         own = names | {MARKER}
         leftovers = [name for name in found if _finished_name(name) in own and name not in own]

@@ -35,11 +35,15 @@ class FacePart(View):
 
     def __init__(self, source: CelebA, indices: Sequence[int]) -> None:
         super().__init__(source, indices)
-        self._faces, self._positions = source, indices
+        self._faces = source
         self._image_sizes = source.image_sizes
         labels = np.array([source.label(i) for i in indices], np.int64)
         self.positives = np.flatnonzero(labels == 1)
         self.negatives = np.flatnonzero(labels == 0)
+
+    def of(self, indices: Sequence[int]) -> FacePart:
+        """Other faces of the same data set."""
+        return FacePart(self._faces, indices)
 
     @property
     def epoch_images(self) -> int:
@@ -52,7 +56,7 @@ class FacePart(View):
 
     def to_evaluate(self) -> FacePart:
         """As many faces of each set, in turn."""
-        return paired(self._faces, self._positions)
+        return paired(self._faces, self.indices.tolist())
 
     def sampler(
         self, batch_size: int, seed: int, rank: int, world_size: int, start_batch: int
@@ -112,6 +116,8 @@ def split_faces(
 def official_split(source: CelebA, seed: int, *, max_images: int | None = None) -> Split:
     """CelebA's own parts; the arguments are those of split_faces().
 
+    Images that are in no part are in none of these: source.without_part() names them.
+
     Raises:
         DataError: there is no table of parts, or its training part lacks one of the sets.
     """
@@ -121,12 +127,15 @@ def official_split(source: CelebA, seed: int, *, max_images: int | None = None) 
     for indices in limited(source, seed, max_images):
         for index in indices:
             part = by_number.get(number_of.get(source.name(index), -1))
-            if part is not None:  # an image in no part is in none of ours
+            if part is not None:
                 parts[part].append(index)
     labels = {source.label(i) for i in parts["train"]}
     for label in (1, 0):
         if label not in labels:
-            raise DataError(f"CelebA's training part has no images {source.label_names[label]}")
+            raise DataError(
+                f"CelebA's training part has no images {source.label_names[label]}",
+                hint="is its table of parts cut short? without --official-split parts are drawn",
+            )
     return _named(source, parts, seed)
 
 

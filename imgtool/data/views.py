@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imgtool.config.schema import Data
 from imgtool.data.augment import Augmentation, training_size
@@ -38,6 +39,15 @@ class View:
         self.fingerprint = source.fingerprint
         self.targets, self.palette = source.targets, source.palette
         self.mask_names, self.label_names = source.mask_names, source.label_names
+
+    @property
+    def indices(self) -> NDArray[np.int64]:
+        """Positions in the data set."""
+        return self._indices
+
+    def of(self, indices: Sequence[int]) -> View:
+        """Other images of the same data set, as a part of the same kind."""
+        return View(self.source, indices, image_size=self.image_size)
 
     @property
     def decoded(self) -> bool:

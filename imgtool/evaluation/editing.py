@@ -136,7 +136,11 @@ def open_editor(source: str, *, device: str = "auto", img_size: int | None = Non
         experiment = replace(experiment, data=replace(experiment.data, image_size=img_size))
     info = DataInfo(targets=frozenset({"label"}), image_size=None, num_train_images=0)
     task = find_family("genegan").build(experiment, info)
-    assert isinstance(task, GeneganTask)
+    if not isinstance(task, GeneganTask):
+        raise UsageError(
+            f"{path} is a VQ-VAE, which exchanges nothing",
+            hint="give a checkpoint that began with it: --config genegan/exp06b",
+        )
     load_weights(task.modules, loaded)
     on = resolve_device(device)
     task.modules.to(on).eval()

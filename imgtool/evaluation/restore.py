@@ -120,9 +120,11 @@ def restore(
     }
     data = _with(trained_on, {k: v for k, v in given.items() if v is not None}, path)
     experiment = replace(experiment, data=data)
-    # The parts that were held out are those of the attribute that it was trained on.
-    same_sets = getattr(data, "attribute", None) == getattr(trained_on, "attribute", None)
-    split = _split(path) if same_sets else None
+    split = _split(path)
+    if split is None and getattr(data, "attribute", None) != getattr(trained_on, "attribute", None):
+        # Held out is what was held out of the attribute that it was trained on.
+        given_before = {k: v for k, v in given.items() if v is not None and k != "attribute"}
+        split = open_datasets(_with(trained_on, given_before, path), training=False).split
     datasets = open_datasets(data, split=split, training=False)
     on = resolve_device(device)
     task = find_family(experiment.family).build(experiment, datasets.info)

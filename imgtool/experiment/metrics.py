@@ -18,6 +18,18 @@ from imgtool.files import replacing, write_bytes
 
 Row = Mapping[str, Any]
 FIRST_COLUMNS = ("iteration", "epoch")
+# Parts of names of metrics of which more is better; of all others that training logs, less is.
+_HIGHER = re.compile(r"psnr|ssim|accuracy|iou|active_units|perplexity")
+
+
+def mode_of(metric: str) -> str:
+    """`min` or `max`: which way a metric of a training is better, by its name."""
+    return "max" if _HIGHER.search(metric) else "min"
+
+
+def is_in_db(metric: str) -> bool:
+    """Whether it is a logarithm, of which a percentage means nothing."""
+    return "psnr" in metric
 
 
 def plain(value: Any) -> Any:

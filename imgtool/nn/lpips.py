@@ -52,12 +52,11 @@ class Lpips(nn.Module):
         weights = load_file(_LAYERS)
         for k in range(len(_BLOCKS)):
             self.register_buffer(f"lin{k}", weights[f"lin{k}"])
-        self.register_buffer("shift", torch.tensor(_SHIFT).view(1, 3, 1, 1))
-        self.register_buffer("scale", torch.tensor(_SCALE).view(1, 3, 1, 1))
         self.requires_grad_(requires_grad=False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        both = (torch.cat([x, y]) - self.shift) / self.scale
+        shift, scale = (x.new_tensor(v).view(1, 3, 1, 1) for v in (_SHIFT, _SCALE))
+        both = (torch.cat([x, y]) - shift) / scale
         total = torch.zeros(len(x), device=x.device)
         begin = 0
         for k, end in enumerate(self.ends):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from imgtool.errors import ExitCode, UserError
+from imgtool.errors import ErrorKind, ExitCode, UserError
 from imgtool.process import leftovers
 from imgtool.process.ladder import Step
 
@@ -27,12 +27,14 @@ class NotRunnable(UserError):
     """The command exists and cannot be run."""
 
     exit_code = ExitCode.NOT_RUNNABLE
+    kind = ErrorKind.NOT_RUNNABLE
 
 
 class NotFound(UserError):
     """There is no such command."""
 
     exit_code = ExitCode.NOT_FOUND
+    kind = ErrorKind.NOT_FOUND
 
 
 class Child:

@@ -14,9 +14,13 @@ from imgtool.selection.style import COLOURS, GREY, WINNER, Style, label_of, new_
 
 
 def _bars(
-    axes: Axes, style: Style, rows: Sequence[tuple[Verdict, float]], selection: Selection
+    axes: Axes,
+    style: Style,
+    rows: Sequence[tuple[Verdict, float]],
+    selection: Selection,
+    ends: Sequence[tuple[float, float]] | None = None,
 ) -> None:
-    """Horizontal bars with their numbers, best first."""
+    """Horizontal bars with their numbers, best first; `ends` are those of error bars."""
     plain_axes(axes)
     axes.grid(False, axis="y")
     names = [style.short[v.candidate.name] for v, _ in rows]
@@ -25,10 +29,25 @@ def _bars(
         WINNER if v.candidate.name == winner else COLOURS[0] if v.is_eligible else GREY
         for v, _ in rows
     ]
-    bars = axes.barh(range(len(rows)), [value for _, value in rows], color=colours, height=0.7)
+    axes.barh(range(len(rows)), [value for _, value in rows], color=colours, height=0.7)
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.invert_yaxis()
-    axes.bar_label(bars, [_number(value) for _, value in rows], padding=3, fontsize=7)
+    if ends is not None:
+        values = [value for _, value in rows]
+        reach = [
+            [max(0.0, value - low) for value, (low, _) in zip(values, ends, strict=True)],
+            [max(0.0, high - value) for value, (_, high) in zip(values, ends, strict=True)],
+        ]
+        axes.errorbar(
+            values, range(len(rows)), xerr=reach, fmt="none", color="#333333", capsize=2,
+            linewidth=0.9,
+        )  # fmt: skip
+    tips = [value for _, value in rows] if ends is None else [high for _, high in ends]
+    for number, ((_, value), tip) in enumerate(zip(rows, tips, strict=True)):
+        axes.annotate(
+            _number(value), (tip, number), (3, 0), textcoords="offset points", va="center",
+            fontsize=7,
+        )  # fmt: skip
     axes.margins(x=0.18)
 
 
@@ -82,9 +101,15 @@ def relative(selection: Selection, style: Style) -> Figure | None:
         (v, 100 * abs(value - best) / abs(best)) for v, value in zip(known, values, strict=True)
     ]
     rows.sort(key=lambda row: row[1])
+    ends = []
+    for verdict, value in rows:
+        interval = verdict.interval or (verdict.candidate.metrics[name],) * 2
+        far = sorted(100 * (end - best) / abs(best) * (1 if is_min else -1) for end in interval)
+        ends.append((far[0], far[1]) if verdict.interval else (value, value))
     figure = new_figure(7, _height(len(rows)))
     axes = figure.add_subplot()
-    _bars(axes, style, rows, selection)
+    is_known = any(verdict.interval is not None for verdict, _ in rows)
+    _bars(axes, style, rows, selection, ends if is_known else None)
     axes.set_xlabel(f"{label_of(name)}: % {'above' if is_min else 'below'} the best")
     return figure
 

@@ -1,4 +1,4 @@
-"""What the columns of a metrics table are called, and what follows from them.
+"""What metrics are called, and what follows from their names.
 
 imgtool's own names need no change. `--columns imginav` reads the tables of an earlier system:
 losses are weighted, and the mean squared error is that of values on [-1, 1].
@@ -7,8 +7,11 @@ losses are weighted, and the mean squared error is that of values on [-1, 1].
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 
+BD_RATE = "bd_rate_percent"  # against the best curve
+POSITIONS = "latent_positions"  # height times width of the latent: its spatial resolution
 SCHEMES = ("imgtool", "imginav")
 # Earlier name without train_/val_ -> (name here, factor).
 _IMGINAV = {
@@ -17,6 +20,21 @@ _IMGINAV = {
     "CE_segmentation": ("seg_weighted", 1.0),
     "CE_classification": ("cls_weighted", 1.0),
 }
+
+_HIGHER = re.compile(
+    r"psnr|ssim|accuracy|iou|images_per_sec|num_images|smoothness|energy|active_units"
+    r"|latent_positions"
+)
+_LOWER = re.compile(
+    r"mse|l1|mae|loss|cycle|seg$|cls$|fid|kid|kld|lpips|bpp|bd_rate|dims|parameters|macs|bytes"
+    r"|_sec|stability|path_length|spikes|epochs|nonfinite"
+)
+# Words of names of metrics that are never below 0, and words that undo it.
+_NONNEGATIVE = frozenset(
+    ["mse", "rmse", "mae", "l1", "lpips", "bpp", "dims", "parameters", "macs", "bytes", "sec",
+     "accuracy", "iou", "miou", "units", "energy", "std", "positions", "num", "spikes", "epochs"]
+)  # fmt: skip
+_SIGNED = frozenset(["log", "delta", "diff", "change", "gain"])
 
 
 def rename(scheme: str) -> Callable[[str], tuple[str, float]]:
@@ -51,3 +69,27 @@ def derived(metrics: Mapping[str, float]) -> dict[str, float]:
     if "val_psnr" in metrics and "val_mse" not in metrics:
         return {"val_mse": mse_of(metrics["val_psnr"])}
     return {}
+
+
+def direction(metric: str) -> str | None:
+    """`min` or `max`: which way a metric is better; None when its name does not tell."""
+    if _HIGHER.search(metric):
+        return "max"
+    return "min" if _LOWER.search(metric) else None
+
+
+def is_nonnegative(metric: str) -> bool:
+    """Whether a metric's name tells that it is never below 0."""
+    words = set(metric.split("_"))
+    return bool(words & _NONNEGATIVE) and not words & _SIGNED
+
+
+def is_in_db(metric: str) -> bool:
+    """Whether a metric is a logarithm already."""
+    return "psnr" in metric or metric.endswith("_db")
+
+
+def is_positive(metric: str, values: Sequence[float]) -> bool:
+    """Whether a metric's noise is relative: its values are above 0, and always will be."""
+    always = is_nonnegative(metric) or metric.endswith("rd_loss") or metric == "fid"
+    return always and all(value > 0 for value in values)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 
 import numpy as np
 from scipy import optimize, special
@@ -18,6 +18,7 @@ from imgtool.selection.noise import DRAWS, TINY, Noise, Sample, chi_square_mean
 
 LEVEL = 0.05  # of a comparison
 MOST_SEEDS = 100  # further seeds that anybody would run
+MOST_SIMULATED = 40  # experiments whose variances differ
 MOST_DOF = 1e9  # stands for infinitely many
 
 
@@ -136,6 +137,25 @@ def rivals(
         low, high = noise.unscaled(np.array(ends)).tolist()
         bounds[name] = (low, high)
     return Comparison(best=best, p=p, bounds=bounds)
+
+
+def reaches(samples: Sequence[Sample], noise: Noise, *, level: float = LEVEL) -> np.ndarray:
+    """How far the j-th has to be ahead of the i-th to rule it out, (n, n), as compared.
+
+    It does not depend on the means: by it alone the possible bests of many reruns are found.
+    Where variances differ and experiments are many, by Bonferroni, which is wider and quick.
+
+    Raises:
+        ValueError: nothing is known of the noise.
+    """
+    if not noise.is_equal and len(samples) > MOST_SIMULATED:
+        variances, dofs = np.array([noise.of(sample.name) for sample in samples]).T
+        parts = variances / np.array([sample.num_seeds for sample in samples])
+        squares = parts[:, None] + parts
+        freedom = squares**2 / ((parts**2 / dofs)[:, None] + parts**2 / dofs)
+        return special.stdtrit(freedom, 1 - level / (len(samples) - 1)) * np.sqrt(squares)
+    controls = [_Control(index, samples, noise) for index in range(len(samples))]
+    return np.array([control.errors * control.critical(level) for control in controls])
 
 
 def shares(
@@ -266,9 +286,7 @@ def _dunnett_cdf(bound: float, lambdas: tuple[float, ...], dof: float) -> float:
 
     By quadrature over the control's own deviation and the estimate of the variance.
     """
-    points, weights = np.polynomial.hermite_e.hermegauss(64)
-    weights = weights / weights.sum()
-    levels, shares = np.polynomial.legendre.leggauss(96)
+    points, weights, levels, shares = _nodes()
     factors = np.ones(1)
     shares = shares / 2
     if math.isfinite(dof):
@@ -279,3 +297,10 @@ def _dunnett_cdf(bound: float, lambdas: tuple[float, ...], dof: float) -> float:
     scaled = bound * factors[:, None, None] + load * points[None, :, None]
     inside = (special.ndtr(scaled / np.sqrt(1 - load**2)) ** times).prod(-1)
     return float(shares @ (inside @ weights))
+
+
+@cache
+def _nodes() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Points and weights of Gauss-Hermite and Gauss-Legendre quadrature."""
+    points, weights = np.polynomial.hermite_e.hermegauss(64)
+    return points, weights / weights.sum(), *np.polynomial.legendre.leggauss(96)

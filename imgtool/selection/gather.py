@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from imgtool.config.identity import identity_values
+from imgtool.config.load import Loaded, load
+from imgtool.config.schema import FamilySchema
 from imgtool.config.yaml_io import parse_document
 from imgtool.errors import DataError, UsageError, UserError
+from imgtool.experiment import provenance
+from imgtool.experiment.layout import ExperimentDir
+from imgtool.models import registry
 from imgtool.selection.candidates import UNREADABLE
+from imgtool.selection.columns import BD_RATE, POSITIONS
+from imgtool.selection.experiments import SEED_KEY, grouped
+from imgtool.selection.metric import LAMBDA
 from imgtool.selection.records import Evidence
-from imgtool.selection.rule_file import Rule
+from imgtool.selection.rule_file import MONITOR, Rule
 from imgtool.selection.sources import CONFIGS, CSV_END, Source, Sources, read_json
-from imgtool.selection.table import Table, read_table
+from imgtool.selection.table import Quality, Table, read_table, read_tables
 
 # Of latents.json: name there -> metric.
 _LATENTS = {
-    **{key: key for key in ("interpolation_smoothness", "path_length", "max_step_ratio")},
+    **{
+        key + end: key + end
+        for key in ("midpoint_energy", "end_energy", "path_length")
+        for end in ("", "_se")
+    },
     **{key: key for key in ("active_units", "active_share")},
     "mean": "latent_mean",
     "std": "latent_std",
 }
 # Of fid*.json: what has to agree before two of them are compared.
-_FID_MEASURE = ("features", "weights", "resize", "image_size", "num_images")
-_SEED = re.compile(r"[-_.]?seed[-_=]?(\d+)$", re.IGNORECASE)
-_HASH = re.compile(r"-[0-9a-f]{8}$")
+_FID_MEASURE = ("protocol", "features", "weights", "resize", "image_size", "num_images")
+# Keys of a config beside its identity that change what was learnt: how long it was trained.
+_LIMITS = ("max_iter", "epochs", "max_time")
+TINY = "tiny"  # the folder of trials of `sweep --tiny`
+# Metrics that tables of every family may have: they tell no family.
+_COMMON = frozenset({"val_mse", "val_loss"})
 
 
 def read_evidence(sources: Sources, rule: Rule, columns: str = "imgtool") -> list[Evidence]:
@@ -39,7 +55,9 @@ def read_evidence(sources: Sources, rule: Rule, columns: str = "imgtool") -> lis
         DataError: not one can be read.
         UsageError: the rule ranks FIDs, and they were measured differently.
     """
-    found = [_read(source, rule, columns) for source in sources.runs]
+    read = [(source, one) for source in sources.runs for one in _read(source, rule, columns)]
+    apart = (LAMBDA,) if rule.metric == BD_RATE else ()
+    found = grouped([one for _, one in read], [source for source, _ in read], apart=apart)
     if not any(one.state != UNREADABLE for one in found):
         problem = found[0].facts["problem"] if found else "nothing was given"
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
@@ -48,27 +66,44 @@ def read_evidence(sources: Sources, rule: Rule, columns: str = "imgtool") -> lis
         )
     if rule.metric == "fid":
         _refuse_unlike_fids(found)
-    return _grouped(found, sources.runs)
+    return found
 
 
-def _read(source: Source, rule: Rule, columns: str) -> Evidence:
+def _read(source: Source, rule: Rule, columns: str) -> list[Evidence]:
+    """A run; several where a bare table has a column `seed`."""
     try:
         if source.path.is_dir():
-            return _read_experiment(source, rule, columns)
+            return [_read_experiment(source, rule, columns)]
         if source.path.is_file() or source.table:
             path = source.path if source.path.is_file() else source.table
             assert path is not None
-            table = read_table(path, quality=rule.metric, mode=rule.mode, columns=columns)
-            return _evidence(source, table, path, state=source.state or "unknown")
+            quality: Quality = monitor_of_columns if rule.metric == MONITOR else rule.metric
+            tables = read_tables(path, quality=quality, mode=rule.mode, columns=columns)
+            return [
+                _evidence(source, table, path, state=source.state or "unknown", seed=seed)
+                for seed, table in tables.items()
+            ]
         if source.state or source.name:  # a sweep planned it, and it has not begun
-            return _evidence(source, None, None, state=source.state or "pending")
+            return [_evidence(source, None, None, state=source.state or "pending")]
         problem = f"{source.path} does not exist"
     except UserError as error:
         problem = str(error)
     name = source.name or _stem(source.path)
-    return replace(
-        _evidence(source, None, None, state=UNREADABLE), name=name, facts={"problem": problem}
-    )
+    empty = _evidence(source, None, None, state=UNREADABLE)
+    unreadable = replace(empty, name=name, facts={"problem": problem})
+    names = set(os.listdir(source.path)) if source.path.is_dir() else set()
+    return [_with_config(unreadable, _config(source.path, names))]  # a lost seed of its experiment
+
+
+@cache
+def _schemas() -> tuple[FamilySchema, ...]:
+    return tuple(registry.schema(family) for family in registry.FAMILIES)
+
+
+def monitor_of_columns(names: Sequence[str]) -> str:
+    """The metric that tells the best row of a table that came alone: its family's own."""
+    found = [schema.monitor for schema in _schemas() if schema.monitor in names]
+    return next((metric for metric in found if metric not in _COMMON), "val_mse")
 
 
 def _stem(path: Path) -> str:
@@ -90,13 +125,18 @@ def _read_experiment(source: Source, rule: Rule, columns: str) -> Evidence:
     best = status.get("best") if isinstance(status.get("best"), dict) else {}
     assert isinstance(best, dict)
     iteration = best.get("iteration")
+    loaded = _config(source.path, names)
+    monitor = _monitor(loaded, best)
+    quality: Quality = rule.metric
+    if quality == MONITOR:
+        quality = monitor or monitor_of_columns
     state = source.state or told or ("unknown" if tables and not names & {*CONFIGS} else "pending")
     table, problem = None, None
     if path is not None:
         try:
             table = read_table(
                 path,
-                quality=rule.metric,
+                quality=quality,
                 mode=rule.mode,
                 best_iteration=iteration if isinstance(iteration, int | float) else None,
                 columns=columns,
@@ -110,11 +150,50 @@ def _read_experiment(source: Source, rule: Rule, columns: str) -> Evidence:
     facts = {**facts, "reason": source.reason or status.get("reason")}
     if problem:
         facts["problem"] = problem
-    more = _further(source.path, names)
-    checkpoint = _checkpoint(source.path, status)
-    return _evidence(
-        source, table, path, state=state, facts={**facts, **more}, checkpoint=checkpoint
+    facts |= _further(source.path, names)
+    if "provenance.json" in names:
+        starts = provenance.read(ExperimentDir(source.path))
+        data = starts[-1].get("data_fingerprint") if starts else None
+        facts |= {"data_fingerprint": data} if isinstance(data, str) else {}
+    one = _evidence(
+        source, table, path, state=state, facts=facts, checkpoint=_checkpoint(source.path, status)
     )
+    return _with_config(one, loaded, best)
+
+
+def _with_config(
+    one: Evidence, loaded: Loaded | None, best: Mapping[str, Any] | None = None
+) -> Evidence:
+    if loaded is None:
+        return one
+    experiment = loaded.experiment
+    limits = {f"train.{key}": getattr(experiment.train, key) for key in _LIMITS}
+    return replace(
+        one,
+        family=experiment.family,
+        monitor=_monitor(loaded, best or {}),
+        seed=experiment.train.seed,
+        config=identity_values(experiment) | limits,
+    )
+
+
+def _monitor(loaded: Loaded | None, best: Mapping[str, Any]) -> str | None:
+    """What the run calls best; None where its family has no metric that tells."""
+    told = best.get("metric")
+    if isinstance(told, str) or loaded is None:
+        return told if isinstance(told, str) else None
+    schema = registry.schema(loaded.experiment.family)
+    return loaded.experiment.train.monitor or (schema.monitor if schema.has_best else None)
+
+
+def _config(folder: Path, names: set[str]) -> Loaded | None:
+    """What a run was trained with; None where it has no config that can be read."""
+    for name in CONFIGS:
+        if name in names:
+            with suppress(UserError):  # told where its values are needed
+                return load(str(folder / name), family=None, schema_of=registry.schema)
+            return None
+    return None
 
 
 def _further(folder: Path, names: set[str]) -> dict[str, Any]:
@@ -129,8 +208,21 @@ def _further(folder: Path, names: set[str]) -> dict[str, Any]:
         count = numbers.get("num_images", numbers.get("n", 0.0))
         if "fid" in numbers and count > found.get("num_images", -1):
             found |= {"fid": numbers["fid"], "num_images": count}
+            found |= (
+                {"fid_se": error} if (error := _fid_error(content, numbers)) is not None else {}
+            )
             found["fid_measure"] = {key: content[key] for key in _FID_MEASURE if key in content}
     return found
+
+
+def _fid_error(content: Mapping[str, Any], numbers: Mapping[str, float]) -> float | None:
+    """The standard error of a FID; of several parts that of their mean, were they independent."""
+    if "fid_se" in numbers:
+        return numbers["fid_se"]
+    parts = [key.removesuffix("_against") for key in content if key.endswith("_against")]
+    errors = [numbers.get(f"fid_{part}_se", math.nan) for part in parts]
+    error = math.hypot(*errors) / len(errors) if errors else math.nan
+    return error if math.isfinite(error) else None
 
 
 def _refuse_unlike_fids(found: Sequence[Evidence]) -> None:
@@ -173,16 +265,29 @@ def _evidence(
     state: str,
     facts: Mapping[str, Any] | None = None,
     checkpoint: Path | None = None,
+    seed: int | None = None,
 ) -> Evidence:
     facts = dict(facts or {})
+    is_tiny = source.sweep is not None and source.path.parent.name == TINY
+    facts |= {
+        "is_tiny": is_tiny,
+        "sweep": source.sweep,
+        "origin": source.origin,
+        "overrides": dict(source.overrides),
+    }
     metrics = {**_numbers(facts), **(table.metrics if table else {})}
+    shape = facts.get("latent_shape")
+    if isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) for n in shape):
+        metrics[POSITIONS] = float(shape[1] * shape[2])
     if table and table.num_nonfinite:
         metrics["num_nonfinite"] = float(table.num_nonfinite)
     if table and table.derived:
         facts["derived"] = list(table.derived)
     is_dir = source.path.is_dir() or source.path.suffix != ".csv"
     name = source.name or _stem(path if path is not None else source.path)
-    seed = source.overrides.get("train.seed")
+    if seed is None and isinstance(source.overrides.get(SEED_KEY), int):
+        seed = source.overrides[SEED_KEY]
+    told = {s.monitor: s for s in _schemas()}.get(table.quality) if table else None
     return Evidence(
         name=name,
         group=name,
@@ -195,42 +300,10 @@ def _evidence(
         metrics=metrics,
         facts=facts,
         checkpoint=checkpoint,
-        seed=seed if isinstance(seed, int) and not isinstance(seed, bool) else None,
+        seed=seed,
+        family=told.name if told and told.monitor not in _COMMON else None,
+        monitor=table.quality if table and (told is None or told.has_best) else None,
     )
-
-
-def _grouped(found: Sequence[Evidence], sources: Sequence[Source]) -> list[Evidence]:
-    """Give runs that differ in their seed alone one group.
-
-    They do where the sweep says so (`train.seed` among what sets a trial apart), or where their
-    names end in `seed0`, `_seed1` and so on.
-    """
-    groups: dict[tuple[str, ...], list[int]] = {}
-    for index, (one, source) in enumerate(zip(found, sources, strict=True)):
-        match = _SEED.search(one.name)
-        if "train.seed" in source.overrides:
-            rest = {k: v for k, v in source.overrides.items() if k != "train.seed"}
-            key: tuple[str, ...] = ("sweep", source.origin or "", json.dumps(rest, sort_keys=True))
-        elif match and one.name[: match.start()]:
-            key = ("name", one.name[: match.start()])
-        else:
-            continue
-        groups.setdefault(key, []).append(index)
-    result = list(found)
-    taken = {one.name for one in found}
-    for _, members in sorted(groups.items()):
-        if len(members) < 2:
-            continue
-        names = sorted(found[index].name for index in members)
-        short = _SEED.sub("", _HASH.sub("", names[0])) or names[0]
-        group = short if short not in taken or short in names else names[0]
-        taken.add(group)
-        for index in members:
-            one = found[index]
-            match = _SEED.search(one.name)
-            seed = one.seed if one.seed is not None or not match else int(match[1])
-            result[index] = replace(one, group=group, seed=seed)
-    return result
 
 
 def phase_in_config(sources: Sources) -> str | None:

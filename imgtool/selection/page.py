@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from imgtool.selection.candidates import short_names, shortened
+from imgtool.selection.certainty import doubts
 from imgtool.selection.records import Selection, Verdict
 from imgtool.selection.style import label_of
 
@@ -25,35 +27,39 @@ th { white-space: nowrap; } td.number, th.number { text-align: right; white-spac
 td.name { white-space: nowrap; } tr.chosen td { font-weight: 600; } tr.out td { color: var(--soft); }
 figure { margin: 1rem 0; } figure img { max-width: 100%; background: #fff; border-radius: 4px; }
 code { font-size: .88em; } .yes::before { content: "✓ "; } .no::before { content: "✗ "; }
+.yes, .no { white-space: nowrap; }
 """
 _ENDS = ("", "_low", "_high")
 METRICS = (
     "val_mse",
     "val_psnr",
+    "val_highpass_psnr",
+    "val_seg_boundary_miou",
     "latent_dims",
     "num_parameters",
     "macs_per_image",
     "images_per_sec",
-    "val_highpass_psnr",
-    "val_seg_boundary_miou",
     "midpoint_energy",
+    "end_energy",
+    "path_length",
     "active_units",
     "fid",
 )
 DEFINITIONS = {
     "val_mse": "mean squared error on [0,1], over whole validation images",
     "val_psnr": "peak signal-to-noise ratio of each image on [0,1], averaged, dB",
+    "val_highpass_psnr": "the same of the image's gradients, dB: spatial detail",
+    "val_seg_boundary_miou": "IoU of the segmentation near contours (Cheng et al. 2021)",
     "latent_dims": "elements of the latent of one image: channels times height times width",
     "mse_per_dim": "val_mse over latent_dims; told, never ranked: it always favours the largest",
     "stability": "spread of the relative changes of the last rows",
     "convergence_epochs": "epochs to nine tenths of the whole improvement",
-    "val_highpass_psnr": "PSNR of the differences of neighbouring pixels: of edges and texture, dB",
-    "val_seg_boundary_miou": "intersection over union of the segmentation within 2 % of the "
-    "diagonal of contours (Cheng et al. 2021), a mean over classes",
     "midpoint_energy": "gradient energy of the decoded middle between two images over that of its "
     "ends: 1 is as sharp, 0.5 a cross-fade",
     "end_energy": "gradient energy of decoded images over their originals': below 1 is blur",
     "path_length": "perceptual path length in LPIPS (Karras et al. 2019); lower is smoother",
+    "95 %": "confidence interval of the mean over seeds, by the noise of all experiments together",
+    "chosen": "share of reruns of the whole phase in which the rule would choose it, by resampling",
     "active_units": "latent channels whose variance over the data exceeds 0.01",
     "kld": "KL divergence from the standard normal, nats an element",
 }
@@ -105,8 +111,7 @@ def _winner(selection: Selection) -> str:
     shape = run.facts.get("latent_shape")
     if isinstance(shape, list | tuple):
         lines.append("latent " + escape(" × ".join(map(str, shape))))
-    if selection.ties:
-        lines.append("Within the noise of its seeds: " + escape(", ".join(selection.ties)))
+    lines += [escape(line) for line in _sentences(selection)]
     if run.exp_dir is not None:
         lines.append(f"<code>{escape(str(run.exp_dir))}</code>")
     if run.checkpoint is not None:
@@ -137,37 +142,58 @@ def _tested(selection: Selection, tested: Mapping[str, Any]) -> str:
     )
 
 
+def _sentences(selection: Selection) -> list[str]:
+    """How sure the choice is, each with a capital and a full stop."""
+    return [f"{line[0].upper()}{line[1:]}." for line in doubts(selection)]
+
+
 def _ranking(selection: Selection) -> str:
     known = [
         m
         for m in dict.fromkeys((selection.quality, selection.size or "latent_dims", *METRICS))
         if any(m in v.candidate.metrics for v in selection.verdicts)
     ]
-    heads = ["", "experiment", *(m.replace("_", " ") for m in known), "criteria", "reason"]
-    cells = [_row(v, known, selection) for v in selection.verdicts]
-    return _table(heads, cells, numbers=range(2, 2 + len(known)))
+    is_known = any(v.interval is not None for v in selection.verdicts)
+    sure = ["95 %", "chosen"] if is_known else []
+    metrics = [m.replace("_", " ") for m in known]
+    heads = ["", "experiment", *metrics[:1], *sure, *metrics[1:], "criteria", "reason"]
+    short = short_names([v.candidate.name for v in selection.verdicts])
+    cells = [_row(v, known, selection, short, is_known) for v in selection.verdicts]
+    return _table(heads, cells, numbers=range(2, 2 + len(known) + len(sure)))
 
 
-def _row(verdict: Verdict, metrics: Sequence[str], selection: Selection) -> tuple[str, list[str]]:
+def _row(
+    verdict: Verdict,
+    metrics: Sequence[str],
+    selection: Selection,
+    short: Mapping[str, str],
+    is_known: bool,
+) -> tuple[str, list[str]]:
     chosen = selection.winner is not None and verdict is selection.winner
     kind = "chosen" if chosen else "" if verdict.is_eligible else "out"
     candidate = verdict.candidate
     values = [_value(candidate.metrics.get(m), candidate.deviations.get(m)) for m in metrics]
+    if is_known:
+        low_high = "-" if verdict.interval is None else " to ".join(map(_value, verdict.interval))
+        values[1:1] = [low_high, "-" if verdict.share is None else f"{verdict.share:.0%}"]
     marks = " ".join(
         f'<span class="{"yes" if met else "no"}">{escape(name.replace("_", " "))}</span>'
         for name, met in verdict.criteria.items()
         if met is not None
     )
     rank = "" if verdict.rank is None else str(verdict.rank)
-    name = f'<span title="{escape(candidate.name)}">{escape(candidate.name)}</span>'
-    return kind, [rank, name, *values, marks, escape(verdict.reason)]
+    name = f'<span title="{escape(candidate.name)}">{escape(short[candidate.name])}</span>'
+    if candidate.lost:
+        name += f'<br><span class="no">{escape(candidate.loss_told)}</span>'
+    reason = "the winner" if chosen else shortened(verdict.reason, short)
+    return kind, [rank, name, *values, marks, escape(reason)]
 
 
 def _value(value: float | None, deviation: float | None = None) -> str:
     if value is None:
         return "-"
     text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return f"{text} ± {deviation:.2g}" if deviation is not None else text
+    return f"{text} ± {deviation:.2g}" if deviation else text
 
 
 def _table(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], numbers: Any) -> str:

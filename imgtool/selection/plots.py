@@ -61,10 +61,13 @@ def figures(selection: Selection) -> Iterator[tuple[str, str, bytes]]:
 def _caption_of_quality(selection: Selection) -> str:
     size = label_of(selection.size or "latent_dims")
     has_line = sum(bool(verdict.on_frontier) for verdict in selection.verdicts) > 1
+    bars = " Bars are 95 % confidence intervals of the mean over seeds." * any(
+        verdict.interval is not None for verdict in selection.verdicts
+    )
     line = "The step line is the Pareto frontier; t" if has_line else "T"
     return (
         f"{label_of(selection.quality)} against {size}. {line}he ringed point is the winner; "
-        "grey ones are rejected."
+        f"grey ones are rejected.{bars}"
     )
 
 
@@ -117,9 +120,10 @@ def _point(
     name = verdict.candidate.name
     look = style.of[name]
     colour = look.colour if verdict.is_eligible else GREY
-    error = verdict.candidate.deviations.get(selection.quality)
-    if error is not None:
-        axes.errorbar(x, y, yerr=error, color=colour, capsize=3, linewidth=1)
+    if verdict.interval is not None:
+        low, high = verdict.interval
+        reach = [[max(0.0, y - low)], [max(0.0, high - y)]]
+        axes.errorbar(x, y, yerr=reach, color=colour, capsize=3, linewidth=1)
     axes.scatter(x, y, s=42, color=colour, marker=look.marker, zorder=3)
     if selection.winner is not None and selection.winner.candidate.name == name:
         axes.scatter(x, y, s=190, facecolors="none", edgecolors=WINNER, linewidths=2, zorder=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,8 @@ class Evidence:
     """What is known of one run of an experiment.
 
     Attributes:
-        name: of the experiment.
-        group: what runs that differ in their seed alone have in common; `name` without seeds.
+        name: as its directory, table or sweep has it.
+        group: the experiment's name, unique; what runs that differ in their seed alone share.
         exp_dir: its directory; None for a table that came alone.
         table_path: its metrics CSV; None when it has none.
         state: completed, stopped, failed, diverged, …; `unknown` for a table that came alone.
@@ -26,6 +27,9 @@ class Evidence:
         facts: latent_shape and other things that are not compared.
         checkpoint: the best one; None when unknown.
         seed: of training; None when unknown.
+        family: of models; None when unknown.
+        monitor: the metric that told the best row; the family's own where a rule names none.
+        config: every identity key of its config, and its limits; None without one.
     """
 
     name: str
@@ -40,6 +44,23 @@ class Evidence:
     facts: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: Path | None = None
     seed: int | None = None
+    family: str | None = None
+    monitor: str | None = None
+    config: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """A seed that a rule cannot use.
+
+    Attributes:
+        kind: in a word or two: diverged, failed, unfinished, …
+        reason: in full.
+    """
+
+    run: Evidence
+    kind: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +69,36 @@ class Candidate:
 
     Attributes:
         name: of the group.
-        runs: its evidence, one a seed; the first is the best of them.
-        metrics: means over the runs.
+        runs: its usable evidence, one a seed, the first the best of them; all of it where none
+            is usable.
+        metrics: means over `runs`.
         deviations: sample standard deviations; absent with one run.
+        lost: the seeds that the rule cannot use.
+        moved: means that a resample puts in the place of what was seen, as noise compares them.
     """
 
     name: str
     runs: Sequence[Evidence]
     metrics: Mapping[str, float]
     deviations: Mapping[str, float] = field(default_factory=dict)
+    lost: Sequence[Lost] = ()
+    moved: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def num_seeds(self) -> int:
+        """Different seeds behind the means; a run whose seed is unknown is one of its own."""
+        return len({id(run) if run.seed is None else f"seed {run.seed}" for run in self.runs})
+
+    @property
+    def num_lost(self) -> dict[str, int]:
+        """Kind -> how many seeds were lost to it, the most frequent first."""
+        return dict(Counter(one.kind for one in self.lost).most_common())
+
+    @property
+    def loss_told(self) -> str:
+        """Such as `2 of 3 diverged`; empty where nothing is lost."""
+        num_all = len({id(run) for run in (*self.runs, *(one.run for one in self.lost))})
+        return ", ".join(f"{n} of {num_all} {kind}" for kind, n in self.num_lost.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +112,8 @@ class Verdict:
             the rule knows no frontier.
         reason: a sentence.
         criteria: success criterion -> met (None when it cannot be told).
+        interval: of the mean quality, at 95 %; None where the noise is not known.
+        share: of the resamples in which it is chosen; None where there are none.
     """
 
     candidate: Candidate
@@ -78,6 +122,8 @@ class Verdict:
     on_frontier: bool | None
     reason: str
     criteria: Mapping[str, bool | None] = field(default_factory=dict)
+    interval: tuple[float, float] | None = None
+    share: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +145,36 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Certainty:
+    """How sure a choice is.
+
+    Attributes:
+        source: what the noise is known from: repeats, assumed, measurement (the values' own
+            standard errors), curves (BD-rates over images); None where nothing is known of it.
+        std: from seed to seed: of the metric's logarithm where `is_log`, else of the metric.
+        dof: degrees of freedom behind it, infinite where it is assumed.
+        is_equal: whether it is the same in all experiments, as far as a test can tell.
+        rivals: names that may be what should have been chosen: within the noise of the winner,
+            or chosen in one resample of twenty or more.
+        num_resamples: those behind the verdicts' shares.
+        more_seeds: of each contender that would decide; None where that cannot be told.
+        commands: which run them.
+        notes: of the measurement.
+    """
+
+    source: str | None
+    std: float | None = None
+    dof: float | None = None
+    is_log: bool = False
+    is_equal: bool = True
+    rivals: Sequence[str] = ()
+    num_resamples: int = 0
+    more_seeds: int | None = None
+    commands: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Selection:
     """The outcome of a rule.
 
@@ -115,6 +191,7 @@ class Selection:
         ties: names whose difference from the winner is inside the noise.
         phase: of the experiments; None when unknown or several.
         decides: config keys that the phase decides.
+        certainty: how sure the choice is; None where nothing was chosen.
     """
 
     rule: str
@@ -130,3 +207,4 @@ class Selection:
     ties: Sequence[str] = ()
     phase: str | None = None
     decides: Sequence[str] = ()
+    certainty: Certainty | None = None

@@ -12,14 +12,13 @@ from typing import Any
 
 from imgtool.config.yaml_io import parse_tree, parse_value
 from imgtool.errors import ConfigError, UsageError, did_you_mean
+from imgtool.selection.columns import POSITIONS, direction
 
 POLICIES = ("use", "warn", "reject")
 CHOICES = ("smallest", "best", "weighted", "variational")
-_HIGHER = re.compile(r"psnr|ssim|accuracy|miou|images_per_sec|num_images|smoothness|active_units")
-_LOWER = re.compile(
-    r"mse|l1|mae|loss|seg$|cls$|fid|kid|kld|lpips|bpp|dims|parameters|macs|bytes|_sec|stability"
-    r"|spikes|epochs|nonfinite"
-)
+CRITERIA = ("mse", "psnr", "stability", "size")  # of the study: see criteria.py
+PREFERENCES = {"spatial": POSITIONS}
+MONITOR = "monitor"  # as a rule's metric: what the family itself calls best
 _LIMIT = re.compile(r"([-+]?[\d.]+(?:e[-+]?\d+)?)\s*(x best|dB|mse)?", re.IGNORECASE)
 
 
@@ -54,7 +53,7 @@ class Rule:
     Attributes:
         rule: its name.
         description: what it does, a sentence without a full stop.
-        metric: the quality that is compared.
+        metric: the quality that is compared; `monitor` is what the family itself calls best.
         mode: `min` or `max`; known for the usual metrics.
         size: what a candidate costs; None where that does not matter.
         threshold: what `metric` has to reach: `1.5x best`, a number in its unit, `30 dB`
@@ -63,13 +62,17 @@ class Rule:
         frontier: choose only among those that none beats in both metric and size.
         choose: smallest | best | weighted (sum of the weights times the logarithms) | variational.
         tolerance: relative difference of `metric` that counts as none, with `best`.
-        noise: how many combined standard deviations of the seeds count as no difference.
+        assumed_noise: standard deviation from seed to seed where none was repeated: relative
+            (0.02 is 2 %) for what is compared on a logarithmic scale, else in the metric's unit.
+        lost_seeds: how many seeds of an experiment may be lost before it is rejected.
+        criteria: those of the study that reject whoever does not meet them; the others are told.
+        prefer: `spatial`: among equals of one size, the latent of more positions.
         tie_breaks: in order, what decides among equals.
         weights: metric -> weight, with `weighted`; positive, directions are known.
         step_gain, step_growth: a step up the frontier to `step_growth` times the size is worth it
             from this relative gain on; other growths in proportion to their logarithm.
         step_up: follow the steps that are worth it.
-        margin, min_active, kld_min, kld_max, smoother_by: of `variational`.
+        margin, min_active, kld_min, kld_max, interpolation, smoother_by: of `variational`.
         unfinished, failed, nan, missing, unstable: use | warn | reject.
     """
 
@@ -83,7 +86,10 @@ class Rule:
     frontier: bool = False
     choose: str = "best"
     tolerance: float = 0.0
-    noise: float = 1.0
+    assumed_noise: float | None = None
+    lost_seeds: int = 0
+    criteria: tuple[str, ...] = ()
+    prefer: str | None = None
     tie_breaks: tuple[Criterion, ...] = ()
     weights: Mapping[str, float] | None = None
     step_gain: float = 0.1
@@ -93,6 +99,7 @@ class Rule:
     min_active: float = 0.5
     kld_min: float = 1e-4
     kld_max: float = 1e-3
+    interpolation: str = "midpoint_energy"
     smoother_by: float = 1.0
     unfinished: str = "reject"
     failed: str = "reject"
@@ -107,11 +114,10 @@ class Rule:
         return ((first,) if first else ()) + self.filters
 
 
-def direction(metric: str) -> str | None:
-    """`min` or `max`: which way a metric is better; None when its name does not tell."""
-    if _HIGHER.search(metric):
-        return "max"
-    return "min" if _LOWER.search(metric) else None
+def sign_of(metric: str, rule: Rule) -> int:
+    """1 where lower is better, -1 where higher is."""
+    mode = rule.mode if metric == rule.metric and rule.mode else direction(metric)
+    return -1 if mode == "max" else 1
 
 
 def names() -> list[str]:
@@ -169,13 +175,14 @@ def _build(values: Mapping[str, Any], origins: Mapping[str, str], label: str) ->
                 f"{where}: {key}: {error}", hint=getattr(error, "hint", None)
             ) from error
     rule = Rule(**checked)
-    mode = rule.mode or direction(rule.metric)
+    mode = rule.mode or ("min" if rule.metric == MONITOR else direction(rule.metric))
     where = origins.get("metric", label)
     if mode is None:
         raise ConfigError(
             f"{where}: which way is {rule.metric} better?", hint="say mode: min, or mode: max"
         )
-    for name in [c.metric for c in rule.tie_breaks] + list(rule.weights or {}):
+    own = [rule.interpolation] if rule.choose == "variational" else []
+    for name in [c.metric for c in rule.tie_breaks] + list(rule.weights or {}) + own:
         if direction(name) is None and name != rule.metric:
             raise ConfigError(
                 f"{label}: which way is {name} better? its name does not tell",
@@ -187,12 +194,25 @@ def _build(values: Mapping[str, Any], origins: Mapping[str, str], label: str) ->
         raise ConfigError(f"{label}: `choose: weighted` needs weights", hint="{val_mse: 1, …}")
     if rule.step_up and not rule.frontier:
         raise ConfigError(f"{label}: step_up goes along the frontier", hint="set frontier: true")
-    rule = replace(rule, mode=mode)
     try:
-        _ = rule.limits
+        _ = replace(rule, mode=mode).limits
     except ValueError as error:
         raise ConfigError(f"{origins.get('threshold', label)}: threshold: {error}") from error
-    return rule
+    return rule if rule.metric == MONITOR else replace(rule, mode=mode)
+
+
+def resolved(rule: Rule, metric: str) -> Rule:
+    """The rule with `metric` in the place of `monitor`.
+
+    Raises:
+        ConfigError: the metric's name does not tell which way it is better.
+    """
+    mode = rule.mode or direction(metric)
+    if mode is None:
+        raise ConfigError(
+            f"which way is {metric} better?", hint="say --set mode=min, or --set mode=max"
+        )
+    return replace(rule, metric=metric, mode=mode)
 
 
 def _checks() -> dict[str, Callable[[Any], Any]]:
@@ -202,10 +222,14 @@ def _checks() -> dict[str, Callable[[Any], Any]]:
         **number,
         **dict.fromkeys(("unfinished", "failed", "nan", "missing", "unstable"), policy),
         **dict.fromkeys(("frontier", "step_up"), _bool),
-        **dict.fromkeys(("rule", "description", "metric"), _text),
+        **dict.fromkeys(("rule", "description", "metric", "interpolation"), _text),
         "size": lambda value: None if value is None else _text(value),
         "mode": _one_of(("min", "max")),
         "choose": _one_of(CHOICES),
+        "assumed_noise": lambda value: None if value is None else _number(value),
+        "lost_seeds": _count,
+        "criteria": _criteria,
+        "prefer": lambda value: None if value is None else _one_of(tuple(PREFERENCES))(value),
         "threshold": _threshold,
         "filters": _filters,
         "tie_breaks": _tie_breaks,
@@ -218,6 +242,19 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
         raise ValueError(f"{value!r} is not a number of 0 or more")
     return float(value)
+
+
+def _count(value: Any) -> int:
+    if _number(value) != int(value):
+        raise ValueError(f"{value!r} is not a whole number")
+    return int(value)
+
+
+def _criteria(value: Any) -> tuple[str, ...]:
+    """`gate` is all of them, `told` none."""
+    if value in ("gate", "told", None):
+        return CRITERIA if value == "gate" else ()
+    return tuple(_one_of(CRITERIA)(one) for one in (value if isinstance(value, list) else [value]))
 
 
 def _growth(value: Any) -> float:

@@ -26,6 +26,7 @@ class Source:
         path: exp_dir or CSV.
         table: a copy of the table for where the exp_dir has none, or is gone.
         name, state, overrides, origin: as the sweep knows them; None where it does not.
+        sweep: the file or preset of that sweep.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Source:
     reason: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     origin: str | None = None
+    sweep: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,7 @@ def _of_sweep(folder: Path) -> Sources:
         raise DataError(
             f"{folder / SWEEP_NAME} is damaged", hint="run `imgtool sweep` again; it loses nothing"
         )
-    shared = content.get("shared_dir")
+    shared, sweep = content.get("shared_dir"), content.get("source")
     runs = []
     for trial in trials:
         if not isinstance(trial, dict) or not isinstance(trial.get("exp_dir"), str):
@@ -130,6 +132,7 @@ def _of_sweep(folder: Path) -> Sources:
                 name=name,
                 overrides=overrides if isinstance(overrides, dict) else {},
                 origin=origin if isinstance(origin, str) else None,
+                sweep=sweep if isinstance(sweep, str) else None,
             )
         )
     phase = content.get("phase")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -11,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from imgtool.selection.candidates import natural
+from imgtool.selection.candidates import natural, short_names
 from imgtool.selection.records import Selection
 
 # Okabe & Ito 2008: told apart by colour-blind readers too; the lightest left out.
@@ -35,16 +34,6 @@ UNITS = {
 def label_of(metric: str) -> str:
     """A metric with its unit."""
     return UNITS.get(metric, metric.replace("_", " "))
-
-
-def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Names without what all of them begin with: phase1_1_AE_S5_ch16_ds5 -> S5_ch16_ds5."""
-    words = [name.split("_") for name in names]
-    common = 0
-    if len(names) > 1:
-        while all(len(w) > common + 1 and w[common] == words[0][common] for w in words):
-            common += 1
-    return {name: "_".join(w[common:]) for name, w in zip(names, words, strict=True)}
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,14 @@ from typing import Any
 
 from imgtool.errors import DataError
 from imgtool.files import followed
-from imgtool.selection.columns import derived, mse_of, psnr_of, rename
-from imgtool.selection.rule_file import direction
+from imgtool.selection.columns import (
+    derived,
+    direction,
+    is_nonnegative,
+    mse_of,
+    psnr_of,
+    rename,
+)
 
 MAX_BYTES = 64_000_000
 CURVES = ("epoch", "iteration", "train_loss", "val_loss", "val_mse", "val_psnr")
@@ -30,8 +36,12 @@ LAST_CHANGES = 5
 SPIKE = 1.5
 _RENAMED = {"epoch": "best_epoch", "iteration": "best_iteration"}
 _FROM = {"val_psnr": ("val_mse", psnr_of), "val_mse": ("val_psnr", mse_of)}
+SEED = "seed"
 _Columns = dict[str, list[float]]
+_Named = list[tuple[str, float]]
 _Lines = list[str] | list[list[str]]
+# What tells the best row: a metric, or a function of the columns' names.
+Quality = str | Callable[[Sequence[str]], str]
 
 
 class Curves(Mapping[str, Sequence[float]]):
@@ -80,6 +90,7 @@ class Table:
     Attributes:
         curves: column -> values, NaN where empty; infinities as they are.
         epochs, iterations: of the rows; empty where the table has none.
+        quality: the metric that told the best row.
         metrics: values at the best row and figures of the whole curve; finite.
         derived: names of metrics that were worked out of others.
         num_nonfinite: cells of the quality that say nan or inf.
@@ -88,6 +99,7 @@ class Table:
     curves: Mapping[str, Sequence[float]]
     epochs: Sequence[float]
     iterations: Sequence[float]
+    quality: str
     metrics: Mapping[str, float]
     derived: Sequence[str] = ()
     num_nonfinite: int = 0
@@ -96,7 +108,7 @@ class Table:
 def read_table(
     path: Path,
     *,
-    quality: str = "val_mse",
+    quality: Quality = "val_mse",
     mode: str | None = None,
     best_iteration: float | None = None,
     columns: str = "imgtool",
@@ -111,11 +123,66 @@ def read_table(
         columns: whose names the file uses, `imgtool` or `imginav`.
 
     Raises:
-        DataError: missing, too large, no table, or without rows.
+        DataError: missing, too large, no table, without rows, two columns of one name, or a
+            negative value of a metric that cannot be negative.
     """
-    mode = mode or direction(quality) or "min"
     named, lines = _open(path, columns)
+    rows = _Rows(path, columns, named, lines)
+    return _table(rows, quality, mode, best_iteration)
+
+
+def read_tables(
+    path: Path, *, quality: Quality = "val_mse", mode: str | None = None, columns: str = "imgtool"
+) -> dict[int | None, Table]:
+    """Read a metrics CSV that may hold several seeds, told apart by its column `seed`.
+
+    Returns:
+        seed -> what the file says of it; one entry of None where there is no such column.
+
+    Raises:
+        DataError: as read_table; or a seed is no whole number.
+    """
+    named, lines = _open(path, columns)
+    seeds = _column(lines, named, SEED)
+    if seeds is None:
+        return {None: _table(_Rows(path, columns, named, lines), quality, mode, None)}
+    found: dict[int | None, list[int]] = {}
+    for row, seed in enumerate(seeds):
+        if not math.isfinite(seed) or seed != int(seed):
+            raise DataError(f"{path}: a seed is no whole number, in row {row + 1}")
+        found.setdefault(int(seed), []).append(row)
+    tables: dict[int | None, Table] = {}
+    for own, rows in found.items():
+        part: Any = [lines[row] for row in rows]
+        tables[own] = _table(_Rows(path, columns, named, part, rows), quality, mode, None)
+    return tables
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a file; `kept` are their numbers where they are not all."""
+
+    path: Path
+    columns: str
+    named: _Named
+    lines: _Lines
+    kept: Sequence[int] | None = None
+
+    def load(self, shown: Sequence[str]) -> _Columns:
+        """Their columns as numbers, read once more."""
+        found = _all_columns(self.path, self.columns, shown)
+        if self.kept is None:
+            return found
+        return {name: [values[row] for row in self.kept] for name, values in found.items()}
+
+
+def _table(
+    rows: _Rows, quality_of: Quality, mode: str | None, best_iteration: float | None
+) -> Table:
+    named, lines = rows.named, rows.lines
     names = [name for name, _ in named]
+    quality = quality_of if isinstance(quality_of, str) else quality_of(names)
+    mode = mode or direction(quality) or "min"
     values = _column(lines, named, quality)
     best = _best_row(values, len(lines), mode, _iterations(lines, named, best_iteration))
     metrics: dict[str, float] = {}
@@ -128,6 +195,8 @@ def read_table(
         more = derived(metrics)
         worked_out = list(more)
         metrics.update(more)
+    metrics.pop(SEED, None)
+    _refuse_negative(rows.path, metrics, quality, values)
     bad = 0
     if values is not None:
         metrics |= _behaviour(values, mode, lambda row: _epoch(lines[row], names, row))
@@ -138,24 +207,45 @@ def read_table(
     curves = Curves(
         {} if values is None else {quality: values},
         [name for name in shown if name not in ("epoch", "iteration")],
-        lambda: _all_columns(path, columns, shown),
+        lambda: rows.load(shown),
     )
-    late = Curves({}, shown, lambda: _all_columns(path, columns, shown))
-    rows = len(lines)
+    late = Curves({}, shown, lambda: rows.load(shown))
     return Table(
         curves=curves,
-        epochs=Column(late, "epoch", rows) if "epoch" in names else (),
-        iterations=Column(late, "iteration", rows) if "iteration" in names else (),
+        epochs=Column(late, "epoch", len(lines)) if "epoch" in names else (),
+        iterations=Column(late, "iteration", len(lines)) if "iteration" in names else (),
+        quality=quality,
         metrics=metrics,
         derived=tuple(worked_out),
         num_nonfinite=bad,
     )
 
 
-def _open(path: Path, columns: str) -> tuple[list[tuple[str, float]], _Lines]:
+def _refuse_negative(
+    path: Path, metrics: Mapping[str, float], quality: str, values: Sequence[float] | None
+) -> None:
+    found = {name: value for name, value in metrics.items() if value < 0}
+    if values and min(values) < 0:
+        found[quality] = min(values)
+    for name, value in found.items():
+        if is_nonnegative(name):
+            raise DataError(
+                f"{path}: {name} is {value:g}, and cannot be negative",
+                hint="are its columns what their names say? see --columns",
+            )
+
+
+def _open(path: Path, columns: str) -> tuple[_Named, _Lines]:
     header, lines = _lines(path)
     translate = rename(columns)
-    return [translate(column.strip()) for column in header], lines
+    named = [translate(column.strip()) for column in header]
+    names = [name for name, _ in named if name]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(
+            f"{path}: two columns are called {twice}", hint="which one is meant? leave one out"
+        )
+    return named, lines
 
 
 def _all_columns(path: Path, columns: str, shown: Sequence[str]) -> _Columns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,8 @@ from imgtool.config.load import SET, TINY, Loaded, load
 from imgtool.config.yaml_io import parse_tree
 from imgtool.errors import UserError
 from imgtool.models import registry
+from imgtool.selection.certainty import doubts
+from imgtool.selection.metric import PLAIN, lambdas, own_metric
 from imgtool.selection.records import Evidence, Selection, Verdict
 
 MAX_CONFIGS = 100  # more are not compared to find what differs
@@ -32,8 +35,18 @@ def shipped_decides(phase: str | None) -> list[str]:
     return []
 
 
-def default_rule(phase: str | None, evidence: Sequence[Evidence]) -> tuple[str, str]:
-    """The rule for a phase, and why."""
+def default_rule(
+    phase: str | None, evidence: Sequence[Evidence], named: str | None = None
+) -> tuple[str, str]:
+    """The rule for a phase, and why.
+
+    Args:
+        named: the metric that the user names.
+
+    Raises:
+        NoAnswer: a family has no metric that tells better weights from worse ones.
+        UsageError: experiments call different things best.
+    """
     for start, rule in (
         ("phase1_1", "efficiency"),
         ("legacy_1", "efficiency"),
@@ -42,6 +55,12 @@ def default_rule(phase: str | None, evidence: Sequence[Evidence]) -> tuple[str, 
     ):
         if phase is not None and phase.startswith(start):
             return rule, f"the phase is {phase}"
+    metric = named or own_metric(evidence)
+    found = lambdas(evidence)
+    if metric.endswith("rd_loss") and len(found) > 1:
+        return "bd-rate", f"{len(found)} lambdas, {found[0]:g} to {found[-1]:g}"
+    if metric != PLAIN and named is None:
+        return "best", f"{metric} is what the family calls best"
     sizes = {one.metrics["latent_dims"] for one in evidence if "latent_dims" in one.metrics}
     if len(sizes) > 1:
         return "efficiency", "latent_dims vary"
@@ -150,7 +169,9 @@ def winner_record(
         "overridden": overridden(selection, decides),
         "metrics": _plain(metrics),
         "deviations": _plain(candidate.deviations),
-        "num_seeds": len(candidate.runs),
+        "num_seeds": candidate.num_seeds,
+        "lost_seeds": candidate.num_lost,
+        **_certainty(selection, verdict),
         "images_per_sec": metrics.get("images_per_sec"),
         "peak_memory_bytes": None if peak is None else int(peak),
         "mse_per_dim": mse / dims if mse is not None and dims else None,
@@ -186,10 +207,36 @@ def overridden(selection: Selection, decides: Sequence[str]) -> dict[str, str]:
     }
 
 
+def _certainty(selection: Selection, verdict: Verdict) -> dict[str, Any]:
+    """How sure the choice is, for the winner's record."""
+    certainty = selection.certainty
+    assert certainty is not None
+    noise = None
+    if certainty.std is not None:
+        dof = certainty.dof
+        noise = {
+            "metric": selection.quality,
+            "source": certainty.source,
+            "std": certainty.std,
+            "is_log": certainty.is_log,
+            "dof": dof if dof is not None and math.isfinite(dof) else None,
+            "is_equal": certainty.is_equal,
+        }
+    return {
+        "interval": None if verdict.interval is None else list(verdict.interval),
+        "noise": noise,
+        "rivals": list(certainty.rivals),
+        "shares": {v.candidate.name: v.share for v in selection.verdicts if v.share is not None},
+        "num_resamples": certainty.num_resamples,
+        "more_seeds": certainty.more_seeds,
+        "more_seeds_commands": list(certainty.commands),
+        "doubts": doubts(selection),
+    }
+
+
 def _family(run: Evidence) -> str | None:
     """The model family, for which the parameters alone mean something."""
-    loaded = load_config(run)
-    return None if loaded is None else loaded.experiment.family
+    return run.family if run.config is not None else None
 
 
 def ranking_records(selection: Selection) -> Iterator[dict[str, Any]]:
@@ -209,7 +256,10 @@ def _ranking_record(verdict: Verdict) -> dict[str, Any]:
         "on_frontier": verdict.on_frontier,
         "metrics": _plain(verdict.candidate.metrics),
         "deviations": _plain(verdict.candidate.deviations),
-        "num_seeds": len(verdict.candidate.runs),
+        "num_seeds": verdict.candidate.num_seeds,
+        "lost_seeds": verdict.candidate.num_lost,
+        "interval": None if verdict.interval is None else list(verdict.interval),
+        "share": verdict.share,
         "criteria": dict(verdict.criteria),
         "reason": verdict.reason,
     }

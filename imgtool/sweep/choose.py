@@ -93,7 +93,7 @@ def _earlier(trial: Trial) -> Experiment | None:
     path = ExperimentDir(trial.directory.path).config_path
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from error

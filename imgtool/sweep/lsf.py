@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from imgtool.errors import ExperimentError
+from imgtool.experiment.layout import make_writable
 from imgtool.experiment.status import now_iso
 from imgtool.files import write_text
 from imgtool.sweep import claim, jobs
@@ -262,9 +263,10 @@ def _bsub(script: Script, profile: Profile, client: Client) -> int:
 
 def _write(script: Script) -> None:
     """Folders, configs, the manifest, the script: all before bsub, which may start jobs at once."""
+    folder = script.path.parent
+    make_writable(folder, instead="choose another with --script-dir")
     try:
-        script.path.parent.mkdir(parents=True, exist_ok=True)
-        Path(script.log_path).parent.mkdir(parents=True, exist_ok=True)  # LSF drops logs without
+        Path(script.log_path).parent.mkdir(exist_ok=True)  # LSF drops logs without a folder
         for trial in script.trials.values():
             jobs.write_config(trial)
         if script.manifest_path is not None and script.manifest_text is not None:

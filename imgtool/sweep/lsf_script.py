@@ -347,12 +347,10 @@ class _Job:
         name = re.sub(
             r"[^\w.-]+", "_", f"{self.plan.name[:60]}_{queue or 'default'}", flags=re.ASCII
         )
-        return self._checked(self.folder / "logs" / f"{name}.{ending}.out")
+        return f"{self._checked(str(self.folder))}/logs/{name}.{ending}.out"
 
-    def _checked(self, text: object) -> str:
-        word = str(text)
-        patterns = word.replace("%J", "").replace("%I", "") if isinstance(text, Path) else word
-        if _AWKWARD.search(patterns):
+    def _checked(self, word: str) -> str:
+        if _AWKWARD.search(word):
             raise LsfError(
                 f"{word!r} cannot stand in a directive of LSF",
                 hint='choose a path without " \\ % ` $ and control characters',

@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from imgtool.errors import UsageError, UserError
+from imgtool.errors import ErrorKind, UsageError, UserError
 from imgtool.units import parse_duration
 
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT])I?B?", re.IGNORECASE)
@@ -16,6 +16,8 @@ _IN_MEGABYTES = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}
 
 class LsfError(UserError):
     """A cluster job cannot be submitted or asked about."""
+
+    kind = ErrorKind.SCHEDULER
 
 
 def array_spec(indices: Sequence[int]) -> str:

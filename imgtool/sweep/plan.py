@@ -23,6 +23,7 @@ from imgtool.sweep.trial import TRIAL_CONFIG, Plan, Trial
 
 SchemaOf = Callable[[str], FamilySchema]
 GRID = "--grid"
+EXP_DIR = "output.exp_dir"
 
 
 def make_plan(
@@ -50,8 +51,13 @@ def make_plan(
 
     Raises:
         ConfigError: anything wrong in the files or words.
+        UsageError: no time, a folder of its own for every trial, or two trials of one name.
     """
     spec = read_spec(word)
+    if duration_sec is None:
+        duration_sec = spec.duration_sec
+    if duration_sec is not None and duration_sec <= 0:
+        raise UsageError("a trial's time limit is 0", hint="give it some time, such as 3h")
     extra = grid.product(grid.parse_grid(grid_words))
     combinations = grid.times(spec.combinations, extra)
     grid_keys = frozenset(key for values in extra for key in values)
@@ -88,7 +94,7 @@ def make_plan(
             for queue, keys in spec.resources.items()
             if keys.get("max_running") is not None
         },
-        duration_sec=duration_sec if duration_sec is not None else spec.duration_sec,
+        duration_sec=duration_sec,
         then=None if spec.then is None else spec.then.replace("{root}", shlex.quote(str(root))),
     )
 
@@ -118,6 +124,10 @@ class _Maker:
             origin = GRID if key in self.grid_keys else self.spec.source
             words += [Override(text, origin) for text in as_sets({key: value})]
         words += map(Override, self.sets)
+        if any(word.text.partition("=")[0].strip() == EXP_DIR for word in words):
+            raise UsageError(
+                f"{EXP_DIR} is for one training", hint="a sweep's folder is `root:` in its file"
+            )
         loaded = self.with_resources(self.load(config, words), config)
         found = identity(loaded.experiment, "")
         if config not in self.plain:
@@ -253,7 +263,7 @@ def _trial(
     )
     loaded = Loaded(
         replace(experiment, name=name, output=output),
-        {**loaded.origins, "output.exp_dir": "sweep", "output.shared_dir": "sweep"},
+        {**loaded.origins, EXP_DIR: "sweep", "output.shared_dir": "sweep"},
     )
     return Trial(
         name=name,

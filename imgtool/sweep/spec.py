@@ -100,12 +100,16 @@ class _Reader:
             if key not in KEYS:
                 raise self.fail(key, f"unknown key {key}", did_you_mean(key, list(KEYS)))
         duration = self.text("duration")
+        combinations, values = self.combinations(), self.mapping("set")
+        for key in values:
+            if any(key in row for row in combinations):
+                raise self.fail("set", f"set: {key} is what the sweep varies", "keep one of them")
         return Spec(
             name=_name(self.text("sweep") or self.source.stem),
             source=self.source.label,
             configs=self.configs(),
-            combinations=tuple(self.combinations()),
-            sets=tuple(self.sets()),
+            combinations=tuple(combinations),
+            sets=tuple(as_sets(values)),
             root=self.text("root"),
             shared_dir=self.text("shared_dir"),
             decides=tuple(self.texts("decides")) or self.varied(),
@@ -244,9 +248,6 @@ class _Reader:
         keys = [key for found in sources for key in found]
         keys += list(space) if isinstance(space, dict) else []
         return tuple(dict.fromkeys(key for key in keys if key != SEED))
-
-    def sets(self) -> list[str]:
-        return as_sets(self.mapping("set"))
 
     def resources(self) -> dict[str, dict[str, Any]]:
         found = self.mapping("resources")

@@ -16,6 +16,7 @@ from imgtool.config.schema import Experiment
 from imgtool.data.loader import eval_loader, train_loader
 from imgtool.errors import UsageError
 from imgtool.experiment.layout import ExperimentDir
+from imgtool.experiment.metrics import mode_of
 from imgtool.experiment.status import Status
 from imgtool.files import write_text
 from imgtool.models.base import Task
@@ -164,7 +165,8 @@ def _go_on_from(
     """
     task, train, ranks = stepper.task, stepper.train, stepper.ranks
     monitor = train.monitor or task.monitor
-    best = BestValue(monitor, task.monitor_mode, train.patience, train.least_gain)
+    mode = task.monitor_mode if monitor == task.monitor else mode_of(monitor)
+    best = BestValue(monitor, mode, train.patience, train.least_gain)
     past = _Past(position=Position(), closed=Meter(stepper.device), best=best)
     parts = parts_of(stepper, past.closed, past.position, best)
     if start.loaded is not None and start.path is not None:

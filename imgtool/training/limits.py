@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import time
 
+from imgtool.experiment.metrics import is_in_db
+
 
 class TimeBudget:
     """Training time over all starts of an experiment, against an optional limit.
@@ -45,7 +47,8 @@ class BestValue:
         metric: such as `val_mse`.
         mode: `min` or `max`.
         patience: validations without a gain before `exhausted`, or None.
-        least_gain: in the metric's unit, and as a part of the value; both have to be exceeded.
+        least_gain: in the metric's unit, and as a part of the value; both have to be exceeded. Of a
+            metric in dB the part is of the error that it tells: 1 % is 0.044 dB.
     """
 
     def __init__(
@@ -62,7 +65,9 @@ class BestValue:
     def _beats(self, value: float, other: float | None, least_gain: tuple[float, float]) -> bool:
         if other is None:
             return True
-        margin = max(least_gain[0], least_gain[1] * abs(other))
+        absolute, part = least_gain
+        relative = -10 * math.log10(1 - part) if is_in_db(self.metric) else part * abs(other)
+        margin = max(absolute, relative)
         return value < other - margin if self.mode == "min" else value > other + margin
 
     def see(self, value: float | None, iteration: int, update: int = 0) -> bool:

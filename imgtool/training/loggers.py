@@ -59,6 +59,22 @@ class TensorBoardLogger:
         self._writer.close()
 
 
+_WITHOUT_WANDB = "--wandb offline keeps the run here for `wandb sync`; --wandb off leaves it out"
+
+
+def _refuse_without_key(wandb: Any) -> None:
+    """A training asks nobody for a key, not even on a terminal."""
+    try:
+        is_known = wandb.login(prompt=False, verify=False)
+    except (TypeError, wandb.errors.Error):  # an older one; or init will say what is wrong
+        return
+    if not is_known:
+        raise UsageError(
+            "--wandb online: no key of W&B is known",
+            hint=f"`wandb login` once, or WANDB_API_KEY=…; {_WITHOUT_WANDB}",
+        )
+
+
 class WandbLogger:
     """One W&B run an experiment, gone on with when the experiment is resumed."""
 
@@ -73,16 +89,22 @@ class WandbLogger:
         self._wandb = wandb
         folder.mkdir(parents=True, exist_ok=True)
         online = experiment.output.wandb == "online"
-        self._run = wandb.init(
-            project=experiment.output.wandb_project,
-            name=experiment.name,
-            group=experiment.phase,
-            config=dict(config),
-            dir=str(folder),
-            mode="online" if online else "offline",
-            id=run_id,
-            resume="allow" if online else None,
-        )
+        if online:
+            _refuse_without_key(wandb)
+        try:
+            self._run = wandb.init(
+                project=experiment.output.wandb_project,
+                name=experiment.name,
+                group=experiment.phase,
+                config=dict(config),
+                dir=str(folder),
+                mode="online" if online else "offline",
+                id=run_id,
+                resume="allow" if online else None,
+            )
+        except wandb.errors.Error as error:
+            text = " ".join(str(error).split())
+            raise UsageError(f"W&B: {text}", hint=_WITHOUT_WANDB) from error
 
     def log(self, values: Mapping[str, float], iteration: int) -> None:
         self._run.log(dict(values), step=iteration)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from imgtool.errors import ExitCode, ExperimentError, UserError
+from imgtool.errors import ErrorKind, ExitCode, ExperimentError, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +45,8 @@ class Failure:
 
 class RankFailed(UserError):
     """Another rank failed first; this one can only follow."""
+
+    kind = ErrorKind.RANK
 
     def __init__(self, failure: Failure) -> None:
         who = f"rank {failure.rank}"

@@ -2,13 +2,11 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from commands._eval_rd import spread_arguments
 from commands.main import main
 
 PNG = b"\x89PNG"
@@ -365,26 +363,3 @@ def test_a_checkpoint_of_another_family(folder, tmp_path, capsys):
         capsys.readouterr()
         assert run("eval", "rd", "--ckpt", tmp_path / "ae", "--data", folder / "photos", *real) == 2
         assert "of the family autoencoder" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ("rd --ckpt a b --data d", "rd --ckpt a --ckpt b --data d"),
-        ("rd --ckpt=a b,c --data d", "rd --ckpt=a --ckpt b,c --data d"),
-        ("rd --ckpt a --ckpt b c", "rd --ckpt a --ckpt b --ckpt c"),
-        ("rd --data d --ckpt - b", "rd --data d --ckpt - --ckpt b"),
-        ("rd --ckpt a -- b", "rd --ckpt a -- b"),
-        ("rd --real-bytes --ckpt", "rd --real-bytes --ckpt"),
-    ],
-)
-def test_several_values_after_one_option(given, expected):
-    assert spread_arguments(given.split(), ["--ckpt"]) == expected.split()
-
-
-def test_other_commands_keep_their_words(folder, capsys):
-    """Only rd's arguments are spread."""
-    from commands.eval import fold_arguments
-
-    words = ["latents", "--ckpt", "a", "b", str(Path("rd"))]
-    assert fold_arguments(words) == words

@@ -67,6 +67,11 @@ def test_one_experiment_is_meant(directory, tmp_path):
     assert answer.returncode == 2
     assert "means 2 experiments" in answer.stderr
     assert logs("none", cwd=tmp_path).returncode == 1
+    assert logs("", cwd=tmp_path).returncode == 2
+    same = ExperimentDir(tmp_path / "experiments" / "q" / "AE_S1")
+    same.path.mkdir(parents=True)
+    say(same, "stopped")
+    assert f"name one: {directory.path}, {same.path}" in logs("S1", cwd=tmp_path).stderr
 
 
 def test_following_ends_with_the_experiment(directory, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import typer
@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from commands import _options
+from commands._command import Command, spread
+from commands._fields import with_options
 from imgtool.models.registry import FAMILIES, schema
 
 WIDE = {"token_normalize_func": lambda word: word.replace("_", "-"), "max_content_width": 300}
-LISTS = ["--heads", "--betas", "--data-list"]
 
 
 @pytest.fixture
@@ -39,8 +40,8 @@ def program() -> Any:
     app = typer.Typer(rich_markup_mode=None)
     app.callback()(lambda: None)
     for family in FAMILIES:
-        command = _options.with_schema_flags(train, schema(family))
-        app.command(family, context_settings=WIDE)(command)
+        command = with_options(train, schema(family))
+        app.command(family, cls=Command, context_settings=WIDE)(command)
 
     def run(*args: str) -> tuple[dict[str, Any], dict[str, Any]]:
         result = CliRunner().invoke(app, args)
@@ -108,35 +109,50 @@ def test_the_shell_completes_options_and_values(
 
 
 @pytest.mark.parametrize(
-    ("args", "folded"),
+    ("given", "expected"),
     [
-        (["--heads", "rgb", "segmentation", "--lr", "1"], ["--heads", "rgb,segmentation", "--lr", "1"]),
-        (["--heads=rgb", "segmentation"], ["--heads=rgb,segmentation"]),
-        (["--data_list", "a", "b"], ["--data_list", "a,b"]),
-        (["--betas", "0.5,", "0.9"], ["--betas", "0.5,0.9"]),
-        (["--heads", "rgb", "--", "a", "--heads", "b", "c"], ["--heads", "rgb", "--", "a", "--heads", "b", "c"]),
-        (["--heads", "--lr", "1"], ["--heads", "--lr", "1"]),
-        (["--lr", "1", "2"], ["--lr", "1", "2"]),
-        (["x", "--heads"], ["x", "--heads"]),
-        (["--heads", "a", "b", "-c", "d", "e"], ["--heads", "a,b", "-c", "d", "e"]),
+        ("rd --ckpt a b --data d", "rd --ckpt a --ckpt b --data d"),
+        ("rd --ckpt=a b,c --data d", "rd --ckpt=a --ckpt b,c --data d"),
+        ("rd --ckpt a --ckpt b c", "rd --ckpt a --ckpt b --ckpt c"),
+        ("rd --data d --ckpt - b", "rd --data d --ckpt - --ckpt b"),
+        ("rd --ckpt a -- b", "rd --ckpt a -- b"),
+        ("rd --real-bytes --ckpt", "rd --real-bytes --ckpt"),
+        ("--data_list a b", "--data_list a --data_list b"),
     ],
-)  # fmt: skip
-def test_several_values_become_one(args: list[str], folded: list[str]) -> None:
-    assert _options.fold_list_arguments(args, LISTS) == folded
+)
+def test_several_values_after_one_option(given: str, expected: str) -> None:
+    assert spread(given.split(), ["--ckpt", "--data-list"]) == expected.split()
 
 
 @given(st.lists(st.sampled_from(["--heads", "--heads=a", "--lr", "--", "-x", "a", "b,c", "="])))
-def test_folding_keeps_every_word_in_order_and_is_done_once(args: list[str]) -> None:
-    folded = _options.fold_list_arguments(args, LISTS)
-    assert _options.fold_list_arguments(folded, LISTS) == folded
-    assert ",".join(folded).split(",") == ",".join(args).split(",")
-
-
-def test_list_flags_are_those_of_the_schema() -> None:
-    assert _options.list_flags(schema("autoencoder")) == [
-        *("--heads", "--betas"),
-        *("--modules", "--setup"),
+def test_spreading_keeps_every_word_in_order_and_is_done_once(args: list[str]) -> None:
+    once = spread(args, ["--heads"])
+    assert spread(once, ["--heads"]) == once
+    assert [word for word in once if word != "--heads"] == [
+        word for word in args if word != "--heads"
     ]
+
+
+def test_a_list_of_the_schema_takes_its_values_in_every_way(program: Any) -> None:
+    for words in (["rgb", "segmentation"], ["rgb,", "segmentation"], ["rgb,segmentation"]):
+        assert program("autoencoder", "--heads", *words, "--lr", "1")[0] == {
+            "model.heads": "rgb,segmentation",
+            "train.lr": "1",
+        }
+
+
+def test_what_could_be_an_argument_is_never_a_value() -> None:
+    def command(
+        files: Annotated[list[str], typer.Argument()],
+        sets: Annotated[list[str] | None, typer.Option("--set")] = None,
+    ) -> None:
+        seen.append((files, sets))
+
+    seen: list[Any] = []
+    app = typer.Typer(rich_markup_mode=None)
+    app.command(cls=Command)(command)
+    assert CliRunner().invoke(app, ["--set", "a=1", "file"]).exit_code == 0
+    assert seen == [(["file"], ["a=1"])]
 
 
 def test_commands_load_nothing_heavy() -> None:

@@ -188,3 +188,54 @@ def test_table_and_paths(phase, tmp_path, select):
     assert any("the winner" in line for line in lines)
     assert any(line.startswith("checkpoint") for line in lines)
     assert select(phase, "--quiet")[1] == [str(tmp_path / "experiments" / "S1")]
+
+
+def test_seeds_are_taken_together_and_the_record_says_how_sure(tmp_path, select):
+    for name, middle in (("a", 0.100), ("b", 0.101), ("c", 0.200)):
+        rows = "".join(f"{s},{middle * (1 + 0.02 * ((s + ord(name)) % 3))}\n" for s in range(3))
+        (tmp_path / f"{name}.csv").write_text("seed,val_mse\n" + rows)
+    code, (winner, *ranking), err = select(*tmp_path.glob("*.csv"))
+    assert code == 0
+    assert (winner["name"], winner["ties"], winner["num_seeds"]) == ("a", ["b"], 3)
+    noise = winner["noise"]
+    assert (noise["source"], noise["is_log"], noise["is_equal"]) == ("repeats", True, True)
+    assert 0.01 < noise["std"] < 0.03
+    assert noise["dof"] > 3
+    assert winner["rivals"] == ["b"]
+    assert sum(winner["shares"].values()) == pytest.approx(1)
+    assert winner["num_resamples"] == 1000
+    assert ranking[1]["share"] == winner["shares"]["b"]
+    low, high = ranking[2]["interval"]
+    assert low < 0.2 < high
+    assert "from seed to seed val_mse varies" in err
+    _, lines, _ = select(*tmp_path.glob("*.csv"), "--format", "table")
+    assert any("chosen" in line for line in lines)
+
+
+def test_lost_seeds_stand_in_table_record_and_reason(experiment, select):
+    for seed, state in ((0, "completed"), (1, "diverged"), (2, "diverged")):
+        folder = experiment(f"x-{seed}", 0.01, 64, state=state)
+        with open(folder / "config.yaml", "a") as file:
+            file.write(f"train: {{seed: {seed}}}\n")
+    folder = experiment("y", 0.1, 64, channels=8).parent
+    _, (winner, *ranking), _ = select(folder, "--rule", "best")
+    assert winner["name"] == "y"
+    assert ranking[1]["lost_seeds"] == {"diverged": 2}
+    assert ranking[1]["reason"].startswith("2 of 3 diverged")
+    _, lines, _ = select(folder, "--rule", "best", "--format", "table")
+    assert "2 of 3 diverged" in " ".join(" ".join(lines).split())
+    _, (winner, *_), err = select(folder, "--rule", "best", "--set", "lost_seeds=2")
+    assert winner["lost_seeds"] == {"diverged": 2}
+    assert winner["reason"].endswith("2 of 3 diverged")
+    assert "2 of 3 diverged" in err
+
+
+def test_a_gan_wants_a_rule(tmp_path, select):
+    (tmp_path / "config.yaml").write_text("family: genegan\n")
+    (tmp_path / "status.json").write_text('{"state": "completed"}')
+    (tmp_path / "g_metrics.csv").write_text("iteration,val_cycle,val_mse\n1,0.1,0.2\n")
+    code, records, err = select(tmp_path)
+    assert (code, records) == (1, [])
+    assert "wants a rule" in err
+    assert "eval-fid --sweep" in err.splitlines()[-1]
+    assert select(tmp_path, "--rule", "best", "--set", "metric=val_cycle")[0] == 0

@@ -155,6 +155,15 @@ def test_what_a_set_tells_apart_is_a_choice(folder, capsys):
     assert found["overridden"] == {}
 
 
+def test_words_as_other_commands_take_them(folder, run):
+    words = ("--set", "model={latent_channels: 2}", "--set", "model.variational=true")
+    assert run("V1.yaml", *words) == 0
+    assert (folder / "V1.yaml").read_bytes() == V1.replace(b"16", b"2").replace(b"none", b"kl")
+    listed = f"[{winner()}, {json.dumps({'kind': 'ranking'})}]"
+    assert run("V2.yaml", "--provenance", stdin=listed) == 0
+    assert b"latent_channels: 4" in (folder / "V2.yaml").read_bytes()
+
+
 def test_check_and_dry_run_write_nothing(folder, run):
     assert run("V1.yaml", "--check", stdin=winner()) == 1
     assert run("V1.yaml", "--dry-run", stdin=winner()) == 0
@@ -191,7 +200,11 @@ def test_chosen_keys_and_a_file(folder, run):
         (["V1.yaml"], f"{winner()}\n{winner()}\n", 2, "2 winners"),
         (["V1.yaml"], winner(decides=[]), 2, "does not say which keys"),
         (["V1.yaml"], winner(decides=5), 2, "does not say which keys"),
-        (["V1.yaml", "--set", "base=x"], "", 2, "base is not to be changed"),
+        (["V1.yaml", "--set", "base=x"], "", 2, "base can only be chosen in a file"),
+        (["V1.yaml", "--set", "=3"], "", 2, "is not key=value"),
+        (["V1.yaml", "--keys", ","], winner(), 2, "--keys names no key"),
+        (["V1.yaml", "read_only.yaml"], winner(), 2, "read_only.yaml is read-only"),
+        (["V1.yaml", "pipe.yaml"], winner(), 2, "not a regular file"),
         (["V1.yaml"], winner(decides=["model.x"]), 2, "no parameter model.x"),
         (["V1.yaml"], winner(family="genegan"), 2, "autoencoder family"),
         (["V1.yaml", "--keys", "loss.mse"], winner(), 2, "no parameter loss.mse"),
@@ -205,6 +218,9 @@ def test_chosen_keys_and_a_file(folder, run):
 )
 def test_what_is_wrong_changes_nothing(folder, run, capsys, args, stdin, code, words):
     (folder / "sweep.yaml").write_text("sweep: x\nexperiments: [V1.yaml]\n")
+    (folder / "read_only.yaml").write_bytes(V1)
+    (folder / "read_only.yaml").chmod(0o444)
+    os.mkfifo(folder / "pipe.yaml")
     assert run(*args, stdin=stdin) == code
     error, hint = capsys.readouterr().err.splitlines()[-2:]
     assert error.startswith("error: ")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from commands.main import discover
+from commands._program import discover
 from imgtool.config.identity import to_dict
 from imgtool.config.load import load
 from imgtool.data.synthetic.make import make_faces

@@ -110,7 +110,13 @@ def test_every_key_may_be_young_or_become_a_run_field(family: str) -> None:
                 assert identity(read, "d") == identity(experiment, "d")
                 assert len(identity_diff(read, other)) == 1
                 assert identity(other, "d") != identity(read, "d")
-            with marked(field, before=field.default, run=True):
+            # One that was added since has no position in hashes to hold.
+            is_young = "before" in field.metadata
+            with marked(field, run=True, **({} if is_young else {"before": field.default})):
+                if is_young:
+                    field.metadata = MappingProxyType(  # type: ignore[misc]
+                        {k: v for k, v in field.metadata.items() if k != "before"}
+                    )
                 assert identity_diff(experiment, other) == []
                 assert identity(experiment, "d") == identity(other, "d") == name
 

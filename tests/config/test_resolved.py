@@ -57,6 +57,7 @@ OF_FAMILY: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "bg_block_size": st.just(4),
         "multiscale_loss": st.just(False),
         "multiscale_critics": st.just(False),
+        "vqvae": st.just(False),
         "init_vqvae_map": st.none(),
     },
     "hpcm": {

@@ -7,27 +7,10 @@ from hypothesis import strategies as st
 
 from imgtool.errors import ConfigError
 from imgtool.selection.candidates import aggregate, frontier
-from imgtool.selection.records import Evidence
 from imgtool.selection.rule_file import load_rule, names
-from imgtool.selection.rules import required_gain, select
-
-
-def run(name, mse, dims=None, *, group=None, state="completed", facts=None, **more):
-    metrics = {"val_mse": mse, **more}
-    if mse is None:
-        del metrics["val_mse"]
-    if dims is not None:
-        metrics["latent_dims"] = dims
-    return Evidence(
-        name=name, group=group or name, exp_dir=None, table_path=None, state=state,
-        epochs=(), iterations=(), curves={}, metrics=metrics, facts=facts or {},
-    )  # fmt: skip
-
-
-def winner(evidence, rule="efficiency", *sets):
-    found = select(evidence, load_rule(rule, sets)).winner
-    return found and found.candidate.name
-
+from imgtool.selection.rules import select
+from imgtool.selection.steps import required_gain
+from tests.selection.making import run, winner
 
 A, B, C = run("A", 0.0100, 4096), run("B", 0.0095, 16384), run("C", 0.0300, 512)
 
@@ -81,11 +64,12 @@ def test_a_difference_inside_the_noise_is_a_tie():
     assert selection.winner.candidate.name == "b"  # fewer parameters decide
     assert list(selection.ties) == ["a"]
     assert "tie" in selection.reason
-    assert winner(seeds, "best", "noise=0") == "a"
+    assert selection.certainty.rivals == ["a"]
 
 
 def test_seeds_give_means_and_sample_deviations():
-    (one,) = aggregate([run("x0", 0.1, group="x"), run("x1", 0.3, group="x")], load_rule("best"))
+    rule = load_rule("best", ["metric=val_mse"])
+    (one,) = aggregate([run("x0", 0.1, group="x"), run("x1", 0.3, group="x")], rule)
     assert one.metrics["val_mse"] == pytest.approx(0.2)
     assert one.deviations["val_mse"] == pytest.approx(math.sqrt(0.02))
     assert one.runs[0].name == "x0"
@@ -113,12 +97,12 @@ def test_nan_and_unstable_policies():
 
 def vae(mse=0.0104, smooth=0.9, active=8.0):
     facts = {"latent_shape": [8, 4, 4]}
-    more = {"val_kld": 1.0, "interpolation_smoothness": smooth, "val_active_units": active}
+    more = {"val_kld": 1.0, "midpoint_energy": smooth, "val_active_units": active}
     return run("V2", mse, facts=facts, **more)
 
 
 def test_vae_test():
-    plain = run("V1", 0.01, interpolation_smoothness=0.8)
+    plain = run("V1", 0.01, midpoint_energy=0.8)
     assert winner([plain, vae()], "vae-test") == "V2"
     assert winner([plain, vae(mse=0.0120)], "vae-test") == "V1"
     assert winner([plain, vae(mse=0.0120)], "vae-test", "margin=0.3") == "V2"
@@ -155,7 +139,7 @@ def candidates(pairs):
 
 @given(points)
 def test_frontier_against_brute_force(pairs):
-    pool = aggregate(candidates(pairs), load_rule("best"))
+    pool = aggregate(candidates(pairs), load_rule("best", ["metric=val_mse"]))
 
     def at(c):
         return c.metrics["val_mse"], c.metrics["latent_dims"]
@@ -184,7 +168,7 @@ def test_a_dominated_newcomer_and_the_order_change_nothing(pairs, pick, rule, st
 
 
 def test_every_shipped_rule_loads():
-    assert names() == ["best", "efficiency", "fid", "loss-tuning", "vae-test"]
+    assert names() == ["bd-rate", "best", "efficiency", "fid", "loss-tuning", "vae-test"]
     assert all(load_rule(name).description for name in names())
 
 

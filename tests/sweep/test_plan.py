@@ -192,6 +192,10 @@ def test_two_experiments_of_one_name_are_refused(folder):
             "leaves no trial",
         ),
         ("experiments: [a.yaml]\ndecides: [train.lrr]\n", "decides: unknown key train.lrr"),
+        (
+            "base: a.yaml\nmatrix: {train.lr: [1e-3]}\nset: {train.lr: 1}\n",
+            r"s\.yaml:3: set: train.lr is what the sweep varies",
+        ),
         ("experiment: [a.yaml]\n", "neither a sweep nor a config"),
         ("base: a.yaml\nzip: {train.lr: [1], train.seed: [1, 2]}\n", "differ in length"),
         ("base: a.yaml\nrandom: {space: {train.lr: {uniform: [0, 1]}}}\n", "num_trials is None"),

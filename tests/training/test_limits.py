@@ -118,6 +118,19 @@ def test_a_flat_curve_stops_soon(name):
         assert stopped(train, noisy)[1] <= 5 + train.patience + 2
 
 
+def test_a_metric_in_db_stops_where_its_error_does():
+    rng = random.Random(0)
+    for exponent in (0.02, 0.1, 0.5):
+        curve = [1e-3 * e**-exponent * (1 + 0.004 * rng.gauss(0, 1)) for e in range(1, 50)]
+        of_error = BestValue("val_mse", "min", 3, (0.0, 0.01))
+        of_psnr = BestValue("val_psnr", "max", 3, (0.0, 0.01))
+        for number, value in enumerate(curve):
+            of_error.see(value, number)
+            of_psnr.see(-10 * math.log10(value), number)
+            assert of_error.exhausted == of_psnr.exhausted
+        assert of_error.iteration == of_psnr.iteration
+
+
 def test_what_min_delta_may_be():
     assert Train(min_delta=1e-4).least_gain == (1e-4, 0.0)
     assert Train(min_delta="2.5%").least_gain == (0.0, 0.025)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from imgtool.errors import DivergedError
+from imgtool.errors import DivergedError, UsageError
 from imgtool.experiment.checkpoint_file import read
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import read_status
@@ -221,6 +221,18 @@ def test_wandb_offline_gets_the_same_values(run, tmp_path):
     )
     assert trained.outcome.iteration == 4
     assert list((tmp_path / "logs/wandb").glob("offline-run-*/*.wandb"))
+
+
+@pytest.mark.parametrize("key", [None, "short"])
+def test_wandb_without_a_key_is_refused_and_asks_nobody(key, run, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("WANDB_API_KEY", key)
+    with pytest.raises(UsageError, match="key") as refusal:
+        run(tmp_path / "a", "train.max_iter=1", "output.wandb=online")
+    assert "--wandb offline" in refusal.value.hint
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])

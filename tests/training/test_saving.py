@@ -202,6 +202,14 @@ def test_a_mistyped_monitor_costs_no_training(run, tmp_path):
     assert mended.outcome.best["metric"] == "train_loss"
 
 
+def test_the_best_of_a_metric_of_which_more_is_better(run, tmp_path):
+    sets = ("train.max_iter=8", "train.val_every=2", "train.lr=1e-3")
+    trained = run(tmp_path / "a", *sets, "train.monitor=val_psnr")
+    rows = {int(row["iteration"]): float(row["val_psnr"]) for row in trained.table()}
+    assert len(set(rows.values())) > 1
+    assert trained.outcome.best["iteration"] == max(rows, key=lambda iteration: rows[iteration])
+
+
 def test_early_stopping_without_validation_images_is_refused(run, tmp_path):
     sets = ["data.val_fraction=0", "train.patience=2", "train.val_every=1", "train.max_iter=4"]
     with pytest.raises(UsageError, match="validation images"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +24,13 @@ class Job:
     target: Path
 
 
-def plan_compression(words: Sequence[str], out: str) -> list[Job]:
+def plan_compression(words: Sequence[str], out: str | None) -> list[Job]:
     """Which images become which files.
 
     Args:
         words: images, and folders that are searched for them, deeply.
         out: a file for one image; a folder for several, in which what came from a folder lies
-            as it did there.
+            as it did there; None for files beside the images.
 
     Raises:
         UsageError: no images, two for one file, or `out` is of the other kind.
@@ -44,9 +44,12 @@ def plan_decompression(words: Sequence[str], out: str) -> list[Job]:
     return _plan(words, out, frozenset({STREAM_SUFFIX}), PICTURE_SUFFIX)
 
 
-def _plan(words: Sequence[str], out: str, reads: frozenset[str], suffix: str) -> list[Job]:
+def _plan(words: Sequence[str], out: str | None, reads: frozenset[str], suffix: str) -> list[Job]:
     if not words:
         raise UsageError("no files are named", hint="name files or folders; `-` reads their names")
+    if out is None:
+        beside = [source for word in words for source, _ in _entries(Path(word), reads)]
+        return _once(Job(source, source.with_suffix(suffix)) for source in beside)
     target = Path(out)
     into_folder = target.is_dir() or out.endswith(os.sep)
     if len(words) == 1 and not Path(words[0]).is_dir() and not into_folder:
@@ -59,7 +62,15 @@ def _plan(words: Sequence[str], out: str, reads: frozenset[str], suffix: str) ->
     if target.exists() and not target.is_dir():
         raise UsageError(f"-o {out} is a file", hint="several files go to a folder")
     found = [entry for word in words for entry in _entries(Path(word), reads)]
-    jobs = [Job(source, (target / name).with_suffix(suffix)) for source, name in found]
+    return _once(Job(source, (target / name).with_suffix(suffix)) for source, name in found)
+
+
+def _once(jobs: Iterable[Job]) -> list[Job]:
+    """Each job once.
+
+    Raises:
+        UsageError: two files would become one.
+    """
     taken: dict[Path, Path] = {}
     for job in jobs:
         other = taken.setdefault(job.target, job.source)

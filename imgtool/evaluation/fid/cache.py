@@ -12,30 +12,34 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
+from scipy import linalg
 
 from imgtool import __version__
 from imgtool.errors import DataError, UsageError
-from imgtool.evaluation.fid.statistics import Statistics
+from imgtool.evaluation.fid.statistics import Floats, Statistics
 from imgtool.files import replacing
 
 FORMAT = 1
 MAX_WIDTH = 8192  # features
 MAX_NUMBERS = 1 << 29  # in one array: 262,144 images
+MAX_PIXELS = 1 << 34  # of all images of an array, times 3: 16 GiB
 MAX_TEXT = 100_000
 MAX_PACKED = 100  # times smaller than its content: what is worse takes memory and says nothing
 MIN_PACKED_BYTES = 1_000_000
 NUM_ROWS = 1024
 NUM_NEAREST = 200  # files that are compared with what is wanted
 # What must agree before two sets of statistics are compared; the rest says of what they are.
-MEASURE = ("features", "weights", "resize", "dtype", "tf32", "layout", "image_size")
+MEASURE = ("features", "weights", "resize", "dtype", "tf32", "layout", "image_size", "decoder")
+_DEFAULTS = {"decoder": "imgtool"}  # of files that do not say
+_ROUNDING = 1e-6
 
 Settings = Mapping[str, Any]
 Note = Callable[[str], None]
@@ -80,18 +84,33 @@ def read_statistics(path: Path) -> Stored:
     Raises:
         DataError: not there, damaged, not statistics, or too large.
     """
+    with _archive(path, "statistics", "mu and sigma, as imgtool and pytorch-fid write it") as file:
+        return _read(file)
+
+
+def read_array(path: Path, name: str) -> Any:
+    """One array of four dimensions: images.
+
+    Raises:
+        DataError: not there, damaged, or too large.
+    """
+    with _archive(path, "images", f"{name}: (N, H, W, 3) uint8") as file:
+        _shape(file, name, (None,) * 4, limit=MAX_PIXELS)
+        return _array(file, name)
+
+
+@contextmanager
+def _archive(path: Path, what: str, wanted: str) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
-            found = _read(archive)
+            yield archive
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # a damaged archive makes zipfile and numpy raise nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{path} holds no statistics: {reason}",
-            hint="give an .npz with mu and sigma, as imgtool and pytorch-fid write it",
+            f"{path} holds no {what}: {reason}", hint=f"give an .npz with {wanted}"
         ) from error
-    return found
 
 
 def _read(archive: zipfile.ZipFile) -> Stored:
@@ -117,6 +136,8 @@ def _read(archive: zipfile.ZipFile) -> Stored:
     largest = max(sigma.max(), -sigma.min())
     if any(np.abs(sigma[rows] - sigma[:, rows].T).max() > 1e-6 * largest for rows in _rows(sigma)):
         raise ValueError("sigma is not symmetric")
+    if not _is_positive(sigma):
+        raise ValueError("sigma is not positive semi-definite, as covariances are")
     if has_features:
         features = _array(archive, "features")
         if not _is_finite(features):
@@ -131,6 +152,15 @@ def _rows(array: Any) -> list[slice]:
 
 def _is_finite(array: Any) -> bool:
     return all(np.isfinite(array[rows]).all() for rows in _rows(array))
+
+
+def _is_positive(sigma: Floats) -> bool:
+    """Whether no eigenvalue is below what rounding to float32 explains."""
+    spread = float(np.trace(sigma))
+    if not sigma.any():
+        return True
+    shifted = sigma + np.eye(len(sigma)) * (_ROUNDING * spread)
+    return spread > 0 and linalg.get_lapack_funcs("potrf", (shifted,))(shifted, lower=1)[1] == 0
 
 
 def _read_settings(archive: zipfile.ZipFile) -> dict[str, Any] | None:
@@ -153,12 +183,14 @@ def _shape(
     *,
     kinds: str = "fiu",
     dtype: str | None = None,
+    limit: int = MAX_NUMBERS,
 ) -> tuple[int, ...]:
     """The shape that an array's header gives, once it is seen to be what it should be.
 
     Args:
         wanted: the shape; None stands for any length.
         kinds, dtype: those that its numbers may have.
+        limit: of how many numbers there may be.
     """
     try:
         entry = archive.getinfo(f"{name}.npy")
@@ -175,7 +207,7 @@ def _shape(
     ):
         raise ValueError(f"{name} has shape {found}")
     count = math.prod(found)
-    if count > MAX_NUMBERS:
+    if count > limit:
         raise ValueError(f"{name} has shape {found}, which is too large")
     if count * its.itemsize > entry.file_size:
         raise ValueError(f"{name} is shorter than its header says")
@@ -193,10 +225,11 @@ def _array(archive: zipfile.ZipFile, name: str) -> Any:
 def differences(wanted: Settings, found: Settings, keys: Sequence[str] | None = None) -> list[str]:
     """Words such as `seed is 1, not 0`; empty when all agree."""
     keys = list(wanted) if keys is None else keys
+    there, asked = {**_DEFAULTS, **found}, {**_DEFAULTS, **wanted}
     return [
-        f"{key} is {_shown(found.get(key))}, not {_shown(wanted.get(key))}"
+        f"{key} is {_shown(there.get(key))}, not {_shown(asked.get(key))}"
         for key in keys
-        if found.get(key) != wanted.get(key)
+        if there.get(key) != asked.get(key)
     ]
 
 

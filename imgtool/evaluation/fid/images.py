@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from imgtool.data.base import ImageDataset, Size
+from imgtool.data.base import ImageDataset
 from imgtool.data.loader import eval_loader
-from imgtool.data.photos import PhotoFolder
 from imgtool.data.pyramid import unpack
 from imgtool.data.sampler import random_stream
 from imgtool.data.views import View
 from imgtool.errors import UsageError
-from imgtool.evaluation.fid.inception import NUM_FEATURES, Extractor
+from imgtool.evaluation.fid.inception import Extractor, Gathering
 from imgtool.evaluation.fid.statistics import Features
 
 Positions = NDArray[np.int64]
 Tell = Callable[[int, int], None]
 Note = Callable[[str], None]
 MAX_PIXELS = 2**24  # of a batch before its images are made small: 64 of 512x512
+OURS = "imgtool"  # decoder
 MOST = 5000  # images a side, where nobody says how many
 
 
@@ -37,12 +37,14 @@ class Drawn:
         source: the data set.
         positions: (n,) in it.
         pyramid: the sizes that its images hold, one of which is `shown`; empty of plain images.
+        decoder: who makes pixels of its files: `imgtool` or `pillow`.
     """
 
     source: ImageDataset
     positions: Positions
     pyramid: tuple[int, ...] = ()
     shown: int | None = None
+    decoder: str = OURS
 
     def fingerprint(self) -> str:
         """Hash of names and contents of the images, in their order."""
@@ -85,26 +87,16 @@ def choose_n(n: int | None, available: dict[str, int]) -> int:
     return n
 
 
-class Squares(View):
-    """A data set with every image resized to a square of one size, bicubic and antialiased."""
-
-    def __init__(self, source: ImageDataset, side: int) -> None:
-        super().__init__(source, range(len(source)))
-        self._side = side
-
-    def size(self, index: int) -> Size:
-        """(H, W), equal."""
-        return self._side, self._side
+def partners(one: ImageDataset, other: ImageDataset) -> Positions | None:
+    """For each image of `one` its namesake's position in `other`; None unless all have one."""
+    place = {_stem(other.name(i)): i for i in range(len(other))}
+    found = [place.get(_stem(one.name(i)), -1) for i in range(len(one))]
+    known = len(place) == len(other) and len(set(found)) == len(found) and -1 not in found
+    return np.array(found, np.int64) if known else None
 
 
-def open_folder(path: Path, image_size: int | None, *, skip_bad: bool = False) -> ImageDataset:
-    """Every image below a folder.
-
-    Raises:
-        DataError: there is none, or one is bad.
-    """
-    found = PhotoFolder(path, skip_bad=skip_bad)
-    return found if image_size is None else Squares(found, image_size)
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]
 
 
 def loader(
@@ -128,7 +120,7 @@ def real_features(
 ) -> Features:
     """Features of images, (n, d) float32 in the order in which they were drawn."""
     order = drawn.by_size()
-    found = np.empty((len(order), NUM_FEATURES), np.float32)
+    found = Gathering(extractor, len(order))
     done = 0
     view = View(drawn.source, drawn.positions[order].tolist())
     batches = loader(view, batch_size=batch_size, num_workers=num_workers, note=note)
@@ -137,7 +129,7 @@ def real_features(
         if drawn.pyramid:
             assert drawn.shown is not None
             images = unpack(images, drawn.pyramid)[drawn.shown]
-        found[order[done : done + len(images)]] = extractor(images).numpy()
+        found.add(images, order[done : done + len(images)].tolist())
         done += len(images)
         tell(done, len(order))
-    return found
+    return found.finish()

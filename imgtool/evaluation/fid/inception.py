@@ -7,11 +7,14 @@ the mean of the last block over its 8 x 8 positions: 2048 numbers, none negative
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.models.inception import (
     BasicConv2d,
@@ -25,11 +28,13 @@ from torchvision.models.inception import (
 )
 
 from imgtool.errors import DataError
-from imgtool.evaluation.fid.resize import FID_RESIZES, IMAGENET_RESIZE, SIDE, prepare
+from imgtool.evaluation.fid.options import FID_RESIZES, IMAGENET_RESIZE
+from imgtool.evaluation.fid.resize import SIDE, prepare
 from imgtool.evaluation.fid.weights import Weights
 
 NUM_FEATURES = 2048
 FEATURE_SETS = ("inception-fid", "inception-imagenet")
+BATCH = 8  # images that go through the network together, always: sums depend on it at 1e-5
 RANDOM_SEED = 0
 _GRIDS = (1, 2, 4, 8, 16, 32, 64, 128)  # pixels of the images that calibrate random weights
 
@@ -141,27 +146,86 @@ class Extractor:
             "layout": "channels_last",
         }
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 on any device to (B, 2048) float32 on the CPU."""
+    def prepare(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 on any device to what the network takes, on the extractor's."""
+        with torch.inference_mode():
+            return prepare(images.to(self.device), self.resize)
+
+    def features_of(self, prepared: Tensor) -> Tensor:
+        """At most BATCH prepared images, of which the rest is filled up, to (B, 2048) float32."""
         with (
             torch.inference_mode(),
             torch.autocast(self.device.type, enabled=False),
             torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False),
         ):
-            x = prepare(images.to(self.device), self.resize)
-            return self.network(x).float().cpu()
+            x = prepared.new_zeros((BATCH, *prepared.shape[1:]))
+            x = x.contiguous(memory_format=torch.channels_last)
+            x[: len(prepared)] = prepared
+            return self.network(x)[: len(prepared)].float().cpu()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 on any device to (B, 2048) float32 on the CPU."""
+        pieces = self.prepare(images).split(BATCH)
+        return torch.cat([self.features_of(piece) for piece in pieces])
+
+
+class Gathering:
+    """Features of images that come in pieces of any length, in batches that are always whole.
+
+    What an image's features are depends on the order of the images alone.
+
+    Args:
+        count: images that will come.
+    """
+
+    def __init__(self, extractor: Extractor, count: int) -> None:
+        self._extractor = extractor
+        self._found = np.empty((count, NUM_FEATURES), np.float32)
+        self._waiting: list[Tensor] = []
+        self._places: list[int] = []
+
+    def add(self, images: Tensor, places: Sequence[int]) -> None:
+        """Take images (B, 3, H, W) uint8 whose features belong into these rows."""
+        self._waiting += list(self._extractor.prepare(images))
+        self._places += places
+        while len(self._waiting) >= BATCH:
+            self._flush()
+
+    def finish(self) -> NDArray[np.float32]:
+        """(count, 2048) float32."""
+        if self._waiting:
+            self._flush()
+        return self._found
+
+    def _flush(self) -> None:
+        batch, places = torch.stack(self._waiting[:BATCH]), self._places[:BATCH]
+        self._found[places] = self._extractor.features_of(batch).numpy()
+        del self._waiting[:BATCH], self._places[:BATCH]
 
 
 def _load(network: Inception3, path: Path) -> None:
     try:
         # mmap would need the newer zip form, which the published file does not have.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+        _refuse_odd(state)
         network.load_state_dict(state, strict=True, assign=True)
     except Exception as error:  # a damaged file makes torch raise nearly anything
         reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"{path} holds no weights that fit: {reason}", hint="give the published file"
         ) from error
+
+
+def _refuse_odd(state: dict[str, Tensor]) -> None:
+    for name, tensor in state.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if tensor.dtype != torch.float32:
+            raise ValueError(
+                f"{name} is of {str(tensor.dtype).removeprefix('torch.')}, not float32"
+            )
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} has values that are not finite")
 
 
 def _smooth_image(grid: int, generator: torch.Generator) -> Tensor:

@@ -2,114 +2,119 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import torch
 
 from imgtool import __version__
-from imgtool.errors import UsageError
 from imgtool.evaluation.fid.cache import Cache
 from imgtool.evaluation.fid.images import Drawn, real_features
 from imgtool.evaluation.fid.inception import Extractor
-from imgtool.evaluation.fid.resize import FID_RESIZES, IMAGENET_RESIZE
+from imgtool.evaluation.fid.kernel import KernelDistance, kernel_distance
+from imgtool.evaluation.fid.options import Listener, Options
 from imgtool.evaluation.fid.statistics import (
     SMALLEST_SIZE,
+    Extrapolation,
     Statistics,
     extrapolate,
     frechet_distance,
-    kernel_distance,
-    standard_error,
 )
-from imgtool.evaluation.fid.weights import find_weights
+from imgtool.evaluation.fid.uncertainty import Replicates, mean_of
+from imgtool.evaluation.fid.weights import PUBLISHED, Weights
 from imgtool.training.device import resolve_device
 
 
-class Listener(Protocol):
-    """Who watches."""
-
-    def note(self, text: str) -> None:
-        """A line for people."""
-
-    def progress(self, stage: str, unit: str, done: int, total: int) -> None:
-        """How far a stage has come, as often as one likes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How to measure.
+@dataclass(frozen=True)
+class Comparison:
+    """Two sets of images compared.
 
     Attributes:
-        features: one of inception.FEATURE_SETS.
-        resize: one of resize.FID_RESIZES; None is the feature set's own.
-        weights, download, allow_unverified: as `find_weights`.
-        cache_dir: folder of statistics.
-        n: images of each side; None takes 5000, or what there is.
-        seed: of the draw.
-        image_size: images are resized to it first; None leaves them as they are.
-        split: `train`, `val`, `test`, `all`; None is all faces, or the validation images.
-        batch_size: images of a side at a time.
-        kid: measure that too.
+        fid: their distance.
+        line: what it is at infinitely many images; None where they are too few.
+        replicates: from which errors follow; None where they are too few.
+        kernel: KID; None without features of both sides, or unwanted.
     """
 
-    features: str = "inception-fid"
-    resize: str | None = None
-    weights: str | None = None
-    download: bool = True
-    allow_unverified: bool = False
-    cache_dir: Path = Path("outputs/_fid_cache")
-    n: int | None = None
-    seed: int = 0
-    image_size: int | None = None
-    split: str | None = None
-    batch_size: int = 32
-    num_workers: int = 0
-    device: str = "auto"
-    kid: bool = True
+    fid: float
+    line: Extrapolation | None
+    replicates: Replicates | None
+    kernel: KernelDistance | None
 
-    def __post_init__(self) -> None:
-        if self.features == "inception-imagenet" and self.resize not in (None, IMAGENET_RESIZE):
-            raise UsageError(
-                f"--resize {self.resize} is for inception-fid",
-                hint="inception-imagenet has a resize of its own: leave --resize out",
-            )
+    def numbers(self, name: str = "", *, kid: bool = True) -> dict[str, Any]:
+        """`fid`, `fid_se`, `fid_infinity` and so on, or `fid_NAME`, `fid_NAME_se` and so on."""
+        end = f"_{name}" if name else ""
+        line, replicates, kernel = self.line, self.replicates, self.kernel
+        known = replicates is not None and line is not None
+        found: dict[str, Any] = {
+            f"fid{end}": self.fid,
+            f"fid{end}_se": None if replicates is None else replicates.error,
+            f"fid{end}_infinity": None if line is None else line.value,
+            f"fid{end}_infinity_se": replicates.error_of(line) if known else None,  # type: ignore[union-attr,arg-type]
+        }
+        if kid:
+            found |= {
+                f"kid{end}": None if kernel is None else kernel.value,
+                f"kid{end}_se": None if kernel is None else kernel.error,
+                f"kid{end}_subsets": None if kernel is None else kernel.subsets,
+                f"kid{end}_subsets_se": None if kernel is None else kernel.subsets_error,
+            }
+        return found
 
     @property
-    def chosen_resize(self) -> str:
-        """The resize mode that is used."""
-        if self.features == "inception-imagenet":
-            return IMAGENET_RESIZE
-        return self.resize or FID_RESIZES[0]
+    def sides_in_error(self) -> str | None:
+        """Whose images count as drawn by chance in the standard error: `both`, or `fake`."""
+        if self.replicates is None:
+            return None
+        return "both" if len(self.replicates.dealt) else "fake"
+
+
+def mean_comparison(several: Sequence[Comparison]) -> Comparison:
+    """Means of comparisons on the same images; of FID alone."""
+    lines = [one.line for one in several if one.line is not None]
+    replicates = [one.replicates for one in several if one.replicates is not None]
+    return Comparison(
+        float(np.mean([one.fid for one in several])),
+        Extrapolation(float(np.mean([line.value for line in lines])), lines[0].sizes)
+        if len(lines) == len(several)
+        else None,
+        mean_of(replicates) if len(replicates) == len(several) else None,
+        None,
+    )
 
 
 class Meter:
-    """Measures sets of images; what has been measured is kept, on disk and in memory."""
+    """Measures sets of images; what has been measured is kept, on disk and in memory.
 
-    def __init__(self, options: Options, listener: Listener) -> None:
-        self.options, self.listener = options, listener
+    Args:
+        weights: of the network; None where only statistics are compared.
+    """
+
+    def __init__(self, options: Options, listener: Listener, weights: Weights | None) -> None:
+        self.options, self.listener, self._weights = options, listener, weights
         self.cache = Cache(options.cache_dir, listener.note)
         self._kept: dict[Path, Statistics] = {}
+        self._baselines: dict[tuple[int, int], Comparison] = {}
 
     @cached_property
     def extractor(self) -> Extractor:
-        """Inception. Raises as `find_weights` and `Extractor` do."""
-        options, listener = self.options, self.listener
-        device = resolve_device(options.device)
-        weights = find_weights(
+        """Inception.
+
+        Raises:
+            DataError: as `Extractor`.
+        """
+        options, weights = self.options, self._weights
+        assert weights is not None
+        return Extractor(
             options.features,
-            options.weights,
-            download=options.download,
-            allow_unverified=options.allow_unverified,
-            tell=lambda done, total: listener.progress("downloading", "bytes", done, total),
-            note=lambda text: listener.note(f"warning: {text}"),
+            weights,
+            resize=options.chosen_resize,
+            device=resolve_device(options.device),
         )
-        if not weights.verified:
-            kind = "random" if weights.path is None else "unverified"
-            listener.note(f"warning: {kind} weights: these numbers compare with nobody else's")
-        resize = options.chosen_resize
-        return Extractor(options.features, weights, resize=resize, device=device)
 
     def settings(self, **about: Any) -> dict[str, Any]:
         """What statistics are filed under."""
@@ -129,6 +134,7 @@ class Meter:
         """
         settings = self.settings(
             n=len(drawn.positions),
+            decoder=drawn.decoder,
             seed=self.options.seed,
             data=drawn.fingerprint(),
             **about,
@@ -149,41 +155,45 @@ class Meter:
             found = Statistics.of(features)
             if keep:
                 self.cache.keep(settings, found)
-        self._kept[path] = found
+        if keep:
+            self._kept[path] = found
         return found, {**settings, "cached": cached}
 
-    def compare(self, real: Statistics, fake: Statistics, name: str = "") -> dict[str, Any]:
-        """FID and its company: `fid`, `fid_se`, `fid_infinity`, `kid`, or `fid_NAME` and so on."""
-        end = f"_{name}" if name else ""
+    def compare(self, real: Statistics, fake: Statistics, name: str = "") -> Comparison:
+        """FID and its company.
+
+        Args:
+            name: of the fakes, for who watches.
+        """
         stage = f"distances{' of ' if name else ''}{name}"
+        seed, kernel = self.options.seed, None
         self.listener.progress(stage, "numbers", 0, 4)
-        numbers: dict[str, Any] = {f"fid{end}": frechet_distance(real, fake)}
+        fid = frechet_distance(real, fake)
         self.listener.progress(stage, "numbers", 1, 4)
-        numbers[f"fid{end}_se"] = standard_error(real, fake)
+        replicates = Replicates.of(real, fake, seed)
         self.listener.progress(stage, "numbers", 2, 4)
         line = extrapolate(real, fake)
-        numbers[f"fid{end}_infinity"] = None if line is None else line.value
         self.listener.progress(stage, "numbers", 3, 4)
         if self.options.kid:
-            numbers[f"kid{end}"] = kernel_distance(real, fake)
+            kernel = kernel_distance(real, fake, seed)
         self.listener.progress(stage, "numbers", 4, 4)
-        return numbers
+        return Comparison(fid, line, replicates, kernel)
 
     def baseline(self, one: Statistics, other: Statistics) -> dict[str, Any]:
-        """Distances between two sets of real images."""
-        numbers: dict[str, Any] = {"fid_baseline": frechet_distance(one, other)}
-        if self.options.kid:
-            numbers["kid_baseline"] = kernel_distance(one, other)
-        return numbers
+        """Distances between two sets of real images, computed once."""
+        key = id(one), id(other)  # they live as long as this object
+        if key not in self._baselines:
+            self._baselines[key] = self.compare(one, other, "baseline")
+        numbers = self._baselines[key].numbers("baseline", kid=self.options.kid)
+        return {key: value for key, value in numbers.items() if "subsets" not in key}
 
     def facts(self) -> dict[str, Any]:
         """How it was measured, for a record."""
-        options, weights = self.options, self.extractor.weights
+        options = self.options
         return {
-            **self.extractor.settings,
-            "weights_path": weights.path,
-            # Published FIDs are of these features; torchvision's compare among themselves.
-            "comparable": weights.verified and options.features == "inception-fid",
+            **self.settings(),
+            "weights_path": self.extractor.weights.path,
+            "comparable": self.extractor.weights.verified and is_published(self.settings()),
             "seed": options.seed,
             "device": str(self.extractor.device),
             "batch_size": options.batch_size,
@@ -199,3 +209,12 @@ class Meter:
                 f"warning: {n} images a side, fewer than {SMALLEST_SIZE}: FID comes out too "
                 "high, and compares at the same n alone"
             )
+
+
+def is_published(settings: Mapping[str, Any] | None) -> bool:
+    """Whether features are those of published FIDs; torchvision's compare among themselves."""
+    return (
+        settings is not None
+        and settings.get("features") == "inception-fid"
+        and settings.get("weights") == PUBLISHED["inception-fid"].sha256
+    )

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from imgtool.evaluation.fid.options import IMAGENET_RESIZE
+
 SIDE = 299
-FID_RESIZES = ("clean", "pytorch-fid", "tf1")
-IMAGENET_RESIZE = "imagenet"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

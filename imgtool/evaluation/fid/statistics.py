@@ -22,10 +22,8 @@ from imgtool.errors import NoAnswer
 Floats = NDArray[np.float64]
 Features = NDArray[np.float32]
 
-NUM_BLOCKS = 10  # of the jackknife
 NUM_SIZES = 6  # of the extrapolation
 SMALLEST_SIZE = 2048  # below it FID is no longer linear in 1 / n
-MAX_KID = 10_000  # images a side
 _CHUNK = 1024
 _NEGLIGIBLE = 1e-8
 _EPSILON = float(np.finfo(np.float64).eps)
@@ -65,8 +63,9 @@ class Statistics:
         return cls(mu, _scatter(features, mu) / (n - 1), n, features)
 
     def without(self, rows: slice) -> Statistics:
-        """Of the features less a run of them."""
-        assert self.features is not None
+        """Of the features less a run of them; moments alone stay as they are."""
+        if self.features is None:
+            return self
         n, block = len(self.features), self.features[rows]
         left = n - len(block)
         if left <= len(self.mu):
@@ -193,25 +192,6 @@ def _eigenvalues(one: Statistics, other: Statistics) -> Floats:
     return linalg.eigvalsh(gram, lower=True, check_finite=False, overwrite_a=True)
 
 
-def standard_error(real: Statistics, fake: Statistics) -> float | None:
-    """Of the FID, from the fakes being a sample: delete-one-block jackknife, 10 blocks.
-
-    None without the fakes' features. A bootstrap would be wrong: repeated images lower FID's
-    effective n, on which it depends.
-    """
-    if fake.features is None or len(fake.features) < 2 * NUM_BLOCKS:
-        return None
-    edges = np.linspace(0, len(fake.features), NUM_BLOCKS + 1).astype(int).tolist()
-    without = np.array(
-        [
-            frechet_distance(real, fake.without(slice(start, stop)))
-            for start, stop in zip(edges[:-1], edges[1:], strict=True)
-        ]
-    )
-    spread = float(((without - without.mean()) ** 2).sum())
-    return float(np.sqrt(spread * (NUM_BLOCKS - 1) / NUM_BLOCKS))
-
-
 @dataclass(frozen=True)
 class Extrapolation:
     """FID at infinitely many images.
@@ -223,6 +203,11 @@ class Extrapolation:
 
     value: float
     sizes: tuple[int, ...]
+
+    @property
+    def weights(self) -> Floats:
+        """What `value` takes of the distance at each size."""
+        return intercept_weights(self.sizes)
 
 
 def extrapolate(real: Statistics, fake: Statistics) -> Extrapolation | None:
@@ -242,34 +227,10 @@ def extrapolate(real: Statistics, fake: Statistics) -> Extrapolation | None:
     reals = real.prefixes([round(size * ratio) for size in sizes])
     pairs = zip(reals, fake.prefixes(sizes), strict=True)
     found = [frechet_distance(some, others) for some, others in pairs]
-    slope, value = np.polyfit(1 / np.array(sizes, np.float64), found, 1)
-    return Extrapolation(float(value), tuple(sizes))
+    return Extrapolation(float(intercept_weights(sizes) @ np.array(found)), tuple(sizes))
 
 
-def kernel_distance(real: Statistics, fake: Statistics) -> float | None:
-    """KID (Binkowski et al. 2018): unbiased squared MMD of the kernel (x.y / d + 1)^3.
-
-    May be slightly negative. Of the first 10,000 of each side; None without features.
-    """
-    if real.features is None or fake.features is None:
-        return None
-    x, y = real.features[:MAX_KID], fake.features[:MAX_KID]
-    if min(len(x), len(y)) < 2:
-        return None
-    within = sum(
-        _kernel_sum(one, one, diagonal=False) / (len(one) * (len(one) - 1)) for one in (x, y)
-    )
-    return within - 2 * _kernel_sum(x, y, diagonal=True) / (len(x) * len(y))
-
-
-def _kernel_sum(x: Features, y: Features, *, diagonal: bool) -> float:
-    total = 0.0
-    for start in range(0, len(x), _CHUNK):
-        left = x[start : start + _CHUNK].astype(np.float64)
-        for other in range(0, len(y), _CHUNK):
-            right = y[other : other + _CHUNK].astype(np.float64)
-            kernel: Any = (left @ right.T / x.shape[1] + 1) ** 3
-            total += float(kernel.sum())
-            if not diagonal and start == other:
-                total -= float(np.trace(kernel))
-    return total
+def intercept_weights(sizes: Sequence[int]) -> Floats:
+    """Weights of the values at these n in the height at 0 of their least-squares line in 1 / n."""
+    line = np.stack([np.ones(len(sizes)), 1 / np.array(sizes, np.float64)], axis=1)
+    return np.asarray(np.linalg.pinv(line)[0])

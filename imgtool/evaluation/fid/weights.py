@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgtool.errors import DataError, NoAnswer
+from imgtool.errors import DataError
+from imgtool.evaluation.fid.options import Listener, Options
 from imgtool.files import replacing
 from imgtool.units import format_bytes
 
@@ -104,8 +105,8 @@ def find_weights(
         note: hears of files passed over.
 
     Raises:
-        DataError: a given file is missing or is not the published one.
-        NoAnswer: they are nowhere, and cannot be fetched.
+        DataError: a given file is missing or is not the published one; or they are nowhere, and
+            cannot be fetched.
     """
     published = PUBLISHED[features]
     chosen, origin = (given, "--weights") if given else (os.environ.get(VARIABLE), VARIABLE)
@@ -124,6 +125,22 @@ def find_weights(
     path = cache_folder() / published.names[0]
     _download(published, path, features, tell)
     return Weights(path, published.sha256, verified=True)
+
+
+def weights_for(options: Options, listener: Listener) -> Weights:
+    """As `find_weights`; who watches hears what these weights are worth."""
+    found = find_weights(
+        options.features,
+        options.weights,
+        download=options.download,
+        allow_unverified=options.allow_unverified,
+        tell=lambda done, total: listener.progress("downloading", "bytes", done, total),
+        note=lambda text: listener.note(f"warning: {text}"),
+    )
+    if not found.verified:
+        kind = "random" if found.path is None else "unverified"
+        listener.note(f"warning: {kind} weights: these numbers compare with nobody else's")
+    return found
 
 
 def cache_folder() -> Path:
@@ -188,11 +205,12 @@ def sha256_of(path: Path) -> str:
     return _known_hashes[key]
 
 
-def _absent(what: str, published: Published) -> NoAnswer:
-    return NoAnswer(
-        what,
-        hint=f"fetch {published.url} elsewhere and give --weights FILE or set {VARIABLE}; "
-        f"--weights {RANDOM} tests without them",
+def _absent(what: str, published: Published) -> DataError:
+    searched = ", ".join(str(path) for path in _cached(published))
+    return DataError(
+        f"{what}; looked for {searched}",
+        hint=f"fetch {published.url} (SHA-256 {published.sha256}) elsewhere and give "
+        f"--weights FILE or set {VARIABLE}; --weights {RANDOM} tests without them",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,15 @@ from imgtool.nn.quality import gradient_energy
 EPSILON = 1e-4  # of the path, as in the paper
 NUM_STEPS = 8  # of a strip, between its two ends
 NUM_STRIPS = 3
+AT_ONCE = 3  # images decoded: whole ones may be large
 _SEED = 0  # of the places on the paths; the same for every model
+
+
+class _End(NamedTuple):
+    """An image's latent (1, C, h, w), and the gradient energies of the decoded and the original."""
+
+    z: Tensor
+    energies: list[float]
 
 
 class Interpolations:
@@ -45,27 +53,23 @@ class Interpolations:
         self.lengths: list[float] = []
         self.energies: list[list[float]] = []  # of the middle, of both ends, of both originals
         self.strips: list[Tensor] = []
+        self._ends: dict[int, _End] = {}
         self._places = torch.Generator().manual_seed(_SEED)
 
     def add(self, pair: Batch) -> None:
         """Measure a pair: two images of equal size."""
-        x = to_pm1(pair["image"])
-        latent = self.network.encode(x)
-        first, last = (latent.z if latent.mu is None else latent.mu).float().split(1)
-        size = x.shape[-2:]
+        size = pair["image"].shape[-2:]
+        ends = [self._end(pair["image"][row : row + 1], int(pair["index"][row])) for row in (0, 1)]
 
         def frames(places: Tensor) -> Tensor:
-            weights = places.to(first.device).view(-1, 1, 1, 1)
-            ways = first.lerp(last, weights)
-            made = [self.network.decode(z[None], ("rgb",), size)["rgb"] for z in ways]
-            return torch.cat(made)
+            weights = places.to(ends[0].z.device).view(-1, 1, 1, 1)
+            ways = torch.split(ends[0].z.lerp(ends[1].z, weights), AT_ONCE)
+            return torch.cat([self.network.decode(z, ("rgb",), size)["rgb"] for z in ways])
 
-        ends_and_middle = frames(torch.tensor([0.0, 1.0, 0.5]))
-        energy = gradient_energy(to_unit(ends_and_middle)).double().tolist()
-        originals = gradient_energy(to_unit(x)).double().sum().item()
-        self.energies.append([energy[2], energy[0] + energy[1], originals])
-        scene = pair.get("scene", pair["index"])
-        self.scenes.append(scene.tolist())
+        middle = gradient_energy(to_unit(frames(torch.tensor([0.5])))).item()
+        decoded, original = (sum(end.energies[k] for end in ends) for k in (0, 1))
+        self.energies.append([middle, decoded, original])
+        self.scenes.append(pair.get("scene", pair["index"]).tolist())
         if self.lpips is not None and min(size) >= SMALLEST:
             place = torch.rand(1, generator=self._places)
             near = perceptual_size(frames(torch.cat([place, place + EPSILON])))
@@ -73,6 +77,17 @@ class Interpolations:
         if len(self.strips) < NUM_STRIPS:
             strip = frames(torch.linspace(0, 1, NUM_STEPS + 1))
             self.strips.append(torch.cat(list(to_uint8(strip)), dim=2).cpu())
+
+    def _end(self, image: Tensor, index: int) -> _End:
+        """What is needed of an image, which may be in several pairs."""
+        if index not in self._ends:
+            x = to_pm1(image)
+            latent = self.network.encode(x)
+            z = (latent.z if latent.mu is None else latent.mu).float()
+            decoded = self.network.decode(z, ("rgb",), x.shape[-2:])["rgb"]
+            energies = [gradient_energy(to_unit(images)).item() for images in (decoded, x)]
+            self._ends[index] = _End(z, energies)
+        return self._ends[index]
 
     def document(self) -> dict[str, Any]:
         """num_pairs, and each measure with its standard error; None where there is none."""
@@ -120,9 +135,8 @@ def _ratio(
     for row, pair in enumerate(scenes):
         part_of[row, [number[scene] for scene in pair]] = 1
     together = (part_of @ part_of.T > 0).double()
-    variance = rest @ together @ rest
-    if variance <= 0:  # as it may be of few scenes
-        variance = rest.square().sum()
+    # Of few scenes the sum says nothing: all pairs hang together, and the rests add up to 0.
+    variance = torch.maximum(rest @ together @ rest, rest.square().sum())
     return ratio.item(), (variance * count / (count - 1)).sqrt().item()
 
 

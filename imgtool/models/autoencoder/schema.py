@@ -153,6 +153,7 @@ def channels_last(experiment: Experiment, device_type: str) -> bool:
 SCHEMA = FamilySchema(
     name="autoencoder",
     sections={"model": Model, "loss": Loss},
+    monitor="val_mse",
     tiny={
         "data.image_size": 64,
         "data.crop": 64,

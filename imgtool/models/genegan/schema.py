@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from imgtool.config.bounds import Gt, Lt
+from imgtool.config.bounds import Ge, Gt, Le, Lt
 from imgtool.config.faces import FacesData
 from imgtool.config.schema import (
     STRICT,
@@ -57,6 +57,18 @@ class Model:
     multiscale_critics: bool = option(
         False, "Critics judge every size, not the largest alone (multiscale_loss)."
     )
+    vqvae: bool = option(
+        False,
+        "Train splitter and joiner as a VQ-VAE instead, for init_vqvae_ckpt: no critics, nothing "
+        "is exchanged.",
+        before=False,
+    )
+    codebook_size: Annotated[int, Ge(2), Le(65536)] = option(
+        512, "Vectors in the codebook (vqvae).", before=512
+    )
+    codebook_decay: Annotated[float, Gt(0), Lt(1)] = option(
+        0.99, "Decay of the averaged codebook (vqvae).", before=0.99
+    )
     init_vqvae_ckpt: str | None = option(
         None, "Checkpoint of a VQ-VAE whose weights splitter and joiner begin with."
     )
@@ -75,6 +87,10 @@ class Model:
             )
         if self.multiscale_critics and not self.multiscale_loss:
             raise ValueError("multiscale_critics is for multiscale_loss")
+        if self.vqvae and self.multiscale_loss:
+            raise ValueError("vqvae takes every size in and out: multiscale_loss must be off")
+        if self.vqvae and self.init_vqvae_ckpt:
+            raise ValueError("vqvae trains what init_vqvae_ckpt names: leave one of them out")
         if self.init_vqvae_map and not self.init_vqvae_ckpt:
             raise ValueError("init_vqvae_map without init_vqvae_ckpt")
 
@@ -89,6 +105,12 @@ class Loss:
     cycle: NonNegativeFloat = option(1.0, "Weight of the two reconstructions.")
     adversarial: NonNegativeFloat = option(1.0, "Weight of the critics' judgement.")
     parallelogram: NonNegativeFloat = option(0.01, "Weight of mean|Au + B0 - Bu - A0|.")
+    commitment: NonNegativeFloat = option(
+        0.25,
+        "Weight of the features' pull towards their codes (vqvae).",
+        flag="loss-commitment",
+        before=0.25,
+    )
     generator_decay: NonNegativeFloat = option(
         5e-5, "Decay of the generator's convolutions, as a loss."
     )
@@ -163,6 +185,8 @@ def check(experiment: Experiment) -> None:
                     f"model.{part}_block_size {block} does not divide the {side}x{side} features "
                     f"of size {size}"
                 )
+    if model.vqvae and experiment.loss.multi_res_mode == "random":
+        raise ValueError("model.vqvae has all sizes: loss.multi_res_mode must be all")
     if model.multiscale_loss:
         if len(sizes) < 2:
             raise ValueError("model.multiscale_loss needs two sizes or more in data.image_sizes")
@@ -190,6 +214,8 @@ SCHEMA = FamilySchema(
         "loss": Loss,
         "output": GeneganOutput,
     },
+    monitor="val_cycle",
+    has_best=False,
     tiny={
         "data.image_sizes": [32, 64, 96],
         "data.image_size": 96,
@@ -207,5 +233,10 @@ SCHEMA = FamilySchema(
     check=check,
     channels_last=channels_last,
     # Each size has norms of its own, and goes forward and backward by itself.
-    takes_turns=lambda experiment: not experiment.model.multiscale_loss,
+    takes_turns=lambda experiment: (
+        not experiment.model.multiscale_loss and not experiment.model.vqvae
+    ),
+    needs=dict.fromkeys(
+        ("model.codebook_size", "model.codebook_decay", "loss.commitment"), ("model.vqvae", True)
+    ),
 )

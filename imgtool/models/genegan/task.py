@@ -31,6 +31,7 @@ from imgtool.models.genegan.layers import At, BlockConv
 from imgtool.models.genegan.losses import Faces
 from imgtool.models.genegan.network import Critic, Joiner, Splitter
 from imgtool.models.genegan.schema import faces_data
+from imgtool.models.genegan.vqvae import VqvaeTask
 from imgtool.models.genegan.warm_start import from_vqvae
 from imgtool.nn.cost import count_macs, count_parameters
 from imgtool.nn.images import grid
@@ -362,6 +363,8 @@ class GeneganFamily(Family):
         """The networks of the earlier PyTorch system."""
         return legacy.knows(foreign)
 
-    def build(self, experiment: Experiment, data: DataInfo) -> GeneganTask:
-        """The task with fresh weights."""
+    def build(self, experiment: Experiment, data: DataInfo) -> GeneganTask | VqvaeTask:
+        """The task with fresh weights; of a VQ-VAE with its trunk where the config says so."""
+        if experiment.model.vqvae:
+            return VqvaeTask(experiment, data)
         return GeneganTask(experiment, data)

@@ -13,6 +13,13 @@ from imgtool.errors import CheckpointError, ConfigError, did_you_mean
 
 # The part of a VQ-VAE in whose keys the weights of ours are looked for.
 COUNTERPART = {"splitter": "encoder", "joiner": "decoder"}
+# Why a VQ-VAE with our trunk has no such tensor: what its name has in it -> the reason.
+_LACKING = {
+    "_blocks.": "the VQ-VAE was trained without convolution by blocks",
+    ".heads.": "heads of multiscale_loss, which no VQ-VAE has",
+    ".norm.": "the VQ-VAE was trained with other norms, or not at this size",
+    "": "the VQ-VAE was trained at other sizes: its trunk is shorter",
+}
 
 
 def from_vqvae(
@@ -20,9 +27,11 @@ def from_vqvae(
 ) -> dict[str, Any]:
     """Copy what fits into the generator.
 
-    With a map exactly its tensors are copied. Without one a convolution gets the only tensor of
-    its shape among the keys with `encoder` (splitter) or `decoder` (joiner) in them, where no
-    other convolution has that shape.
+    With a map exactly its tensors are copied. A VQ-VAE with the GeneGAN's own trunk (`model.vqvae`)
+    has the names of ours: convolutions and norms, their running statistics too, are copied by
+    name, and what it has not is named with the reason. Of any other a convolution gets the only
+    tensor of its shape among the keys with `encoder` (splitter) or `decoder` (joiner) in them,
+    where no other convolution has that shape.
 
     Args:
         generator: `splitter` and `joiner`.
@@ -30,7 +39,8 @@ def from_vqvae(
         names: our tensor, such as `splitter.layers.2.conv.weight`, -> the VQ-VAE's.
 
     Returns:
-        loaded: ours -> theirs; ambiguous: ours -> several of theirs; missing: ours without any.
+        loaded: ours -> theirs; ambiguous: ours -> several of theirs; missing: ours without any;
+        not_meant: ours -> why a trunk of our own has it not.
 
     Raises:
         ConfigError: the map names a tensor that is not there.
@@ -41,7 +51,17 @@ def from_vqvae(
         for part, network in generator.items()
         for name, tensor in network.named_parameters()
     }
-    report = _by_shape(own, tensors) if names is None else _by_map(own, tensors, names)
+    if names is not None:
+        report = _by_map(own, tensors, names)
+    elif any(name.startswith("splitter.layers.") for name in tensors):
+        own = {
+            f"{part}.{name}": tensor
+            for part, network in generator.items()
+            for name, tensor in network.state_dict(keep_vars=True).items()
+        }
+        report = _by_name(own, tensors)
+    else:
+        report = _by_shape(own, tensors)
     with torch.no_grad():
         for ours, theirs in report["loaded"].items():
             own[ours].copy_(tensors[theirs])
@@ -74,6 +94,23 @@ def _by_map(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], names: Any
             )
     missing = [name for name in own if name not in names]
     return {"loaded": dict(names), "ambiguous": {}, "missing": missing}
+
+
+def _by_name(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Of a trunk like ours."""
+    loaded: dict[str, str] = {}
+    not_meant: dict[str, str] = {}
+    for name, tensor in own.items():
+        if name not in tensors:
+            not_meant[name] = next(why for part, why in _LACKING.items() if part in name)
+        elif tensors[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"the VQ-VAE's {name} is {tuple(tensors[name].shape)}, ours {tuple(tensor.shape)}",
+                hint="train it with the same model.base_channels and model.second_ratio",
+            )
+        else:
+            loaded[name] = name
+    return {"loaded": loaded, "ambiguous": {}, "missing": [], "not_meant": not_meant}
 
 
 def _by_shape(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Any]:

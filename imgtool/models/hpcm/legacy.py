@@ -87,7 +87,8 @@ def read(foreign: Any, codec: HPCM) -> Foreign:
         notes.append("no adaptive factors in the file: they are 1, as the published code had them")
     if not codec.context.legacy_s2_hyper:
         notes.append(
-            "model.legacy_s2_hyper is off: with it, outputs are those of the published code"
+            "model.legacy_s2_hyper is off: with --legacy-s2-hyper, outputs are those of the "
+            "published code"
         )
     epoch = foreign.get("epoch")
     if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:

@@ -217,6 +217,7 @@ SCHEMA = FamilySchema(
         "loss": Loss,
         "output": HpcmOutput,
     },
+    monitor="val_rd_loss",
     tiny={
         "model.model_name": "HPCM_Tiny",
         "data.crop": 64,

@@ -1,6 +1,11 @@
 """imgtool eval-fid, on folders, and on checkpoints trained here."""
 
 import json
+import os
+import re
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +13,8 @@ import pytest
 from PIL import Image
 
 from commands.main import main
-from imgtool.evaluation.fid.weights import VARIABLE
+from imgtool.evaluation.fid.cache import read_statistics, write_statistics
+from imgtool.evaluation.fid.weights import PUBLISHED, VARIABLE
 
 QUICK = ("--weights", "random", "--device", "cpu")
 TRAIN = ("--threads", 1, "--device", "cpu", "--quiet")
@@ -88,6 +94,9 @@ def test_two_folders(fid, photos, tmp_path):
     assert row["fid"] > 0
     assert (row["num_images"], row["num_real_images"]) == (6, 6)
     assert (row["fid_se"], row["fid_infinity"], row["comparable"]) == (None, None, False)
+    assert (row["kid_se"], row["sides_in_error"], row["departures"]) == (None, None, [])
+    assert row["protocol"].startswith("folder-whole-native-clean-n6-")
+    assert [p.name.split("-")[0] for p in (tmp_path / "fid_cache").iterdir()] == ["real"]
     assert isinstance(row["kid"], float)
     settings = {"features": "inception-fid", "resize": "clean", "weights": "random", "seed": 0}
     assert settings.items() <= row.items()
@@ -96,12 +105,18 @@ def test_two_folders(fid, photos, tmp_path):
     assert any("fewer than 2048" in line for line in said)
     assert json.loads(out.read_text()) == row
 
-    code, (again,), _ = fid("--real", real, "--fake", fake, *QUICK, "--batch-size", 1)
+    words = ("--real", real, "--fake", fake, *QUICK, "--batch-size", 1, "--cache-fakes")
+    code, (again,), _ = fid(*words)
     assert code == 0
     assert again["sides"]["real"]["cached"]
-    assert again["fid"] == pytest.approx(row["fid"], rel=1e-4)
+    assert (again["fid"], again["protocol"]) == (row["fid"], row["protocol"])
+    kept = next((tmp_path / "fid_cache").glob("fake-n6-*.npz"))
 
     stored = next((tmp_path / "fid_cache").glob("real-n6-*.npz"))
+    code, (files,), _ = fid("--real", stored, "--fake", kept)
+    assert (code, files["fid"], files["comparable"]) == (0, row["fid"], False)
+    told = ("num_images", "seed", "weights", "features", "resize", "image_size", "protocol")
+    assert {key: files[key] for key in told} == {key: row[key] for key in told}
     code, (third,), _ = fid("--real", stored, "--fake", fake, *QUICK, "--no-kid")
     assert code == 0
     assert third["fid"] == pytest.approx(row["fid"], rel=1e-6)
@@ -116,8 +131,73 @@ def test_two_folders(fid, photos, tmp_path):
     assert code == 0
     assert fourth["fid"] == pytest.approx(row["fid"], rel=1e-6)
     assert any("does not say how it was measured" in line for line in said)
+    _say_that_it_is_published(stored, tmp_path / "published.npz")
+    for side, comparable in (("published", True), ("foreign", False)):
+        sides = ("--real", tmp_path / "published.npz", "--fake", tmp_path / f"{side}.npz")
+        code, (both,), _ = fid(*sides)
+        assert (code, both["comparable"]) == (0, comparable)
     code, (fifth,), _ = fid("--real", stored, "--fake", stored)
     assert (code, fifth["fid"]) == (0, pytest.approx(0, abs=1e-6))
+
+
+def _say_that_it_is_published(path, out):
+    stored = read_statistics(path)
+    settings = {**stored.settings, "weights": PUBLISHED["inception-fid"].sha256}
+    write_statistics(out, stored.statistics, settings)
+
+
+def test_an_array_of_fakes(fid, photos, tmp_path):
+    files = sorted((photos / "fake").iterdir())
+    images = np.stack([np.asarray(Image.open(file)) for file in files])
+    np.savez(tmp_path / "fakes.npz", arr_0=images)
+    words = ("--real", photos / "real", "--no-kid", *QUICK)
+    _, (row,), _ = fid(*words, "--fake", tmp_path / "fakes.npz")
+    _, (same,), _ = fid(*words, "--fake", photos / "fake")
+    assert row["fid"] == pytest.approx(same["fid"], rel=1e-9)
+
+
+def test_hints_name_options_that_are_here(fid, photos, tmp_path):
+    """Of folders and files that cannot be used."""
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/a.png").write_bytes(b"nothing")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.npz").write_bytes(b"nothing")
+    known = {name for option in parameters() for name in option.opts + option.secondary_opts}
+    for name in ("bad", "empty", "none", "a.npz"):
+        code, _, said = fid("--real", photos / "real", "--fake", tmp_path / name, *QUICK)
+        _, hint = errors(said)
+        assert code == 4
+        assert set(re.findall(r"--[a-z-]+", hint)) <= known, hint
+
+
+def parameters():
+    import typer
+
+    from commands.eval_fid import run as command
+
+    app = typer.Typer()
+    app.command()(command)
+    return typer.main.get_command(app).params
+
+
+def test_absent_weights_are_said_at_once(photos, tmp_path):
+    """Before anything heavy is loaded: through a real process."""
+    words = ("--real", photos / "real", "--fake", photos / "fake", "--no-download")
+    text = f"from commands.main import main\nmain({['eval-fid', *map(str, words)]})"
+    hidden = {"XDG_CACHE_HOME": str(tmp_path), "TORCH_HOME": str(tmp_path), VARIABLE: ""}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    answer = subprocess.run(
+        [sys.executable, "-c", f"import sys\nsys.modules['torch'] = None\n{text}"],
+        env={**os.environ, **hidden},
+        capture_output=True,
+        text=True,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert answer.returncode == 4, answer.stderr
+    published = PUBLISHED["inception-fid"]
+    for word in (str(tmp_path / "imgtool" / published.names[0]), published.url, published.sha256):
+        assert word in answer.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
 
 
 def test_a_folder_against_itself(fid, photos):
@@ -151,7 +231,7 @@ def test_bad_words(words, code, reason, fid):
 def test_weights_that_cannot_be_had(fid, photos, tmp_path):
     sides = ("--real", photos / "real", "--fake", photos / "fake", "--device", "cpu")
     code, rows, said = fid(*sides, "--no-download")
-    assert (code, rows) == (1, [])
+    assert (code, rows) == (4, [])
     assert "not on this machine" in errors(said)[0]
     (tmp_path / "w.pth").write_bytes(b"weights")
     code, _, said = fid(*sides, "--weights", tmp_path / "w.pth")
@@ -177,12 +257,22 @@ def test_checkpoints_of_an_autoencoder(fid, autoencoder, tmp_path):
         assert row["path"] == str(file)
         assert row["fid"] == row["fid_reconstruction"] > 0
         assert (row["split"], row["num_images"]) == ("val", 3)
+        assert (row["num_trained_on"], row["num_looked_at"]) == (0, 3)
+        assert row["protocol"] == rows[0]["protocol"]
     assert len([line for line in said if "measured now" in line]) == 1
     assert [json.loads(line) for line in out.read_text().splitlines()] == rows
     with Image.open(plot) as picture:
         assert picture.size[0] > 500
-    code, (row,), _ = fid("--ckpt", autoencoder, *QUICK, "--split", "all", "--img-size", 24)
+    words = ("--ckpt", autoencoder, *QUICK, "--split", "all", "--img-size", 24)
+    code, (row,), said = fid(*words)
     assert (code, row["num_images"], row["image_size"]) == (0, 8, 24)
+    assert (row["num_trained_on"], row["num_looked_at"]) == (4, 8)
+    assert any("4 of the 8 images were trained on" in line for line in said)
+    assert row["protocol"].startswith("all-whole-24-clean-n8-")
+    code, rows, said = fid(*words, "--strict")
+    assert (code, rows) == (1, [])
+    assert "4 of the 8 images were trained on" in errors(said)[0]
+    assert "--split test takes images that were held out" in errors(said)[1]
     code, _, said = fid("--ckpt", autoencoder, *QUICK, "--attribute", "Smiling")
     assert code == 2
     assert "photos have no attributes" in errors(said)[0]
@@ -240,9 +330,16 @@ def test_faces_with_and_without(fid, genegan, tmp_path):
         assert reason in errors(said)[0]
 
 
-def test_the_official_parts(fid, genegan):
-    code, (row,), _ = fid("--ckpt", genegan / "exp", *QUICK, "--split", "train", "--n", 2)
-    assert (code, row["split"], row["num_images"]) == (0, "train", 2)
+def test_a_split_is_the_experiments_own(fid, genegan):
+    """Whatever attribute parts it, and whatever CelebA's own parts are."""
+    split = json.loads((genegan / "exp/split.json").read_text())
+    for attribute in ("Smiling", "Bangs"):
+        words = ("--ckpt", genegan / "exp", *QUICK, "--attribute", attribute, "--n", 2)
+        code, (row,), said = fid(*words, "--split", "train", "--no-kid")
+        assert (code, row["split"], row["num_images"]) == (0, "train", 2)
+        assert (row["num_trained_on"], row["num_looked_at"]) == (4, 4)
+        assert any("4 of the 4 images were trained on" in line for line in said)
+    assert len(split["val"]) == 2
     code, _, said = fid("--ckpt", genegan / "exp", *QUICK, "--split", "val")
     assert code == 2
     assert "too few images: there are " in errors(said)[0]

@@ -4,17 +4,28 @@ import torch
 from PIL import Image
 
 from imgtool.errors import DataError, UsageError
-from imgtool.evaluation.fid.images import Drawn, choose_n, draw, open_folder, real_features
+from imgtool.evaluation.fid import inception
+from imgtool.evaluation.fid.images import Drawn, choose_n, draw, partners, real_features
+from imgtool.evaluation.fid.options import Options
+from imgtool.evaluation.fid.sources import departures, open_source
 
 
 class MeanColour:
     """Stands in for Inception: the first three features are the mean of each channel."""
 
-    def __call__(self, images):
+    def prepare(self, images):
         assert images.dtype == torch.uint8
-        found = torch.zeros(len(images), 2048)
-        found[:, :3] = images.float().mean((2, 3))
+        return images.float().mean((2, 3))
+
+    def features_of(self, prepared):
+        assert len(prepared) <= inception.BATCH
+        found = torch.zeros(len(prepared), 2048)
+        found[:, :3] = prepared
         return found
+
+
+def open_folder(path, image_size=None, resize=None):
+    return open_source(path, Options(image_size=image_size, resize=resize))
 
 
 @pytest.fixture
@@ -101,3 +112,57 @@ def test_folders_that_cannot_be_used(tmp_path):
         open_folder(tmp_path, None)
     with pytest.raises(DataError, match="no such folder"):
         open_folder(tmp_path / "none", None)
+
+
+def test_namesakes_are_partners(tmp_path):
+    for folder, names in (("a", "cab"), ("b", "abcd")):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            suffix = ".png" if folder == "a" else ".bmp"
+            Image.new("RGB", (8, 8)).save(tmp_path / folder / f"{name}{suffix}")
+    few, many = open_folder(tmp_path / "a"), open_folder(tmp_path / "b")
+    assert partners(few, many).tolist() == [0, 1, 2]
+    assert partners(many, few) is None
+
+
+def test_pixels_as_pytorch_fid_reads_them(tmp_path):
+    """Alpha is dropped, EXIF is not applied, 16 bits are what Pillow makes of them."""
+    rng = np.random.default_rng(0)
+    rgba = Image.fromarray(rng.integers(0, 256, (6, 9, 4), dtype=np.uint8))
+    rgba.save(tmp_path / "alpha.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rgba.convert("RGB").save(tmp_path / "turned.jpg", exif=exif)
+    deep = rng.integers(0, 65536, (6, 9), dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    (tmp_path / "below").mkdir()
+    rgba.convert("RGB").save(tmp_path / "below/A.PNG")
+    options = Options(resize="pytorch-fid")
+    source = open_source(tmp_path, options)
+    for i in range(len(source)):
+        with Image.open(tmp_path / source.name(i)) as image:
+            expected = np.asarray(image.convert("RGB"))
+        assert np.array_equal(source.read(i).image, expected), source.name(i)
+        assert source.size(i) == expected.shape[:2] == (6, 9)
+    ours = open_folder(tmp_path)
+    names = [ours.name(i) for i in range(len(ours))]
+    assert ours.size(names.index("turned.jpg")) == (9, 6)
+    assert departures(tmp_path, source, options) == [
+        "images in folders below are taken",
+        "suffixes in capitals are taken",
+    ]
+    assert departures(tmp_path, ours, Options()) == []
+
+
+def test_an_array_of_images(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), dtype=np.uint8)
+    np.savez_compressed(tmp_path / "a.npz", arr_0=images, arr_1=np.arange(5))
+    source = open_folder(tmp_path / "a.npz")
+    assert (len(source), source.size(0)) == (5, (8, 6))
+    assert np.array_equal(source.read(3).image, images[3])
+    assert source.content_hash(0) != source.content_hash(1)
+    assert open_folder(tmp_path / "a.npz", 4).read(0).image.shape == (4, 4, 3)
+    for bad in (images.astype(np.float32), images[..., :1], images[0]):
+        np.savez(tmp_path / "bad.npz", arr_0=bad)
+        with pytest.raises(DataError, match="arr_0"):
+            open_folder(tmp_path / "bad.npz")

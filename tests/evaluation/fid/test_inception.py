@@ -54,9 +54,21 @@ def test_features_are_useful_and_leave_no_trace(extractor, pattern):
 
 
 def test_batches_do_not_matter(extractor, pattern):
-    whole = extractor(pattern)
-    alone = torch.cat([extractor(one[None]) for one in pattern])
-    assert torch.allclose(whole, alone, rtol=1e-4, atol=1e-4)
+    """To the last bit, of images that come in any pieces: the network's batch is always one."""
+    seen = []
+    network = extractor.network
+    images = torch.cat([pattern] * 4)[:10]
+    found = []
+    for pieces in (10, 3):
+        gathering = inception.Gathering(extractor, len(images))
+        handle = network.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
+        for places in torch.arange(len(images)).split(pieces):
+            gathering.add(images[places], places.tolist())
+        found.append(gathering.finish())
+        handle.remove()
+    assert np.array_equal(*found)
+    assert set(seen) == {inception.BATCH}
+    assert np.array_equal(found[0][:3], found[0][3:6])
 
 
 def test_flat_and_noisy_images_stay_in_scale(extractor):
@@ -81,6 +93,17 @@ def test_weights_from_a_file(extractor, random_state, pattern, tmp_path):
             inception.Extractor("inception-fid", weights, resize="clean", device=CPU)
     torch.save({"fc.weight": torch.zeros(1008, 2048)}, path)
     with pytest.raises(DataError, match="Missing key"):
+        inception.Extractor("inception-fid", weights, resize="clean", device=CPU)
+    for odd, reason in (
+        (torch.zeros(1008, 2048, dtype=torch.float16), "fc.weight is of float16, not float32"),
+        (torch.zeros(1008, 2048, dtype=torch.float64), "fc.weight is of float64, not float32"),
+        (torch.full((1008, 2048), torch.nan), "fc.weight has values that are not finite"),
+    ):
+        torch.save({"fc.weight": odd}, path)
+        with pytest.raises(DataError, match=reason):
+            inception.Extractor("inception-fid", weights, resize="clean", device=CPU)
+    torch.save([1], path)
+    with pytest.raises(DataError, match="holds no weights that fit"):
         inception.Extractor("inception-fid", weights, resize="clean", device=CPU)
 
 

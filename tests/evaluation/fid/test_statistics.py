@@ -8,8 +8,6 @@ from imgtool.evaluation.fid.statistics import (
     Statistics,
     extrapolate,
     frechet_distance,
-    kernel_distance,
-    standard_error,
 )
 
 
@@ -122,16 +120,6 @@ def test_moments_are_those_of_numpy_across_pieces(monkeypatch):
         np.testing.assert_allclose(some.sigma, np.cov(x[:n].astype(np.float64).T), atol=1e-13)
 
 
-def test_standard_error_is_the_spread_over_draws():
-    real = Statistics.of(draw(3000, 8, 0))
-    fakes = [Statistics.of(draw(300, 8, seed, shift=0.2)) for seed in range(1, 61)]
-    spread = np.std([frechet_distance(real, fake) for fake in fakes], ddof=1)
-    found = np.mean([standard_error(real, fake) for fake in fakes[:20]])
-    assert 0.7 < found / spread < 1.4
-    assert standard_error(real, moments_of(fakes[0])) is None
-    assert standard_error(real, Statistics.of(draw(12, 8, 1))) is None
-
-
 def test_extrapolation_takes_the_bias_away():
     sides = [(draw(4800, 48, seed), draw(4800, 48, seed + 50)) for seed in range(4)]
     plain, better = [], []
@@ -152,22 +140,6 @@ def test_no_extrapolation_from_few():
     assert extrapolate(moments_of(large), large) is None  # nobody knows its n
     known = Statistics(large.mu, large.sigma, 5000)
     assert extrapolate(known, large).sizes[-1] == 5000
-
-
-def test_kernel_distance_by_definition(monkeypatch):
-    x, y = draw(41, 16, 1), draw(30, 16, 2, shift=0.4)
-
-    def kernel(a, b):
-        return (a.astype(np.float64) @ b.astype(np.float64).T / 16 + 1) ** 3
-
-    off = ~np.eye(41, dtype=bool), ~np.eye(30, dtype=bool)
-    within = kernel(x, x)[off[0]].mean() + kernel(y, y)[off[1]].mean()
-    expected = within - 2 * kernel(x, y).mean()
-    for chunk in (1024, 7):
-        monkeypatch.setattr(statistics, "_CHUNK", chunk)
-        found = kernel_distance(Statistics.of(x), Statistics.of(y))
-        assert found == pytest.approx(expected, rel=1e-12)
-    assert kernel_distance(Statistics.of(x), moments_of(Statistics.of(y))) is None
 
 
 def test_what_has_no_statistics():

@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 
-from imgtool.errors import DataError, ExitCode, NoAnswer
+from imgtool.errors import DataError, ExitCode
 from imgtool.evaluation.fid import weights
 from imgtool.evaluation.fid.weights import PUBLISHED, VARIABLE, Published, find_weights
 
@@ -114,12 +114,15 @@ def test_a_file_that_changes_is_hashed_again(tmp_path, monkeypatch):
     assert len(reads) == 1
 
 
-def test_absent_and_offline():
+def test_absent_and_offline(published):
     for download, reason in ((False, "not on this machine"), (True, "Name or service not known")):
-        with pytest.raises(NoAnswer, match=reason) as caught:
+        with pytest.raises(DataError, match=reason) as caught:
             find_weights("inception-fid", download=download)
-        assert caught.value.exit_code == ExitCode.NO
-        for word in ("https://example.org/pt_one.pth", "--weights", VARIABLE, "random"):
+        assert caught.value.exit_code == ExitCode.UNREADABLE
+        for path in weights._cached(published):
+            assert str(path) in str(caught.value)
+        words = ("https://example.org/pt_one.pth", published.sha256, "--weights", VARIABLE)
+        for word in (*words, "random"):
             assert word in caught.value.hint
 
 
@@ -145,6 +148,6 @@ def test_a_download(tmp_path, monkeypatch):
 )
 def test_a_bad_download_leaves_nothing(content, url, reason, tmp_path, monkeypatch):
     serve(monkeypatch, content, url)
-    with pytest.raises(NoAnswer, match=reason):
+    with pytest.raises(DataError, match=reason):
         find_weights("inception-fid")
     assert list((tmp_path / "cache/imgtool").iterdir()) == []

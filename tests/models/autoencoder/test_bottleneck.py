@@ -8,7 +8,6 @@ from torch import Tensor
 
 from imgtool.models.autoencoder.bottleneck import (
     LOGVAR_RANGE,
-    REVIVE_BELOW,
     Gaussian,
     Plain,
     VectorQuantizer,
@@ -16,6 +15,7 @@ from imgtool.models.autoencoder.bottleneck import (
 )
 from imgtool.models.autoencoder.schema import Model
 from imgtool.models.base import Noise, StepResult
+from imgtool.nn.codebook import REVIVE_BELOW
 
 
 def result(
@@ -96,7 +96,7 @@ def test_each_vector_becomes_its_nearest_code() -> None:
 
 
 def test_nearest_agrees_with_all_distances_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgtool.models.autoencoder.bottleneck.DISTANCES_AT_ONCE", 7 * 64)
+    monkeypatch.setattr("imgtool.nn.codebook.DISTANCES_AT_ONCE", 7 * 64)
     quantizer = VectorQuantizer(4, Model(bottleneck="vq", latent_channels=4, codebook_size=64))
     quantizer.codebook.normal_()
     vectors = torch.randn(500, 4)

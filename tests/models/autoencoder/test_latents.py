@@ -39,7 +39,7 @@ def batches(*levels):
 def pairs_of(*levels):
     for pair in itertools.pairwise(levels):
         (batch,) = batches(*pair)
-        yield {**batch, "index": torch.tensor(pair)}
+        yield {**batch, "index": torch.tensor(pair).long()}
 
 
 def study(network, *levels, num_images=64):

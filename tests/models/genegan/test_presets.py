@@ -11,8 +11,11 @@ import torch
 from imgtool.config import presets
 from imgtool.config.load import load
 from imgtool.data.synthetic.make import make_faces
-from imgtool.evaluation.fid.evaluate import CheckpointMeter
-from imgtool.evaluation.fid.measure import Options
+from imgtool.errors import UserError
+from imgtool.evaluation.editing import open_editor
+from imgtool.evaluation.fid.checkpoints import CheckpointMeter
+from imgtool.evaluation.fid.options import Options
+from imgtool.evaluation.fid.weights import find_weights
 from imgtool.experiment.checkpoint_file import read
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.registry import schema
@@ -70,7 +73,7 @@ def meter(tmp_path_factory: pytest.TempPathFactory) -> CheckpointMeter:
     """One Inception, of random weights, for all presets."""
     cache = tmp_path_factory.mktemp("cache")
     options = Options(weights="random", n=3, batch_size=3, device="cpu", cache_dir=cache)
-    return CheckpointMeter(options, Quiet(), {})
+    return CheckpointMeter(options, Quiet(), find_weights("inception-fid", "random"), {})
 
 
 def trained(name, faces, exp_dir, *sets, stop_after=0):
@@ -83,7 +86,8 @@ def trained(name, faces, exp_dir, *sets, stop_after=0):
     return train(loaded, directory, stop=stop, reporter=reporter), directory
 
 
-def check_resume(name, faces, folder, *sets):
+def check_bits(name, faces, folder, *sets):
+    """A run that was stopped and went on is the run that was not, bit for bit."""
     outcome, straight = trained(name, faces, folder / "straight", *sets)
     assert (outcome.state, outcome.iteration) == ("completed", 4)
     stopped, parts = trained(name, faces, folder / "parts", *sets, stop_after=2)
@@ -95,7 +99,12 @@ def check_resume(name, faces, folder, *sets):
     assert first.keys() == second.keys()
     different = [key for key in first if not torch.equal(first[key], second[key])]
     assert not different, different[:5]
-    assert any(key.endswith("square_avg") for key in first)
+    return straight
+
+
+def check_resume(name, faces, folder, *sets):
+    straight = check_bits(name, faces, folder, *sets)
+    assert any(key.endswith("square_avg") for key in read(straight.latest_path).tensors)
     assert not straight.best_path.is_symlink()  # nothing here says what is best
     rows = [json.loads(line) for line in straight.metrics_path.read_text().splitlines()]
     logged = {key for row in rows for key in row}
@@ -120,27 +129,47 @@ def test_every_preset_trains_resumes_and_is_evaluated(name, faces, tmp_path, met
     assert list(directory.samples_dir.glob("iter_000004_faces.png"))
 
 
-def test_exp06b_begins_with_a_vqvae_of_ours(faces, tmp_path, meter):
-    photos = faces / "img_align_celeba"
-    of_vqvae = [
-        *("data.image_size=64", "data.crop=64", "data.max_images=8", "model.base_channels=16"),
-        *("model.latent_channels=16", "model.max_channels=null", "train.max_iter=2"),
-        *("train.batch_size=2", "train.threads=1", "train.device=cpu", f"data.root={photos}"),
-    ]
-    loaded = load("genegan/vqvae", family=None, schema_of=schema, sets=of_vqvae, tiny=True)
-    vqvae = ExperimentDir(tmp_path / "vqvae")
-    vqvae.create()
-    train(loaded, vqvae, stop=StopRequest(), reporter=Silence())
-    begins = (f"model.init_vqvae_ckpt={vqvae.path}", "model.base_channels=16")
-    directory = check_resume("genegan/exp06b", faces, tmp_path, *begins)
+@pytest.fixture(scope="module")
+def vqvae(faces, tmp_path_factory):
+    """The VQ-VAE that EXP06b begins with, and whether a stopped one went on as one that ran."""
+    folder = tmp_path_factory.mktemp("vqvae")
+    return check_bits("genegan/vqvae", faces, folder, "train.val_every=2")
+
+
+def test_the_vqvae_has_a_best_and_shows_what_comes_back(vqvae, meter):
+    rows = [json.loads(line) for line in vqvae.metrics_path.read_text().splitlines()]
+    assert all({"loss", "l1", "commitment"} <= set(row) for row in rows if row["kind"] == "train")
+    assert [row["val_mse"] > 0 for row in rows if row["kind"] == "evaluation"] == [True, True]
+    assert vqvae.best_path.exists()
+    assert list(vqvae.samples_dir.glob("iter_000004_reconstruction.png"))
+    tensors = read(vqvae.latest_path).tensors
+    assert tensors["model.codebook.initialised"]
+    assert tensors["model.codebook.codebook"].abs().sum() > 0
+    record = meter.measure(str(vqvae.path))
+    assert (record["Au_hat_against"], record["B0_hat_against"]) == ("with", "without")
+    with pytest.raises(UserError, match="is a VQ-VAE, which exchanges nothing"):
+        open_editor(str(vqvae.latest_path), device="cpu")
+
+
+def test_exp06b_begins_with_the_shipped_vqvae(vqvae, faces, tmp_path, meter):
+    begins = f"model.init_vqvae_ckpt={vqvae.latest_path}"
+    directory = check_resume("genegan/exp06b", faces, tmp_path, begins)
     check_evaluation(directory, meter)
     report = json.loads((directory.path / "warm_start.json").read_text())
-    assert set(report) == {"loaded", "ambiguous", "missing"}
-    assert report["loaded"]["splitter.layers.3.conv.weight"].startswith("network.encoder")
-    assert "joiner.layers.0.conv.weight" in report["loaded"]
+    mine = read(directory.checkpoint_path(2)).tensors
+    # Every convolution, every norm with its statistics, and the joiner's bias.
+    generator = {
+        name.removeprefix("model.")
+        for name in mine
+        if name.startswith(("model.splitter.", "model.joiner."))
+    }
+    loaded = {name: name for name in generator}
+    assert report == {"loaded": loaded, "ambiguous": {}, "missing": [], "not_meant": {}}
     # What was begun with is in the first weights, and training has moved them a little.
     theirs = read(vqvae.latest_path).tensors
-    mine = read(directory.checkpoint_path(2)).tensors
-    for ours, name in report["loaded"].items():
-        near = mine[f"model.{ours}"] - theirs[f"model.{name}"]
-        assert 0 < near.abs().max() < 0.01
+    trained_on = [name for name in generator if name.endswith("conv.weight")]
+    assert len(trained_on) == 7
+    for name in trained_on:
+        near = mine[f"model.{name}"] - theirs[f"model.{name}"]
+        assert near.abs().max() < 0.01
+        assert near.abs().max() > 0 or "layers.3" in name  # that only large sizes reach

@@ -34,7 +34,44 @@ def vqvae():
     return {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
 
 
-def test_our_own_vqvae_fits_by_shape(generator, vqvae):
+def test_a_trunk_of_our_own_fits_by_name():
+    plain, blocks = Model(base_channels=8), Model(base_channels=8, obj_blockconv=True)
+    trunk = {"splitter": Splitter(plain, SIZES), "joiner": Joiner(plain, SIZES)}
+    theirs = {f"{p}.{n}": t.clone() for p, m in trunk.items() for n, t in m.state_dict().items()}
+    theirs["splitter.layers.1.norm.norms.96.running_var"].fill_(3.0)
+    mine = {"splitter": Splitter(blocks, SIZES), "joiner": Joiner(plain, SIZES, heads=(64, 96))}
+    report = from_vqvae(mine, theirs)
+    assert report["loaded"] == {name: name for name in theirs}
+    for part, network in mine.items():
+        for name, tensor in network.state_dict().items():
+            whole = f"{part}.{name}"
+            if whole in theirs:
+                assert torch.equal(tensor, theirs[whole]), whole
+            else:
+                assert whole.startswith(("splitter.object_blocks.", "joiner.heads."))
+                assert (
+                    "block" in report["not_meant"][whole] or "heads" in report["not_meant"][whole]
+                )
+    assert report["missing"] == []
+    assert report["ambiguous"] == {}
+    narrow = {"splitter": Splitter(Model(base_channels=16), SIZES), "joiner": mine["joiner"]}
+    with pytest.raises(CheckpointError, match=r"splitter.layers.0.conv.weight is \(8, 3, 4, 4\)"):
+        from_vqvae(narrow, theirs)
+
+
+def test_norms_of_another_kind_and_sizes_that_it_has_not_are_named():
+    small = {"splitter": Splitter(Model(base_channels=8), (64,))}
+    small["joiner"] = Joiner(Model(base_channels=8), (64,))
+    theirs = {f"{p}.{n}": t for p, m in small.items() for n, t in m.state_dict().items()}
+    grouped = Model(base_channels=8, norm="group_norm", norm_groups=4)
+    mine = {"splitter": Splitter(grouped, SIZES), "joiner": Joiner(grouped, SIZES)}
+    report = from_vqvae(mine, theirs)
+    assert "splitter.layers.2.conv.weight" in report["loaded"]
+    assert "shorter" in report["not_meant"]["splitter.layers.3.conv.weight"]
+    assert "other norms" in report["not_meant"]["joiner.layers.0.norm.weight"]
+
+
+def test_an_autoencoders_vqvae_fits_by_shape(generator, vqvae):
     before = generator["joiner"].layers[2].conv.weight.clone()
     report = from_vqvae(generator, vqvae)
     assert set(report["loaded"]) == {
