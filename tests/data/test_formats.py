@@ -335,7 +335,7 @@ def ramps(bits: int) -> np.ndarray:
 @pytest.mark.parametrize("value", range(1, 9))
 def test_jpegs_of_12_bits(tmp_path: Path, value: int) -> None:
     samples = ramps(12)
-    for colours in (samples, samples[..., 0]):
+    for colours in (samples, samples[..., 0].copy()):
         data = imagecodecs.jpeg8_encode(colours, level=100, bitspersample=12)
         app1 = b"Exif\0\0" + exif(value)
         data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(app1) + 2) + app1 + data[2:]
