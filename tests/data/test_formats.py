@@ -453,6 +453,23 @@ def test_a_missing_library_is_named_in_one_line(
         assert error.value.reason.endswith(f"`pip install {line}`")
 
 
+@pytest.mark.parametrize("kept", [0.3, 0.67, 0.98])
+def test_deep_files_cut_short_are_suspected_and_refused(tmp_path: Path, kept: float) -> None:
+    samples = np.random.default_rng(17).integers(0, 4096, (64, 64, 3), np.uint16)
+    files = (
+        png(samples, 16, writing.RGB),
+        png(samples, 16, writing.RGB, piece=100),
+        imagecodecs.jpeg8_encode(samples, level=95, bitspersample=12),
+        tiff(samples, 16, writing.TIFF_RGB),
+    )
+    for data in files:
+        (tmp_path / "x").write_bytes(data[: int(kept * len(data))])
+        with pytest.raises(BadImage, match="damaged"):
+            if probe(tmp_path / "x").whole:
+                pytest.fail("nothing would decode this file before training starts")
+            decode(tmp_path / "x")
+
+
 # What lies in a folder and is no picture ------------------------------------------------------
 
 
