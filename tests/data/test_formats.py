@@ -128,6 +128,13 @@ def test_four_inks(tmp_path: Path, bits: int) -> None:
     assert np.abs(image - expected).max() <= (1 if bits == 8 else 0.5 + 1e-6)  # 8: Pillow's own
 
 
+def test_lab_is_converted(tmp_path: Path) -> None:
+    samples = np.array([[[255, 0, 0], [0, 0, 0], [138, 79, 67]]])  # white, black, sRGB's red
+    samples[0, 2, 0] = round(53.2 * 2.55)
+    image = read(tmp_path, tiff(samples, 8, 8))
+    assert np.abs(image[0].astype(int) - [[255] * 3, [0] * 3, [255, 0, 0]]).max() <= 12
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("value", range(10))
 def test_orientation_of_tiffs(tmp_path: Path, bits: int, value: int) -> None:
