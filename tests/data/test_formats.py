@@ -128,6 +128,13 @@ def test_four_inks(tmp_path: Path, bits: int) -> None:
     assert np.abs(image - expected).max() <= (1 if bits == 8 else 0.5 + 1e-6)  # 8: Pillow's own
 
 
+def test_lab_is_converted(tmp_path: Path) -> None:
+    samples = np.array([[[255, 0, 0], [0, 0, 0], [138, 79, 67]]])  # white, black, sRGB's red
+    samples[0, 2, 0] = round(53.2 * 2.55)
+    image = read(tmp_path, tiff(samples, 8, 8))
+    assert np.abs(image[0].astype(int) - [[255] * 3, [0] * 3, [255, 0, 0]]).max() <= 12
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("value", range(10))
 def test_orientation_of_tiffs(tmp_path: Path, bits: int, value: int) -> None:
@@ -335,7 +342,7 @@ def ramps(bits: int) -> np.ndarray:
 @pytest.mark.parametrize("value", range(1, 9))
 def test_jpegs_of_12_bits(tmp_path: Path, value: int) -> None:
     samples = ramps(12)
-    for colours in (samples, samples[..., 0]):
+    for colours in (samples, samples[..., 0].copy()):
         data = imagecodecs.jpeg8_encode(colours, level=100, bitspersample=12)
         app1 = b"Exif\0\0" + exif(value)
         data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(app1) + 2) + app1 + data[2:]
@@ -451,6 +458,23 @@ def test_a_missing_library_is_named_in_one_line(
         with pytest.raises(BadImage, match="needs `pip install") as error:
             reader(tmp_path / "x")
         assert error.value.reason.endswith(f"`pip install {line}`")
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.67, 0.98])
+def test_deep_files_cut_short_are_suspected_and_refused(tmp_path: Path, kept: float) -> None:
+    samples = np.random.default_rng(17).integers(0, 4096, (64, 64, 3), np.uint16)
+    files = (
+        png(samples, 16, writing.RGB),
+        png(samples, 16, writing.RGB, piece=100),
+        imagecodecs.jpeg8_encode(samples, level=95, bitspersample=12),
+        tiff(samples, 16, writing.TIFF_RGB),
+    )
+    for data in files:
+        (tmp_path / "x").write_bytes(data[: int(kept * len(data))])
+        with pytest.raises(BadImage, match="damaged"):
+            if probe(tmp_path / "x").whole:
+                pytest.fail("nothing would decode this file before training starts")
+            decode(tmp_path / "x")
 
 
 # What lies in a folder and is no picture ------------------------------------------------------

@@ -19,6 +19,8 @@ from imgtool.data.formats.base import (
 )
 from imgtool.data.formats.pillow import opened, picture
 
+_END, _SCAN = b"\xff\xd9", b"\xff\xda"
+
 
 def read_jpeg(stream: BinaryIO, num_bytes: int) -> Picture:
     """A JPEG of 8 or 12 bits."""
@@ -27,7 +29,7 @@ def read_jpeg(stream: BinaryIO, num_bytes: int) -> Picture:
     except UnidentifiedImageError:
         return _deep(stream)
     stream.seek(max(0, num_bytes - 2))
-    return picture(image, whole=stream.read(2) == b"\xff\xd9")
+    return picture(image, whole=stream.read(2) == _END)
 
 
 def _deep(stream: BinaryIO) -> Picture:
@@ -45,10 +47,12 @@ def _deep(stream: BinaryIO) -> Picture:
     width, height = image.size
 
     def pixels() -> Image8:
+        if data.rfind(_END) < data.rfind(_SCAN):
+            raise ValueError("the file is truncated")  # libjpeg would make the rest grey
         values = decode(data)
         return upright(rgb_of(values.reshape(*values.shape[:2], -1), 4095), turn)
 
-    return Picture(upright_size((height, width), turn), data.endswith(b"\xff\xd9"), pixels)
+    return Picture(upright_size((height, width), turn), data.endswith(_END), pixels)
 
 
 def _precision(data: bytes) -> int | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageCms, features
+from PIL import Image, features
 
 from imgtool.data.base import Image8
 from imgtool.data.formats.base import (
@@ -45,6 +45,8 @@ def eight_bit_rgb(image: Image.Image) -> Image8:
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         raise Unreadable(f"pixels of mode {image.mode} have no known white")
     if image.mode == "LAB":
+        from PIL import ImageCms
+
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         image = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image
     if image.mode in _ALPHA or "transparency" in image.info:

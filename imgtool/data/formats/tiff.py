@@ -2,8 +2,8 @@
 
 Of every mixture of 1 to 16 bits, WhiteIsZero, BlackIsZero and RGB, extra samples, byte orders,
 predictors, LZW and Deflate, planes, strips and tiles, tifffile gives each sample as written;
-Pillow refuses or spoils half of them (16 bits of WhiteIsZero, planes with alpha), and OpenCV
-most that are not of 8 or 16 bits.
+Pillow refuses or spoils half of them (16 bits of WhiteIsZero, planes), and OpenCV most that are
+not of 8 or 16 bits.
 """
 
 from __future__ import annotations
@@ -32,22 +32,15 @@ from imgtool.data.formats.pillow import eight_bit_rgb, opened
 MAGICS = (b"II*\0", b"MM\0*", b"MM*\0", b"II\0*", b"MM\0+", b"II+\0")
 # Tags (TIFF 6.0, section 8 and appendix A)
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 262, 277
-_COLOUR_MAP, _EXTRA, _FORMAT, _ORIENTATION, _XMP = 320, 338, 339, 274, 700
+_ORIENTATION, _PLANES, _COLOUR_MAP, _EXTRA, _FORMAT, _XMP = 274, 284, 320, 338, 339, 700
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
-_COLOURS = {
-    _WHITE_IS_ZERO: 1,
-    _BLACK_IS_ZERO: 1,
-    _RGB: 3,
-    _PALETTE: 1,
-    _CMYK: 4,
-    _YCBCR: 3,
-    _LAB: 3,
-}
+_COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4}  # samples
 _ASSOCIATED, _UNASSOCIATED, _COREL = 1, 2, 999
 _MAX_SAMPLES = 16  # a pixel
 _MOST = 1 << 29  # samples to decode at once: RGBA of as many pixels as any picture may have
 _MAX_BITS = 16
 _CONVERT = "convert the file to 8 or 16 bits"
+_KIND = "TIFF of more than 8 bits, with a palette, alpha or planes,"
 
 # What is wrong is an error of ours: no second voice on stderr.
 for _name in ("PIL", "tifffile"):
@@ -71,20 +64,23 @@ def read_tiff(stream: BinaryIO, num_bytes: int) -> Picture:
 
 
 def _is_plain(tags: Any) -> bool:
-    bits = set(tags.get(_BITS, (1,)))
-    photometric = tags.get(_PHOTOMETRIC, 0)
+    bits, photometric = set(tags.get(_BITS, (1,))), tags.get(_PHOTOMETRIC, 0)
+    if not set(tags.get(_FORMAT, (1,))) <= {1, 4}:
+        return False
+    if photometric in (_YCBCR, _LAB):
+        return bits == {8}
     return (
         bits in ({1}, {8})
-        and set(tags.get(_FORMAT, (1,))) <= {1, 4}
         and photometric != _PALETTE
         and tags.get(_SAMPLES, 1) in (1, _COLOURS.get(photometric))
+        and tags.get(_PLANES, 1) == 1
         and not tags.get(_EXTRA)
     )
 
 
 def _deep(stream: BinaryIO, num_bytes: int) -> Picture:
-    tifffile = library("tifffile", "TIFF of this kind")
-    library("imagecodecs", "TIFF of this kind")
+    tifffile = library("tifffile", _KIND)
+    library("imagecodecs", _KIND)
     stream.seek(0)
     page = tifffile.TiffFile(stream).pages[0]
 
@@ -121,7 +117,7 @@ def _tuple(value: Any) -> tuple[int, ...]:
 
 
 def _refuse(page: Any, photometric: int, bits: tuple[int, ...], formats: tuple[int, ...]) -> None:
-    if photometric not in _COLOURS or photometric in (_YCBCR, _LAB):
+    if photometric not in _COLOURS:
         name = getattr(page.photometric, "name", photometric)
         raise Unreadable(f"TIFF of {bits[0]} bits with PhotometricInterpretation {name}")
     if len(set(bits)) > 1:
