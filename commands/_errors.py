@@ -14,6 +14,7 @@ from commands._output import fail, say, wants_json
 from imgtool.errors import ErrorKind, ExitCode, FileError, OutOfMemory, UsageError, UserError
 
 LONGEST_SHOWN = 120
+_LONG = re.compile(r"\S{300,}")  # a word, and no path that anybody has
 
 
 class Report:
@@ -65,6 +66,7 @@ class Report:
     def _write(self, kind: str, text: str, hint: str, code: int, *, loud: bool = True) -> None:
         from imgtool.process.words import is_news
 
+        text, hint = (_LONG.sub(_shortened, words) for words in (text, hint))
         if not is_news(text):
             return
         if loud:
@@ -122,6 +124,10 @@ def _as_told(error: Exception) -> UserError | None:
             f"{shown}: {error.strerror.lower()}", hint=_HINTS.get(error.errno or 0, "")
         )
     return None
+
+
+def _shortened(word: re.Match[str]) -> str:
+    return f"{word[0][:LONGEST_SHOWN]}…{word[0][-20:]}"
 
 
 _HINTS = {

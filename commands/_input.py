@@ -39,9 +39,14 @@ def _path_of(line: str) -> str:
         return line
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"not a JSON record on stdin: {line[:80]}", hint=RECORDS) from error
-    path = record.get("path")
+    if isinstance(record, dict) and record.get("kind") == "error":
+        raise NoAnswer(
+            f"the command before this one failed: {record.get('message')}",
+            hint=str(record.get("hint") or "see what it said"),
+        )
+    path = record.get("path") if isinstance(record, dict) else None
     if not isinstance(path, str):
         raise UsageError(f"a record on stdin has no path: {line[:80]}", hint=RECORDS)
     return path

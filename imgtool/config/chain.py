@@ -204,7 +204,7 @@ def _find_base(source: Source, word: str, origin: str) -> Source:
         found = _preset(name) if name else None
     else:
         path = Path(str(source.file)).parent / word
-        found = _file(path) if path.is_file() else _preset(word)
+        found = _file(path) if os.path.isfile(path) else _preset(word)
     if found is None:
         hint = presets.suggest(word, presets.names())
         raise ConfigError(f"{origin}: no file or preset {word!r} to be based on", hint=hint)

@@ -57,7 +57,10 @@ def path(name: str) -> Traversable | None:
     if not parts or ".." in parts or name.startswith("/") or "\0" in name:
         return None
     found = _root().joinpath(*parts[:-1], parts[-1] + SUFFIX)
-    return found if found.is_file() else None
+    try:
+        return found if found.is_file() else None
+    except OSError:  # longer than any name of a file
+        return None
 
 
 def text(name: str) -> str:
