@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -99,6 +100,10 @@ def make_photos(
 def make_faces(
     out: OutArgument,
     n: NumberOption = 4000,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Width and height in pixels, 64 or more; CelebA's 178x218 without it."),
+    ] = None,
     seed: SeedOption = 0,
     workers: WorkersOption = 1,
     dry_run: DryRunOption = False,
@@ -106,22 +111,23 @@ def make_faces(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Make faces in CelebA's layout: 178x218 JPEG files, attributes, landmarks and parts.
+    """Make faces in CelebA's layout: JPEG files, and tables of attributes, landmarks and parts.
 
     Smiling, Eyeglasses and Bangs are drawn independently, each in half of the faces.
 
     \b
     Example:
       imgtool data make faces out/faces --n 4000 --seed 0
+      imgtool data make faces out/faces_256 --n 1000 --size 256
     """
     output = Output(format, as_json=json, quiet=quiet)
     from imgtool.data.synthetic import make
 
     with counting("making") as progress:
         made = make.make_faces(
-            out, n, seed=seed, workers=workers, progress=progress, dry_run=dry_run
+            out, n, size=size, seed=seed, workers=workers, progress=progress, dry_run=dry_run
         )
-    _emit_made(output, made, seed, None)
+    _emit_made(output, made, seed, size)
 
 
 def _emit_made(output: Output, made: Made, seed: int, size: int | None) -> None:
@@ -148,7 +154,7 @@ def align(
     image_format: Annotated[Literal["jpg", "png"], typer.Option(help="Kind of the files.")] = "jpg",
     workers: Annotated[int, typer.Option(help="Processes that align images.")] = 1,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")
+        bool, typer.Option("--skip-bad", help="Leave out bad images and landmarks that do not fit.")
     ] = False,
     dry_run: DryRunOption = False,
     format: FormatOption = None,
@@ -157,8 +163,9 @@ def align(
 ) -> None:
     """Align faces by their five landmarks: OUT/align_5p, and the tables beside it.
 
-    A similarity transform brings each face onto the mean face. Repeat the command to finish what
-    was interrupted.
+    A similarity transform brings each face onto the mean face. Landmarks outside their picture,
+    mirrored, coinciding or no face are errors, which --skip-bad names and leaves out. Repeat the
+    command to finish what was interrupted.
 
     \b
     Example:
@@ -178,25 +185,34 @@ def align(
             progress=progress,
             dry_run=dry_run,
         )
-    for name in aligned.bad_files:
-        say(f"left out: {name}")
-    if aligned.missing:
-        say(_missing_line(aligned.missing))
+    for bad in aligned.bad:
+        say(f"left out: {bad.name}: {bad.reason}")
+    for names, what in (
+        (aligned.missing, "listed and missing"),
+        (aligned.without_landmarks, "warning: with attributes and without landmarks"),
+        (aligned.without_part, "warning: with attributes and in no part"),
+    ):
+        if names:
+            say(_some_line(names, what))
     record = {
         "path": aligned.path,
         "num_images": aligned.num_images,
         "num_missing_images": len(aligned.missing),
-        "num_bad_files": len(aligned.bad_files),
+        "num_bad_files": len(aligned.bad),
+        "num_without_landmarks": len(aligned.without_landmarks),
+        "num_without_part": len(aligned.without_part),
         "size_px": size,
         "elapsed_sec": round(aligned.elapsed_sec, 3),
         "dry_run": dry_run,
+        "bad_files": [{"name": bad.name, "reason": bad.reason} for bad in aligned.bad],
     }
-    output.emit("data", [record])
+    # A table is for people, who have just read the names.
+    output.emit("data", [record], columns=[key for key in record if key != "bad_files"])
 
 
-def _missing_line(names: list[str]) -> str:
+def _some_line(names: list[str], what: str) -> str:
     more = " ..." if len(names) > 5 else ""
-    return f"listed and missing: {len(names)} ({', '.join(names[:5])}{more})"
+    return f"{what}: {len(names)} ({', '.join(names[:5])}{more})"
 
 
 # --- check and pack -----------------------------------------------------------------------
@@ -234,10 +250,19 @@ def check(
     for bad in record["bad_files"]:
         line = f" (line {bad['line']})" if bad["line"] else ""
         say(f"bad: {bad['name']}{line}: {bad['reason']}")
-    if record.get("missing_images"):
-        say(_missing_line(record["missing_images"]))
+    for key, what in (
+        ("missing_images", "listed and missing"),
+        ("unlisted_images", "warning: there and without attributes"),
+        ("without_part", "warning: with attributes and in no part"),
+        ("without_landmarks", "warning: with attributes and without landmarks"),
+    ):
+        if record.get(key):
+            say(_some_line(record[key], what))
     # A table is for people, who have just read the names.
-    lists = ("bad_files", "duplicates", "missing_images", "attribute_counts")
+    lists = (
+        "bad_files", "duplicates", "missing_images", "unlisted_images", "without_part",
+        "without_landmarks", "attribute_counts",
+    )  # fmt: skip
     columns = [key for key in record if key not in lists]
     output.emit("data", [record], columns=columns)
     if record["num_bad_files"]:
@@ -281,7 +306,7 @@ def pack(
             f"{out}: a packed file is named .safetensors",
             hint=f"write {out}.safetensors",
         )
-    if out.exists() and not force and not dry_run:
+    if os.path.exists(out) and not force and not dry_run:
         raise UsageError(f"{out} exists", hint="--force replaces it")
     from imgtool.data.check import open_source
     from imgtool.data.packing import pack as write_packed

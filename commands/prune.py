@@ -55,7 +55,8 @@ def run(
     The loss is read from the checkpoint's header, or for a foreign .pt from the last row of
     metrics.jsonl up to its iteration; it has exploded when its absolute value is above
     --max-loss, or ten times above the median of the losses before it (three at least).
-    Damaged files older than a whole one go; newer ones stay. Safe while a training writes.
+    Damaged files older than a whole one go; newer ones stay: the newest --keep are read and held
+    against their checksums. Safe while a training writes.
 
     \b
     Example:
@@ -74,7 +75,7 @@ def run(
         raise UsageError("no experiment was named", hint="imgtool prune EXP_DIR, or --ckpt-dir DIR")
     choices: dict[str, Any] = {"keep_best": keep_best, "keep_every": keep_every}
     plans = [
-        retention.plan(folder, keep=keep, max_loss=max_loss, **choices)
+        retention.plan(folder, keep=keep, max_loss=max_loss, intact=True, **choices)
         for folder in _without_repeats(folders)
     ]
     records = []
@@ -105,12 +106,20 @@ def run(
 
 def _checkpoints_of(word: str) -> Path:
     """The folder of checkpoints that an EXP_DIR has, or that it is itself."""
+    import shlex
+
     from imgtool.errors import ExperimentError
     from imgtool.experiment.checkpoints import list_checkpoints
     from imgtool.experiment.layout import ExperimentDir
 
     experiment = ExperimentDir(word)
     if experiment.checkpoints_dir.is_dir():
+        meant = experiment.checkpoints_dir.resolve()
+        if not meant.is_relative_to(experiment.path.resolve()):
+            raise ExperimentError(
+                f"{experiment.checkpoints_dir} leads to {meant}, out of the experiment",
+                hint=f"nothing was removed; if that is meant: --ckpt-dir {shlex.quote(str(meant))}",
+            )
         return experiment.checkpoints_dir
     folder = _existing(experiment.path)
     if folder.name == "checkpoints" or list_checkpoints(folder):

@@ -109,13 +109,13 @@ def run(
     if columns not in SCHEMES:
         raise UsageError(f"no columns {columns!r}", hint=did_you_mean(columns, list(SCHEMES)))
     selection, used = _select(words or [], rule, set or [], columns, split)
-    if report is not None:
-        from imgtool.selection.report import write_report
-
-        say(f"report: {write_report(selection, report)}")
     for line in _notes(selection, used, to_table=output.mode == "table"):
         say(line)
     _emit(selection, output)
+    if report is not None:  # after the record, which a failure is not to cost
+        from imgtool.selection.report import write_report
+
+        say(f"report: {write_report(selection, report)}")
     if selection.winner is None:
         raise NoAnswer(
             f"no winner by rule {used.rule}: {selection.reason}", hint=_way_out(selection, used)

@@ -1,5 +1,6 @@
 """What every test may rely on."""
 
+import errno
 import os
 import signal
 
@@ -22,6 +23,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # No test is timed: on a busy machine a call may take a hundred times as long.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.fixture(params=["symbolic link", "hard link", "pointer file"])
+def link_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a link is on each kind of file system, which this one then seems to be."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if request.param != "symbolic link":
+        monkeypatch.setattr(os, "symlink", refuse)
+    if request.param == "pointer file":
+        monkeypatch.setattr(os, "link", refuse)
+    return str(request.param)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

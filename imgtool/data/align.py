@@ -15,29 +15,37 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from imgtool.data.base import BadFile
 from imgtool.data.celeba import IMAGE_FOLDERS, image_folder
 from imgtool.data.celeba_tables import (
     ATTRIBUTE_STEMS,
-    LANDMARK_STEMS,
     PARTITION_STEMS,
     Table,
     find_table,
-    looked_for,
     read_table,
+    unlisted,
 )
+from imgtool.data.imagefiles import examine
 from imgtool.data.images import BadImage, decode
+from imgtool.data.landmarks import (
+    COLUMNS,
+    Points,
+    mean_face,
+    misfits,
+    misplaced,
+    read_landmarks,
+    similarities,
+)
 from imgtool.data.making import Progress, Written, claim, save, write, write_all
 from imgtool.data.synthetic.make import ImageFormat
 from imgtool.errors import DataError, UsageError
 from imgtool.files import replacing
 
-Points = NDArray[np.complex128]  # (..., 5): x + iy in pixels, 0 in the corner of the image
 FOLDER = "align_5p"
 LANDMARKS_NAME = "list_landmarks_align_celeba.txt"
 MIN_SIZE, MAX_SIZE = 16, 2048
-EYE_DISTANCE = 0.25  # between the eyes of the mean face, as a part of the side
-EYE_CENTRE = 0.5 + 0.45j
 _JPEG_QUALITY = 95
+_NAMED = 5  # bad rows that an error names
 
 
 @dataclass(frozen=True)
@@ -48,14 +56,23 @@ class Aligned:
         path: the folder, again in CelebA's layout.
         num_images: aligned now or before.
         missing: names that the table of landmarks lists and that are not there.
-        bad_files: names left out because they cannot be read.
+        bad: images left out: they cannot be read, or their landmarks are no face in them.
+        without_landmarks: names that the table of attributes lists and that of landmarks lacks.
+        without_part: names that the table of attributes lists and that of parts lacks.
     """
 
     path: Path
     num_images: int
     missing: list[str]
-    bad_files: list[str] = field(default_factory=list)
+    bad: list[BadFile] = field(default_factory=list)
+    without_landmarks: list[str] = field(default_factory=list)
+    without_part: list[str] = field(default_factory=list)
     elapsed_sec: float = 0.0
+
+    @property
+    def bad_files(self) -> list[str]:
+        """Names of the images left out."""
+        return [bad.name for bad in self.bad]
 
 
 def align(
@@ -78,51 +95,43 @@ def align(
         root: a folder in CelebA's layout.
         out: a new or empty folder, or one that this made with the same options.
         size: width and height in pixels.
-        skip_bad: leave out images that cannot be read.
-        dry_run: read the tables, write nothing.
+        skip_bad: leave out images that cannot be read, or whose landmarks are no face in them.
+        dry_run: read the tables and the images' headers, write nothing.
 
     Raises:
         UsageError: an option out of range, or `out` cannot be used.
-        DataError: no landmarks, no images, or a bad image.
+        DataError: no landmarks, no images, or a bad image or row.
     """
     _check(size, workers, image_format)
     root, folder, started = Path(root), Path(out), time.monotonic()
-    table = _landmarks(root)
-    source, files = image_folder(root, table.names, IMAGE_FOLDERS[1:])
-    missing = [name for name in table.names if name not in files]
-    if not files:
-        raise DataError(
-            f"{root}: none of the {len(table.names)} images of {table.path} is there",
-            hint=f"looked in {', '.join(IMAGE_FOLDERS[1:-1])} and the folder itself",
-        )
-    points = _points(table)
-    target = mean_face(points) * size
-    steps = similarities(points, target)
-    _refuse_degenerate(table, steps)
-    there = [i for i, name in enumerate(table.names) if name in files]
-    outputs = {i: f"{FOLDER}/{Path(table.names[i]).stem}.{image_format}" for i in there}
-    copies = [find_table(root, stems) for stems in (ATTRIBUTE_STEMS, PARTITION_STEMS)]
-    tables = [path for path in copies if path is not None]
+    faces = _find_faces(root)
+    if faces.bad and not skip_bad:
+        raise _refusal(faces)
+    outputs = _outputs(faces, image_format)
+    tables, without_landmarks, without_part = _other_tables(root, faces.table)
     recipe = {"what": "aligned faces", "size": size, "image_format": image_format}
-    recipe["landmarks"] = hashlib.blake2b(points.tobytes(), digest_size=8).hexdigest()
+    recipe["landmarks"] = hashlib.blake2b(faces.used.tobytes(), digest_size=8).hexdigest()
     names = {*outputs.values(), LANDMARKS_NAME, *(path.name for path in tables)}
     claim(folder, recipe, names, dry_run=dry_run)
-    if dry_run:
-        return Aligned(folder, len(there), missing, elapsed_sec=time.monotonic() - started)
-    units = [
-        (str(source / files[table.names[i]]), str(folder / outputs[i]), *steps[i].tolist())
-        for i in there
-    ]
-    one = partial(_align_one, size, skip_bad)
-    written = write_all(one, units, len(units), workers, progress)
-    bad = {row[0] for row, num_bytes in written if num_bytes == 0}
-    good = [i for i, unit in zip(there, units, strict=True) if unit[0] not in bad]
-    _write_landmarks(folder / LANDMARKS_NAME, table, good, steps, points)
-    for path in tables:
-        with replacing(folder / path.name) as temporary:
-            shutil.copyfile(path, temporary)
-    bad_names = [table.names[i] for i in there if i not in set(good)]
-    return Aligned(folder, len(good), missing, bad_names, time.monotonic() - started)
+    bad, good = dict(faces.bad), list(outputs)
+    if not dry_run:
+        units = [
+            (i, faces.files[i], str(folder / outputs[i]), *(faces.steps[i] * size).tolist())
+            for i in good
+        ]
+        one = partial(_align_one, size, skip_bad)
+        written = write_all(one, units, len(units), workers, progress)
+        bad |= {int(row[0]): row[1] for row, num_bytes in written if num_bytes == 0}
+        good = [i for i in good if i not in bad]
+        _write_landmarks(folder / LANDMARKS_NAME, faces, good, size)
+        for path in tables:
+            with replacing(folder / path.name) as temporary:
+                shutil.copyfile(path, temporary)
+    left_out = [BadFile(faces.table.names[i], bad[i]) for i in sorted(bad)]
+    return Aligned(
+        folder, len(good), faces.missing, left_out, without_landmarks, without_part,
+        time.monotonic() - started,
+    )  # fmt: skip
 
 
 def _check(size: int, workers: int, image_format: str) -> None:
@@ -132,92 +141,135 @@ def _check(size: int, workers: int, image_format: str) -> None:
             hint="give --size 256",
         )
     if workers < 1:
-        raise UsageError(f"--workers is {workers}: at least one process is needed")
+        raise UsageError(
+            f"--workers is {workers}: at least one process is needed", hint="give --workers 1"
+        )
     if image_format not in ("png", "jpg"):
-        raise UsageError(f"image format {image_format!r} is not png or jpg")
-
-
-def _landmarks(root: Path) -> Table:
-    path = find_table(root, LANDMARK_STEMS)
-    if path is None:
-        raise DataError(
-            f"{root}: no table of landmarks", hint=f"looked for {looked_for(root, LANDMARK_STEMS)}"
+        raise UsageError(
+            f"image format {image_format!r} is not png or jpg", hint="give --image-format png"
         )
-    table = read_table(path, default_columns=tuple(f"landmark_{i}" for i in range(10)))
-    if len(table.columns) != 10:
-        raise DataError(
-            f"{path}: {len(table.columns)} columns, not x and y of five landmarks",
-            hint="eyes, nose and corners of the mouth are wanted",
-        )
-    return table
 
 
-def _points(table: Table) -> Points:
-    """Landmarks (N, 5). A table's numbers name pixels, whose middles lie half a pixel in."""
-    values = table.values.astype(np.float64) + 0.5
-    return values[:, 0::2] + 1j * values[:, 1::2]
+# --- what is there --------------------------------------------------------------------------
 
 
-def mean_face(points: Points) -> Points:
-    """Mean of faces of any position, size and turn, (5,), in a square of side 1, eyes level.
+@dataclass(frozen=True)
+class _Faces:
+    """A folder's faces, by row of the table of landmarks.
 
-    Generalised Procrustes analysis (Gower 1975) in the plane, where a similarity is a complex
-    number: each face is brought onto the mean, and the mean is taken again, a few times.
+    Attributes:
+        points: (N, 5).
+        used: points of the rows that the mean face is made of.
+        steps: (N, 2), similarities onto a square of side 1.
+        files: where the images lie; without those that are missing.
+        missing: names of those.
+        bad: what is wrong with an image, or with its row.
     """
-    shapes = points - points.mean(axis=1, keepdims=True)
-    norms = np.sqrt((abs(shapes) ** 2).sum(axis=1, keepdims=True))
-    shapes = shapes[norms[:, 0] > 0] / norms[norms[:, 0] > 0][:, :1]
-    if not len(shapes):
-        raise DataError("all landmarks of every face coincide")
-    mean = shapes[0]
-    for _ in range(5):
-        turns = (shapes.conj() * mean).sum(axis=1, keepdims=True)
-        mean = (shapes * turns).mean(axis=0)
-        mean = mean / np.sqrt((abs(mean) ** 2).sum())
-    eyes = mean[1] - mean[0]
-    if abs(eyes) < 1e-6:
-        raise DataError("the eyes of the mean face coincide")
-    level: Points = (mean - (mean[0] + mean[1]) / 2) * (EYE_DISTANCE / eyes) + EYE_CENTRE
-    return level
+
+    table: Table
+    points: Points
+    used: Points
+    steps: Points
+    files: dict[int, str]
+    missing: list[str]
+    bad: dict[int, str]
 
 
-def similarities(points: Points, target: Points) -> Points:
-    """Least-squares similarities a z + b from each face onto the target: (N, 2) of a and b.
-
-    The closed form of Umeyama (1991) without reflection; in the plane a is the inner product of
-    the centred shapes over the face's squared size. Not finite where all landmarks coincide.
-    """
-    centres = points.mean(axis=1, keepdims=True)
-    shapes, goal = points - centres, target - target.mean()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scale = (shapes.conj() * goal).sum(axis=1) / (abs(shapes) ** 2).sum(axis=1)
-    return np.stack([scale, target.mean() - scale * centres[:, 0]], axis=1)
-
-
-def _refuse_degenerate(table: Table, steps: Points) -> None:
-    odd = np.flatnonzero(~np.isfinite(steps).all(axis=1) | (abs(steps[:, 0]) < 1e-4))
-    if len(odd):
+def _find_faces(root: Path) -> _Faces:
+    table, points = read_landmarks(root)
+    source, found = image_folder(root, table.names, IMAGE_FOLDERS[1:])
+    files = {i: str(source / found[name]) for i, name in enumerate(table.names) if name in found}
+    if not files:
         raise DataError(
-            f"{table.path}: the landmarks of {table.names[odd[0]]} are no face",
-            hint="mend or remove its line",
+            f"{root}: none of the {len(table.names)} images of {table.path} is there",
+            hint=f"looked in {', '.join(IMAGE_FOLDERS[1:-1])} and the folder itself",
         )
+    try:
+        no_faces = misfits(points, mean_face(points))
+        used = points[[row not in no_faces for row in range(len(points))]]
+        mean = mean_face(used if len(used) else points)
+    except DataError as error:
+        raise DataError(f"{table.path}: {error}", hint=error.hint) from error
+    steps = similarities(points, mean)
+    bad = {row: reason for row, reason in no_faces.items() if row in files}
+    rows = [row for row in files if row not in bad]
+    headers = dict(zip(rows, examine([files[row] for row in rows], verify=False), strict=True))
+    bad |= {row: h.reason for row, h in headers.items() if isinstance(h, BadImage)}
+    rows = [row for row in rows if row not in bad]
+    sizes = np.array([headers[row].size for row in rows]).reshape(-1, 2)  # type: ignore[union-attr]
+    wrong = misplaced(points[rows], steps[rows], sizes)
+    bad |= {rows[position]: reason for position, reason in wrong.items()}
+    missing = [name for name in table.names if name not in found]
+    faces = _Faces(table, points, used, steps, files, missing, bad)
+    if len(bad) == len(files):
+        raise _refusal(faces)
+    return faces
 
 
-def _align_one(size: int, skip_bad: bool, unit: tuple[str, str, complex, complex]) -> Written:
-    source, out, scale, shift = unit
+def _refusal(faces: _Faces) -> DataError:
+    """What is wrong with the first bad row, and the names of more."""
+    first, *others = sorted(faces.bad)
+    names = faces.table.names
+    more = ", ".join(names[row] for row in others[:_NAMED])
+    more += " ..." if len(others) > _NAMED else ""
+    if len(faces.bad) == len(faces.files):
+        hint = "all that are there are bad: is this the table of these images?"
+    else:
+        hint = "--skip-bad leaves them out; with --dry-run it lists them all"
+    return DataError(
+        f"{faces.table.path}: {names[first]}: {faces.bad[first]}"
+        + (f" (and {len(others)} more: {more})" if others else ""),
+        hint=hint,
+    )
+
+
+def _outputs(faces: _Faces, image_format: str) -> dict[int, str]:
+    """File of each good row, relative to the new folder."""
+    outputs: dict[int, str] = {}
+    taken: dict[str, str] = {}
+    for row in faces.files:
+        name = faces.table.names[row]
+        if row in faces.bad:
+            continue
+        outputs[row] = f"{FOLDER}/{Path(name).stem}.{image_format}"
+        known = taken.setdefault(outputs[row], name)
+        if known != name:
+            raise DataError(
+                f"{faces.table.path}: {known} and {name} would both become {outputs[row]}",
+                hint="remove or rename one of them",
+            )
+    return outputs
+
+
+def _other_tables(root: Path, landmarks: Table) -> tuple[list[Path], list[str], list[str]]:
+    """The tables to copy, and the names of attributes' rows without landmarks and without part."""
+    attributes, parts = (find_table(root, stems) for stems in (ATTRIBUTE_STEMS, PARTITION_STEMS))
+    tables = [path for path in (attributes, parts) if path is not None]
+    if attributes is None:
+        return tables, [], []
+    names, known = read_table(attributes).names, set(landmarks.names)
+    without_landmarks = [name for name in names if name not in known]
+    return tables, without_landmarks, unlisted(names, root, PARTITION_STEMS) or []
+
+
+# --- the work -------------------------------------------------------------------------------
+
+
+def _align_one(size: int, skip_bad: bool, unit: tuple[int, str, str, complex, complex]) -> Written:
+    row, source, out, scale, shift = unit
     path = Path(out)
     if path.exists():  # whole, from a run that was interrupted
-        return [((source,), path.stat().st_size)]
+        return [((str(row),), path.stat().st_size)]
     try:
         image, _ = decode(source)
     except BadImage as error:
         if skip_bad:
-            return [((source,), 0)]
+            return [((str(row), error.reason), 0)]
         raise DataError(str(error), hint="--skip-bad leaves out what cannot be read") from error
     square = warp(image, scale, shift, size)
     if path.suffix == ".png":
-        return [((source,), save(square, path, "PNG", compress_level=3))]
-    return [((source,), save(square, path, "JPEG", quality=_JPEG_QUALITY, subsampling=0))]
+        return [((str(row),), save(square, path, "PNG", compress_level=3))]
+    return [((str(row),), save(square, path, "JPEG", quality=_JPEG_QUALITY, subsampling=0))]
 
 
 def warp(image: NDArray[np.uint8], scale: complex, shift: complex, size: int) -> Image.Image:
@@ -249,12 +301,11 @@ def warp(image: NDArray[np.uint8], scale: complex, shift: complex, size: int) ->
     )
 
 
-def _write_landmarks(
-    path: Path, table: Table, rows: Sequence[int], steps: Points, points: Points
-) -> None:
-    lines = [str(len(rows)), " ".join(table.columns)]
+def _write_landmarks(path: Path, faces: _Faces, rows: Sequence[int], size: int) -> None:
+    lines = [str(len(rows)), " ".join(COLUMNS)]
     for i in rows:
-        moved = np.round(steps[i, 0] * points[i] + steps[i, 1] - (0.5 + 0.5j))
+        scale, shift = faces.steps[i] * size
+        moved = np.round(scale * faces.points[i] + shift - (0.5 + 0.5j))
         values = np.stack([moved.real, moved.imag], axis=1).astype(int).ravel()
-        lines.append(" ".join([table.names[i], *map(str, values)]))
+        lines.append(" ".join([faces.table.names[i], *map(str, values)]))
     write(path, ("\n".join(lines) + "\n").encode())

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imgtool.data.base import Image8, Sample, Size
 from imgtool.data.celeba_tables import (
     ATTRIBUTE_STEMS,
     PARTITION_STEMS,
-    PARTS,
-    Values,
     find_table,
     looked_for,
     read_attributes,
@@ -27,6 +26,7 @@ from imgtool.data.pyramid import pyramid_size
 from imgtool.errors import DataError
 
 IMAGE_FOLDERS = ("align_5p", "img_align_celeba/img_align_celeba", "img_align_celeba", "data", ".")
+Labels = NDArray[np.int64]
 _SIZED = 64  # files whose lengths the fingerprint covers
 
 
@@ -41,12 +41,11 @@ class CelebA:
         attribute: one of the table's names. An image's label is 1 where it holds, 0 elsewhere.
         image_sizes: squares that read() gives, as a pyramid.
         attribute_file: the table, where it lies elsewhere.
-        split: `train`, `val` or `test`: only what CelebA's own table of parts puts there.
         skip_bad: decode every file now, and leave the bad ones out.
 
     Attributes:
         folder: where the images lie.
-        missing: names that the table (or its part) lists and the folder lacks.
+        missing: names that the table lists and the folder lacks.
         bad_files: names left out by skip_bad.
         positives, negatives: positions of the images with and without the attribute, int64.
         fingerprint: hash of names, labels, and the lengths of some of the files: of what the
@@ -69,21 +68,18 @@ class CelebA:
         *,
         image_sizes: Sequence[int],
         attribute_file: str | Path | None = None,
-        split: str | None = None,
         skip_bad: bool = False,
     ) -> None:
         self.root, self.attribute = Path(root), attribute
         self.image_sizes = tuple(image_sizes)
         self.label_names = (f"without {attribute}", f"with {attribute}")
-        if not self.root.is_dir():
-            what = "not a folder" if self.root.exists() else "no such folder"
+        if not os.path.isdir(self.root):  # a Path raises of a name that is too long
+            what = "not a folder" if os.path.exists(self.root) else "no such folder"
             raise DataError(
                 f"{self.root}: {what}", hint="--data-root names a folder in CelebA's layout"
             )
         self.attribute_file = _attribute_file(self.root, attribute_file)
         names, labels = read_attributes(self.attribute_file, attribute)
-        if split is not None:
-            names, labels = self._part(names, labels, split)
         self.folder, files = image_folder(self.root, names)
         self.missing = [name for name in names if name not in files]
         self._refuse_missing(names)
@@ -96,13 +92,6 @@ class CelebA:
         self.negatives = np.flatnonzero(self._labels == 0).astype(np.int64)
         self.fingerprint = self._fingerprint()
 
-    def _part(self, names: list[str], labels: Values, split: str) -> tuple[list[str], Values]:
-        parts = self.partition()
-        here = [i for i, name in enumerate(names) if parts.get(name) == PARTS[split]]
-        if not here:
-            raise DataError(f"{self.root}: CelebA's {split} part is empty")
-        return [names[i] for i in here], labels[here]
-
     def partition(self) -> dict[str, int]:
         """CelebA's own parts by image name. Raises DataError when there is no such table."""
         path = find_table(self.root, PARTITION_STEMS)
@@ -112,6 +101,11 @@ class CelebA:
                 hint=f"looked for {looked_for(self.root, PARTITION_STEMS)}",
             )
         return read_partition(path)
+
+    def without_part(self) -> list[str]:
+        """Names of images that partition() lacks, as where its table is cut short."""
+        parts = self.partition()
+        return [name for name in self._names if name not in parts]
 
     def _refuse_missing(self, names: list[str]) -> None:
         if 2 * len(self.missing) <= len(names):
@@ -230,7 +224,7 @@ def resize_squares(image: Image8, sizes: Sequence[int]) -> Image8:
 def _attribute_file(root: Path, given: str | Path | None) -> Path:
     if given is not None:
         path = Path(given)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise DataError(f"{path}: no such file", hint="--attribute-file names a txt or csv")
         return path
     found = find_table(root, ATTRIBUTE_STEMS)
@@ -251,9 +245,9 @@ def image_folder(
     """
     for name in folders:
         folder = root / name
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             continue
-        there = _image_files(folder)
+        there = image_files(folder)
         stems = {os.path.splitext(name)[0]: name for name in there}
         files = {
             name: name if name in there else stems[os.path.splitext(name)[0]]
@@ -265,7 +259,8 @@ def image_folder(
     return root, {}
 
 
-def _image_files(folder: Path) -> set[str]:
+def image_files(folder: Path) -> set[str]:
+    """Names of the images in a folder. Raises DataError."""
     try:
         with os.scandir(folder) as entries:
             return {

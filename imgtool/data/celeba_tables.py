@@ -2,25 +2,35 @@
 
 A txt table has columns apart by one or more spaces, an optional first line with the number of
 rows, and, but for the parts, a line of column names (with or without one for the image). A csv
-table begins with a line of names whose first is that of the image.
+table begins with a line of names whose first is that of the image. As a spreadsheet or pandas
+writes them, columns may also be apart by `;` or `|`, numbers may have a decimal comma where
+commas are not what parts the columns, and a column that counts the rows may come first.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import math
+import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgtool.errors import DataError, UsageError, did_you_mean
+from imgtool.units import count
 
-Values = NDArray[np.int64]
+Values = NDArray[np.float64]
 MAX_BYTES = 1 << 28  # CelebA's largest table has 26 million bytes
+_SEPARATORS = ";,|"
+_SIGNS = {"1": 1.0, "-1": -1.0, "0": 0.0}
+_IMAGE_COLUMNS = ("image_id", "image", "image_name", "filename", "file_name", "file", "name")
 ATTRIBUTE_STEMS = ("list_attr_celeba",)
 PARTITION_STEMS = ("list_eval_partition",)
 LANDMARK_STEMS = ("list_landmarks_align_celeba", "list_landmarks_celeba", "landmarks")
@@ -29,13 +39,13 @@ PARTS = {"train": 0, "val": 1, "test": 2}
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of whole numbers by image name.
+    """Rows of numbers by image name.
 
     Attributes:
         path: of the file.
         columns: their names, without the images'.
         names: of the images, in the file's order, each once.
-        values: (rows, columns) int64.
+        values: (rows, columns) float64, all finite.
     """
 
     path: Path
@@ -57,7 +67,7 @@ class Table:
 
 def find_table(root: Path, stems: Sequence[str]) -> Path | None:
     """The first table of these names in a CelebA folder; None where there is none."""
-    return next((path for path in _candidates(root, stems) if path.is_file()), None)
+    return next((path for path in _candidates(root, stems) if os.path.isfile(path)), None)
 
 
 def looked_for(root: Path, stems: Sequence[str]) -> str:
@@ -73,7 +83,7 @@ def _candidates(root: Path, stems: Sequence[str]) -> Iterator[Path]:
                 yield folder / f"{stem}.{kind}"
 
 
-def read_attributes(path: Path, attribute: str) -> tuple[list[str], Values]:
+def read_attributes(path: Path, attribute: str) -> tuple[list[str], NDArray[np.int64]]:
     """Image names, and 1 or 0 for each: whether the attribute holds.
 
     Raises:
@@ -85,7 +95,7 @@ def read_attributes(path: Path, attribute: str) -> tuple[list[str], Values]:
     odd = np.flatnonzero((values != 1) & (values != -1) & (values != 0))
     if len(odd):
         raise DataError(
-            f"{path}: {attribute} of {table.names[odd[0]]} is {values[odd[0]]}, not 1 or -1",
+            f"{path}: {attribute} of {table.names[odd[0]]} is {values[odd[0]]:g}, not 1 or -1",
             hint="is this the table of attributes?",
         )
     return table.names, (values == 1).astype(np.int64)
@@ -99,27 +109,51 @@ def read_partition(path: Path) -> dict[str, int]:
     """
     table = read_table(path, default_columns=("partition",))
     if len(table.columns) != 1 or not np.isin(table.values, (0, 1, 2)).all():
-        raise DataError(f"{path}: not a table of parts (0 train, 1 val, 2 test)")
-    return dict(zip(table.names, table.values[:, 0].tolist(), strict=True))
+        raise DataError(
+            f"{path}: not a table of parts (0 train, 1 val, 2 test)",
+            hint="each row is an image and its part, such as 000001.jpg 0",
+        )
+    return dict(zip(table.names, table.values[:, 0].astype(int).tolist(), strict=True))
+
+
+def unlisted(names: Sequence[str], root: Path, stems: Sequence[str]) -> list[str] | None:
+    """Which of the images another table of the folder lacks; None where there is no such table.
+
+    Raises:
+        DataError: that table cannot be read.
+    """
+    path = find_table(root, stems)
+    if path is None:
+        return None
+    # Only the names are wanted, so columns without names may be as many as they like.
+    known = set(read_table(path, default_columns=()).names)
+    return [name for name in names if name not in known]
 
 
 def read_table(path: Path, *, default_columns: Sequence[str] | None = None) -> Table:
     """Read a table.
 
     Args:
-        default_columns: names of the columns where the file has no line of names.
+        default_columns: names of the columns where the file has no line of names; none for
+            numbers instead.
 
     Raises:
         DataError: missing, too large, not text, or a line that does not fit; names the line.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path}: more than {MAX_BYTES} bytes are no table of CelebA")
+            raise DataError(
+                f"{path}: more than {MAX_BYTES} bytes are no table of CelebA",
+                hint="give the table itself, of one line an image",
+            )
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DataError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        raise DataError(
+            f"{path}: {(error.strerror or str(error)).lower()}",
+            hint="check the path and its permissions",
+        ) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file") from error
+        raise DataError(f"{path}: not a text file", hint="save it as UTF-8") from error
     return parse_table(text, path, default_columns=default_columns)
 
 
@@ -127,91 +161,155 @@ def parse_table(text: str, path: Path, *, default_columns: Sequence[str] | None 
     """A table from its text; arguments and errors are those of read_table()."""
     rows = _rows(text, path)
     number, first = next(rows, (0, []))
-    count = None
-    if len(first) == 1 and _is_int(first[0]):
-        count = int(first[0])
+    promised = None
+    if len(first) == 1 and _is_number(first[0]):
+        promised = int(_number(first[0]))
         number, first = next(rows, (0, []))
     if not first:
-        raise DataError(f"{path}: the table is empty")
-    head = None if len(first) > 1 and all(map(_is_int, first[1:])) else first
+        raise DataError(f"{path}: the table is empty", hint="copy or make it again")
+    head = None if _is_row(first) else first
     if head is None and default_columns is None:
         raise DataError(
             f"{path} line {number}: no line of column names", hint="a table of CelebA has one"
         )
-    names: dict[str, int] = {}
-    values = array("q")  # in rows; lists in a list are slow, and large
-    pending = [] if head else [(number, first)]
-    width = None if head else len(first)
-    for number, row in _chain(pending, rows):
-        if width is None:
-            width = len(row)
-        if len(row) != width or width < 2:
-            raise DataError(f"{path} line {number}: {len(row)} columns, and {width} above")
-        if row[0] in names:
-            raise DataError(f"{path} line {number}: {row[0]} is listed twice")
-        names[row[0]] = number
-        try:
-            values.extend(map(int, row[1:]))
-        except ValueError:
-            raise DataError(f"{path} line {number}: not all its values are whole numbers") from None
-        except OverflowError:
-            raise DataError(f"{path} line {number}: a value is out of all range") from None
-    if width is None or not names:
-        raise DataError(f"{path}: the table lists no images")
-    if count is not None and count != len(names):
+    second = next(rows, None) if head else (number, first)
+    if second is None:
+        raise DataError(f"{path}: the table lists no images", hint="copy or make it again")
+    skip = int(_counts_rows(head, second[1]))
+    names, values = _body(path, chain([second], rows), skip)
+    if promised is not None and promised != len(names):
         raise DataError(
-            f"{path}: its first line promises {count} rows, and it has {len(names)}",
+            f"{path}: its first line promises {promised} rows, and it has {len(names)}",
             hint="the file is cut short or was edited",
         )
-    columns = _columns(path, head, default_columns or (), width - 1)
-    return Table(path, columns, list(names), np.array(values, np.int64).reshape(-1, width - 1))
+    width = values.shape[1]
+    columns = _columns(path, head, width, skip) if head else tuple(default_columns or ())
+    columns = columns or tuple(map(str, range(width)))
+    _check_columns(path, columns, width)
+    odd = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(odd):
+        raise DataError(
+            f"{path}: a value of {names[odd[0]]} is no finite number",
+            hint="mend or remove its line",
+        )
+    return Table(path, columns, names, values)
 
 
-def _columns(
-    path: Path, head: list[str] | None, default: Sequence[str], count: int
-) -> tuple[str, ...]:
-    if head is None:
-        columns = tuple(default)
-    else:
-        columns = tuple(head[1:] if len(head) == count + 1 else head)
-    if len(columns) != count:
-        raise DataError(f"{path}: {len(columns)} column names for {count} columns")
-    if len(set(columns)) != count:
+def _body(path: Path, rows: Iterable[tuple[int, list[str]]], skip: int) -> tuple[list[str], Values]:
+    """Names and values of the images, without the `skip` first cells of each row."""
+    names: dict[str, None] = {}
+    values = array("d")  # in rows; lists in a list are slow, and large
+    width = 0
+    for number, row in rows:
+        width = width or len(row)
+        if len(row) != width:
+            raise DataError(
+                f"{path} line {number}: {count(len(row), 'column')}, and {width} above",
+                hint="is the file cut short, or the line broken?",
+            )
+        if width < skip + 2:
+            raise DataError(
+                f"{path} line {number}: one column, and no values",
+                hint=f"columns are apart by spaces or by one of {' '.join(_SEPARATORS)}",
+            )
+        name = row[skip]
+        if name in names:
+            raise DataError(
+                f"{path} line {number}: {name} is listed twice", hint="remove one of the two lines"
+            )
+        names[name] = None
+        values.extend(_numbers(path, number, row[skip + 1 :]))
+    return list(names), np.array(values).reshape(len(names), width - skip - 1)
+
+
+def _counts_rows(head: list[str] | None, row: list[str]) -> bool:
+    """Whether the first column counts the rows, and the second names the images."""
+    if len(row) < 3 or not _is_number(row[0]):
+        return False
+    if head is None or len(head) != len(row):
+        return not _is_number(row[1])
+    return not _is_number(row[1]) or head[1].lower() in _IMAGE_COLUMNS
+
+
+def _is_row(cells: list[str]) -> bool:
+    """Whether a first line is one of values already, perhaps behind a number of its own."""
+    return any(
+        len(cells) > skip + 1 and all(map(_is_number, [*cells[:skip], *cells[skip + 1 :]]))
+        for skip in (0, 1)
+    )
+
+
+def _columns(path: Path, head: list[str], width: int, skip: int) -> tuple[str, ...]:
+    """Names of the values, without those that the image and the number of its row may have."""
+    extra = len(head) - width
+    if not 0 <= extra <= 1 + skip:
+        raise _wrong_names(path, len(head), width)
+    return tuple(head[extra:])
+
+
+def _check_columns(path: Path, columns: tuple[str, ...], width: int) -> None:
+    if len(columns) != width:
+        raise _wrong_names(path, len(columns), width)
+    if len(set(columns)) != width:
         twice = next(name for name in columns if columns.count(name) > 1)
-        raise DataError(f"{path}: two columns are named {twice}")
-    return columns
+        raise DataError(f"{path}: two columns are named {twice}", hint="rename or remove one")
 
 
-def _chain(
-    first: list[tuple[int, list[str]]], rest: Iterator[tuple[int, list[str]]]
-) -> Iterator[tuple[int, list[str]]]:
-    yield from first
-    yield from rest
+def _wrong_names(path: Path, names: int, width: int) -> DataError:
+    return DataError(
+        f"{path}: {count(names, 'column name')} for {count(width, 'column')}",
+        hint="one name a column, with or without one for the image",
+    )
 
 
 def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """Line numbers and cells of the lines that are not empty."""
     lines = text.splitlines()
     # Only the names tell the kind: neither a name nor a number of CelebA has a comma in it.
-    if any("," in line for line in lines[:2]):
-        reader = csv.reader(io.StringIO("\n".join(lines)))
-        try:
-            for cells in reader:
-                row = [cell.strip() for cell in cells]
-                if any(row):
-                    yield reader.line_num, row
-        except csv.Error as error:
-            raise DataError(f"{path} line {reader.line_num}: {error}") from error
+    first = list(islice((line for line in lines if line.strip()), 2))
+    found = next((mark for mark in _SEPARATORS if any(mark in line for line in first)), None)
+    if found is None:
+        for number, line in enumerate(lines, start=1):
+            row = line.split()
+            if row:
+                yield number, [cell.strip('"') for cell in row] if '"' in line else row
         return
-    for number, line in enumerate(lines, start=1):
-        row = line.split()
-        if row:
-            yield number, row
-
-
-def _is_int(word: str) -> bool:
+    reader = csv.reader(io.StringIO("\n".join(lines)), delimiter=found)
     try:
-        int(word)
+        for cells in reader:
+            row = [cell.strip() for cell in cells]
+            if any(row):
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise DataError(
+            f"{path} line {reader.line_num}: {error}", hint="is it a table of CelebA, and whole?"
+        ) from error
+
+
+def _numbers(path: Path, number: int, words: list[str]) -> list[float]:
+    with suppress(KeyError):
+        return [*map(_SIGNS.__getitem__, words)]  # twice as fast, for the largest table
+    with suppress(ValueError):
+        return [*map(float, words)]
+    try:
+        return [*map(_number, words)]
+    except ValueError:
+        raise DataError(
+            f"{path} line {number}: not all its values are numbers", hint="mend or remove it"
+        ) from None
+
+
+def _number(word: str) -> float:
+    """A number, or true or false as pandas writes them. Raises ValueError."""
+    try:
+        return float(word)
+    except ValueError:
+        truth = {"true": 1.0, "false": 0.0}.get(word.lower())
+        return float(word.replace(",", ".")) if truth is None else truth
+
+
+def _is_number(word: str) -> bool:
+    try:
+        return math.isfinite(_number(word))
     except ValueError:
         return False
-    return True

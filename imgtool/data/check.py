@@ -13,8 +13,15 @@ from typing import Any, Literal
 import numpy as np
 
 from imgtool.data.base import IGNORE, BadFile, ImageDataset
-from imgtool.data.celeba import image_folder
-from imgtool.data.celeba_tables import ATTRIBUTE_STEMS, find_table, read_table
+from imgtool.data.celeba import image_files, image_folder
+from imgtool.data.celeba_tables import (
+    ATTRIBUTE_STEMS,
+    LANDMARK_STEMS,
+    PARTITION_STEMS,
+    find_table,
+    read_table,
+    unlisted,
+)
 from imgtool.data.layouts import LayoutManifest
 from imgtool.data.packed import PackedDataset
 from imgtool.data.photos import PhotoFolder
@@ -85,7 +92,8 @@ def check(
     Returns:
         A record: counts, sizes (as WxH), bad files (name, line, reason), duplicates, for
         layouts the share of pixels of each class (of those that have one) and of none, and for
-        a folder in CelebA's layout how many images each attribute has and which are missing.
+        a folder in CelebA's layout how many images each attribute has, which are missing,
+        which are there unlisted, and which have no part or landmarks where tables tell.
 
     Raises:
         DataError: there is nothing to check: no such path, no images, a broken manifest.
@@ -135,13 +143,22 @@ def _attributes(root: Path, kind: Kind | None) -> dict[str, Any]:
     if kind is not None or path is None or root not in path.parents:
         return {}
     table = read_table(path)
-    _, files = image_folder(root, table.names)
+    folder, files = image_folder(root, table.names)
+    unnamed = sorted(image_files(folder) - set(files.values()))
     missing = [name for name in table.names if name not in files]
+    gaps: dict[str, Any] = {}
+    for key, others in (("part", PARTITION_STEMS), ("landmarks", LANDMARK_STEMS)):
+        lacking = unlisted(table.names, root, others)
+        if lacking is not None:
+            gaps |= {f"num_without_{key}": len(lacking), f"without_{key}": lacking}
     return {
         "dataset": "celeba",
         "num_listed_images": len(table.names),
         "num_missing_images": len(missing),
+        "num_unlisted_images": len(unnamed),
+        **gaps,
         "missing_images": missing,
+        "unlisted_images": unnamed,
         "attribute_counts": {
             name: int((table.values[:, column] == 1).sum())
             for column, name in enumerate(table.columns)

@@ -39,6 +39,8 @@ class Datasets:
         info: what a family may know.
         bad_files: names of files left out because they cannot be read.
         missing: names that a table of attributes lists and that are not there.
+        without_part: names that it lists and CelebA's own table of parts lacks, where a split has
+            just been drawn after that.
         tested_too: names of training and validation images that test_root holds as well.
         unshared_cache: why this process has a copy of its own of what others here keep in memory.
     """
@@ -51,6 +53,7 @@ class Datasets:
     info: DataInfo
     bad_files: list[str]
     missing: Sequence[str] = ()
+    without_part: Sequence[str] = ()
     tested_too: Sequence[str] = ()
     unshared_cache: str | None = None
 
@@ -236,7 +239,9 @@ def _open_faces(data: FacesData, split: Split | None, training: bool) -> Dataset
         attribute_file=data.attribute_file,
         skip_bad=data.skip_bad,
     )
+    without_part: list[str] = []
     if split is None and data.official_split:
+        without_part = faces.without_part()
         split = official_split(faces, data.split_seed, max_images=data.max_images)
     elif split is None:
         fractions = data.val_fraction, data.test_fraction
@@ -246,8 +251,9 @@ def _open_faces(data: FacesData, split: Split | None, training: bool) -> Dataset
     test = paired(faces, positions(faces, split.test, "test"))
     info = _faces_info(data, len(train))
     return Datasets(
-        train, val, test, split, faces.fingerprint, info, faces.bad_files, faces.missing
-    )
+        train, val, test, split, faces.fingerprint, info, faces.bad_files, faces.missing,
+        without_part,
+    )  # fmt: skip
 
 
 def _faces_info(data: FacesData, num_train_images: int) -> DataInfo:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from imgtool.data.base import BadFile, Image8, Size
-from imgtool.data.images import BadImage, Header, decode, probe
+from imgtool.data.images import BadImage, Header, decode, open_file, probe
 from imgtool.errors import DataError
 
 _CHUNK = 64  # files a task of the thread pool
@@ -137,7 +137,7 @@ class ImageFiles:
     def content_hash(self, index: int) -> str:
         """BLAKE2b of the file, 32 hexadecimal digits. Raises DataError when reading it fails."""
         try:
-            with open(self.path(index), "rb") as stream:
+            with open_file(self.path(index)) as stream:
                 return hashlib.file_digest(stream, _blake2b).hexdigest()
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
@@ -153,7 +153,7 @@ class ImageFiles:
             image, data = decode(self.path(index))
         except BadImage as error:
             raise self._error(index, error) from error
-        if image.shape[:2] != self.size(index):
+        if image.shape[:2] != self.size(index) or data.size != self.num_bytes(index):
             raise self._error(index, BadImage(self.path(index), "has changed since the start"))
         return image, data
 

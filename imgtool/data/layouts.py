@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,17 +17,18 @@ from imgtool.data.base import Image8, Sample, Size
 from imgtool.data.imagefiles import Entry, ImageFiles
 from imgtool.data.palette import LABEL_NAMES, MASK_NAMES, PALETTE, class_map, unmatched_share
 from imgtool.errors import DataError
-from imgtool.files import temporary_beside
+from imgtool.files import remove_abandoned, temporary_beside
 
 COLUMNS = ("scene_id", "type", "room_id", "layout_path", "is_empty")
-_TRUTH = {"true": True, "1": True, "false": False, "0": False, "": False}
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "": False}
 
 
 class LayoutManifest(ImageFiles):
     """The rows of a manifest that are not empty, in its order; groups are scenes.
 
     Columns: scene_id, type (room or scene), room_id, layout_path (relative to the manifest, or
-    absolute) and is_empty (true or false). A path on several rows counts once.
+    absolute) and is_empty (true or false, yes or no, 1 or 0), in any order among others, apart by
+    commas, semicolons, tabs or bars. A path on several rows counts once, however it is written.
 
     Args:
         manifest: the CSV file.
@@ -38,7 +38,7 @@ class LayoutManifest(ImageFiles):
 
     Attributes:
         num_empty: rows left out because is_empty is true.
-        num_repeated: rows left out because an earlier row has the same path.
+        num_repeated: rows left out because an earlier row names the same file.
 
     Raises:
         DataError: the manifest cannot be read, or one of its images.
@@ -78,16 +78,18 @@ class LayoutManifest(ImageFiles):
 
     def _unique(self, manifest: Path, rows: Iterator[tuple[Entry, bool]]) -> list[Entry]:
         first: dict[str, Entry] = {}
+        folder = os.path.realpath(manifest.parent)
         for entry, is_empty in rows:
             if is_empty:
                 self.num_empty += 1
                 continue
-            known = first.setdefault(entry.name, entry)
+            known = first.setdefault(_one_way(folder, entry.name), entry)
             if known is entry:
                 continue
             if (known.group, known.label) != (entry.group, entry.label):
                 raise DataError(
-                    f"{manifest} line {entry.line}: {entry.name} is already on line {known.line}, "
+                    f"{manifest} line {entry.line}: {entry.name} is already on line {known.line}"
+                    f"{'' if known.name == entry.name else f' as {known.name}'}, "
                     f"with another scene_id or type",
                     hint="an image belongs to one scene; remove one of the two rows",
                 )
@@ -151,6 +153,7 @@ class MaskCache:
         temporary = temporary_beside(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(path.parent)
             # No fsync: a mask torn by a power cut fails its checksum and is computed again.
             temporary.write_bytes(zlib.compress(mask.tobytes(), 1))
             os.replace(temporary, path)
@@ -175,9 +178,18 @@ def _content(manifest: Path) -> bytes:
         raise DataError(
             f"{manifest}: {(error.strerror or str(error)).lower()}",
             hint=f"name the CSV itself: {manifest / 'layouts.csv'}"
-            if manifest.is_dir()
+            if os.path.isdir(manifest)
             else "check the path and the permissions",
         ) from error
+
+
+def _one_way(folder: str, name: str) -> str:
+    """One path for every way of writing it: ./a.png, img/../a.png and a.png are one file."""
+    path = os.path.join(folder, name)
+    if ".." not in name.split("/"):
+        return os.path.normpath(path)
+    parent, last = os.path.split(path)
+    return os.path.join(os.path.realpath(parent), last)  # what comes before .. may be a link
 
 
 def _rows(manifest: Path, content: bytes) -> Iterator[tuple[Entry, bool]]:
@@ -187,16 +199,18 @@ def _rows(manifest: Path, content: bytes) -> Iterator[tuple[Entry, bool]]:
         DataError: not a CSV, a column is missing, or a value is wrong; names the line.
     """
     try:
-        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-        if missing:
-            many = "columns" if len(missing) > 1 else "column"
-            raise DataError(
-                f"{manifest}: no {many} {', '.join(missing)}",
-                hint=f"the first line names the columns, with commas: {','.join(COLUMNS)}",
-            )
+        text = content.decode("utf-8-sig")
+        head, _, _ = text.lstrip().partition("\n")
+        mark = next((mark for mark in ",;\t|" if mark in head), ",")
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+        columns: dict[str, int] | None = None
         for row in reader:
-            yield _entry(manifest, reader.line_num, row)
+            if columns is None and any(map(str.strip, row)):
+                columns, width = _columns(manifest, row), len(row)
+            elif columns is not None and any(map(str.strip, row)):
+                yield _entry(manifest, reader.line_num, row, width, columns)
+        if columns is None:
+            _columns(manifest, [])
     except UnicodeDecodeError as error:
         raise DataError(
             f"{manifest}: byte {error.start} is not UTF-8", hint="save it as a UTF-8 CSV"
@@ -207,14 +221,30 @@ def _rows(manifest: Path, content: bytes) -> Iterator[tuple[Entry, bool]]:
         ) from error
 
 
-def _entry(manifest: Path, line: int, row: dict[str | Any, str | Any]) -> tuple[Entry, bool]:
+def _columns(manifest: Path, head: list[str]) -> dict[str, int]:
+    """Where each of COLUMNS is."""
+    names = [cell.strip().lower() for cell in head]
+    hint = f"the first line names the columns, with commas: {','.join(COLUMNS)}"
+    missing = [column for column in COLUMNS if column not in names]
+    if missing:
+        many = "columns" if len(missing) > 1 else "column"
+        raise DataError(f"{manifest}: no {many} {', '.join(missing)}", hint=hint)
+    for column in COLUMNS:
+        if names.count(column) > 1:
+            raise DataError(f"{manifest}: two columns are named {column}", hint=hint)
+    return {column: names.index(column) for column in COLUMNS}
+
+
+def _entry(
+    manifest: Path, line: int, row: list[str], width: int, columns: dict[str, int]
+) -> tuple[Entry, bool]:
     def wrong(what: str) -> DataError:
         return DataError(f"{manifest} line {line}: {what}", hint=f"a row is {','.join(COLUMNS)}")
 
-    if None in row or None in row.values():
-        raise wrong(f"{'too many' if None in row else 'too few'} values for its columns")
-    values = {column: row[column].strip() for column in COLUMNS}
-    is_empty = _TRUTH.get(values["is_empty"].lower())
+    if len(row) != width:
+        raise wrong(f"too {'many' if len(row) > width else 'few'} values for its columns")
+    values = {column: row[position].strip() for column, position in columns.items()}
+    is_empty = _truth(values["is_empty"])
     if is_empty is None:
         raise wrong(f"is_empty is {values['is_empty']!r}, not true or false")
     for column in ("scene_id", "layout_path"):
@@ -222,7 +252,22 @@ def _entry(manifest: Path, line: int, row: dict[str | Any, str | Any]) -> tuple[
             raise wrong(f"{column} is empty")
     if "\0" in values["layout_path"]:
         raise wrong("layout_path is no path")
-    if values["type"] not in LABEL_NAMES:
+    kind = values["type"].lower()
+    if kind not in LABEL_NAMES:
         raise wrong(f"type is {values['type']!r}, not room or scene")
-    label = LABEL_NAMES.index(values["type"])
-    return Entry(values["layout_path"], values["scene_id"], label, line), is_empty
+    name = _with_slashes(manifest, values["layout_path"])
+    return Entry(name, values["scene_id"], LABEL_NAMES.index(kind), line), is_empty
+
+
+def _truth(word: str) -> bool | None:
+    """Whether a word says true; None where it says neither. Numbers may have decimals."""
+    with suppress(ValueError):
+        word = f"{float(word.replace(',', '.')):g}"
+    return _TRUTH.get(word.lower())
+
+
+def _with_slashes(manifest: Path, name: str) -> str:
+    """A path of Windows as one of this machine, unless there is a file of just that name."""
+    if "\\" not in name or os.path.exists(manifest.parent / name):
+        return name
+    return name.replace("\\", "/")

@@ -43,14 +43,14 @@ def claim(folder: Path, recipe: dict[str, Any], names: set[str], *, dry_run: boo
     Raises:
         UsageError: it is a file, holds something else, or cannot be written.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file", hint="give a new or empty folder")
     try:
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder} is a file", hint="give a new or empty folder")
         found = _files_in(folder)
-        if found:
-            _compare(folder, recipe)
         own = names | {MARKER}
         leftovers = [name for name in found if _finished_name(name) in own and name not in own]
+        if len(found) > len(leftovers):  # else it was killed before its first file, or is empty
+            _compare(folder, recipe)
         others = sorted(set(found) - own - set(leftovers))
         if others:
             more = f" and {len(others) - 1} more files" if len(others) > 1 else ""

@@ -30,6 +30,7 @@ from imgtool.errors import DataError
 
 FORMAT = 1
 MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
+MAX_TENSORS = 8
 TYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "I32": np.dtype("<i4"),
@@ -216,7 +217,10 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
         (length,) = struct.unpack("<Q", stream.read(8))
         if length > min(num_bytes - 8, MAX_HEADER_BYTES):
             raise ValueError("it is no safetensors file, or truncated")
-        header = json.loads(stream.read(length).decode())
+        text = stream.read(length)
+    if text.count(b'"data_offsets":') > MAX_TENSORS:  # parsed, they would fill the memory
+        raise ValueError("its tensors are too many")
+    header = json.loads(text.decode())
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
     return header, 8 + length, num_bytes

@@ -19,7 +19,7 @@ from imgtool.data.base import IGNORE, ImageDataset, Sample, Size
 from imgtool.data.images import resize_sample, resized_size
 from imgtool.data.packed import FORMAT, MAX_HEADER_BYTES, tensor_entries
 from imgtool.errors import DataError
-from imgtool.files import replacing
+from imgtool.files import remove_abandoned, replacing
 from imgtool.units import format_bytes
 
 
@@ -48,6 +48,7 @@ def pack(
     header, begins, total_bytes = _header(dataset, sizes, image_size)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(out.parent)
         free = shutil.disk_usage(out.parent).free
         if total_bytes > free:
             raise DataError(

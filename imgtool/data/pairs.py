@@ -116,6 +116,8 @@ def split_faces(
 def official_split(source: CelebA, seed: int, *, max_images: int | None = None) -> Split:
     """CelebA's own parts; the arguments are those of split_faces().
 
+    Images that are in no part are in none of these: source.without_part() names them.
+
     Raises:
         DataError: there is no table of parts, or its training part lacks one of the sets.
     """
@@ -125,12 +127,15 @@ def official_split(source: CelebA, seed: int, *, max_images: int | None = None) 
     for indices in limited(source, seed, max_images):
         for index in indices:
             part = by_number.get(number_of.get(source.name(index), -1))
-            if part is not None:  # an image in no part is in none of ours
+            if part is not None:
                 parts[part].append(index)
     labels = {source.label(i) for i in parts["train"]}
     for label in (1, 0):
         if label not in labels:
-            raise DataError(f"CelebA's training part has no images {source.label_names[label]}")
+            raise DataError(
+                f"CelebA's training part has no images {source.label_names[label]}",
+                hint="is its table of parts cut short? without --official-split parts are drawn",
+            )
     return _named(source, parts, seed)
 
 

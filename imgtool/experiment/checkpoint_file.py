@@ -1,8 +1,9 @@
 """The format of a checkpoint: one safetensors file with everything that a resumed run needs.
 
 No pickle. Tensors are stored contiguous, shared ones once. One JSON value in the file's header
-holds the rest: whose experiment it is, how far it had come, what each part of a training
-remembers, and a checksum of every tensor. A header is read without torch, in about a millisecond.
+holds the rest: whose experiment it is, how far it had come, and what each part of a training
+remembers. Beside it are checksums of every tensor and of the header itself, which is read without
+torch, in about a millisecond.
 """
 
 from __future__ import annotations
@@ -11,15 +12,23 @@ import json
 import math
 import os
 import re
-import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgtool.errors import CheckpointError
-from imgtool.experiment.whole import damaged, read_metadata, see_zip_is_whole
-from imgtool.files import replacing_through_folder
+from imgtool.experiment import checksums
+from imgtool.experiment.checksums import Checksums
+from imgtool.experiment.whole import (
+    Structure,
+    damaged,
+    read_structure,
+    see_zip_is_intact,
+    see_zip_is_whole,
+)
+from imgtool.files import followed, pointer_of, replacing_through_folder
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +44,8 @@ _RECORDED = (
     *("iteration", "epoch", "name", "family", "identity", "data_fingerprint", "metrics", "finite"),
     *("elapsed_sec", "horizon", "config"),
 )
-_OF_THE_FILE = ("format", "aliases", "checksums")
+_OF_THE_FILE = ("format", "aliases", "hashed")
+_OF_BEFORE = ("checksums",)
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class CheckpointHeader:
         parts: what each part of a training remembers, by its name: any JSON values.
         path, num_bytes: the file, once there is one.
         aliases: names of tensors that are stored once, under another name -> that name.
-        checksums: of the stored tensors; empty in files of before there were any.
+        checksums: of the stored tensors.
     """
 
     iteration: int
@@ -71,7 +81,7 @@ class CheckpointHeader:
     path: Path = Path()
     num_bytes: int = 0
     aliases: Mapping[str, str] = field(default_factory=dict, repr=False)
-    checksums: Mapping[str, int] = field(default_factory=dict, repr=False)
+    checksums: Checksums = field(default=Checksums(), repr=False)
 
     @property
     def loss(self) -> float | None:
@@ -124,13 +134,37 @@ def read_header(path: str | os.PathLike[str]) -> CheckpointHeader:
         Either names the file and what is wrong with it.
     """
     path = Path(path)
-    try:
+    if pointer_of(path) is not None:
+        path = followed(path)
+    with _told(path):
         if path.suffix == ".pt":
             size = see_zip_is_whole(path)
             match = CHECKPOINT_NAME.fullmatch(path.name)
             iteration = int(match["iteration"]) if match else 0
             return CheckpointHeader(iteration, finite=None, path=path, num_bytes=size)
-        return _own_header(path, *read_metadata(path))
+        return _own_header(path, read_structure(path))
+
+
+def read_intact(path: str | os.PathLike[str]) -> CheckpointHeader:
+    """As `read_header`, once every byte is seen to be what was written; needs no torch either.
+
+    Raises:
+        DamagedCheckpoint, CheckpointError: as `read_header`; or a byte is another.
+    """
+    header = read_header(path)
+    with _told(header.path):
+        if header.path.suffix == ".pt":
+            see_zip_is_intact(header.path)
+        elif header.checksums.values:
+            checksums.check(header.path, read_structure(header.path), header.checksums)
+    return header
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say of which file the system's errors are."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint {path}") from error
     except OSError as error:
@@ -172,8 +206,8 @@ def read(
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read {path}: {_reason(error)}") from error
     for name, tensor in tensors.items():
-        if header.checksums and checksum(tensor) != header.checksums[name]:
-            raise damaged(header.path, f"{name} is not what was written")
+        if header.checksums.values and not header.checksums.agree(name, [checksums.raw(tensor)]):
+            raise checksums.not_as_written(header.path, name)
     if must_be_finite and not all_finite(tensors):
         spoilt = next(name for name in tensors if not all_finite({name: tensors[name]}))
         raise _not_finite(header.path, f"{spoilt} is not finite")
@@ -195,14 +229,13 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: CheckpointHeader) -
 
     unique, aliases = _alias_shared(tensors)
     flat = {name: t.detach().to("cpu").contiguous() for name, t in unique.items()}
-    checksums = {name: checksum(tensor) for name, tensor in flat.items()}
     document = {
         "format": FORMAT,
         **{key: getattr(header, key) for key in _RECORDED},
         "metrics": {key: _finite_or_none(value) for key, value in header.metrics.items()},
         **header.parts,
         "aliases": aliases,
-        "checksums": checksums,
+        "hashed": True,
     }
     if len(document) != len(_RECORDED) + len(header.parts) + len(_OF_THE_FILE):
         raise AssertionError(f"a part has a name of the header's own: {list(header.parts)}")
@@ -210,7 +243,10 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: CheckpointHeader) -
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing_through_folder(path) as temporary:
-            save_file(flat, temporary, metadata={METADATA_KEY: text})
+            metadata = {METADATA_KEY: text, checksums.KEY: checksums.room(len(flat))}
+            with checksums.finding(flat) as found:
+                save_file(flat, temporary, metadata=metadata)
+            checksums.fill(temporary, found.result())
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"cannot write {path}: {_reason(error)}",
@@ -234,19 +270,13 @@ def all_finite(tensors: Mapping[str, Tensor]) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in floating)
 
 
-def checksum(tensor: Tensor) -> int:
-    """CRC-32 of a CPU tensor's bytes: it notices what disks do, and takes 0.4 s a gigabyte."""
-    import torch
-
-    return zlib.crc32(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-
-
 def _check_names(header: CheckpointHeader, names: Collection[str]) -> None:
-    if not header.checksums:
+    known = header.checksums.values
+    if not known:
         return
     for differing, words in (
-        (header.checksums.keys() - set(names), "it lacks"),
-        (set(names) - header.checksums.keys(), "it was written without"),
+        (known.keys() - set(names), "it lacks"),
+        (set(names) - known.keys(), "it was written without"),
     ):
         if differing:
             raise damaged(header.path, f"{words} {min(differing)}")
@@ -277,7 +307,8 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _own_header(path: Path, metadata: object, size: int) -> CheckpointHeader:
+def _own_header(path: Path, structure: Structure) -> CheckpointHeader:
+    metadata, written = structure.metadata, checksums.read(path, structure)
     text = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
     if not isinstance(text, str):
         raise CheckpointError(
@@ -291,8 +322,12 @@ def _own_header(path: Path, metadata: object, size: int) -> CheckpointHeader:
             raise TypeError("format")
         if number != FORMAT:
             raise _other_format(path, number)
+        if written is None:
+            if document.get("hashed") is True:
+                raise KeyError(checksums.KEY)
+            written = _crc32s(document)
         config = document.get("config")
-        known = {*_RECORDED, *_OF_THE_FILE}
+        known = {*_RECORDED, *_OF_THE_FILE, *_OF_BEFORE}
         return CheckpointHeader(
             iteration=int(document["iteration"]),
             epoch=float(document["epoch"]),
@@ -307,12 +342,17 @@ def _own_header(path: Path, metadata: object, size: int) -> CheckpointHeader:
             config=config if isinstance(config, dict) else None,
             parts={key: value for key, value in document.items() if key not in known},
             path=path,
-            num_bytes=size,
+            num_bytes=structure.num_bytes,
             aliases={str(k): str(v) for k, v in dict(document.get("aliases", {})).items()},
-            checksums={str(k): int(v) for k, v in dict(document.get("checksums", {})).items()},
+            checksums=written,
         )
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
         raise damaged(path, f"its header lacks or spoils a value ({error})") from error
+
+
+def _crc32s(document: Mapping[str, Any]) -> Checksums:
+    found = {str(k): int(v) for k, v in dict(document.get("checksums", {})).items()}
+    return Checksums(found, "crc32")
 
 
 def _other_format(path: Path, number: int) -> CheckpointError:

@@ -7,20 +7,27 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from imgtool.errors import CheckpointError
-from imgtool.experiment.checkpoint_file import CHECKPOINT_NAME, CheckpointHeader, read_header
-from imgtool.files import TEMPORARY_MARK, remove_temporary
+from imgtool.experiment.checkpoint_file import (
+    CHECKPOINT_NAME,
+    CheckpointHeader,
+    read_header,
+    read_intact,
+)
+from imgtool.files import TEMPORARY_MARK, followed, pointer_of, remove_temporary
 
 _OWN_NAME = (
     r"iter_\d+(?:_update_\d+)?\.(?:safetensors|pt)|(?:latest|best)\.(?:safetensors|pt)"
     r"|(?:status|provenance|split)\.json|config\.yaml|metrics\.jsonl|.+_metrics\.csv|probe"
     r"|iter_\d+_\w+\.png"
 )
-_LEFTOVER = re.compile(rf"\.(?:{_OWN_NAME}){re.escape(TEMPORARY_MARK)}\d+", re.ASCII)
+_END = rf"{re.escape(TEMPORARY_MARK)}\d+(?:-[0-9a-f]{{8}})?"  # versions of before named no machine
+_LEFTOVER = re.compile(rf"\.(?:{_OWN_NAME}){_END}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -67,19 +74,67 @@ def list_checkpoints(directory: str | os.PathLike[str]) -> list[Entry]:
     return sorted(entries, key=lambda entry: (entry.reached, entry.path.name))
 
 
+def pointed(link: Path) -> Path | None:
+    """The file that `latest` or `best` means, whatever they are; None when it is not there.
+
+    A symlink, a pointer file, a hard link (the checkpoint of that name is found), or a copy,
+    which means itself.
+    """
+    path = followed(link)
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(facts.st_mode):
+        return None
+    if facts.st_nlink > 1 and not CHECKPOINT_NAME.fullmatch(path.name):
+        for entry in list_checkpoints(path.parent):
+            with suppress(FileNotFoundError):
+                if os.path.samestat(entry.path.lstat(), facts):
+                    return entry.path
+    return path
+
+
+def pointers(directory: Path) -> dict[str, str]:
+    """Real path -> name of what leads there in `directory`: `latest`, `best` or people's own.
+
+    Symlinks, hard links and pointer files count; it has none when it does not exist.
+    """
+    found: dict[str, str] = {}
+    others: list[tuple[os.stat_result, str]] = []
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(directory) as items:
+        for item in items:
+            with suppress(FileNotFoundError):
+                path = directory / item.name
+                if CHECKPOINT_NAME.fullmatch(item.name) and not item.is_symlink():
+                    continue
+                if pointer_of(path) is not None:
+                    found[str(followed(path))] = item.name
+                elif item.stat().st_nlink > 1:
+                    others.append((item.stat(), item.name))
+    for entry in list_checkpoints(directory) if others else ():
+        with suppress(FileNotFoundError):
+            facts = entry.path.lstat()
+            for other, name in others:
+                if os.path.samestat(other, facts):
+                    found[os.path.realpath(entry.path)] = name
+    return found
+
+
 def newest_valid(
-    directory: str | os.PathLike[str], *, foreign: bool = False
+    directory: str | os.PathLike[str], *, foreign: bool = False, intact: bool = False
 ) -> CheckpointHeader | None:
     """The whole checkpoint that has come furthest, or None.
 
     Args:
         directory: the checkpoints folder.
         foreign: whether .pt files count too.
+        intact: read every byte, and pass over files that are not what was written.
     """
     for entry in reversed(list_checkpoints(directory)):
         if foreign or entry.path.suffix != ".pt":
             with suppress(CheckpointError):
-                return read_header(entry.path)
+                return read_intact(entry.path) if intact else read_header(entry.path)
     return None
 
 

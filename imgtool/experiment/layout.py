@@ -11,7 +11,7 @@ from pathlib import Path
 from imgtool.config.schema import TINY_FOLDER
 from imgtool.errors import CheckpointError, ExperimentError
 from imgtool.experiment import checkpoints
-from imgtool.files import temporary_beside
+from imgtool.files import point, pointer_of, temporary_beside
 
 CHECKPOINTS_NAME = "checkpoints"
 TABLE_END = "_metrics.csv"
@@ -119,7 +119,7 @@ def show_in_phase(path: Path) -> None:
     """Let a phase's folder have its `--tiny` runs' files only while it has none of its own.
 
     Those lie in a folder `tiny` within it. Links make `PHASE/*_metrics.csv` find them too, until
-    the first table or manifest of a run that is not tiny. A file system without links has none.
+    the first table or manifest of a run that is not tiny.
 
     Args:
         path: a table or manifest that was written to a phase's folder, or to its `tiny`.
@@ -131,7 +131,7 @@ def show_in_phase(path: Path) -> None:
                 if _is_tinys(link):
                     link.unlink()
         elif all(map(_is_tinys, _shown(folder.parent))):
-            (folder.parent / path.name).symlink_to(Path(TINY_FOLDER) / path.name)
+            point(folder.parent / path.name, f"{TINY_FOLDER}/{path.name}", target_changes=True)
 
 
 def _shown(folder: Path) -> Iterator[Path]:
@@ -141,7 +141,8 @@ def _shown(folder: Path) -> Iterator[Path]:
 
 
 def _is_tinys(path: Path) -> bool:
-    return path.is_symlink() and Path(os.readlink(path)).parent == Path(TINY_FOLDER)
+    meant = pointer_of(path)
+    return meant is not None and Path(meant).parent == Path(TINY_FOLDER)
 
 
 def make_writable(folder: Path, *, instead: str = "give another --exp-dir") -> None:
@@ -171,10 +172,10 @@ def make_writable(folder: Path, *, instead: str = "give another --exp-dir") -> N
 
 
 def find_checkpoint(source: str | os.PathLike[str]) -> Path:
-    """The checkpoint file that a `--ckpt` means, symlinks followed.
+    """The checkpoint file that a `--ckpt` means, links followed.
 
     Args:
-        source: a file; an exp_dir or its checkpoints folder (the newest valid one); a
+        source: a file; an exp_dir or its checkpoints folder (the newest one that is what was written); a
             `latest.pt` or `best.pt` where only the .safetensors exists. `best` falls back
             to `latest`, and a `latest` that points nowhere to the newest valid checkpoint.
 
@@ -187,8 +188,8 @@ def find_checkpoint(source: str | os.PathLike[str]) -> Path:
         inside = path / CHECKPOINTS_NAME
         return _in_folder(inside if inside.is_dir() else path, asked=path)
     for candidate in _alternatives(path):
-        if candidate.is_file():
-            return candidate.resolve()
+        if (meant := checkpoints.pointed(candidate)) is not None:
+            return meant
     if path.stem in ("latest", "best") and path.parent.is_dir():
         return _in_folder(path.parent, asked=path)
     raise CheckpointError(f"no checkpoint {path}", hint=_what_exists(path.parent))
@@ -204,7 +205,7 @@ def _alternatives(path: Path) -> list[Path]:
 
 
 def _in_folder(folder: Path, *, asked: Path) -> Path:
-    newest = checkpoints.newest_valid(folder, foreign=True)
+    newest = checkpoints.newest_valid(folder, foreign=True, intact=True)
     if newest is None:
         raise CheckpointError(
             f"no valid checkpoint in {asked}", hint="give a file, or an exp_dir that was trained"

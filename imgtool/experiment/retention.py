@@ -12,7 +12,7 @@ import math
 import os
 import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,8 +20,8 @@ from statistics import median
 from typing import Any
 
 from imgtool.errors import CheckpointError, ExperimentError, UsageError
-from imgtool.experiment.checkpoint_file import CheckpointHeader, read_header
-from imgtool.experiment.checkpoints import Entry, list_checkpoints
+from imgtool.experiment.checkpoint_file import CheckpointHeader, read_header, read_intact
+from imgtool.experiment.checkpoints import Entry, list_checkpoints, pointers
 from imgtool.experiment.metrics import read_rows
 from imgtool.experiment.whole import DamagedCheckpoint
 
@@ -88,10 +88,11 @@ def plan(
     keep_every: int | None = None,
     max_loss: float | None = None,
     metrics_path: str | os.PathLike[str] | None = None,
+    intact: bool = False,
 ) -> Plan:
     """Decide which checkpoints of `directory` stay; nothing is deleted.
 
-    These always stay: the newest `keep` whole ones; whatever a symlink in the folder (latest,
+    These always stay: the newest `keep` whole ones; whatever a link in the folder (latest,
     best) points to; the newest whole one with a finite loss, and the newest that has not
     exploded either. When the last one's loss is NaN, infinite or exploded, one older stays too.
     One written between two updates counts among the newest only as long as nothing newer is whole.
@@ -108,6 +109,7 @@ def plan(
         keep_every: keep iterations divisible by this as well.
         max_loss: largest absolute loss that is still sound.
         metrics_path: metrics.jsonl; the one beside the folder when None.
+        intact: read every byte of the newest `keep`, and of older ones for each that is damaged.
 
     Raises:
         UsageError: a number that makes no sense.
@@ -117,13 +119,16 @@ def plan(
     directory = Path(directory)
     try:
         entries = list_checkpoints(directory)
-        pointers = _pointers(directory)
+        pointed_to = pointers(directory)
     except OSError as error:
         raise ExperimentError(
             f"cannot read {directory}: {error.strerror or error}", hint="check its permissions"
         ) from error
     source = directory.parent / "metrics.jsonl" if metrics_path is None else Path(metrics_path)
-    judged = _judge(entries, _logged_losses(source), max_loss)
+    read = [_read(entry) for entry in entries]
+    if intact:
+        read = _hold_newest(read, keep)
+    judged = _judge(read, _logged_losses(source), max_loss)
     notes = [
         f"{item.entry.path.name}: {item.damage or item.foreign}"
         for item in judged
@@ -137,7 +142,7 @@ def plan(
         kept = [(item.entry, "nothing newer is whole") for item in judged]
         return Plan(directory, kept, [], notes, None)
 
-    reasons = _reasons(judged, whole, keep, pointers, notes)
+    reasons = _reasons(judged, whole, keep, pointed_to, notes)
     if keep_every is not None:
         for item in whole:
             if item.entry.iteration % keep_every == 0 and not item.entry.update:
@@ -157,7 +162,7 @@ def plan(
 def apply(decision: Plan) -> Result:
     """Delete what `decision` says, looking at each file again right before.
 
-    A file that has vanished, changed or got a symlink to it meanwhile is left alone, and so
+    A file that has vanished, changed or got a link to it meanwhile is left alone, and so
     is everything once the newest good checkpoint is gone.
     """
     removed: list[Path] = []
@@ -172,7 +177,7 @@ def apply(decision: Plan) -> Result:
             if not stat.S_ISREG(facts.st_mode) or _has_changed(entry, facts):
                 notes.append(f"{entry.path.name} has changed meanwhile and stays")
                 continue
-            if os.path.realpath(entry.path) in _pointers(decision.directory):
+            if os.path.realpath(entry.path) in pointers(decision.directory):
                 notes.append(f"{entry.path.name} is pointed to meanwhile and stays")
                 continue
             entry.path.unlink()
@@ -202,16 +207,6 @@ def _check_numbers(keep: int, keep_every: int | None, max_loss: float | None) ->
         raise UsageError(f"max-loss is {max_loss}", hint="give a positive number")
 
 
-def _pointers(directory: Path) -> dict[str, str]:
-    """Real path -> name of a symlink in `directory` that leads there."""
-    found = {}
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(directory) as items:
-        for item in items:
-            if item.is_symlink():
-                found[os.path.realpath(item.path)] = item.name
-    return found
-
-
 def _has_changed(entry: Entry, facts: os.stat_result) -> bool:
     return (facts.st_size, facts.st_mtime) != (entry.num_bytes, entry.modified)
 
@@ -233,10 +228,21 @@ def _logged_losses(source: Path) -> list[tuple[int, float]]:
     return sorted(losses, key=lambda pair: pair[0])
 
 
+def _hold_newest(read: Sequence[_Judged], keep: int) -> list[_Judged]:
+    """The same, with the newest held against their checksums until `keep` are what was written."""
+    held: list[_Judged] = []
+    left = keep
+    for item in reversed(read):
+        if item.is_whole and left:
+            item = _read(item.entry, read_intact)
+            left -= item.is_whole
+        held.append(item)
+    return held[::-1]
+
+
 def _judge(
-    entries: Sequence[Entry], logged: Sequence[tuple[int, float]], max_loss: float | None
+    read: Sequence[_Judged], logged: Sequence[tuple[int, float]], max_loss: float | None
 ) -> list[_Judged]:
-    read = [_read(entry) for entry in entries]
     read = [item for item in read if item.is_whole or item.entry.path.exists()]
     known = [
         (item.entry.iteration, item.header.loss)
@@ -247,9 +253,9 @@ def _judge(
     return [_judge_loss(item, logged, history, max_loss) for item in read]
 
 
-def _read(entry: Entry) -> _Judged:
+def _read(entry: Entry, reading: Callable[[Path], CheckpointHeader] = read_header) -> _Judged:
     try:
-        return _Judged(entry, read_header(entry.path))
+        return _Judged(entry, reading(entry.path))
     except DamagedCheckpoint as error:
         return _Judged(entry, None, damage=_why(error))
     except CheckpointError as error:
@@ -296,7 +302,7 @@ def _reasons(
     judged: Sequence[_Judged],
     whole: Sequence[_Judged],
     keep: int,
-    pointers: Mapping[str, str],
+    pointed_to: Mapping[str, str],
     notes: list[str],
 ) -> dict[Entry, str]:
     """Why each checkpoint that must stay does so."""
@@ -304,7 +310,7 @@ def _reasons(
     counted = [item for item in whole if item is last or not item.entry.update]
     reasons = {item.entry: f"among the newest {keep}" for item in counted[-keep:]}
     for item in judged:
-        if (link := pointers.get(os.path.realpath(item.entry.path))) is not None:
+        if (link := pointed_to.get(os.path.realpath(item.entry.path))) is not None:
             reasons.setdefault(item.entry, f"{link} points to it")
         elif item.foreign:
             reasons.setdefault(item.entry, "not ours")

@@ -10,13 +10,16 @@ import json
 import math
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from imgtool.errors import CheckpointError
 
-MAX_HEADER_BYTES = 100_000_000
+MAX_HEADER_BYTES = 32_000_000
+MAX_TENSORS = 100_000
 
 _ITEM_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
@@ -30,21 +33,44 @@ class DamagedCheckpoint(CheckpointError):
     """A file that is not whole: cut short, or with a header that contradicts itself."""
 
 
-def read_metadata(path: Path) -> tuple[object, int]:
-    """(the metadata that a safetensors file's header has, its size), once it is seen to be whole.
+@dataclass(frozen=True)
+class Structure:
+    """What the header of a whole safetensors file says.
+
+    Attributes:
+        metadata: any JSON value; None where it has none.
+        header: its bytes.
+        spans: where each tensor begins and ends in the file.
+        kinds: each tensor's type, as safetensors spells it, and shape.
+        num_bytes: the file's size.
+    """
+
+    metadata: object
+    header: bytes = field(repr=False)
+    spans: Mapping[str, tuple[int, int]] = field(repr=False)
+    kinds: Mapping[str, tuple[str, tuple[int, ...]]] = field(repr=False)
+    num_bytes: int
+
+
+def read_structure(path: Path) -> Structure:
+    """The header of a safetensors file, once the file is seen to be whole.
 
     Raises:
         DamagedCheckpoint: a byte is missing or too many, or the header contradicts itself.
-        CheckpointError: it is something else altogether.
+        CheckpointError: it is something else altogether, or far more than a model has.
         OSError: it cannot be read.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(8)
         length = int.from_bytes(start, "little")
+        if MAX_HEADER_BYTES < length <= size - 8:
+            raise _foreign(path, f"no model has a header of {length} bytes")
         if len(start) < 8 or not 2 <= length <= MAX_HEADER_BYTES or 8 + length > size:
             raise _no_safetensors(path, start, size)
         text = file.read(length)
+    if text.count(b'"data_offsets"') > MAX_TENSORS:  # parsed, they would fill the memory
+        raise _foreign(path, f"it has more than {MAX_TENSORS} tensors")
     try:
         header = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -52,13 +78,16 @@ def read_metadata(path: Path) -> tuple[object, int]:
     if not isinstance(header, dict):
         raise damaged(path, "its header is not a JSON object")
     metadata = header.pop("__metadata__", None)
-    end = _check_tensors(path, header)
-    expected = 8 + length + end
+    spans = _spans(path, header)
+    start_of_data = 8 + length
+    expected = start_of_data + max((end for _, end in spans.values()), default=0)
     if size < expected:
         raise damaged(path, f"it is truncated: {size} of {expected} bytes")
     if size > expected:
         raise damaged(path, f"it has {size - expected} bytes too many")
-    return metadata, size
+    places = {name: (start_of_data + a, start_of_data + b) for name, (a, b) in spans.items()}
+    kinds = {name: (facts["dtype"], tuple(facts["shape"])) for name, facts in header.items()}
+    return Structure(metadata, text, places, kinds, size)
 
 
 def see_zip_is_whole(path: Path) -> int:
@@ -78,9 +107,27 @@ def see_zip_is_whole(path: Path) -> int:
     return size
 
 
-def _check_tensors(path: Path, tensors: Mapping[str, Any]) -> int:
-    """Where the last tensor ends, once all are seen to lie one behind the other."""
-    spans = []
+def see_zip_is_intact(path: Path) -> None:
+    """Hold what torch.save wrote against the checksums that it left, where it left any.
+
+    Raises:
+        DamagedCheckpoint: a byte is another, or the archive is not whole.
+        OSError: it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if not any(entry.CRC for entry in archive.infolist()):
+                return  # torch.serialization.set_crc32_options(False)
+            spoilt = archive.testzip()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, zlib.error, EOFError) as error:
+        raise damaged(path, f"it is no sound zip archive ({error})") from error
+    if spoilt is not None:
+        raise damaged(path, f"{spoilt} in it is not what was written")
+
+
+def _spans(path: Path, tensors: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Where tensors lie among the data, once all are seen to lie one behind the other."""
+    spans = {}
     for name, facts in tensors.items():
         try:
             begin, end = facts["data_offsets"]
@@ -94,13 +141,13 @@ def _check_tensors(path: Path, tensors: Mapping[str, Any]) -> int:
             raise damaged(path, f"its header describes {name!r} wrongly")
         if item_bytes is not None and end - begin != math.prod(shape) * item_bytes:
             raise damaged(path, f"its header gives {name!r} a wrong size")
-        spans.append((begin, end))
+        spans[name] = (begin, end)
     reached = 0
-    for begin, end in sorted(spans):
+    for begin, end in sorted(spans.values()):
         if begin != reached or end < begin:
             raise damaged(path, "its tensors overlap or leave gaps")
         reached = end
-    return reached
+    return spans
 
 
 def _no_safetensors(path: Path, start: bytes, size: int) -> CheckpointError:

@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from imgtool.selection.records import Selection, Verdict
-from imgtool.selection.style import COLOURS, GREY, WINNER, Style, label_of, new_figure, plain_axes
+from imgtool.selection.style import (
+    GREY,
+    Style,
+    label_of,
+    literal,
+    name_of,
+    new_figure,
+    number,
+    plain_axes,
+)
+
+NUM_BARS = 60  # of more experiments, the first in the ranking
 
 
 def _bars(
     axes: Axes,
     style: Style,
     rows: Sequence[tuple[Verdict, float]],
-    selection: Selection,
+    metric: str = "",
     ends: Sequence[tuple[float, float]] | None = None,
 ) -> None:
-    """Horizontal bars with their numbers, best first; `ends` are those of error bars."""
+    """Horizontal bars with their numbers, the first at the top; `ends` are those of error bars."""
     plain_axes(axes)
     axes.grid(False, axis="y")
-    names = [style.short[v.candidate.name] for v, _ in rows]
-    winner = selection.winner.candidate.name if selection.winner else None
-    colours = [
-        WINNER if v.candidate.name == winner else COLOURS[0] if v.is_eligible else GREY
-        for v, _ in rows
-    ]
-    axes.barh(range(len(rows)), [value for _, value in rows], color=colours, height=0.7)
+    names = [style.drawn(v.candidate.name) for v, _ in rows]
+    colours = [style.of[v.candidate.name].colour if v.is_eligible else GREY for v, _ in rows]
+    values = [value if math.isfinite(value) else 0.0 for _, value in rows]
+    axes.barh(range(len(rows)), values, color=colours, height=0.7)
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.invert_yaxis()
     if ends is not None:
-        values = [value for _, value in rows]
         reach = [
             [max(0.0, value - low) for value, (low, _) in zip(values, ends, strict=True)],
             [max(0.0, high - value) for value, (_, high) in zip(values, ends, strict=True)],
@@ -42,48 +49,42 @@ def _bars(
             values, range(len(rows)), xerr=reach, fmt="none", color="#333333", capsize=2,
             linewidth=0.9,
         )  # fmt: skip
-    tips = [value for _, value in rows] if ends is None else [high for _, high in ends]
-    for number, ((_, value), tip) in enumerate(zip(rows, tips, strict=True)):
+    tips = values if ends is None else [high for _, high in ends]
+    for place, ((_, value), tip) in enumerate(zip(rows, tips, strict=True)):
         axes.annotate(
-            _number(value), (tip, number), (3, 0), textcoords="offset points", va="center",
-            fontsize=7,
+            number(value, metric) if math.isfinite(value) else "not known", (tip, place), (3, 0),
+            textcoords="offset points", va="center", fontsize=8,
         )  # fmt: skip
-    axes.margins(x=0.18)
+    axes.margins(x=0.24)
+    axes.set_xlim(left=1.1 * min([0.0, *(values if ends is None else [low for low, _ in ends])]))
 
 
-def _number(value: float) -> str:
-    if abs(value) >= 10_000:
-        return _si(value)
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+def _formatter(metric: str) -> Callable[[float, object], str]:
+    return lambda value, _: number(value, metric)
 
 
-def _si(value: float) -> str:
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
-
-
-def _height(number: int) -> float:
-    return 1.2 + 0.27 * max(number, 2)
+def _height(count: int) -> float:
+    return 0.8 + 0.24 * max(count, 2)
 
 
 def _panel(selection: Selection, style: Style, metrics: Sequence[str]) -> Figure | None:
-    """Bars of several metrics side by side, the experiments in one order."""
-    shown = [m for m in metrics if any(m in v.candidate.metrics for v in selection.verdicts)]
+    """Bars of several metrics, two side by side, the experiments in one order."""
+    verdicts = selection.verdicts[:NUM_BARS]
+    shown = [m for m in metrics if any(m in v.candidate.metrics for v in verdicts)]
     if not shown:
         return None
-    figure = new_figure(3.9 * len(shown), _height(len(selection.verdicts)))
-    for number, metric in enumerate(shown):
-        axes = figure.add_subplot(1, len(shown), number + 1)
-        rows = [(v, v.candidate.metrics.get(metric, math.nan)) for v in selection.verdicts]
-        rows = [(v, value if math.isfinite(value) else 0.0) for v, value in rows]
-        _bars(axes, style, rows, selection)
-        if number:
+    columns = min(2, len(shown))
+    lines = math.ceil(len(shown) / columns)
+    figure = new_figure(lines * _height(len(verdicts)))
+    for place, metric in enumerate(shown):
+        axes = figure.add_subplot(lines, columns, place + 1)
+        rows = [(v, v.candidate.metrics.get(metric, math.nan)) for v in verdicts]
+        _bars(axes, style, rows, metric)
+        if place % columns:
             axes.tick_params(labelleft=False)
-        axes.set_title(label_of(metric), fontsize=9)
+        axes.set_title(literal(label_of(metric)), fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.xaxis.set_major_formatter(lambda value, _: _si(value))
+        axes.xaxis.set_major_formatter(_formatter(metric))
     return figure
 
 
@@ -100,17 +101,18 @@ def relative(selection: Selection, style: Style) -> Figure | None:
     rows = [
         (v, 100 * abs(value - best) / abs(best)) for v, value in zip(known, values, strict=True)
     ]
-    rows.sort(key=lambda row: row[1])
+    rows = sorted(rows, key=lambda row: row[1])[:NUM_BARS]
     ends = []
     for verdict, value in rows:
         interval = verdict.interval or (verdict.candidate.metrics[name],) * 2
         far = sorted(100 * (end - best) / abs(best) * (1 if is_min else -1) for end in interval)
         ends.append((far[0], far[1]) if verdict.interval else (value, value))
-    figure = new_figure(7, _height(len(rows)))
+    figure = new_figure(_height(len(rows)))
     axes = figure.add_subplot()
     is_known = any(verdict.interval is not None for verdict, _ in rows)
-    _bars(axes, style, rows, selection, ends if is_known else None)
-    axes.set_xlabel(f"{label_of(name)}: % {'above' if is_min else 'below'} the best")
+    _bars(axes, style, rows, ends=ends if is_known else None)
+    side = "above" if is_min else "below"
+    axes.set_xlabel(literal(f"{name_of(name)}: % {side} the best"), fontsize=9)
     return figure
 
 

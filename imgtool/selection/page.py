@@ -2,276 +2,340 @@
 
 from __future__ import annotations
 
-import base64
+import math
+import os
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from imgtool.selection.candidates import short_names, shortened
+from imgtool.selection.candidates import shortened
 from imgtool.selection.certainty import doubts
+from imgtool.selection.criteria import TOLD
+from imgtool.selection.markup import Shown, breakable, figure, row, sign, table, tables, whole
 from imgtool.selection.records import Selection, Verdict
-from imgtool.selection.style import label_of
+from imgtool.selection.style import GREY, WINNER, Look, Style, label_of, name_of, number
+from imgtool.selection.words import CSS, DEFINITIONS, GROUPS
 
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #888; --accent: #D55E00; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.1rem; margin-top: 2.2rem; }
-p.soft, figcaption, td.soft { color: var(--soft); }
-.winner { border-left: 4px solid var(--accent); padding: .4rem 1rem; margin: 1rem 0; }
-.winner b { font-size: 1.15rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--line);
-  vertical-align: top; }
-th { white-space: nowrap; } td.number, th.number { text-align: right; white-space: nowrap; }
-td.name { white-space: nowrap; } tr.chosen td { font-weight: 600; } tr.out td { color: var(--soft); }
-figure { margin: 1rem 0; } figure img { max-width: 100%; background: #fff; border-radius: 4px; }
-code { font-size: .88em; } .yes::before { content: "✓ "; } .no::before { content: "✗ "; }
-.yes, .no { white-space: nowrap; }
-"""
 _ENDS = ("", "_low", "_high")
-METRICS = (
-    "val_mse",
-    "val_psnr",
-    "val_highpass_psnr",
-    "val_seg_boundary_miou",
-    "latent_dims",
-    "num_parameters",
-    "macs_per_image",
-    "images_per_sec",
-    "midpoint_energy",
-    "end_energy",
-    "path_length",
-    "active_units",
-    "fid",
+LONG_NAME = 34  # letters; a longer one has a row of its own
+MARKS = {True: ("yes", "✓"), False: ("no", "✗"), None: ("", "?")}
+LATENTS = (
+    *("midpoint_energy", "end_energy", "path_length", "mean", "std", "std_sampled"),
+    *("active_units", "active_share", "num_images", "num_pairs"),
 )
-DEFINITIONS = {
-    "val_mse": "mean squared error on [0,1], over whole validation images",
-    "val_psnr": "peak signal-to-noise ratio of each image on [0,1], averaged, dB",
-    "val_highpass_psnr": "the same of the image's gradients, dB: spatial detail",
-    "val_seg_boundary_miou": "IoU of the segmentation near contours (Cheng et al. 2021)",
-    "latent_dims": "elements of the latent of one image: channels times height times width",
-    "mse_per_dim": "val_mse over latent_dims; told, never ranked: it always favours the largest",
-    "stability": "spread of the relative changes of the last rows",
-    "convergence_epochs": "epochs to nine tenths of the whole improvement",
-    "midpoint_energy": "gradient energy of the decoded middle between two images over that of its "
-    "ends: 1 is as sharp, 0.5 a cross-fade",
-    "end_energy": "gradient energy of decoded images over their originals': below 1 is blur",
-    "path_length": "perceptual path length in LPIPS (Karras et al. 2019); lower is smoother",
-    "95 %": "confidence interval of the mean over seeds, by the noise of all experiments together",
-    "chosen": "share of reruns of the whole phase in which the rule would choose it, by resampling",
-    "active_units": "latent channels whose variance over the data exceeds 0.01",
-    "kld": "KL divergence from the standard normal, nats an element",
-}
 
 
-def render(
-    selection: Selection,
-    figures: Sequence[tuple[str, str, bytes]],
-    latents: Mapping[str, Mapping[str, Any]],
-    tested: Mapping[str, Any] | None = None,
-) -> str:
-    """The page.
+class Page:
+    """A selection as HTML.
 
     Args:
-        figures: (title, caption, PNG), in order.
-        latents: candidate -> latents.json.
-        tested: the winner's test_metrics.json.
+        folder: where it is to lie; paths are told from there.
     """
-    phase = selection.phase or "experiments"
-    number = len(selection.verdicts)
-    parts = [
-        f"<h1>{escape(phase)}</h1>",
-        f'<p class="soft">{number} experiment{"s" * (number != 1)}, rule '
-        f"<code>{escape(selection.rule)}</code>: {escape(selection.description)}</p>",
-        _winner(selection),
-        _tested(selection, tested or {}),
-        "<h2>Ranking</h2>",
-        _ranking(selection),
-        _steps(selection),
-    ]
-    for title, caption, data in figures:
-        parts += [f"<h2>{escape(title)}</h2>", _figure(title, caption, data)]
-    parts += [_latent_table(latents), _definitions()]
-    body = "\n".join(part for part in parts if part)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(phase)}</title><style>{STYLE}</style></head>\n<body>\n{body}\n"
-        "</body></html>\n"
-    )
+
+    def __init__(self, selection: Selection, style: Style, folder: Path) -> None:
+        self._selection, self._style, self._folder = selection, style, folder
+        self._metrics = dict.fromkeys(
+            metric for v in selection.verdicts for metric in v.candidate.metrics
+        )
+        self._told: set[str] = set()  # metrics that the page shows
+
+    def render(
+        self,
+        figures: Sequence[Shown],
+        latents: Mapping[str, Mapping[str, Any]],
+        tested: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The page.
+
+        Args:
+            latents: candidate -> latents.json.
+            tested: the winner's test_metrics.json.
+        """
+        selection = self._selection
+        phase = selection.phase or "experiments"
+        count = len(selection.verdicts)
+        parts = [
+            f"<h1>{escape(phase)}</h1>",
+            f'<p class="soft">{count} experiment{"s" * (count != 1)}, rule '
+            f"<code>{escape(selection.rule)}</code>: {escape(selection.description)}</p>",
+            self._winner(),
+            self._tested(tested or {}),
+            "<h2>Ranking</h2>",
+            self._ranking(),
+            self._legend(),
+            self._steps(),
+        ]
+        parts += [figure(shown) for shown in figures]
+        parts += [self._numbers(), self._latents(latents), self._definitions()]
+        body = "\n".join(part for part in parts if part)
+        return (
+            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{escape(phase)}</title><style>{CSS}</style></head>\n<body>\n{body}\n"
+            "</body></html>\n"
+        )
+
+    # --- the winner ---------------------------------------------------------------------------
+
+    def _winner(self) -> str:
+        winner = self._selection.winner
+        if winner is None:
+            reason = _sentence(self._selection.reason)
+            return f'<div class="winner"><b>No winner.</b><p>{escape(reason)}</p></div>'
+        run = winner.candidate.runs[0]
+        lines = [_sentence(self._selection.reason)]
+        lines += [_sentence(line[0].upper() + line[1:]) for line in doubts(self._selection)]
+        paths = [path for path in (run.exp_dir, run.checkpoint) if path is not None]
+        return (
+            f'<div class="winner"><b>{breakable(winner.candidate.name)}</b>'
+            + f"<p>{escape(self._size_of(winner))}</p>"
+            + "".join(f"<p>{escape(line)}</p>" for line in lines)
+            + "".join(f"<p>{self._link(path)}</p>" for path in paths)
+            + "</div>"
+        )
+
+    def _size_of(self, verdict: Verdict) -> str:
+        """Such as: latent 16 × 32 × 32, 44.5 M MACs an image, 1.2 M parameters."""
+        metrics = verdict.candidate.metrics
+        shape = verdict.candidate.runs[0].facts.get("latent_shape")
+        words = []
+        if isinstance(shape, list | tuple):
+            words.append("latent " + " × ".join(map(str, shape)))
+        words += [
+            f"{number(metrics[key], key)} {name_of(key)}"
+            for key in ("latent_dims", "macs_per_image", "num_parameters")
+            if key in metrics
+        ]
+        return ", ".join(words)
+
+    def _link(self, path: Path) -> str:
+        """A path as it is told from the page's folder."""
+        told = os.path.relpath(path.absolute(), self._folder.absolute())
+        where = quote(told.encode("utf-8", "surrogateescape"))
+        return f'<a href="{where}"><code>{breakable(told)}</code></a>'
+
+    def _tested(self, tested: Mapping[str, Any]) -> str:
+        """The winner's best run on the test split beside its validation."""
+        if self._selection.winner is None:
+            return ""
+        run = self._selection.winner.candidate.runs[0]
+        names = tested.get("metrics")
+        rows = []
+        for name in names if isinstance(names, list) else []:
+            metric = f"val_{name}"
+            values = [run.metrics.get(metric), *(tested.get(f"{name}{end}") for end in _ENDS)]
+            if isinstance(tested.get(name), int | float):
+                told = label_of(metric).removeprefix("val ")
+                cells = [
+                    number(v, metric) if v is not None and _is_number(v) else "-" for v in values
+                ]
+                rows.append(row("", ["", escape(told), *cells]))
+        if not rows:
+            return ""
+        count, path = tested.get("num_images"), tested.get("path")
+        where = f"; {self._link(Path(path))}" if isinstance(path, str) and path else ""
+        heads = ["", "metric", "validation", "test", "test, low", "test, high"]
+        return (
+            f"<h2>The winner on the test set</h2>{table(heads, rows)}"
+            f'<p class="soft">{escape(str(count))} test images, 95 % bootstrap interval over '
+            f"scenes{where}. The choice was made on validation images alone.</p>"
+        )
+
+    # --- the ranking --------------------------------------------------------------------------
+
+    def _main_metrics(self) -> list[str]:
+        named = (self._selection.quality, self._selection.size or "latent_dims", "val_psnr")
+        found = [metric for metric in dict.fromkeys(named) if metric in self._metrics]
+        self._told.update(found)
+        return found
+
+    def _ranking(self) -> str:
+        verdicts, metrics = self._selection.verdicts, self._main_metrics()
+        has_noise = any(v.interval is not None for v in verdicts)
+        has_front = any(v.on_frontier is not None for v in verdicts)
+        heads = ["", "experiment", *map(label_of, metrics)]
+        if has_noise:
+            heads[3:3] = ["95 %", "chosen"]
+        heads += ["frontier"] * has_front
+        rows = []
+        for verdict in verdicts:
+            cells = [_value(verdict, metric) for metric in metrics]
+            if has_noise:
+                quality = self._selection.quality
+                ends = [number(end, quality) for end in verdict.interval or ()]
+                share = verdict.share
+                cells[1:1] = [
+                    whole(" to ".join(ends)) or "-",
+                    "-" if share is None else f"{share:.0%}",
+                ]
+            cells += ["●" if verdict.on_frontier else ""] * has_front
+            kind = self._kind(verdict)
+            rank = str(verdict.rank or "-")
+            own = self._rows_of(verdict, rank, cells)
+            why = f'<td></td><td colspan="{len(heads) - 1}">{self._why(verdict)}</td>'
+            rows.append(f'<tbody class="{kind}">{own}<tr class="why">{why}</tr></tbody>\n')
+        return table(heads, rows)
+
+    def _rows_of(self, verdict: Verdict, rank: str, cells: Sequence[str]) -> str:
+        """A row; two where the name is too long to stand beside numbers."""
+        name = self._named(verdict)
+        if len(self._style.short[verdict.candidate.name]) <= LONG_NAME:
+            return row("", [rank, name, *cells])
+        first = f'<td class="rank">{rank}</td><td colspan="{len(cells) + 1}">{name}</td>'
+        return f"<tr>{first}</tr>{row('more', ['', '', *cells])}"
+
+    def _kind(self, verdict: Verdict) -> str:
+        if verdict is self._selection.winner:
+            return "chosen"
+        return "" if verdict.is_eligible else "out"
+
+    def _named(self, verdict: Verdict) -> str:
+        """The name behind its sign, and what figures call it where that is not its name."""
+        name, style = verdict.candidate.name, self._style
+        short, label = style.short[name], style.labels[name]
+        drawn = (
+            ""
+            if label == short
+            else f'<br><span class="soft">in figures: {breakable(label)}</span>'
+        )
+        return (
+            f'<span title="{escape(name)}">{sign(style.of[name])}{breakable(short)}</span>{drawn}'
+        )
+
+    def _labelled(self, verdict: Verdict) -> str:
+        """What figures call it, behind its sign."""
+        name, style = verdict.candidate.name, self._style
+        mark, label = sign(style.of[name]), breakable(style.labels[name])
+        return f'<span title="{escape(name)}">{mark}{label}</span>'
+
+    def _why(self, verdict: Verdict) -> str:
+        won = verdict is self._selection.winner
+        reason = "the winner" if won else shortened(verdict.reason, self._style.short)
+        words = [f"<span>{breakable(reason)}</span>"]
+        if verdict.candidate.lost:
+            words.append(f'<span class="no">✗ {escape(verdict.candidate.loss_told)}</span>')
+        for name, met in verdict.criteria.items():
+            kind, mark = MARKS[met]
+            words.append(f'<span class="{kind}">{mark} {escape(name.replace("_", " "))}</span>')
+        return " ".join(words)
+
+    def _legend(self) -> str:
+        """What colours and marks mean; of those that are there."""
+        verdicts = self._selection.verdicts
+        front = sum(bool(v.on_frontier) for v in verdicts)
+        items = [
+            "The sign before a name is that of its points and of its curves, in its colour.",
+        ]
+        if self._selection.winner is not None:
+            mark = sign(Look(WINNER, "-", "o"))
+            items.append(f"{mark} The winner: ringed among points, bold among curves.")
+        if not all(v.is_eligible for v in verdicts):
+            mark = sign(Look(GREY, "", "s"))
+            items.append(f"{mark} Grey points, bars and rows: rejected by the rule.")
+        if front:
+            told = "one experiment is" if front == 1 else f"{front} experiments are"
+            size, quality = name_of(self._selection.size or ""), name_of(self._selection.quality)
+            items.append(
+                f"● On the frontier, as {told}: no other is as good in {escape(quality)} and as "
+                f"small in {escape(size)}."
+            )
+        told = "; ".join(f"{name}: {TOLD[name]}" for name in self._criteria())
+        if told:
+            items.append(f"Success criteria: ✓ met, ✗ not met, ? not known ({escape(told)}).")
+        return f'<ul class="legend">{"".join(f"<li>{item}</li>" for item in items)}</ul>'
+
+    def _criteria(self) -> list[str]:
+        named = dict.fromkeys(name for v in self._selection.verdicts for name in v.criteria)
+        return [name for name in named if name in TOLD]
+
+    def _steps(self) -> str:
+        if not self._selection.steps:
+            return ""
+        words = {True: "worth it", False: "not worth it", None: "the rule does not say"}
+        short = self._style.short
+        rows = [
+            row(
+                "",
+                [
+                    "",
+                    " → ".join(breakable(short.get(n, n)) for n in (step.smaller, step.larger)),
+                    f"{100 * step.gain:.1f} %",
+                    f"{step.growth:.3g}×",
+                    words[step.is_worth_it],
+                ],
+            )
+            for step in self._selection.steps
+        ]
+        heads = ["", "along the frontier", f"gain in {name_of(self._selection.quality)}", "size"]
+        return "<h2>What a larger latent gains</h2>" + table([*heads, "verdict"], rows)
+
+    # --- further numbers ----------------------------------------------------------------------
+
+    def _numbers(self) -> str:
+        """What the ranking has no room for, a table a subject."""
+        parts = []
+        for title, metrics in GROUPS.items():
+            known = [m for m in metrics if m in self._metrics and m not in self._told]
+            self._told.update(known)
+            rows = [
+                (self._labelled(v), [_value(v, metric) for metric in known])
+                for v in self._selection.verdicts
+            ]
+            if known:
+                parts.append(f"<h3>{title}</h3>" + tables(list(map(label_of, known)), rows))
+        return "<h2>Further numbers</h2>" + "".join(parts) if parts else ""
+
+    def _latents(self, latents: Mapping[str, Mapping[str, Any]]) -> str:
+        known = [key for key in LATENTS if any(_is_number(f.get(key)) for f in latents.values())]
+        if not known:
+            return ""
+        self._told.update(known)
+        rows = []
+        for verdict in self._selection.verdicts:
+            found = latents.get(verdict.candidate.name, {})
+            cells = []
+            for key in known:
+                text = number(float(found[key])) if _is_number(found.get(key)) else "-"
+                error = found.get(f"{key}_se")
+                told = f"{text} ± {error:.2g}" if _is_number(error) and error else text
+                cells.append(whole(told))
+            if found:
+                rows.append((self._labelled(verdict), cells))
+        return (
+            "<h2>Latents in numbers</h2>"
+            + tables([key.replace("_", " ") for key in known], rows)
+            + '<p class="soft">Of the best seed of each; ± is the standard error.</p>'
+        )
+
+    def _definitions(self) -> str:
+        shown = {
+            name: text
+            for name, text in DEFINITIONS.items()
+            if name in self._told or name in self._metrics or " " in name or name == "chosen"
+        }
+        lines = "".join(
+            f'<tr><td class="name"><code>{breakable(name)}</code></td><td>{escape(text)}</td></tr>'
+            for name, text in shown.items()
+        )
+        return f'<h2>What the numbers are</h2><table class="words">{lines}</table>'
 
 
-def _winner(selection: Selection) -> str:
-    if selection.winner is None:
-        return f'<div class="winner"><b>No winner.</b><br>{escape(selection.reason)}</div>'
-    winner = selection.winner
-    run = winner.candidate.runs[0]
-    lines = [f"<b>{escape(winner.candidate.name)}</b>", escape(selection.reason)]
-    shape = run.facts.get("latent_shape")
-    if isinstance(shape, list | tuple):
-        lines.append("latent " + escape(" × ".join(map(str, shape))))
-    lines += [escape(line) for line in _sentences(selection)]
-    if run.exp_dir is not None:
-        lines.append(f"<code>{escape(str(run.exp_dir))}</code>")
-    if run.checkpoint is not None:
-        lines.append(f"<code>{escape(str(run.checkpoint))}</code>")
-    return f'<div class="winner">{"<br>".join(lines)}</div>'
+def _is_number(value: Any) -> bool:
+    is_one = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_one and math.isfinite(value)
 
 
-def _tested(selection: Selection, tested: Mapping[str, Any]) -> str:
-    """The winner's best run on the test split beside its validation."""
-    if selection.winner is None:
-        return ""
-    run = selection.winner.candidate.runs[0]
-    names = tested.get("metrics")
-    rows = []
-    for name in names if isinstance(names, list) else []:
-        values = [run.metrics.get(f"val_{name}"), *(tested.get(f"{name}{e}") for e in _ENDS)]
-        if isinstance(tested.get(name), int | float):
-            cells = [_value(v) if isinstance(v, int | float) else "-" for v in values]
-            rows.append(("", ["", escape(str(name)), *cells]))
-    if not rows:
-        return ""
-    heads = ["", "metric", "validation", "test", "test, low", "test, high"]
-    number, path = tested.get("num_images"), str(tested.get("path", ""))
-    return (
-        f"<h2>The winner on the test set</h2>{_table(heads, rows, range(2, 6))}"
-        f'<p class="soft">{escape(str(number))} test images, 95 % bootstrap interval over scenes; '
-        f"<code>{escape(path)}</code>. The choice was made on validation images alone.</p>"
-    )
+def _sentence(text: str) -> str:
+    """With a full stop."""
+    return text if text.endswith(".") else f"{text}."
 
 
-def _sentences(selection: Selection) -> list[str]:
-    """How sure the choice is, each with a capital and a full stop."""
-    return [f"{line[0].upper()}{line[1:]}." for line in doubts(selection)]
-
-
-def _ranking(selection: Selection) -> str:
-    known = [
-        m
-        for m in dict.fromkeys((selection.quality, selection.size or "latent_dims", *METRICS))
-        if any(m in v.candidate.metrics for v in selection.verdicts)
-    ]
-    is_known = any(v.interval is not None for v in selection.verdicts)
-    sure = ["95 %", "chosen"] if is_known else []
-    metrics = [m.replace("_", " ") for m in known]
-    heads = ["", "experiment", *metrics[:1], *sure, *metrics[1:], "criteria", "reason"]
-    short = short_names([v.candidate.name for v in selection.verdicts])
-    cells = [_row(v, known, selection, short, is_known) for v in selection.verdicts]
-    return _table(heads, cells, numbers=range(2, 2 + len(known) + len(sure)))
-
-
-def _row(
-    verdict: Verdict,
-    metrics: Sequence[str],
-    selection: Selection,
-    short: Mapping[str, str],
-    is_known: bool,
-) -> tuple[str, list[str]]:
-    chosen = selection.winner is not None and verdict is selection.winner
-    kind = "chosen" if chosen else "" if verdict.is_eligible else "out"
-    candidate = verdict.candidate
-    values = [_value(candidate.metrics.get(m), candidate.deviations.get(m)) for m in metrics]
-    if is_known:
-        low_high = "-" if verdict.interval is None else " to ".join(map(_value, verdict.interval))
-        values[1:1] = [low_high, "-" if verdict.share is None else f"{verdict.share:.0%}"]
-    marks = " ".join(
-        f'<span class="{"yes" if met else "no"}">{escape(name.replace("_", " "))}</span>'
-        for name, met in verdict.criteria.items()
-        if met is not None
-    )
-    rank = "" if verdict.rank is None else str(verdict.rank)
-    name = f'<span title="{escape(candidate.name)}">{escape(short[candidate.name])}</span>'
-    if candidate.lost:
-        name += f'<br><span class="no">{escape(candidate.loss_told)}</span>'
-    reason = "the winner" if chosen else shortened(verdict.reason, short)
-    return kind, [rank, name, *values, marks, escape(reason)]
-
-
-def _value(value: float | None, deviation: float | None = None) -> str:
+def _value(verdict: Verdict, metric: str) -> str:
+    value = verdict.candidate.metrics.get(metric)
     if value is None:
         return "-"
-    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return f"{text} ± {deviation:.2g}" if deviation else text
-
-
-def _table(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], numbers: Any) -> str:
-    """Cells are HTML already."""
-    kinds = ["number" if i in numbers else "name" if i == 1 else "" for i in range(len(heads))]
-    head = "".join(f'<th class="{k}">{escape(h)}</th>' for k, h in zip(kinds, heads, strict=True))
-    body = "".join(
-        f'<tr class="{kind}">'
-        + "".join(f'<td class="{k}">{c}</td>' for k, c in zip(kinds, cells, strict=True))
-        + "</tr>\n"
-        for kind, cells in rows
-    )
-    return f'<div class="scroll"><table><tr>{head}</tr>\n{body}</table></div>'
-
-
-def _steps(selection: Selection) -> str:
-    if not selection.steps:
-        return ""
-    words = {True: "worth it", False: "not worth it", None: "the rule does not say"}
-    rows = [
-        (
-            "",
-            [
-                "",
-                f"{escape(step.smaller)} → {escape(step.larger)}",
-                f"{100 * step.gain:.1f} %",
-                f"{step.growth:.3g}×",
-                words[step.is_worth_it],
-            ],
-        )
-        for step in selection.steps
-    ]
-    quality = label_of(selection.quality)
-    return "<h2>What a larger latent gains</h2>" + _table(
-        ["", "along the frontier", f"gain in {quality}", "size", ""], rows, range(2, 4)
-    )
-
-
-def _figure(title: str, caption: str, data: bytes) -> str:
-    text = base64.b64encode(data).decode("ascii")
-    return (
-        f'<figure><img alt="{escape(title)}" src="data:image/png;base64,{text}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
-
-
-def _latent_table(latents: Mapping[str, Mapping[str, Any]]) -> str:
-    keys = (
-        "midpoint_energy",
-        "midpoint_energy_se",
-        "end_energy",
-        "end_energy_se",
-        "path_length",
-        "path_length_se",
-        "mean",
-        "std",
-        "std_sampled",
-        "active_units",
-        "active_share",
-        "num_images",
-        "num_pairs",
-    )
-    known = [k for k in keys if any(isinstance(f.get(k), int | float) for f in latents.values())]
-    if not known:
-        return ""
-    rows = []
-    for name, found in latents.items():
-        values = [
-            _value(float(found[k])) if isinstance(found.get(k), int | float) else "-" for k in known
-        ]
-        rows.append(("", ["", escape(name), *values]))
-    heads = ["", "experiment", *(k.replace("_", " ") for k in known)]
-    return "<h2>Latents in numbers</h2>" + _table(heads, rows, range(2, len(heads)))
-
-
-def _definitions() -> str:
-    lines = "".join(
-        f"<tr><td><code>{escape(name)}</code></td><td>{escape(text)}</td></tr>"
-        for name, text in DEFINITIONS.items()
-    )
-    return f"<h2>What the numbers are</h2><table>{lines}</table>"
+    deviation = verdict.candidate.deviations.get(metric)
+    text = number(value, metric)
+    return whole(f"{text} ± {deviation:.2g}" if deviation else text)

@@ -9,16 +9,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from imgtool.selection.records import Selection, Verdict
-from imgtool.selection.style import Style, new_figure, plain_axes, png, whole_ticks
+from imgtool.selection.style import (
+    Style,
+    legend_below,
+    new_figure,
+    number,
+    plain_axes,
+    png,
+    whole_ticks,
+)
 
 MAX_PIXELS = 40_000_000
 MAX_BYTES = 10_000_000
 NUM_ROWS, NUM_COLUMNS, NUM_STRIPS = 6, 13, 3
-TILE_PX, GAP_PX, HEAD_PX = 128, 4, 34
-STRIP_HEIGHT_PX = 96
+TILE_PX, GAP_PX, HEAD_PX, TEXT_PX = 144, 4, 36, 14
+BAND = 6  # experiments side by side, so that a page shows their names as large as they are
+INK = "#7a7a7a"  # read on a white page and on a dark one
+STRIP_HEIGHT_PX, STRIP_WIDTH_PX = 96, 1040
 
 
 def reconstructions(selection: Selection, style: Style) -> bytes | None:
@@ -40,8 +50,8 @@ def reconstructions(selection: Selection, style: Style) -> bytes | None:
     if not rows:
         return None
     heads = [("original", "")]
-    heads += [(style.short[v.candidate.name], _quality_of(v)) for v in shown]
-    return _sheet(heads, rows)
+    heads += [(style.labels[v.candidate.name], _quality_of(v)) for v in shown]
+    return _sheet(heads, rows, style)
 
 
 def _samples(verdict: Verdict) -> Path:
@@ -57,7 +67,7 @@ def _quality_of(verdict: Verdict) -> str:
     metrics = verdict.candidate.metrics
     if "val_psnr" in metrics:
         return f"{metrics['val_psnr']:.2f} dB"
-    return f"mse {metrics['val_mse']:.4g}" if "val_mse" in metrics else ""
+    return f"MSE {number(metrics['val_mse'])}" if "val_mse" in metrics else ""
 
 
 def _open(path: Path) -> Image.Image | None:
@@ -90,19 +100,28 @@ def _tile(image: Image.Image) -> Image.Image:
     return tile
 
 
-def _sheet(heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[Image.Image]]) -> bytes:
-    step = TILE_PX + GAP_PX
-    sheet = Image.new("RGB", (len(heads) * step, HEAD_PX + len(rows) * step), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    for column, lines in enumerate(heads):
-        for number, line in enumerate(lines):
-            colour = "black" if number == 0 else "#666666"
-            while len(line) > 4 and draw.textlength(line, font) > TILE_PX:
-                line = line[:-2] + "…"
-            draw.text((column * step + 1, 2 + 15 * number), line, colour, font)
-    for number, row in enumerate(rows):
-        for column, image in enumerate(row):
-            sheet.paste(_tile(image), (column * step, HEAD_PX + number * step))
+def _sheet(
+    heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[Image.Image]], style: Style
+) -> bytes:
+    """Bands of a few experiments, each beside the originals."""
+    others = len(heads) - 1
+    each = math.ceil(others / math.ceil(others / BAND))
+    bands = [
+        [0, *range(start, min(start + each, len(heads)))] for start in range(1, len(heads), each)
+    ]
+    step, height = TILE_PX + GAP_PX, HEAD_PX + len(rows) * (TILE_PX + GAP_PX)
+    sheet = Image.new("RGBA", (max(map(len, bands)) * step, len(bands) * height))
+    draw = ImageDraw.Draw(sheet)
+    for band, columns in enumerate(bands):
+        for place, column in enumerate(columns):
+            left, top = place * step, band * height
+            for line, text in enumerate(heads[column]):
+                font = style.font(heads[column][0], TEXT_PX)
+                while len(text) > 4 and draw.textlength(text, font) > TILE_PX - GAP_PX:
+                    text = text[:-2] + "…"
+                draw.text((left + 1, top + 2 + (TEXT_PX + 3) * line), text, INK, font)
+            for line, row in enumerate(rows):
+                sheet.paste(_tile(row[column]), (left, top + HEAD_PX + line * step))
     return _as_png(sheet)
 
 
@@ -117,27 +136,22 @@ def interpolations(selection: Selection, style: Style) -> bytes | None:
     rows = []
     shown = selection.verdicts[:8]
     for verdict in shown:
-        for number in range(NUM_STRIPS if len(shown) <= NUM_STRIPS else 1):
-            strip = _open(_samples(verdict) / f"interpolation_{number:02d}.png")
+        for strip_number in range(NUM_STRIPS if len(shown) <= NUM_STRIPS else 1):
+            strip = _open(_samples(verdict) / f"interpolation_{strip_number:02d}.png")
             if strip is not None:
-                rows.append((style.short[verdict.candidate.name], strip))
+                factor = min(STRIP_HEIGHT_PX / strip.height, STRIP_WIDTH_PX / strip.width)
+                size = [max(1, round(side * factor)) for side in strip.size]
+                rows.append((style.labels[verdict.candidate.name], strip.resize(size)))
     if not rows:
         return None
-    tiles = []
-    for name, strip in rows:
-        width = max(1, round(strip.width * STRIP_HEIGHT_PX / strip.height))
-        tiles.append((name, strip.resize((min(width, 2000), STRIP_HEIGHT_PX))))
-    margin = 170
-    sheet = Image.new(
-        "RGB",
-        (margin + max(t.width for _, t in tiles), len(tiles) * (STRIP_HEIGHT_PX + GAP_PX)),
-        "white",
-    )
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for number, (name, tile) in enumerate(tiles):
-        top = number * (STRIP_HEIGHT_PX + GAP_PX)
-        draw.text((4, top + STRIP_HEIGHT_PX // 2 - 8), name[:26], "black", font)
-        sheet.paste(tile, (margin, top))
+    head = TEXT_PX + 2 * GAP_PX
+    heights = [head + tile.height for _, tile in rows]
+    sheet = Image.new("RGBA", (STRIP_WIDTH_PX, sum(heights)))
+    draw, top = ImageDraw.Draw(sheet), 0
+    for (name, tile), height in zip(rows, heights, strict=True):
+        draw.text((1, top + GAP_PX), name, INK, style.font(name, TEXT_PX))
+        sheet.paste(tile, (0, top + head))
+        top += height
     return _as_png(sheet)
 
 
@@ -179,14 +193,15 @@ def latent_figure(selection: Selection, style: Style) -> bytes | None:
     ]
     if not panels:
         return None
-    figure = new_figure(4.4 * len(panels), 3.8)
-    for number, (title, draw) in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), number + 1)
+    columns = min(2, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    figure = new_figure(3.3 * lines + 0.6)
+    for place, (title, draw) in enumerate(panels, 1):
+        axes = figure.add_subplot(lines, columns, place)
         plain_axes(axes)
         draw(axes, known, style)
         axes.set_title(title, fontsize=9)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
+    legend_below(figure, *figure.axes[0].get_legend_handles_labels())
     return png(figure)
 
 
@@ -207,7 +222,7 @@ def _channels(axes: Any, known: Any, style: Style, key: str) -> None:
     for verdict, found in known:
         values = sorted(_floats(found.get(key)), reverse=True)
         if values:
-            look, name = style.of[verdict.candidate.name], style.short[verdict.candidate.name]
+            look, name = style.of[verdict.candidate.name], style.drawn(verdict.candidate.name)
             axes.plot(
                 range(1, len(values) + 1),
                 values,
@@ -228,7 +243,7 @@ def _scatter(axes: Any, known: Any, style: Style, key: str) -> None:
         values = _floats(found.get(key))
         points = list(zip(values[::2], values[1::2], strict=False))
         if points:
-            look, name = style.of[verdict.candidate.name], style.short[verdict.candidate.name]
+            look, name = style.of[verdict.candidate.name], style.drawn(verdict.candidate.name)
             axes.scatter(
                 *zip(*points, strict=True),
                 s=14,

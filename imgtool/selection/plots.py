@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +13,35 @@ from matplotlib.figure import Figure
 
 from imgtool.experiment.metrics import read_rows
 from imgtool.selection.bars import convergence, efficiency, relative
-from imgtool.selection.records import Candidate, Selection, Verdict
+from imgtool.selection.records import Candidate, Evidence, Selection, Verdict
 from imgtool.selection.style import (
     GREY,
     WINNER,
     Look,
     Style,
     label_of,
+    legend_below,
+    literal,
+    logarithmic_y,
     new_figure,
+    number,
     plain_axes,
     png,
     whole_ticks,
 )
 
 NUM_LEGEND = 16
+RIM = "#222222"  # of a point on the frontier
 MAX_LOG_BYTES = 50_000_000
 MAX_POINTS = 2_000
 
 
-def figures(selection: Selection) -> Iterator[tuple[str, str, bytes]]:
+def figures(selection: Selection, style: Style) -> Iterator[tuple[str, str, bytes]]:
     """(file stem, caption, PNG) of every figure for which there are numbers."""
-    style = Style(selection)
+    curves = _curves_of(selection)
     for stem, caption, draw in (
         ("quality", _caption_of_quality(selection), _quality),
-        ("curves", "Validation and training loss, by iteration; the winner is bold.", _curves),
+        ("curves", _caption_of_curves(curves), lambda *words: _curves(curves, *words)),
         ("relative", "Distance from the best, in per cent; lower is better.", relative),
         (
             "convergence",
@@ -46,7 +51,8 @@ def figures(selection: Selection) -> Iterator[tuple[str, str, bytes]]:
         ),
         (
             "efficiency",
-            "What each latent costs: parameters, multiply-accumulates, speed.",
+            "What each experiment costs: size of the latent, parameters, multiply-accumulates, "
+            "speed of its training.",
             efficiency,
         ),
     ):
@@ -60,14 +66,16 @@ def figures(selection: Selection) -> Iterator[tuple[str, str, bytes]]:
 
 def _caption_of_quality(selection: Selection) -> str:
     size = label_of(selection.size or "latent_dims")
-    has_line = sum(bool(verdict.on_frontier) for verdict in selection.verdicts) > 1
+    count = sum(bool(verdict.on_frontier) for verdict in selection.verdicts)
     bars = " Bars are 95 % confidence intervals of the mean over seeds." * any(
         verdict.interval is not None for verdict in selection.verdicts
     )
-    line = "The step line is the Pareto frontier; t" if has_line else "T"
+    line = f" The step line is the Pareto frontier; its {count} points have a rim."
+    ring = " The ringed point is the winner." if selection.winner is not None else ""
+    grey = " Grey ones are rejected." * any(not v.is_eligible for v in selection.verdicts)
+    told = label_of(selection.quality)
     return (
-        f"{label_of(selection.quality)} against {size}. {line}he ringed point is the winner; "
-        f"grey ones are rejected.{bars}"
+        f"{told[:1].upper()}{told[1:]} against {size}.{line if count > 1 else ''}{ring}{grey}{bars}"
     )
 
 
@@ -84,7 +92,7 @@ def _quality(selection: Selection, style: Style) -> Figure | None:
     points = _points(selection, size, selection.quality)
     if not points:
         return None
-    figure = new_figure(8, 5)
+    figure = new_figure(5.2)
     axes = figure.add_subplot()
     plain_axes(axes)
     for verdict, x, y in points:
@@ -97,7 +105,7 @@ def _quality(selection: Selection, style: Style) -> Figure | None:
     if selection.threshold is not None:
         axes.axhline(selection.threshold, color="#555555", linewidth=0.9, linestyle=(0, (5, 4)))
         axes.annotate(
-            f"threshold {selection.threshold:.4g}",
+            f"threshold {number(selection.threshold, selection.quality)}",
             (1, selection.threshold),
             xycoords=("axes fraction", "data"),
             xytext=(-2, 3),
@@ -107,9 +115,10 @@ def _quality(selection: Selection, style: Style) -> Figure | None:
             color="#555555",
         )
     _logarithmic(axes, [x for _, x, _ in points], [y for _, _, y in points], selection.quality)
-    axes.set_xlabel(label_of(size))
-    axes.set_ylabel(label_of(selection.quality))
-    labelled = [(style.short[v.candidate.name], x, y) for v, x, y in points]
+    axes.xaxis.set_major_formatter(lambda value, _: number(value, size))
+    axes.set_xlabel(literal(label_of(size)))
+    axes.set_ylabel(literal(label_of(selection.quality)))
+    labelled = [(style.drawn(v.candidate.name), x, y) for v, x, y in points]
     _label_points(figure, axes, labelled)
     return figure
 
@@ -124,7 +133,8 @@ def _point(
         low, high = verdict.interval
         reach = [[max(0.0, y - low)], [max(0.0, high - y)]]
         axes.errorbar(x, y, yerr=reach, color=colour, capsize=3, linewidth=1)
-    axes.scatter(x, y, s=42, color=colour, marker=look.marker, zorder=3)
+    rim = RIM if verdict.on_frontier else "none"
+    axes.scatter(x, y, s=46, color=colour, marker=look.marker, edgecolors=rim, zorder=3)
     if selection.winner is not None and selection.winner.candidate.name == name:
         axes.scatter(x, y, s=190, facecolors="none", edgecolors=WINNER, linewidths=2, zorder=4)
 
@@ -132,17 +142,9 @@ def _point(
 def _logarithmic(axes: Axes, xs: Sequence[float], ys: Sequence[float], quality: str) -> None:
     if min(xs) > 0 and max(xs) > 2 * min(xs):
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(lambda value, _: _thousands(value))
     if quality.endswith("mse") and min(ys) > 0 and max(ys) > 5 * min(ys):
-        axes.set_yscale("log")
+        logarithmic_y(axes)
     axes.margins(x=0.12, y=0.14)
-
-
-def _thousands(value: float) -> str:
-    for unit, size in (("G", 1e9), ("M", 1e6)):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value / 1024:.3g}K" if value >= 1024 else f"{value:.3g}"
 
 
 def _label_points(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
@@ -153,7 +155,7 @@ def _label_points(figure: Figure, axes: Axes, points: Sequence[tuple[str, float,
     taken: list[tuple[float, float, float, float]] = []
     pixels = [axes.transData.transform((x, y)) for _, x, y in points]
     taken += [(px - 6, py - 6, px + 6, py + 6) for px, py in pixels]
-    fontsize = 8 if len(points) <= 20 else 6
+    fontsize = 8 if len(points) <= 20 else 7
     offsets = [(8, 4, "left"), (8, -11, "left"), (-8, 4, "right"), (-8, -11, "right")]
     offsets += [(0, 11, "center"), (0, -18, "center"), (10, 16, "left"), (10, -24, "left")]
     offsets += [(-10, 16, "right"), (-10, -24, "right"), (10, 28, "left"), (10, -36, "left")]
@@ -189,41 +191,59 @@ Curve = list[tuple[float, float]]
 LOSS = "training loss"
 
 
-def _curves(selection: Selection, style: Style) -> Figure | None:
-    """The validation's, where there is more than a point, and the training loss."""
+def _curves_of(selection: Selection) -> dict[str, dict[str, list[Curve]]]:
+    """Column -> experiment -> a curve a seed, the best seed first; of what has a curve at all."""
+    columns = dict.fromkeys((selection.quality, "val_mse", "val_psnr"))
     found = {
-        column: {v.candidate.name: _curve(v.candidate, column) for v in selection.verdicts}
-        for column in ("val_mse", "val_psnr")
+        column: {
+            v.candidate.name: [_curve(run, column) for run in v.candidate.runs]
+            for v in selection.verdicts
+        }
+        for column in columns
     }
-    found[LOSS] = {v.candidate.name: _training_loss(v.candidate) for v in selection.verdicts}
-    panels = {
+    found[LOSS] = {v.candidate.name: [_training_loss(v.candidate)] for v in selection.verdicts}
+    return {
         column: curves
         for column, curves in found.items()
-        if any(len(curve) > 1 for curve in curves.values())
+        if any(len(curve) > 1 for seeds in curves.values() for curve in seeds)
     }
-    if not panels:
+
+
+def _caption_of_curves(found: Mapping[str, Mapping[str, Sequence[Curve]]]) -> str:
+    names = [column if column == LOSS else label_of(column) for column in found]
+    seeds = any(
+        sum(bool(curve) for curve in seeds) > 1 for curves in found.values()
+        for seeds in curves.values()
+    )  # fmt: skip
+    several = " Further seeds of an experiment are thin." if seeds else ""
+    told = " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+    return f"{told[:1].upper()}{told[1:]}, by iteration; the winner is bold.{several}"
+
+
+def _curves(
+    found: Mapping[str, Mapping[str, Sequence[Curve]]], selection: Selection, style: Style
+) -> Figure | None:
+    """The validation's, where there is more than a point, and the training loss."""
+    if not found:
         return None
-    figure = new_figure(max(7.0, 5.0 * len(panels)), 4.8)
-    for number, (column, curves) in enumerate(panels.items()):
-        axes = figure.add_subplot(1, len(panels), number + 1)
+    figure = new_figure(0.7 + 3.0 * len(found))
+    for place, (column, curves) in enumerate(found.items(), 1):
+        axes = figure.add_subplot(len(found), 1, place)
         plain_axes(axes)
         for verdict in reversed(selection.verdicts):
-            _draw_curve(axes, verdict, curves[verdict.candidate.name], selection, style)
-        values = [y for curve in curves.values() for _, y in curve]
-        if column != "val_psnr" and min(values) > 0 and max(values) > 5 * min(values):
-            axes.set_yscale("log")
+            _draw_curves(axes, verdict, curves[verdict.candidate.name], selection, style)
+        values = [y for seeds in curves.values() for curve in seeds for _, y in curve]
+        if "psnr" not in column and min(values) > 0 and max(values) > 5 * min(values):
+            logarithmic_y(axes)
         whole_ticks(axes)
-        axes.set_xlabel("iteration")
-        axes.set_title(label_of(column), fontsize=10)
+        axes.set_title(column if column == LOSS else literal(label_of(column)), fontsize=10)
+    figure.axes[-1].set_xlabel("iteration")
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles[::-1], labels[::-1], loc="outside lower center", ncols=6, fontsize=7, frameon=False
-    )
+    legend_below(figure, handles[::-1], labels[::-1])
     return figure
 
 
-def _curve(candidate: Candidate, column: str) -> Curve:
-    run = candidate.runs[0]
+def _curve(run: Evidence, column: str) -> Curve:
     values = run.curves.get(column, ())
     steps = run.iterations if len(run.iterations) == len(values) else range(len(values))
     return [(x, y) for x, y in zip(steps, values, strict=True) if math.isfinite(y)]
@@ -235,9 +255,9 @@ def _training_loss(candidate: Candidate) -> Curve:
     path = (folder or Path("/nonexistent")) / "metrics.jsonl"
     try:
         if path.stat().st_size > MAX_LOG_BYTES:
-            return _curve(candidate, "train_loss")
+            return _curve(candidate.runs[0], "train_loss")
     except OSError:
-        return _curve(candidate, "train_loss")
+        return _curve(candidate.runs[0], "train_loss")
     rows = ([row.get("iteration"), row.get("loss")] for row in read_rows(path))
     curve = [(float(row[0] or 0), float(row[1] or 0)) for row in rows if all(map(_is_number, row))]
     return curve[:: max(1, len(curve) // MAX_POINTS)]
@@ -247,21 +267,22 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _draw_curve(
-    axes: Axes, verdict: Verdict, curve: Curve, selection: Selection, style: Style
+def _draw_curves(
+    axes: Axes, verdict: Verdict, seeds: Sequence[Curve], selection: Selection, style: Style
 ) -> None:
     name = verdict.candidate.name
     is_winner = selection.winner is not None and selection.winner.candidate.name == name
     is_ranked = verdict.rank is not None and verdict.rank <= NUM_LEGEND
     is_named = len(selection.verdicts) <= NUM_LEGEND or is_winner or is_ranked
     look = style.of[name] if is_named else Look("#d0d0d0", "-", "o")
-    if curve:
+    label = style.drawn(name) if is_named else None
+    for place, curve in enumerate(filter(None, seeds)):
         axes.plot(
             *zip(*curve, strict=True),
             look.dash,
             color=look.colour,
-            linewidth=2.4 if is_winner else 1.2,
+            linewidth=0.6 if place else 2.4 if is_winner else 1.2,
             marker=look.marker if len(curve) < 3 else None,
             markersize=4,
-            label=style.short[name] if is_named else None,
+            label=None if place else label,
         )

@@ -78,12 +78,14 @@ def _why(outcome: Outcome, rule: Rule) -> str:
             return f"{winner.name} is among the best {rule.metric}{where}{near}: {value}"
         return f"{winner.name} has the {word} {rule.metric}{where}{near}: {value}"
     size = value_of(winner, rule.size or "")
-    on = " on the frontier" if outcome.front is not None else ""
+    among = where
+    if outcome.front is not None:
+        among = f" of the {len(outcome.front)} on the frontier ({where.strip()})"
     before = [step for step in outcome.steps if step.larger == winner.name]
     if rule.step_up and before and before[-1].is_worth_it:
         reason = f"{winner.name} is worth each step up to it: {size}, {value}"
     else:
-        reason = f"{winner.name} is the smallest{on}{where}: {size}, {value}"
+        reason = f"{winner.name} is the smallest{among}: {size}, {value}"
     after = [step for step in outcome.steps if step.smaller == winner.name]
     if after:
         step = after[0]

@@ -7,7 +7,8 @@ from pathlib import Path
 from imgtool.errors import UsageError
 from imgtool.files import write_bytes, write_text
 from imgtool.selection import pictures
-from imgtool.selection.page import render
+from imgtool.selection.markup import Shown
+from imgtool.selection.page import Page
 from imgtool.selection.plots import figures
 from imgtool.selection.records import Selection
 from imgtool.selection.style import Style
@@ -32,6 +33,7 @@ ORDER = (
     "interpolations",
     "latents",
 )
+PHOTOGRAPHS = ("reconstructions", "interpolations")
 
 
 def write_report(selection: Selection, folder: Path) -> Path:
@@ -46,35 +48,43 @@ def write_report(selection: Selection, folder: Path) -> Path:
         UsageError: the folder cannot be written to.
     """
     style = Style(selection)
-    made = {stem: (caption, data) for stem, caption, data in figures(selection)}
-    for stem, caption, data in (
-        (
-            "reconstructions",
-            "The same validation images in every experiment, in the order of the ranking.",
-            pictures.reconstructions(selection, style),
-        ),
-        (
-            "interpolations",
-            "Equal steps between the latents of two validation images, decoded.",
-            pictures.interpolations(selection, style),
-        ),
-        ("latents", "Statistics of latents.json.", pictures.latent_figure(selection, style)),
-    ):
-        if data is not None:
-            made[stem] = (caption, data)
-    shown = [(TITLES[stem], *made[stem]) for stem in ORDER if stem in made]
+    with style.drawing():
+        made = {stem: (caption, data) for stem, caption, data in figures(selection, style)}
+        for stem, caption, data in (
+            (
+                "reconstructions",
+                "The same validation images in every experiment, in the order of the ranking.",
+                pictures.reconstructions(selection, style),
+            ),
+            (
+                "interpolations",
+                "Equal steps between the latents of two validation images, decoded.",
+                pictures.interpolations(selection, style),
+            ),
+            ("latents", "Statistics of latents.json.", pictures.latent_figure(selection, style)),
+        ):
+            if data is not None:
+                made[stem] = (caption, data)
+    shown = [
+        Shown(title=TITLES[stem], caption=caption, data=data, is_drawn=stem not in PHOTOGRAPHS)
+        for stem in ORDER
+        if stem in made
+        for caption, data in [made[stem]]
+    ]
     latents = {
         v.candidate.name: found
         for v in selection.verdicts
         if (found := pictures.latents_of(v)) is not None
     }
     tested = pictures.tested_of(selection.winner) if selection.winner else None
+    text = Page(selection, style, folder).render(shown, latents, tested)
     page = folder / "index.html"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for stem, (_, data) in made.items():
             write_bytes(folder / f"{stem}.png", data)
-        write_text(page, render(selection, shown, latents, tested))
+        # A name may have bytes that are no text.
+        write_text(page, text.encode("utf-8", "replace").decode("utf-8"))
     except OSError as error:
         raise UsageError(
             f"cannot write the report to {folder}: {error.strerror or error}",

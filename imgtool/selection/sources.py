@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from imgtool.errors import DataError
+from imgtool.files import followed
 
 SWEEP_NAME = "sweep.json"
 CSV_END = "_metrics.csv"
@@ -65,7 +66,7 @@ def find_sources(words: Iterable[str], records: Iterable[Mapping[str, Any]] = ()
     """
     parts = [_of_path(Path(word).expanduser().absolute()) for word in words]
     parts += [_of_record(record) for record in records]
-    runs = {os.path.realpath(run.path): run for part in reversed(parts) for run in part.runs}
+    runs = {str(followed(run.path)): run for part in reversed(parts) for run in part.runs}
     return Sources(
         runs=[runs[key] for key in sorted(runs)],
         phases=sorted({phase for part in parts for phase in part.phases}),
@@ -167,7 +168,7 @@ def _of_record(record: Mapping[str, Any]) -> Sources:
 def read_json(path: Path) -> Any:
     """What a small JSON file holds; None when it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open(followed(path), "rb") as file:
             data = file.read(MAX_JSON_BYTES + 1)
         return json.loads(data) if len(data) <= MAX_JSON_BYTES else None
     except (OSError, ValueError, RecursionError):

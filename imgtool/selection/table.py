@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from imgtool.errors import DataError
+from imgtool.files import followed
 from imgtool.selection.columns import (
     derived,
     direction,
@@ -308,7 +309,7 @@ def _count_nonfinite(
 def _lines(path: Path) -> tuple[list[str], _Lines]:
     """The header's cells, and the other lines: texts, or cells where some are quoted."""
     try:
-        with open(path, "rb") as file:
+        with open(followed(path), "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise DataError(f"{path}: {(error.strerror or str(error)).lower()}") from error

@@ -21,6 +21,7 @@ from imgtool.errors import ExperimentError
 from imgtool.experiment.alive import is_process, start_ticks
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import now_iso
+from imgtool.files import NOT_HERE
 
 CLAIM_NAME = "claim"
 OTHER_HOST_SEC = 300.0
@@ -183,10 +184,14 @@ def _link(temporary: Path, path: Path) -> bool:
             os.link(temporary, path)
         except FileExistsError:
             raise
-        except OSError:
+        except OSError as error:
             # An answer of NFS may get lost on its way; the number of links does not lie.
-            if not os.path.exists(path) or not os.path.samefile(temporary, path):
+            if os.path.exists(path) and os.path.samefile(temporary, path):
+                return True
+            if error.errno not in NOT_HERE:
                 raise
+            with open(path, "xb") as file:  # no hard links here; until it is written, it is young
+                file.write(temporary.read_bytes())
         return True
     with suppress(OSError):
         return os.path.samefile(temporary, path)

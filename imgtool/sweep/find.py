@@ -13,6 +13,7 @@ from typing import Any
 
 from imgtool.errors import NoAnswer
 from imgtool.experiment.layout import MANIFEST_NAME, ExperimentDir
+from imgtool.files import followed
 
 EXPERIMENTS = Path("experiments")
 MAX_DEPTH = 4
@@ -169,7 +170,7 @@ def _listed(manifest: Path) -> Iterator[Found]:
 
 def _read(manifest: Path) -> dict[str, Any]:
     try:
-        content = json.loads(manifest.read_bytes())
+        content = json.loads(followed(manifest).read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

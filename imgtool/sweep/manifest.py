@@ -12,7 +12,7 @@ from typing import Any
 
 from imgtool.errors import ExperimentError
 from imgtool.experiment.layout import make_writable, show_in_phase
-from imgtool.files import write_text
+from imgtool.files import followed, write_text
 from imgtool.sweep.trial import Plan
 
 SCHEMA = "imgtool-sweep/1"
@@ -57,7 +57,7 @@ def write(plan: Plan) -> None:
 def read_trials(path: Path) -> list[dict[str, Any]]:
     """The trials of a manifest; none when it is missing or damaged."""
     try:
-        trials = json.loads(path.read_bytes())["trials"]
+        trials = json.loads(followed(path).read_bytes())["trials"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
     known = trials if isinstance(trials, list) else []

@@ -17,7 +17,7 @@ from imgtool.experiment import checkpoint_file
 from imgtool.experiment.checkpoint_file import CheckpointHeader
 from imgtool.experiment.checkpoints import list_checkpoints
 from imgtool.experiment.layout import ExperimentDir
-from imgtool.files import point_symlink, write_text
+from imgtool.files import links_note, point, write_text
 from imgtool.models.base import Foreign, Task
 from imgtool.models.registry import FAMILIES
 from imgtool.models.registry import family as find_family
@@ -102,19 +102,16 @@ def convert(
     tensors, facts = collect(_parts(task, found, iteration, experiment.train.accumulate))
     header = _header(loaded, iteration, fingerprint)
     checkpoint_file.write(path, tensors, replace(header, parts=facts))
-    point_symlink(directory.latest_path, path.name)
+    kind = point(directory.latest_path, path.name)
     write_text(directory.config_path, to_yaml(loaded))
-    return Converted(path, iteration, fingerprint is not None, found.notes)
+    notes = (*found.notes, *links_note(kind))
+    return Converted(path, iteration, fingerprint is not None, notes)
 
 
 def _take_over(task: Task, found: Foreign, source: Path) -> None:
     own = task.modules.state_dict()
     typed = {name: t.to(own[name].dtype) for name, t in found.model.items() if name in own}
     load_module(task.modules, typed, source)
-    if not checkpoint_file.all_finite(typed):
-        raise CheckpointError(
-            f"{source} holds weights that are not finite", hint="take an earlier one"
-        )
 
 
 def _iteration(found: Foreign, source: Path) -> int:

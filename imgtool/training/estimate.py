@@ -48,6 +48,7 @@ def describe(loaded: Loaded) -> dict[str, Any]:
             "num_val_images": len(datasets.val),
             "num_test_images": len(datasets.test),
             **({"num_missing_images": len(datasets.missing)} if datasets.missing else {}),
+            **({"num_without_part": len(datasets.without_part)} if datasets.without_part else {}),
             **({"num_tested_too": len(datasets.tested_too)} if datasets.tested_too else {}),
             "batches_per_epoch": datasets.batches_per_epoch(batch_size),
         }

@@ -14,6 +14,7 @@ import torch
 
 from imgtool.errors import UserError
 from imgtool.experiment import checkpoint_file
+from imgtool.experiment.checkpoints import pointed
 from imgtool.experiment.metrics import plain
 from imgtool.files import write_text
 from imgtool.training.context import Run
@@ -42,10 +43,9 @@ def leave_keepsakes(run: Run) -> None:
 
 
 def _load_best(run: Run) -> None:
-    path = run.directory.best_path
-    path = path if path.exists() else run.directory.latest_path
-    if path.exists():
-        loaded = checkpoint_file.read(path.resolve(), ("model", "ema"))
+    path = pointed(run.directory.best_path) or pointed(run.directory.latest_path)
+    if path is not None:
+        loaded = checkpoint_file.read(path, ("model", "ema"))
         load_weights(run.stepper.task.modules, loaded)
 
 

@@ -25,6 +25,8 @@ from imgtool.training.report import Reporter
 from imgtool.training.resume import Start, choose_start
 from imgtool.units import count
 
+IN_NO_PART = "in no part of CelebA's own table (is it cut short?), left out"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
@@ -65,6 +67,7 @@ def open_material(experiment: Experiment, directory: ExperimentDir, ranks: Ranks
         batches_per_epoch=datasets.batches_per_epoch(experiment.train.batch_size * ranks.size),
         notes=(
             *_some(datasets.missing, "listed image", "missing, left out"),
+            *_some(datasets.without_part, "listed image", IN_NO_PART),
             *_some(datasets.tested_too, "image", "of the training data in the test set as well"),
             *_apart(datasets.unshared_cache),
         ),

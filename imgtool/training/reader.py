@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from torch import Tensor
 from imgtool.errors import CheckpointError, ConfigError
 from imgtool.experiment import checkpoint_file
 from imgtool.experiment.layout import find_checkpoint
+from imgtool.experiment.whole import see_zip_is_intact
+from imgtool.training.weights import see_finite
 
 MAX_DOCUMENT_BYTES = 16_000_000
 
@@ -25,12 +28,14 @@ class FileReader:
         of a `.pt` every tensor, with the keys on the way to it joined by dots.
 
         Raises:
-            CheckpointError: not there, not readable without pickled code, or without tensors.
+            CheckpointError: not there, not readable without pickled code, or ours and not finite.
         """
         if Path(path).suffix.lower() in (".pt", ".pth", ".ckpt", ".bin") and Path(path).is_file():
             return dict(_tensors(read_foreign(Path(path))))
         loaded = checkpoint_file.read(find_checkpoint(path), ("model", "ema"))
-        return {**loaded.part("model"), **loaded.part("ema")}
+        found = {**loaded.part("model"), **loaded.part("ema")}
+        see_finite(found, loaded.header.path)
+        return found
 
     def document(self, path: str) -> Any:
         """What a JSON file says.
@@ -58,9 +63,13 @@ def read_foreign(path: Path) -> Any:
         CheckpointError: not there, damaged, or it wants to run code.
     """
     try:
+        if zipfile.is_zipfile(path):  # torch.load holds nothing against the archive's checksums
+            see_zip_is_intact(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except CheckpointError:
+        raise
     except Exception as error:  # torch raises nearly anything on a damaged file
         reason = " ".join(str(error).split())
         if "weights_only" in reason or "Unsupported" in reason:

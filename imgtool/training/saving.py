@@ -11,7 +11,8 @@ from torch import Tensor
 from imgtool.errors import CheckpointError, DivergedError, UserError
 from imgtool.experiment import checkpoint_file, retention
 from imgtool.experiment.checkpoint_file import CheckpointHeader
-from imgtool.files import point_symlink
+from imgtool.experiment.checkpoints import pointed
+from imgtool.files import LinkKind, links_note, point
 from imgtool.training.context import Run
 from imgtool.training.parts import collect, parts_of
 from imgtool.training.weights import load_module
@@ -28,11 +29,11 @@ class Saver:
         self.run = run
         self.parts = parts_of(run.stepper, run.closed, run.position, run.best)
         self.due = False
+        self._has_told = False
 
     def newest(self) -> Path | None:
         """What `latest` points to."""
-        path = self.run.directory.latest_path
-        return path.resolve() if path.exists() else None
+        return pointed(self.run.directory.latest_path)
 
     def last_step_is_bad(self) -> bool:
         """Read the counters of bad steps back.
@@ -128,23 +129,28 @@ class Saver:
 
     def restore_best(self) -> tuple[Path, dict[str, float | None]] | None:
         """Put the best weights back: their checkpoint and its validation's metrics."""
-        path = self.run.directory.best_path
-        if not path.exists():
+        path = pointed(self.run.directory.best_path)
+        if path is None:
             return None
         loaded = checkpoint_file.read(path, ("model",))
         load_module(self.run.stepper.task.modules, loaded.part("model"), path)
-        return path.resolve(), of_validation(loaded.header.metrics)
+        return path, of_validation(loaded.header.metrics)
 
     def _point(self, link: Path, target: Path) -> None:
-        if not self.run.ranks.is_first or link.resolve() == target.resolve():
+        if not self.run.ranks.is_first or pointed(link) == target.resolve():
             return
         try:
-            point_symlink(link, target.name)
+            self._tell_of_links(point(link, target.name))
         except OSError as error:
             raise CheckpointError(
                 f"cannot point {link} to {target.name}: {error.strerror or error}",
                 hint="checkpoints are untouched; run the same command again to go on",
             ) from error
+
+    def _tell_of_links(self, kind: LinkKind) -> None:
+        for note in () if self._has_told else links_note(kind):
+            self._has_told = True
+            self.run.reporter.message(f"note: {note}")
 
     def _header(
         self, metrics: Mapping[str, float | None], epoch: float, facts: Mapping[str, Any]

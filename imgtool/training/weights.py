@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from imgtool.errors import CheckpointError
-from imgtool.experiment.checkpoint_file import Checkpoint
+from imgtool.experiment.checkpoint_file import Checkpoint, all_finite
 
 
 class Misfit(Exception):
@@ -22,19 +22,30 @@ def load_module(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) 
     """Copy tensors into a module's parameters and buffers, keeping their strides.
 
     Raises:
-        CheckpointError: keys or shapes differ; names the first of them.
+        CheckpointError: keys or shapes differ, or a value is not finite; names the first of them.
     """
+    see_finite(tensors, source)
     try:
         fit_module(module, tensors)
     except Misfit as error:
         raise CheckpointError(f"{source} {error}", hint=error.hint) from error
 
 
+def see_finite(tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Raise CheckpointError where weights are not finite: they make nothing that is of use."""
+    if not all_finite(tensors):
+        spoilt = next(name for name in tensors if not all_finite({name: tensors[name]}))
+        raise CheckpointError(
+            f"{source} holds weights that are not finite ({spoilt})",
+            hint="take an earlier checkpoint",
+        )
+
+
 def load_weights(module: nn.Module, loaded: Checkpoint) -> None:
     """Put a checkpoint's weights into a module to look at them: the averaged ones, where it has any.
 
     Raises:
-        CheckpointError: the file does not fit the model.
+        CheckpointError: the file does not fit the model, or is not finite.
     """
     load_module(module, {**loaded.part("model"), **loaded.part("ema")}, loaded.header.path)
 
@@ -57,6 +68,9 @@ def fit_module(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         if target.shape != tensors[key].shape:
             theirs, ours = tuple(tensors[key].shape), tuple(target.shape)
             raise Misfit(f"is of another model: {key} is {theirs}, the model has {ours}")
+        if target.is_floating_point() != tensors[key].is_floating_point():
+            types = f"{tensors[key].dtype}, the model has {target.dtype}"
+            raise Misfit(f"is of another model: {key} is {types}")
     with torch.no_grad():
         for key, target in own.items():
             target.copy_(tensors[key])

@@ -48,6 +48,7 @@ def test_make_faces_then_check_them(imgtool, tmp_path):
         path.stat().st_size for path in out.rglob("*") if path.suffix in (".jpg", ".txt")
     )
     (out / "img_align_celeba" / "000002.jpg").unlink()
+    (out / "list_eval_partition.txt").write_text("000001.jpg 0\n")
     checked = imgtool("check", out, "--json")
     record = json.loads(checked.out)
     assert checked.code == 0
@@ -59,6 +60,13 @@ def test_make_faces_then_check_them(imgtool, tmp_path):
     assert record["sizes"] == {"178x218": 2}
     assert len(record["attribute_counts"]) == 40
     assert "listed and missing: 1 (000002.jpg)" in checked.err
+    assert (record["num_without_part"], record["num_without_landmarks"]) == (2, 0)
+    assert "in no part: 2 (000002.jpg, 000003.jpg)" in checked.err
+    lines = (out / "list_attr_celeba.txt").read_text().splitlines()
+    (out / "list_attr_celeba.txt").write_text("\n".join(lines[1:4]))
+    checked = imgtool("check", out, "--json")
+    assert json.loads(checked.out)["unlisted_images"] == ["000003.jpg"]
+    assert "there and without attributes: 1 (000003.jpg)" in checked.err
 
 
 def test_a_number_out_of_range_and_a_foreign_folder_are_usage_errors(imgtool, tmp_path):
@@ -69,6 +77,30 @@ def test_a_number_out_of_range_and_a_foreign_folder_are_usage_errors(imgtool, tm
     answer = imgtool("make", "faces", tmp_path, "--n", 1)
     assert (answer.code, answer.err.count("\n")) == (2, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_squares_are_made_and_their_size_is_told(imgtool, tmp_path):
+    answer = imgtool("make", "faces", tmp_path / "out", "--n", 2, "--size", 64, "--json")
+    assert (answer.code, json.loads(answer.out)["size_px"]) == (0, 64)
+    assert imgtool("check", tmp_path / "out", "--json").out.count('"64x64": 2') == 1
+
+
+def test_align_names_the_rows_that_it_leaves_out(imgtool, tmp_path):
+    make_faces(tmp_path / "faces", 3, seed=2)
+    table = tmp_path / "faces/list_landmarks_align_celeba.txt"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines[:4], "000003.jpg -9 9 40 9 20 30 2 50 38 50"]))
+    words = ("align", tmp_path / "faces", tmp_path / "out", "--size", 64)
+    answer = imgtool(*words)
+    assert (answer.code, (tmp_path / "out").exists()) == (4, False)
+    assert "000003.jpg: its left eye lies outside the picture (-9, 9 in 178x218)" in answer.err
+    (tmp_path / "faces/list_eval_partition.txt").write_text("000001.jpg 0\n")
+    answer = imgtool(*words, "--skip-bad", "--json")
+    record = json.loads(answer.out)
+    assert (answer.code, record["num_images"], record["num_bad_files"]) == (0, 2, 1)
+    assert record["bad_files"][0]["name"] == "000003.jpg"
+    assert "left out: 000003.jpg: its left eye lies outside" in answer.err
+    assert "warning: with attributes and in no part: 2 (000002.jpg, 000003.jpg)" in answer.err
 
 
 def test_align_tells_what_it_did(imgtool, faces, tmp_path):

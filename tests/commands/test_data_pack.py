@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -123,3 +124,20 @@ def test_errors_are_one_line_and_a_hint(
     assert done.stderr.startswith(message)
     assert len(done.stderr.splitlines()) <= 2
     assert done.stdout == ""
+
+
+KILLED = """
+import os, signal, sys
+from imgtool.data.packing import pack
+from imgtool.data.photos import PhotoFolder
+pack(PhotoFolder(sys.argv[1]), sys.argv[2], progress=lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+def test_what_a_killed_pack_left_is_gone_after_the_next(folder: Path, imgtool: Call) -> None:
+    out = folder.parent / "packed" / "x.safetensors"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", KILLED, folder, out], env=environment)
+    assert len(os.listdir(out.parent)) == 1
+    assert imgtool("pack", folder, out).returncode == 0
+    assert os.listdir(out.parent) == [out.name]

@@ -11,6 +11,7 @@ from PIL import Image
 
 from commands.main import main
 from imgtool.data.synthetic.make import make_faces
+from imgtool.experiment import checkpoint_file
 
 
 def run(*args):
@@ -110,3 +111,16 @@ def test_a_matrix_has_four_corners(trained, tmp_path, capsys):
     words = ("--ckpt", trained / "exp", "--input", face(trained, 3), "--out", tmp_path / "m.png")
     assert run("edit", "matrix", *words, "--targets", face(trained, 4)) == 2
     assert "four faces, not 1" in capsys.readouterr().err
+
+
+def test_weights_that_are_not_finite_make_no_picture(trained, tmp_path, capsys):
+    (path,) = (trained / "exp/checkpoints").glob("iter_*.safetensors")
+    loaded = checkpoint_file.read(path)
+    name = next(name for name in loaded.tensors if name.startswith("model."))
+    loaded.tensors[name].view(-1)[0] = float("nan")
+    spoilt = tmp_path / path.name
+    checkpoint_file.write(spoilt, loaded.tensors, loaded.header)
+    words = ("--input", face(trained, 1), "--target", face(trained, 2), "--out", tmp_path / "a.png")
+    assert run("edit", "swap", "--ckpt", spoilt, *words) == 4
+    assert "not finite" in capsys.readouterr().err
+    assert not (tmp_path / "a.png").exists()

@@ -199,3 +199,18 @@ def test_as_a_process(make):
     answer = subprocess.run([*words[:-2], "--json"], capture_output=True, text=True)
     assert answer.returncode == 0
     assert json.loads(answer.stdout)["num_removed"] == 2
+
+
+def test_a_link_out_of_the_experiment_is_not_followed(make, prune, tmp_path):
+    exp = make("S1", {100: 0.5, 200: 0.4, 300: 0.3})
+    inside = exp / "checkpoints"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/checkpoints").symlink_to(inside)
+    refused = prune(tmp_path / "other", "--keep", 1)
+    assert refused.returncode == 2
+    assert f"--ckpt-dir {inside}" in refused.stderr
+    assert len(os.listdir(inside)) == 3
+    inside.rename(exp / "moved")  # within the experiment
+    inside.symlink_to("moved")
+    assert prune(exp, "--keep", 1).returncode == 0
+    assert os.listdir(inside) == ["iter_000300.safetensors"]

@@ -19,6 +19,7 @@ from imgtool.data.synthetic.faces import (
     attributes,
     landmarks,
     random_face,
+    squared,
     to_pixels,
 )
 from imgtool.data.synthetic.make import make_faces
@@ -166,6 +167,33 @@ def test_the_folder_is_celebas(made):
     points = read_table(made / "list_landmarks_align_celeba.txt")
     assert points.columns[:2] == ("lefteye_x", "lefteye_y")
     assert points.values[4].tolist() == landmarks(random_face(3, 4))
+
+
+@pytest.mark.parametrize("size", [64, 178, 356])
+def test_a_square_shows_the_same_face_in_its_place(size):
+    zoom = size / WIDTH
+    for index in range(4):
+        face = random_face(1, index)
+        square = squared(face, size)
+        picture = draw_face(square)
+        assert picture.shape == (size, size, 3)
+        whole = Image.fromarray(draw_face(face)[20 : 20 + WIDTH])
+        wanted = np.asarray(whole.resize((size, size), Image.Resampling.BILINEAR), int)
+        middle = slice(size // 3, size - size // 3)
+        assert abs(picture[middle, middle] - wanted[middle, middle]).mean() < 12
+        points = (np.array(landmarks(face)).reshape(5, 2) + 0.5 - (0, 20)) * zoom - 0.5
+        assert abs(np.array(landmarks(square)).reshape(5, 2) - points).max() <= 0.6 + 0.5 * zoom
+
+
+def test_a_folder_of_squares_is_not_one_of_celebas_shape(tmp_path):
+    make_faces(tmp_path / "out", 2, size=64)
+    with Image.open(tmp_path / "out/img_align_celeba/000001.jpg") as image:
+        assert image.size == (64, 64)
+    with pytest.raises(UsageError, match="other options"):
+        make_faces(tmp_path / "out", 2)
+    for size in (63, 4096):
+        with pytest.raises(UsageError, match="64 to 2048 pixels"):
+            make_faces(tmp_path / "none", 2, size=size)
 
 
 def test_processes_and_number_change_no_byte(made, tmp_path):

@@ -21,26 +21,15 @@ from imgtool.data.images import (
     resized_size,
 )
 from imgtool.errors import DataError
+from tests.data import writing
 
 # imgtool silences these itself, but pytest puts the filters back for each test.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:::PIL"),
-    pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
 
-def png(path: Path, depth: int, colour: int, rows: list[bytes], width: int) -> Path:
-    """A PNG written by hand, for pixels that Pillow cannot write."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        )
-
-    header = struct.pack(">IIBBBBB", width, len(rows), depth, colour, 0, 0, 0)
-    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
-    parts = (chunk(b"IHDR", header), chunk(b"IDAT", pixels), chunk(b"IEND", b""))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+def png(path: Path, depth: int, colour: int, samples: np.ndarray) -> Path:
+    """A PNG of pixels that Pillow cannot write."""
+    path.write_bytes(writing.png(samples, depth, colour))
     return path
 
 
@@ -108,17 +97,17 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("colour", "channels"), [(2, 3), (6, 4), (4, 2)])
 def test_16_bit_colour_is_scaled(tmp_path: Path, colour: int, channels: int) -> None:
-    values = np.repeat(np.array([LEVELS], ">u2")[..., None], channels, axis=2)
+    values = np.repeat(np.array([LEVELS])[..., None], channels, axis=2)
     if channels in (2, 4):
         values[..., -1] = 65535
-    path = png(tmp_path / "x.png", 16, colour, [values[0].tobytes()], len(LEVELS))
+    path = png(tmp_path / "x.png", 16, colour, values)
     assert probe(path).size == (1, len(LEVELS))
     assert decode(path)[0][0, :, 1].tolist() == [round(v / 257) for v in LEVELS]
 
 
 def test_16_bit_alpha_is_laid_on_white(tmp_path: Path) -> None:
-    values = np.array([[0, 0, 0, 0], [0, 0, 0, 65535], [65535, 0, 0, 32768]], ">u2")
-    path = png(tmp_path / "x.png", 16, 6, [values.tobytes()], 3)
+    values = np.array([[[0, 0, 0, 0], [0, 0, 0, 65535], [65535, 0, 0, 32768]]])
+    path = png(tmp_path / "x.png", 16, 6, values)
     assert decode(path)[0][0].tolist() == [[255] * 3, [0] * 3, [255, 127, 127]]
 
 
@@ -177,9 +166,9 @@ def test_truncated_files_are_suspected_and_refused(
 
 def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
     for width, height in ((20_000, 20_000), (12_000, 12_000)):
-        path = png(tmp_path / "bomb.png", 8, 0, [b"\0"], width)
+        path = png(tmp_path / "bomb.png", 8, 0, np.zeros((1, 1, 1), int))
         data = bytearray(path.read_bytes())
-        data[20:24] = struct.pack(">I", height)
+        data[16:24] = struct.pack(">II", width, height)
         data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
         path.write_bytes(data)
         for read in (probe, decode):

@@ -54,6 +54,9 @@ def test_absolute_paths_and_extra_columns(tmp_path: Path, make_layouts: Callable
         (HEAD, "no rows"),
         (HEAD + "s,room,1,x.png,true\n", r"all 1 rows are empty ones"),
         (HEAD + "s,room,1,x.png,maybe\n", "line 2: is_empty is 'maybe'"),
+        (HEAD + "s,room,1,x.png,0.5\n", "line 2: is_empty is '0.5'"),
+        (HEAD.replace("room_id", "is_empty,room_id"), "two columns are named is_empty"),
+        ("\n" + HEAD + "s,hall,1,x.png,false\n", "line 3: type is 'hall'"),
         (HEAD + "s,hall,1,x.png,false\n", "line 2: type is 'hall'"),
         (HEAD + "s,room,1,,false\n", "line 2: layout_path is empty"),
         (HEAD + ",room,1,x.png,false\n", "line 2: scene_id is empty"),
@@ -62,7 +65,11 @@ def test_absolute_paths_and_extra_columns(tmp_path: Path, make_layouts: Callable
         (HEAD + '"s,room,1,x.png,false\n', "not a CSV manifest"),
         (
             HEAD + "s,room,1,x.png,false\nt,room,1,x.png,false\n",
-            "line 3: x.png is already on line 2",
+            "line 3: x.png is already on line 2, with another",
+        ),
+        (
+            HEAD + "s,room,1,x.png,false\ns,scene,1,./a/..//x.png,false\n",
+            r"line 3: ./a/..//x.png is already on line 2 as x.png, with another",
         ),
     ],
 )
@@ -82,6 +89,46 @@ def test_no_manifest_and_no_text(tmp_path: Path) -> None:
         LayoutManifest(tmp_path / "b.csv")
     with pytest.raises(DataError, match="is a directory"):
         LayoutManifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("false", "0.0"),
+        ("false", "No"),
+        ("true\n", " 1.0\n"),
+        (",room,", ", Room ,"),
+        (HEAD, "Scene_ID , type,room_id,\tlayout_path , is_empty\n"),
+        (",", ";"),
+        (",", "\t"),
+        (",", "|"),
+        (HEAD, HEAD + "  \n,,,,\n"),
+        ("img/", "img\\"),
+        ("img/", ".\\img\\"),
+    ],
+)
+def test_other_ways_of_writing_a_manifest_say_the_same(
+    make_layouts: Callable, old: str, new: str
+) -> None:
+    manifest = make_layouts(scenes=1, rooms=1)
+    before = LayoutManifest(manifest)
+    text = manifest.read_text()
+    assert old in text
+    manifest.write_text(text.replace(old, new))
+    after = LayoutManifest(manifest)
+    assert (len(after), after.num_empty) == (2, 1)
+    for index in range(2):
+        old_one, new_one = before.read(index), after.read(index)
+        assert (old_one.image == new_one.image).all()
+        assert old_one.label == new_one.label
+        assert before.group(index) == after.group(index)
+
+
+def test_a_file_with_a_backslash_in_its_name_is_that_file(make_layouts: Callable) -> None:
+    manifest = make_layouts(scenes=1, rooms=0)
+    os.rename(manifest.parent / "img" / "s0_0.png", manifest.parent / "img\\s0_0.png")
+    manifest.write_text(manifest.read_text().replace("img/", "img\\"))
+    assert LayoutManifest(manifest).name(0) == "img\\s0_0.png"
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -109,8 +156,21 @@ def test_a_path_on_two_rows_counts_once(make_layouts: Callable) -> None:
     manifest = make_layouts(scenes=1, rooms=1)
     with open(manifest, "a") as stream:
         stream.write("scene0,room,0,img/s0_0.png,false\n")
+        stream.write("scene0,room,0,./img//../img/s0_0.png,false\n")
+        stream.write("scene0,room,0,./img/./s0_0.png,false\n")
+        stream.write("scene0,room,0,.\\img\\s0_0.png,false\n")
+        image = manifest.parent.resolve() / "img" / "s0_0.png"
+        stream.write(f"scene0,room,0,{image},false\n")
+        stream.write("scene0,room,0,link/../s0_0.png,false\n")
+        stream.write("scene0,room,0,link/../../s0_0.png,false\n")
+    (manifest.parent / "img" / "deep").mkdir()
+    (manifest.parent / "link").symlink_to("img/deep")  # so link/.. is img
+    shutil.copy(manifest.parent / "img" / "s0_1.png", manifest.parent / "s0_0.png")
     data = LayoutManifest(manifest)
-    assert (len(data), data.num_repeated) == (2, 1)
+    assert (len(data), data.num_repeated) == (3, 6)
+    assert [data.name(i) for i in range(3)] == [
+        "img/s0_0.png", "img/s0_1.png", "link/../../s0_0.png",
+    ]  # fmt: skip
 
 
 def test_unmatched_pixels_are_ignored_counted_and_bounded(make_layouts: Callable) -> None:

@@ -105,8 +105,14 @@ def test_the_official_parts_are_used_as_they_are(root, tmp_path):
     datasets = open_datasets(faces(root, official_split=True))
     assert len(datasets.split.train) == len(datasets.split.val) == len(datasets.split.test) == 16
     assert datasets.split.val[0] == "000001.png"
+    assert datasets.without_part == []
     bare = write_faces(tmp_path, 6, 6)
-    (bare / "list_eval_partition.txt").unlink()
+    table = bare / "list_eval_partition.txt"
+    table.write_text("\n".join(table.read_text().splitlines()[:-2]))
+    short = open_datasets(faces(bare, official_split=True))
+    assert len(short.without_part) == 2
+    assert open_datasets(faces(bare)).without_part == []
+    table.unlink()
     with pytest.raises(DataError, match="no table of CelebA's own parts"):
         open_datasets(faces(bare, official_split=True))
 

@@ -482,3 +482,12 @@ def members_of_session(session: int) -> list[int]:
             if int(fields[3]) == session and fields[0] not in "ZX":
                 found.append(int(entry.name))
     return found
+
+
+def test_what_was_killed_before_its_first_file_is_made_again(tmp_path):
+    for folder in ("images", "labels"):
+        (tmp_path / "again" / folder).mkdir(parents=True)
+    files.temporary_beside(tmp_path / "again" / "made.json").write_bytes(b"{")
+    make_layouts(tmp_path / "again", 3, size=64)
+    make_layouts(tmp_path / "straight", 3, size=64)
+    assert contents(tmp_path / "again") == contents(tmp_path / "straight")

@@ -1,6 +1,7 @@
 """The format: what a header keeps, which tensors are read, and what is noticed of damage."""
 
 import json
+import zlib
 from dataclasses import fields, replace
 
 import pytest
@@ -10,7 +11,14 @@ from safetensors.torch import save_file
 
 from imgtool.errors import CheckpointError
 from imgtool.experiment import checkpoint_file
-from imgtool.experiment.checkpoint_file import CheckpointHeader, read, read_header, write
+from imgtool.experiment.checkpoint_file import (
+    CheckpointHeader,
+    read,
+    read_header,
+    read_intact,
+    write,
+)
+from imgtool.experiment.checksums import Checksums, raw
 from imgtool.experiment.whole import DamagedCheckpoint
 
 HEADER = CheckpointHeader(
@@ -50,10 +58,15 @@ def document(path):
 
 
 def rewrite(path, *, tensors=None, **changes):
-    """As somebody else's program would: the header's checksums are not looked at."""
-    whole = tensors if tensors is not None else read(path).tensors
-    text = json.dumps({**document(path), **changes})
-    save_file(whole, path, metadata={"imgtool": text})
+    """As versions of before wrote it, with a CRC-32 of each tensor that there was."""
+    before = read(path).tensors
+    sums = {name: zlib.crc32(raw(tensor)) for name, tensor in before.items()}
+    text = json.dumps({**of_before(path), "checksums": sums, **changes})
+    save_file(before if tensors is None else tensors, path, metadata={"imgtool": text})
+
+
+def of_before(path):
+    return {key: value for key, value in document(path).items() if key != "hashed"}
 
 
 def flip(path, name):
@@ -68,8 +81,8 @@ def flip(path, name):
 def test_every_field_of_a_header_comes_back(path):
     header = read_header(path)
     of_the_file = {"path": path, "num_bytes": path.stat().st_size}
-    assert header.checksums.keys() == TENSORS.keys()
-    assert replace(header, checksums={}) == replace(HEADER, **of_the_file)
+    assert header.checksums.values.keys() == TENSORS.keys()
+    assert replace(header, checksums=Checksums()) == replace(HEADER, **of_the_file)
     given = [field.name for field in fields(HEADER) if field.name not in ("path", "num_bytes")]
     plain = CheckpointHeader(iteration=7)
     unlike = [name for name in given if getattr(HEADER, name) == getattr(plain, name)]
@@ -101,6 +114,33 @@ def test_a_flipped_bit_is_named_with_its_tensor(path, name):
         read(path)
 
 
+def test_a_flipped_bit_of_the_header_is_noticed_wherever_it_is(path):
+    data = path.read_bytes()
+    for at in range(8 + int.from_bytes(data[:8], "little")):
+        bit = 1 << at % 8
+        path.write_bytes(data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :])
+        with pytest.raises(CheckpointError):
+            read_header(path)
+
+
+@pytest.mark.parametrize("of_before", [False, True])
+def test_a_flipped_bit_is_found_without_torch(path, of_before):
+    if of_before:
+        rewrite(path)
+    assert read_intact(path) == read_header(path)
+    flip(path, "model.half")
+    with pytest.raises(DamagedCheckpoint, match=r"model\.half is not what was written"):
+        read_intact(path)
+
+
+def test_checksums_of_files_of_before_are_held(path):
+    rewrite(path)
+    assert read(path).tensors.keys() == TENSORS.keys()
+    flip(path, "model.half")
+    with pytest.raises(DamagedCheckpoint, match=r"model\.half is not what was written"):
+        read(path)
+
+
 def test_a_lost_or_a_renamed_tensor_is_named(path):
     left = {name: tensor for name, tensor in TENSORS.items() if name != "model.weight"}
     rewrite(path, tensors=left)
@@ -113,11 +153,11 @@ def test_a_lost_or_a_renamed_tensor_is_named(path):
 
 
 def test_files_of_before_there_were_checksums_are_read(path):
-    old = {key: value for key, value in document(path).items() if key != "checksums"}
-    save_file(dict(TENSORS), path, metadata={"imgtool": json.dumps(old)})
+    save_file(dict(TENSORS), path, metadata={"imgtool": json.dumps(of_before(path))})
     loaded = read(path, must_be_finite=True)
     assert loaded.tensors.keys() == TENSORS.keys()
-    assert not loaded.header.checksums
+    assert not loaded.header.checksums.values
+    assert read_intact(path) == loaded.header
 
 
 def test_only_the_parts_asked_for_are_read(path):

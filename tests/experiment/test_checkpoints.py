@@ -6,10 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imgtool.errors import CheckpointError
+from imgtool.experiment import whole
 from imgtool.experiment.checkpoint_file import read_header
 from imgtool.experiment.checkpoints import list_checkpoints, newest_valid, remove_temporaries
 from imgtool.experiment.whole import DamagedCheckpoint
-from imgtool.files import point_symlink, temporary_beside
+from imgtool.files import point, temporary_beside
 
 
 def test_header_of_a_whole_file(write_checkpoint):
@@ -165,8 +166,8 @@ def test_listing_takes_only_our_regular_files(experiment, write_checkpoint, writ
     write_checkpoint(200)
     write_foreign(1000000)
     write_checkpoint(3)
-    point_symlink(folder / "latest.safetensors", "iter_000200.safetensors")
-    point_symlink(folder / "iter_000777.safetensors", "iter_000200.safetensors")
+    point(folder / "latest.safetensors", "iter_000200.safetensors")
+    point(folder / "iter_000777.safetensors", "iter_000200.safetensors")
     for name in (
         "iter_x.pt",
         "iter_5.ckpt",
@@ -233,3 +234,13 @@ def test_only_our_temporaries_are_removed(experiment):
     half = temporary_beside(experiment.csv_path("S1"))
     half.write_text("x")
     assert remove_temporaries(experiment.path) == [half]
+
+
+def test_a_header_of_very_many_tensors_is_refused_before_it_is_parsed(experiment, monkeypatch):
+    path = experiment.checkpoint_path(1)
+    head = b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    text = b"{" + b",".join(head % number for number in range(whole.MAX_TENSORS + 1)) + b"}"
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    monkeypatch.delattr(whole.json, "loads")
+    with pytest.raises(CheckpointError, match="more than 100000 tensors"):
+        read_header(path)

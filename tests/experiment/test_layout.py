@@ -5,7 +5,7 @@ import pytest
 
 from imgtool.errors import CheckpointError, ExperimentError
 from imgtool.experiment.layout import ExperimentDir, find_checkpoint
-from imgtool.files import point_symlink
+from imgtool.files import point
 
 
 def test_paths(tmp_path, monkeypatch):
@@ -55,25 +55,25 @@ def test_find_in_an_experiment_takes_the_newest_whole_one(experiment, write_chec
 
 def test_find_follows_symlinks_and_old_names(experiment, write_checkpoint):
     first, second = write_checkpoint(100), write_checkpoint(200)
-    point_symlink(experiment.latest_path, second.name)
+    point(experiment.latest_path, second.name)
     folder = experiment.checkpoints_dir
     assert find_checkpoint(folder / "latest.safetensors") == second.resolve()
     assert find_checkpoint(folder / "latest.pt") == second.resolve()
     assert find_checkpoint(folder / "best.safetensors") == second.resolve()
     assert find_checkpoint(folder / "iter_000100.pt") == first.resolve()
-    point_symlink(experiment.best_path, first.name)
+    point(experiment.best_path, first.name)
     assert find_checkpoint(folder / "best.pt") == first.resolve()
 
 
 def test_find_heals_a_latest_that_points_nowhere(experiment, write_checkpoint):
     good = write_checkpoint(100)
-    point_symlink(experiment.latest_path, "iter_000999.safetensors")
+    point(experiment.latest_path, "iter_000999.safetensors")
     assert find_checkpoint(experiment.latest_path) == good
 
 
 def test_find_foreign(experiment, write_foreign):
     path = write_foreign(31318)
-    point_symlink(experiment.checkpoints_dir / "latest.pt", path.name)
+    point(experiment.checkpoints_dir / "latest.pt", path.name)
     assert find_checkpoint(experiment.checkpoints_dir / "latest.pt") == path.resolve()
     assert find_checkpoint(experiment.latest_path) == path.resolve()
     assert find_checkpoint(experiment.path) == path

@@ -2,6 +2,7 @@ import json
 import math
 import os
 import time
+import zlib
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,8 +12,8 @@ from imgtool.errors import UsageError
 from imgtool.experiment import retention
 from imgtool.experiment.checkpoint_file import CHECKPOINT_NAME
 from imgtool.experiment.checkpoints import list_checkpoints
-from imgtool.experiment.layout import ExperimentDir
-from imgtool.files import point_symlink, temporary_beside
+from imgtool.experiment.layout import ExperimentDir, find_checkpoint
+from imgtool.files import point, temporary_beside
 
 
 def iterations(experiment):
@@ -85,7 +86,7 @@ def test_what_a_symlink_points_to_stays(experiment, write_checkpoint, link):
     first = write_checkpoint(100)
     write_checkpoint(200)
     write_checkpoint(300)
-    point_symlink(experiment.checkpoints_dir / link, first.name)
+    point(experiment.checkpoints_dir / link, first.name)
     decision = retention.plan(experiment.checkpoints_dir, keep=1)
     assert kept(decision) == {100: f"{link} points to it", 300: "among the newest 1"}
 
@@ -104,7 +105,7 @@ def test_a_symlinked_folder(experiment, write_checkpoint, tmp_path):
     first = write_checkpoint(100)
     write_checkpoint(200)
     write_checkpoint(300)
-    point_symlink(experiment.best_path, first.name)
+    point(experiment.best_path, first.name)
     os.symlink(experiment.checkpoints_dir, tmp_path / "link")
     retention.prune(tmp_path / "link", keep=1)
     assert iterations(experiment) == [100, 300]
@@ -278,7 +279,7 @@ def test_what_happens_between_plan_and_apply_is_respected(experiment, write_chec
     decision = retention.plan(experiment.checkpoints_dir, keep=1)
     paths[100].unlink()
     write_checkpoint(200, num_values=9)
-    point_symlink(experiment.best_path, paths[300].name)
+    point(experiment.best_path, paths[300].name)
     write_checkpoint(600)
     result = retention.apply(decision)
     assert iterations(experiment) == [200, 300, 500, 600]
@@ -399,3 +400,15 @@ def make(folder, *, iteration, kind, loss, finite):
         path.write_bytes(len(text).to_bytes(8, "little") + text)
     if "cut" in kind:
         path.write_bytes(path.read_bytes()[:-3])
+
+
+def test_a_newest_one_with_a_flipped_bit_costs_no_older_one(experiment, write_checkpoint):
+    content = zlib.crc32(bytes(8)), zlib.crc32(bytes(16))
+    sums = dict(zip("ab", content, strict=True))
+    paths = [write_checkpoint(number, checksums=sums) for number in (100, 200, 300, 400)]
+    data = paths[-1].read_bytes()
+    paths[-1].write_bytes(data[:-1] + b"\1")
+    result = retention.prune(experiment.checkpoints_dir, keep=1, intact=True)
+    assert result.removed == paths[:2]
+    assert "b is not what was written" in result.notes[0]
+    assert find_checkpoint(experiment.path) == paths[2]

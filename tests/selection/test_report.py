@@ -1,19 +1,29 @@
 """The report: one page that needs nothing else, whatever is missing or spoilt."""
 
 import base64
+import html
 import io
 import json
 import re
+import shutil
+import subprocess
+import warnings
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
 
 from imgtool.errors import UsageError
+from imgtool.selection.page import LATENTS as LATENT_KEYS
 from imgtool.selection.records import Candidate, Evidence, Selection, Step, Verdict
 from imgtool.selection.report import write_report
+from imgtool.selection.style import Style, number
 
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "wbr"}
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+LONG = "phase_" + "a_very_long_name" * 12 + "-" + "w" * 40
+STRANGE = ["$\\alpha_{$x", "日本語の実験", LONG, LONG + "2", "a$b$c\\", "two\nlines", "\udcff", "$"]
 
 
 class Page(HTMLParser):
@@ -106,6 +116,8 @@ def test_a_page_that_needs_nothing_else(tmp_path, count):
     for verdict in found.verdicts:
         assert verdict.candidate.name in text
         assert (verdict.reason in words) is (verdict is not found.winner)
+    assert f"as {min(count, 3)} experiments are" in words or count == 1
+    assert words.count("●") == min(count, 3) + 1  # and in the legend
     assert "it is the smallest" in words
     pictures = {file.stem for file in path.parent.glob("*.png")}
     assert {"quality", "curves", "reconstructions"} <= pictures
@@ -116,8 +128,8 @@ def test_reconstructions_are_those_that_all_have(tmp_path):
     (tmp_path / "exp2/samples/val_000003.png").unlink()
     folder = write_report(selection(both), tmp_path / "report").parent
     with Image.open(folder / "reconstructions.png") as sheet:
-        assert sheet.width == 3 * 132  # the original and two experiments
-        assert sheet.height == 34 + 132  # one image
+        assert sheet.width == 3 * 148  # the original and two experiments
+        assert sheet.height == 36 + 148  # one image
 
 
 def test_hostile_names_are_text(tmp_path):
@@ -125,7 +137,121 @@ def test_hostile_names_are_text(tmp_path):
     path = write_report(selection([candidate(tmp_path, 1, name)]), tmp_path / "report")
     text = path.read_text(encoding="utf-8")
     assert "<script" not in text
-    assert name in " ".join(Page(text).words)
+    assert name in "".join(Page(text).words)
+
+
+def strange(tmp_path):
+    """Names that figures and tables find hard, with noise and long reasons."""
+    ones = [candidate(tmp_path, n, name) for n, name in enumerate(STRANGE, 1)]
+    for one in ones:
+        one.runs[0].metrics.update(
+            num_parameters=1.2e6, macs_per_image=4.45e7, peak_memory_bytes=3.2e9, images_per_sec=99.0,
+            midpoint_energy=0.5, end_energy=0.5, path_length=0.1, active_units=3.0, stability=0.1,
+            convergence_epochs=3.0, val_highpass_psnr=20.0, val_seg_boundary_miou=0.5, fid=9.0,
+        )  # fmt: skip
+        spread = dict.fromkeys(one.metrics, 0.00012345)
+        (one.runs[0].exp_dir / "latents.json").write_text(
+            json.dumps(dict.fromkeys(LATENT_KEYS, 0.12345) | {"channel_std": [1, 2]})
+        )
+        object.__setattr__(one, "deviations", spread)
+    found = selection(ones)
+    verdicts = [
+        replace(v, interval=(0.012345, 0.023456), share=0.25, reason=f"worse than {LONG}")
+        for v in found.verdicts
+    ]
+    return replace(found, verdicts=verdicts, winner=verdicts[0], phase=LONG, reason=LONG)
+
+
+@pytest.fixture(scope="module")
+def strange_report(tmp_path_factory):
+    """(selection, page), drawn without a warning of letters that no font has."""
+    folder = tmp_path_factory.mktemp("strange")
+    found = strange(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return found, write_report(found, folder / "report")
+
+
+def test_names_that_figures_cannot_draw_as_they_are(strange_report):
+    found, path = strange_report
+    words = "".join(Page(path.read_text(encoding="utf-8")).words)
+    for name in STRANGE:
+        assert name.encode("utf-8", "replace").decode() in words
+    labels = Style(found).labels
+    assert len(set(labels.values())) == len(STRANGE)
+    assert labels[STRANGE[0]] == STRANGE[0]
+    assert all(len(label) <= 28 for label in labels.values())
+    assert "44.5 M MACs" in words
+    assert "3.2\u00a0GB" in words
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium")
+@pytest.mark.parametrize("width", [1200, 800])
+def test_nothing_overflows_in_a_browser(strange_report, tmp_path, width):
+    _, path = strange_report
+    script = """<script>
+      const wide = [...document.querySelectorAll("body *")].filter(e =>
+        e.getBoundingClientRect().right > innerWidth - 8 || e.scrollWidth > e.clientWidth + 1
+          && getComputedStyle(e).display !== "inline");
+      const flat = [...document.querySelectorAll("tr.why td:last-child")].filter(e =>
+        e.getBoundingClientRect().height < e.firstChild.getBoundingClientRect().height);
+      document.title = JSON.stringify({
+        width: innerWidth, page: document.documentElement.scrollWidth,
+        wide: wide.map(e => e.outerHTML.slice(0, 80)), flat: flat.length,
+        images: [...document.images].map(e => e.complete && e.naturalWidth > 0)});
+    </script>"""
+    page = path.with_name("probe.html")
+    page.write_text(path.read_text(encoding="utf-8").replace("</body>", script + "</body>"))
+    answer = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+         f"--user-data-dir={tmp_path / 'browser'}", f"--window-size={width},900",
+         "--hide-scrollbars", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    told = re.search(r"<title>(.*?)</title>", answer.stdout, re.DOTALL)
+    assert told, answer.stderr
+    found = json.loads(html.unescape(told[1]))
+    assert found["width"] == width
+    assert found["wide"] == []
+    assert found["page"] <= width
+    assert found["flat"] == 0
+    assert found["images"]
+    assert all(found["images"])
+
+
+def test_paths_are_told_from_the_report(tmp_path):
+    path = write_report(selection([candidate(tmp_path, 1)]), tmp_path / "a" / "report")
+    text = path.read_text(encoding="utf-8")
+    assert str(tmp_path) not in text
+    (told,) = re.findall(r'<a href="([^"]*)"', text)
+    assert (path.parent / told).resolve() == (tmp_path / "exp1").resolve()
+
+
+def test_curves_of_validation_are_what_the_caption_says(tmp_path):
+    ones = [candidate(tmp_path, n) for n in (1, 2)]
+    path = write_report(selection(ones), tmp_path / "report")
+    assert "Val MSE and training loss, by iteration" in path.read_text(encoding="utf-8")
+    for one in ones:
+        one.runs[0].curves["val_rd_loss"] = [3.0, 2.0, 1.0]
+    path = write_report(selection(ones, quality="val_rd_loss"), tmp_path / "report")
+    assert "Val RD loss, val MSE and training loss, by" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("value", "metric", "told"),
+    [
+        (44_500_000, "macs_per_image", "44.5 M"),
+        (16384, "latent_dims", "16,384"),
+        (999_999, "num_parameters", "1 M"),
+        (9999, "num_parameters", "9,999"),
+        (12_345, "num_parameters", "12.3 k"),
+        (-25_000, "", "-25 k"),
+        (0.0123449, "val_mse", "0.01234"),
+        (3.2e9, "peak_memory_bytes", "3.2 GB"),
+    ],
+)
+def test_numbers_are_short(value, metric, told):
+    assert number(value, metric) == told
 
 
 @pytest.mark.parametrize("spoil", [b"", b"\x89PNG\r\n\x1a\nrest", b"no picture"])
@@ -189,7 +315,7 @@ def test_a_file_in_the_way(tmp_path):
 def test_what_is_counted_has_whole_ticks():
     from imgtool.selection.style import new_figure, whole_ticks
 
-    axes = new_figure(4, 3).add_subplot()
+    axes = new_figure(3).add_subplot()
     axes.plot([1, 2], [0, 1])
     whole_ticks(axes)
     assert all(tick == int(tick) for tick in axes.get_xticks())

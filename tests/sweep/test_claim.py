@@ -48,7 +48,7 @@ def age(path, seconds):
     os.utime(path, (then, then))
 
 
-def test_one_at_a_time(directory):
+def test_one_at_a_time(directory, link_kind):
     held = claim.take(directory)
     assert held is not None
     assert claim.take(directory) is None
@@ -62,7 +62,7 @@ def test_one_at_a_time(directory):
     again.release()
 
 
-def test_a_dead_holder_is_succeeded(directory):
+def test_a_dead_holder_is_succeeded(directory, link_kind):
     put_claim(directory, pid=2**22 - 3)
     assert claim.holder(directory) is None
     held = claim.take(directory)

@@ -246,7 +246,7 @@ def test_two_that_write_at_once_lose_no_trial():
     assert copy["decides"] == list(whole.decides)
 
 
-def test_a_phase_shows_its_tiny_sweep_until_it_has_one_of_its_own():
+def test_a_phase_shows_its_tiny_sweep_until_it_has_one_of_its_own(link_kind):
     tiny, real = (plan("phase1_1", only=["S4"], tiny=is_tiny) for is_tiny in (True, False))
     shown = real.shared_dir / "sweep.json"
     manifest.write(tiny)

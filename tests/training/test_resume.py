@@ -313,7 +313,7 @@ def test_ended_at_any_moment_it_comes_to_the_same_end(run, tmp_path, monkeypatch
         monkeypatch.setattr(module, name, wrapped)
 
     around(saving.checkpoint_file, "write", "write", "written")
-    around(saving, "point_symlink", "link", "linked")
+    around(saving, "point", "link", "linked")
     around(loop, "save_picture", "picture", "")
     asked = StopRequest.__init__
 

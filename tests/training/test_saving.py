@@ -10,9 +10,10 @@ import torch
 
 from imgtool.errors import CheckpointError, ExperimentError, UsageError
 from imgtool.experiment import checkpoint_file
+from imgtool.experiment.checkpoints import pointed
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import read_status
-from imgtool.files import point_symlink
+from imgtool.files import point
 from imgtool.models.autoencoder import task as autoencoder
 from imgtool.process.stopping import StopRequest
 from imgtool.training import loop, saving
@@ -45,7 +46,7 @@ def test_links_that_a_kill_left_behind_are_mended(run, tmp_path, measure):
     measure(0.5, 0.2)
     first = run(tmp_path / "a", "train.max_iter=10")
     for link in (first.directory.latest_path, first.directory.best_path):
-        point_symlink(link, "iter_000005.safetensors")
+        point(link, "iter_000005.safetensors")
     again = run(tmp_path / "a", "train.max_iter=10")
     assert again.outcome.checkpoint.name == "iter_000010.safetensors"
     newest = "iter_000010.safetensors"
@@ -262,7 +263,18 @@ def test_an_unlinkable_checkpoint_is_one_clear_error(run, tmp_path, monkeypatch)
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(saving, "point_symlink", full)
+    monkeypatch.setattr(saving, "point", full)
     with pytest.raises(CheckpointError, match=r"latest\.safetensors to iter_000002"):
         run(tmp_path / "a", "train.max_iter=2")
     assert read_status(ExperimentDir(tmp_path / "a"))["state"] == "failed"
+
+
+def test_a_training_goes_on_where_there_are_no_links_and_says_so_once(run, tmp_path, link_kind):
+    folder = tmp_path / "a/checkpoints"
+    for number in (10, 15):
+        trained = run(tmp_path / "a", f"train.max_iter={number}", "train.keep=1")
+        told = [text for text in trained.messages if "no symbolic links" in text]
+        assert [link_kind in text for text in told] == [True] * (link_kind != "symbolic link")
+        assert pointed(folder / "latest.safetensors") == trained.outcome.checkpoint
+    ends = {trained.outcome.checkpoint, pointed(folder / "best.safetensors")}
+    assert set(folder.glob("iter_*")) == ends

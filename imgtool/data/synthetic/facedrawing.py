@@ -15,13 +15,13 @@ from PIL import Image
 
 from imgtool.data.synthetic import facefeatures as features
 from imgtool.data.synthetic.facepaint import Field, Planes, Surface, blend, edge, smooth, tint
-from imgtool.data.synthetic.faces import HEIGHT, WIDTH, Face, surface_depth
+from imgtool.data.synthetic.faces import Face, surface_depth
 
 _SHADOW = np.array([0.9, 1.05, 1.15], np.float32)[:, None, None]  # skin glows red in shadow
 
 
 def draw_face(face: Face) -> NDArray[np.uint8]:
-    """The picture of a face, (HEIGHT, WIDTH, 3)."""
+    """The picture of a face, (height_px, width_px, 3)."""
     rng = np.random.default_rng(face.texture_seed)
     surface = _surface(face)
     canvas = _background(face, rng)
@@ -44,7 +44,7 @@ def draw_face(face: Face) -> NDArray[np.uint8]:
 
 def _surface(face: Face) -> Surface:
     """Coordinates of each pixel: of the head's outline (u, v), and of its turned front (x, y)."""
-    rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
+    rows, columns = np.mgrid[0 : face.height_px, 0 : face.width_px].astype(np.float32)
     across = (columns - np.float32(face.centre_px[0])) / np.float32(face.scale_px)
     down = (rows - np.float32(face.centre_px[1])) / np.float32(face.scale_px)
     cos, sin = np.float32(math.cos(face.roll)), np.float32(math.sin(face.roll))
@@ -63,10 +63,11 @@ def _background(face: Face, rng: np.random.Generator) -> Planes:
     other = np.clip(base + rng.normal(0, 0.16) + rng.normal(0, 0.08, 3), 0, 1)
     if face.background == "clouds":
         coarse = base + rng.normal(0, 0.13, (6, 5, 1)) + rng.normal(0, 0.04, (6, 5, 3))
-        return _enlarged(coarse)
-    rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
+        return _enlarged(face, coarse)
+    width, height, zoom = face.width_px, face.height_px, np.float32(face.zoom)
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     turn = rng.uniform(0, 2 * math.pi)
-    along = columns / WIDTH * np.float32(math.cos(turn)) + rows / HEIGHT * np.float32(
+    along = columns / width * np.float32(math.cos(turn)) + rows / height * np.float32(
         math.sin(turn)
     )
     if face.background == "stripes":
@@ -78,20 +79,22 @@ def _background(face: Face, rng: np.random.Generator) -> Planes:
     canvas: Planes = low + (high - low) * share
     if face.background == "lights":
         for _ in range(int(rng.integers(4, 12))):
-            radius, glow = rng.uniform(7, 26), rng.uniform(0.15, 1, 3)
-            top, left = rng.uniform(0, HEIGHT), rng.uniform(0, WIDTH)
+            radius, glow = rng.uniform(7, 26) * face.zoom, rng.uniform(0.15, 1, 3)
+            top, left = rng.uniform(0, height), rng.uniform(0, width)
+            reach = radius + 4 * face.zoom
             # Only where it can be seen: what is far away costs as much as what is near.
-            r, c = (slice(max(0, int(at - radius - 4)), int(at + radius + 5)) for at in (top, left))
+            r, c = (slice(max(0, int(at - reach)), int(at + reach + 1)) for at in (top, left))
             away = np.hypot(rows[r, c] - np.float32(top), columns[r, c] - np.float32(left))
-            cover = edge((np.float32(radius) - away) / np.float32(3)) * np.float32(0.5)
+            cover = edge((np.float32(radius) - away) / (3 * zoom)) * np.float32(0.5)
             blend(canvas[:, r, c], cover, glow)
     return canvas
 
 
-def _enlarged(coarse: NDArray[np.float64]) -> Planes:
+def _enlarged(face: Face, coarse: NDArray[np.float64]) -> Planes:
     """A few colours (h, w, 3), blended over the whole picture."""
     eight = np.clip(coarse * 255, 0, 255).astype(np.uint8)
-    image = Image.fromarray(eight).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+    size = face.width_px, face.height_px
+    image = Image.fromarray(eight).resize(size, Image.Resampling.BICUBIC)
     return np.ascontiguousarray(np.asarray(image, np.float32).transpose(2, 0, 1)) / np.float32(255)
 
 
@@ -156,7 +159,7 @@ def _head(face: Face, s: Surface) -> Field:
 
 def _skin(face: Face, s: Surface, rng: np.random.Generator) -> Planes:
     """Albedo: cheeks and nose are redder, and no skin is quite even."""
-    patches = np.float32(1) + np.float32(0.035) * _noise(rng, 24)
+    patches = np.float32(1) + np.float32(0.035) * _noise(face, rng, 24)
     skin: Planes = tint(face.skin)[:, None, None] * patches
     lift = 0.07 if face.smiling else 0.0
     red = np.float32(0.42 if face.rosy else 0.1)
@@ -169,10 +172,11 @@ def _skin(face: Face, s: Surface, rng: np.random.Generator) -> Planes:
     return skin
 
 
-def _noise(rng: np.random.Generator, cells: int) -> Field:
+def _noise(face: Face, rng: np.random.Generator, cells: int) -> Field:
     """Smooth noise of about -1 to 1."""
     coarse = rng.integers(0, 256, (cells, cells), np.uint8)
-    image = Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+    size = face.width_px, face.height_px
+    image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
     return np.asarray(image, np.float32) / 127.5 - 1
 
 
@@ -282,7 +286,7 @@ def _developed(face: Face, canvas: Planes, rng: np.random.Generator) -> NDArray[
     """White balance, exposure, a little blur and noise."""
     warm = tint((1 + face.warmth, 1.0, 1 - face.warmth))[:, None, None]
     picture = canvas * (warm * np.float32(rng.uniform(0.9, 1.06)))
-    picture += np.float32(rng.uniform(0.004, 0.012)) * _grain(rng)
+    picture += np.float32(rng.uniform(0.004, 0.012)) * _grain(rng, canvas.shape[1:])
     picture[:, 1:-1] = picture[:, 1:-1] * np.float32(0.8) + np.float32(0.1) * (
         picture[:, :-2] + picture[:, 2:]
     )
@@ -290,7 +294,7 @@ def _developed(face: Face, canvas: Planes, rng: np.random.Generator) -> NDArray[
     return np.ascontiguousarray(eight.transpose(1, 2, 0))
 
 
-def _grain(rng: np.random.Generator) -> Field:
+def _grain(rng: np.random.Generator, size: tuple[int, ...]) -> Field:
     """Noise of deviation 1; the sum of two bytes is near enough to normal."""
-    raw = np.frombuffer(rng.bytes(2 * HEIGHT * WIDTH), np.uint8).reshape(2, HEIGHT, WIDTH)
+    raw = np.frombuffer(rng.bytes(2 * math.prod(size)), np.uint8).reshape(2, *size)
     return (raw.sum(axis=0, dtype=np.float32) - 255) / np.float32(104.5)

@@ -8,11 +8,12 @@ drawn on its own, whether it is used or not, so that faces which differ in one a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 WIDTH, HEIGHT = 178, 218  # of CelebA's aligned images
+_TOP = 20  # rows of those above a square of their width
 _NAMES = """
     5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose
     Black_Hair Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee
@@ -119,6 +120,9 @@ class Face:
     frame_px: float
     gaze: float
     texture_seed: int
+    width_px: int = WIDTH  # of the picture, as height_px
+    height_px: int = HEIGHT
+    zoom: float = 1.0  # pixels of the picture for one of CelebA's
 
 
 def random_face(seed: int, index: int) -> Face:
@@ -211,6 +215,22 @@ def random_face(seed: int, index: int) -> Face:
         frame_px=between(1.3, 3.2),
         gaze=between(-0.25, 0.25),
         texture_seed=int(rng.integers(2**31)),
+    )
+
+
+def squared(face: Face, size: int) -> Face:
+    """The face in a square of `size` pixels, without what CelebA has above and below."""
+    zoom = size / WIDTH
+    column, row = face.centre_px
+    return replace(
+        face,
+        width_px=size,
+        height_px=size,
+        zoom=zoom,
+        # The middle of a pixel has its number, the picture's corner is at -0.5.
+        centre_px=((column + 0.5) * zoom - 0.5, (row - _TOP + 0.5) * zoom - 0.5),
+        scale_px=face.scale_px * zoom,
+        frame_px=face.frame_px * zoom,
     )
 
 

@@ -26,6 +26,7 @@ MANIFEST = "layouts.csv"
 COLUMNS = ("scene_id", "type", "room_id", "layout_path", "is_empty")
 _ERA = {"generation": 1}  # counts changes of what the pictures look like
 MIN_SIZE, MAX_SIZE = 64, 8192
+MAX_FACE_SIZE = 2048  # a face is drawn whole, in many planes
 MAX_IMAGES = 1_000_000
 JPEG_QUALITY = 92
 FACES_FOLDER = "img_align_celeba"
@@ -134,36 +135,41 @@ def make_faces(
     out: str | Path,
     num_images: int,
     *,
+    size: int | None = None,
     seed: int = 0,
     workers: int = 1,
     progress: Progress | None = None,
     dry_run: bool = False,
 ) -> Made:
-    """Faces in CelebA's layout: `out`/img_align_celeba/000001.jpg and so on, 178x218, and its
-    tables of attributes, landmarks and parts (of ten images eight train, one each val and test).
+    """Faces in CelebA's layout: `out`/img_align_celeba/000001.jpg and so on, and its tables of
+    attributes, landmarks and parts (of ten images eight train, one each val and test).
 
     The arguments and errors are those of make_layouts.
+
+    Args:
+        size: width and height in pixels, MAX_FACE_SIZE at most; None is CelebA's own 178x218.
     """
-    _check(num_images, faces.HEIGHT, seed, workers)
+    _check(num_images, faces.HEIGHT if size is None else size, seed, workers, MAX_FACE_SIZE)
     names = [f"{index + 1:06d}.jpg" for index in range(num_images)]
     tables = (ATTRIBUTE_TABLE, LANDMARK_TABLE, PARTITION_TABLE)
     folder, started = Path(out), time.monotonic()
     paths = {f"{FACES_FOLDER}/{name}" for name in names}
-    claim(folder, {"what": "faces", "seed": seed, **_ERA}, paths | set(tables), dry_run=dry_run)
+    recipe = {"what": "faces", **({"size": size} if size else {}), "seed": seed, **_ERA}
+    claim(folder, recipe, paths | set(tables), dry_run=dry_run)
     if dry_run:
         return Made(folder, num_images, None, time.monotonic() - started)
-    one = partial(_write_face, folder, seed)
+    one = partial(_write_face, folder, seed, size)
     written = write_all(one, list(enumerate(names)), num_images, workers, progress)
-    count = f"{num_images}\n"
-    heads = (count + " ".join(faces.ATTRIBUTES), count + " ".join(faces.LANDMARKS), "")
-    num_bytes = sum(size for _, size in written)
+    first = f"{num_images}\n"
+    heads = (first + " ".join(faces.ATTRIBUTES), first + " ".join(faces.LANDMARKS), "")
+    num_bytes = sum(count for _, count in written)
     for column, (table, head) in enumerate(zip(tables, heads, strict=True)):
         lines = [f"{head}\n" if head else "", *(row[column] for row, _ in written)]
         num_bytes += write(folder / table, "".join(lines).encode())
     return Made(folder, num_images, num_bytes, time.monotonic() - started)
 
 
-def _check(num_images: int, size: int, seed: int, workers: int) -> None:
+def _check(num_images: int, size: int, seed: int, workers: int, largest: int = MAX_SIZE) -> None:
     if num_images < 1:
         raise UsageError(
             f"--n is {num_images}: there is nothing to make", hint="give --n 1 or more"
@@ -173,10 +179,10 @@ def _check(num_images: int, size: int, seed: int, workers: int) -> None:
             f"--n is {num_images}: more than {MAX_IMAGES} files in a folder serve nobody",
             hint=f"give --n {MAX_IMAGES} at most, or several folders of different --seed",
         )
-    if not MIN_SIZE <= size <= MAX_SIZE:
+    if not MIN_SIZE <= size <= largest:
         raise UsageError(
-            f"--size is {size}: the pictures need {MIN_SIZE} to {MAX_SIZE} pixels",
-            hint=f"give --size {MIN_SIZE if size < MIN_SIZE else MAX_SIZE}",
+            f"--size is {size}: the pictures need {MIN_SIZE} to {largest} pixels",
+            hint=f"give --size {MIN_SIZE if size < MIN_SIZE else largest}",
         )
     if seed < 0:
         raise UsageError(f"--seed is {seed}: it cannot be negative", hint="give --seed 0 or more")
@@ -221,9 +227,11 @@ def _write_photo(folder: Path, seed: int, size: int, unit: tuple[int, str]) -> W
     return [((name,), num_bytes)]
 
 
-def _write_face(folder: Path, seed: int, unit: tuple[int, str]) -> Written:
+def _write_face(folder: Path, seed: int, size: int | None, unit: tuple[int, str]) -> Written:
     index, name = unit
     face = faces.random_face(seed, index)
+    if size is not None:
+        face = faces.squared(face, size)
     signs = "".join(f" {1 if holds else -1:2d}" for holds in faces.attributes(face).values())
     points = "".join(f" {value:4d}" for value in faces.landmarks(face))
     part = max(0, index % 10 - 7)

@@ -28,6 +28,7 @@ from imgtool.evaluation.codec.container import HASH_BYTES
 from imgtool.evaluation.codec.exact import allow_deterministic_cublas
 from imgtool.experiment import checkpoint_file
 from imgtool.experiment.layout import CHECKPOINTS_NAME, ExperimentDir, find_checkpoint
+from imgtool.experiment.whole import Structure, read_structure
 from imgtool.files import replacing_through_folder
 from imgtool.models.hpcm.network import HPCM
 from imgtool.models.hpcm.tables import Tables
@@ -37,6 +38,7 @@ from imgtool.training.weights import load_module
 
 FORMAT = 1
 METADATA_KEY = "imgtool-codec"
+MAX_TABLE_BYTES = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -195,22 +197,22 @@ def refuse_among_checkpoints(source: Path, out: Path) -> None:
 def _claimed_hash(path: Path) -> str | None:
     """The model hash that an export names, even one whose tensors are damaged; else None."""
     try:
-        with safe_open(path, framework="pt", device="cpu") as handle:
-            return str(json.loads((handle.metadata() or {})[METADATA_KEY])["model_hash"])
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError, RecursionError):
+        metadata: Any = read_structure(path).metadata
+        return str(json.loads(metadata[METADATA_KEY])["model_hash"])
+    except (OSError, CheckpointError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
 def _read_export(path: Path) -> Export | None:
     """None where the file is something else."""
     try:
-        with safe_open(path, framework="pt", device="cpu") as handle:
-            text = (handle.metadata() or {}).get(METADATA_KEY)
-            if text is None:
-                return None
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError):
+        structure = read_structure(path)
+    except (OSError, CheckpointError):
         return None  # the reader of checkpoints says what is wrong
+    metadata = structure.metadata
+    text = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
+    if text is None:
+        return None
     try:
         facts = json.loads(text)
         if facts["format"] != FORMAT:
@@ -218,9 +220,13 @@ def _read_export(path: Path) -> Export | None:
                 f"{path} has export format {facts['format']}; this imgtool reads {FORMAT}",
                 hint="export it again with this imgtool",
             )
+        build = _build(path, facts["model"])
+        _see_it_fits(path, build, structure)
+        with safe_open(path, framework="pt", device="cpu") as handle:
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
         export = Export(
             source=path,
-            build=_build(path, facts["model"]),
+            build=build,
             lmbda=_positive(facts["lmbda"]),
             distortion=str(facts["distortion"]),
             iteration=int(facts["iteration"]),
@@ -228,11 +234,32 @@ def _read_export(path: Path) -> Export | None:
             model_hash=str(facts["model_hash"]),
             is_export=True,
         )
+    except (OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"cannot read {path}: {reason}") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _damaged(path, f"its metadata lacks or spoils a value ({error})") from error
     if _hash(export.build, tensors) != export.model_hash:
         raise _damaged(path, "its tensors are not those that it was written with")
     return export
+
+
+def _see_it_fits(path: Path, build: Build, structure: Structure) -> None:
+    """Judge an export's tensors from its header, before any is read.
+
+    Raises:
+        CheckpointError: they are not its network's.
+    """
+    with torch.device("meta"):
+        own = _network(build).state_dict()
+    wanted = {f"codec.{name}": ("F32", tuple(tensor.shape)) for name, tensor in own.items()}
+    num_bytes = 0
+    for name in structure.kinds.keys() | wanted.keys():
+        kind, (begin, end) = structure.kinds.get(name), structure.spans.get(name, (0, 0))
+        is_table = name.startswith("tables.") and kind is not None and kind[0] == "I32"
+        num_bytes += end - begin if is_table else 0
+        if kind != wanted.get(name) and not is_table or num_bytes > MAX_TABLE_BYTES:
+            raise _damaged(path, f"its tensors are not those of {build.model_name} ({name})")
 
 
 def _of_checkpoint(path: Path) -> Export:
@@ -251,10 +278,6 @@ def _of_checkpoint(path: Path) -> Export:
     except (ValueError, TypeError, KeyError) as error:
         raise _damaged(path, f"its header lacks or spoils a value ({error})") from error
     weights = {**loaded.part("model.codec"), **loaded.part("ema.codec")}
-    if not checkpoint_file.all_finite(weights):
-        raise CheckpointError(
-            f"{path} holds weights that are not finite", hint="take an earlier checkpoint"
-        )
     model = _network(build)
     load_module(model, weights, path)
     own = {f"codec.{name}": value for name, value in model.state_dict().items()}

@@ -32,6 +32,9 @@ MAX_WIDTH = 8192  # features
 MAX_NUMBERS = 1 << 29  # in one array: 262,144 images
 MAX_PIXELS = 1 << 34  # of all images of an array, times 3: 16 GiB
 MAX_TEXT = 100_000
+MAX_PACKED = 100  # times smaller than its content: what is worse takes memory and says nothing
+MIN_PACKED_BYTES = 1_000_000
+NUM_ROWS = 1024
 NUM_NEAREST = 200  # files that are compared with what is wanted
 # What must agree before two sets of statistics are compared; the rest says of what they are.
 MEASURE = ("features", "weights", "resize", "dtype", "tf32", "layout", "image_size", "decoder")
@@ -92,7 +95,8 @@ def read_array(path: Path, name: str) -> Any:
         DataError: not there, damaged, or too large.
     """
     with _archive(path, "images", f"{name}: (N, H, W, 3) uint8") as file:
-        return _array(file, name, 4, limit=MAX_PIXELS)
+        _shape(file, name, (None,) * 4, limit=MAX_PIXELS)
+        return _array(file, name)
 
 
 @contextmanager
@@ -110,28 +114,44 @@ def _archive(path: Path, what: str, wanted: str) -> Iterator[zipfile.ZipFile]:
 
 
 def _read(archive: zipfile.ZipFile) -> Stored:
-    mu = _array(archive, "mu", 1).astype(np.float64)
-    width = len(mu)
+    names = set(archive.namelist())
+    (width,) = _shape(archive, "mu", (None,))
     if not 1 <= width <= MAX_WIDTH:
         raise ValueError(f"mu has {width} numbers")
-    sigma = _array(archive, "sigma", 2, (width, width)).astype(np.float64)
-    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+    _shape(archive, "sigma", (width, width))
+    settings = _read_settings(archive)
+    n = features = None
+    if "n.npy" in names:
+        _shape(archive, "n", (), kinds="iu")
+        n = int(_array(archive, "n"))
+        if n < 2:
+            raise ValueError(f"n is {n}")
+    has_features = "features.npy" in names and n is not None
+    if has_features:
+        _shape(archive, "features", (n, width), dtype="float32")
+    mu = _array(archive, "mu").astype(np.float64, copy=False)
+    sigma = _array(archive, "sigma").astype(np.float64, copy=False)
+    if not (_is_finite(mu) and _is_finite(sigma)):
         raise ValueError("values are not finite")
-    if np.abs(sigma - sigma.T).max() > 1e-6 * np.abs(sigma).max():
+    largest = max(sigma.max(), -sigma.min())
+    if any(np.abs(sigma[rows] - sigma[:, rows].T).max() > 1e-6 * largest for rows in _rows(sigma)):
         raise ValueError("sigma is not symmetric")
     if not _is_positive(sigma):
         raise ValueError("sigma is not positive semi-definite, as covariances are")
-    names = set(archive.namelist())
-    n = features = None
-    if "n.npy" in names:
-        n = int(_array(archive, "n", 0))
-        if n < 2:
-            raise ValueError(f"n is {n}")
-    if "features.npy" in names and n is not None:
-        features = _array(archive, "features", 2, (n, width))
-        if features.dtype != np.float32 or not np.isfinite(features).all():
-            raise ValueError("features are not finite float32")
-    return Stored(Statistics(mu, sigma, n, features), _read_settings(archive))
+    if has_features:
+        features = _array(archive, "features")
+        if not _is_finite(features):
+            raise ValueError("features are not finite")
+    return Stored(Statistics(mu, sigma, n, features), settings)
+
+
+def _rows(array: Any) -> list[slice]:
+    """A few at a time: what is computed of all at once takes as much memory again."""
+    return [slice(at, at + NUM_ROWS) for at in range(0, len(array), NUM_ROWS)]
+
+
+def _is_finite(array: Any) -> bool:
+    return all(np.isfinite(array[rows]).all() for rows in _rows(array))
 
 
 def _is_positive(sigma: Floats) -> bool:
@@ -146,24 +166,32 @@ def _is_positive(sigma: Floats) -> bool:
 def _read_settings(archive: zipfile.ZipFile) -> dict[str, Any] | None:
     if "settings.npy" not in archive.namelist():
         return None
-    raw = _array(archive, "settings", 1)
-    if raw.dtype != np.uint8 or len(raw) > MAX_TEXT:
+    (length,) = _shape(archive, "settings", (None,), dtype="uint8")
+    if length > MAX_TEXT:
         raise ValueError("its settings are damaged")
+    raw = _array(archive, "settings")
     settings = json.loads(raw.tobytes().decode())
     if not isinstance(settings, dict):
         raise ValueError("its settings are damaged")
     return settings
 
 
-def _array(
+def _shape(
     archive: zipfile.ZipFile,
     name: str,
-    ndim: int,
-    shape: tuple[int, ...] | None = None,
+    wanted: tuple[int | None, ...],
     *,
+    kinds: str = "fiu",
+    dtype: str | None = None,
     limit: int = MAX_NUMBERS,
-) -> Any:
-    """One array, whose header is judged before memory is taken."""
+) -> tuple[int, ...]:
+    """The shape that an array's header gives, once it is seen to be what it should be.
+
+    Args:
+        wanted: the shape; None stands for any length.
+        kinds, dtype: those that its numbers may have.
+        limit: of how many numbers there may be.
+    """
     try:
         entry = archive.getinfo(f"{name}.npy")
     except KeyError:
@@ -171,17 +199,26 @@ def _array(
     with archive.open(entry) as stream:
         version = npy.read_magic(stream)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        found, _, dtype = read(stream)
-    if dtype.hasobject or dtype.kind not in "fiu":
-        raise ValueError(f"{name} is of {dtype}")
-    if len(found) != ndim or (shape is not None and found != shape):
+        found, _, its = read(stream)
+    if its.hasobject or its.kind not in kinds or dtype not in (None, its.name):
+        raise ValueError(f"{name} is of {its}" + (f", not {dtype}" if dtype else ""))
+    if len(found) != len(wanted) or any(
+        length not in (None, has) for length, has in zip(wanted, found, strict=True)
+    ):
         raise ValueError(f"{name} has shape {found}")
     count = math.prod(found)
     if count > limit:
         raise ValueError(f"{name} has shape {found}, which is too large")
-    if count * dtype.itemsize > entry.file_size:
+    if count * its.itemsize > entry.file_size:
         raise ValueError(f"{name} is shorter than its header says")
-    with archive.open(entry) as stream:
+    if entry.file_size > MAX_PACKED * max(entry.compress_size, MIN_PACKED_BYTES):
+        raise ValueError(f"{name} is packed more tightly than measured numbers can be")
+    return tuple(found)
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> Any:
+    """One array, whose header has been judged."""
+    with archive.open(f"{name}.npy") as stream:
         return npy.read_array(stream, allow_pickle=False)
 
 

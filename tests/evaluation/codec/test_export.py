@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from imgtool.errors import CheckpointError, UsageError
+from imgtool.evaluation.codec import export
 from imgtool.evaluation.codec.export import METADATA_KEY, open_codec, read
 from tests.evaluation.codec.making import make_image, make_model, write_checkpoint
 
@@ -127,6 +128,23 @@ def test_an_export_whose_tensors_were_changed(files, tmp_path):
     path = rewrite(files / "codec.safetensors", tmp_path / "c.safetensors", tensors=changed)
     with pytest.raises(CheckpointError, match="tensors are not those"):
         open_codec(path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"codec.other": torch.zeros(3)},
+        {"codec.means_hyper": torch.zeros(1, 33, 1, 1)},
+        {"codec.means_hyper": torch.zeros(1, 32, 1, 1, dtype=torch.float64)},
+        {"tables.counts": torch.zeros(9)},
+        {"tables.more": torch.zeros(5_000_000, dtype=torch.int32)},
+    ],
+)
+def test_what_is_no_codecs_is_refused_by_its_header(files, tmp_path, monkeypatch, tensors):
+    path = rewrite(files / "codec.safetensors", tmp_path / "c.safetensors", tensors=tensors)
+    monkeypatch.delattr(export, "safe_open")  # nothing is read
+    with pytest.raises(CheckpointError, match=r"not those of HPCM_Tiny \((codec|tables)\."):
+        read(path)
 
 
 def test_damaged_exports(files, tmp_path):

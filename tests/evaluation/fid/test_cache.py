@@ -205,3 +205,40 @@ def test_no_file_breaks_the_reader(data, tmp_path):
         return
     assert found.statistics.sigma.shape == (3, 3)
     json.dumps(found.settings)
+
+
+def hollow(path, **heads):
+    """An archive of zeros that its reader should not unpack."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, (dtype, shape) in heads.items():
+            header = io.BytesIO()
+            content = {"descr": dtype, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(header, content)
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                stream.write(header.getvalue())
+                left = int(np.prod(shape)) * np.dtype(dtype).itemsize
+                while left:
+                    left -= stream.write(bytes(min(left, 1 << 22)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("heads", "reason"),
+    [
+        ({"mu": ("<f8", (1 << 20,))}, "mu has 1048576 numbers"),
+        ({"sigma": ("<f8", (512, 8192))}, "sigma has shape"),
+        ({"features": ("<f8", (1 << 18, 8))}, "features is of float64"),
+        ({"features": ("<f4", (1 << 20, 1))}, "features has shape"),
+        ({"settings": ("|u1", (1 << 20,))}, "settings are damaged"),
+        ({"n": ("<f8", ())}, "n is of float64"),
+        ({"mu": ("<f8", (4096,)), "sigma": ("<f8", (4096, 4096))}, "packed more tightly"),
+    ],
+)
+def test_a_header_decides_before_anything_is_unpacked(heads, reason, tmp_path, monkeypatch):
+    sound = {"mu": ("<f8", (8,)), "sigma": ("<f8", (8, 8)), "n": ("<i8", ())}
+    path = hollow(tmp_path / "a.npz", **{**sound, **heads})
+    unpacked = []
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *_, **__: unpacked.append(1) or 30)
+    with pytest.raises(DataError, match=reason):
+        read_statistics(path)
+    assert len(unpacked) <= 1  # n, a single number

@@ -16,6 +16,7 @@ from imgtool.experiment import retention
 from imgtool.experiment.checkpoint_file import read, read_header
 from imgtool.experiment.checkpoints import list_checkpoints, newest_valid
 from imgtool.experiment.layout import ExperimentDir, find_checkpoint
+from imgtool.files import LinkKind
 from imgtool.models.registry import schema
 from imgtool.process.stopping import StopRequest
 from imgtool.training import saving
@@ -118,17 +119,18 @@ def test_a_kill_beside_the_link_loses_nothing(
     run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     _, straight = run(tmp_path / "straight")
-    point = saving.point_symlink
+    point = saving.point
 
-    def kill(link: Path, name: str) -> None:
+    def kill(link: Path, name: str) -> LinkKind:
         if name == PARTIAL and moment == "before":
             raise Killed
-        point(link, name)
+        kind = point(link, name)
         if name == PARTIAL:
             raise Killed
+        return kind
 
     with monkeypatch.context() as patch:
-        patch.setattr(saving, "point_symlink", kill)
+        patch.setattr(saving, "point", kill)
         with pytest.raises(Killed):
             run(tmp_path / "parts", stops=True)
     with monkeypatch.context() as patch:  # mended before the first update
