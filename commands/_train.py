@@ -18,11 +18,13 @@ from imgtool.models.registry import schema
 
 if TYPE_CHECKING:
     from imgtool.config.load import Loaded
+    from imgtool.config.schema import Experiment
     from imgtool.experiment.layout import ExperimentDir
     from imgtool.process.stopping import StopRequest
     from imgtool.training.ranks import Ranks
     from imgtool.training.report import Outcome
 
+DATA_PATHS = ("root", "val_root", "test_root", "manifest", "attribute_file")
 COLUMNS = (
     "name",
     "state",
@@ -90,13 +92,22 @@ def _load(
     from imgtool.config.load import load
 
     loaded = load(config, family=family, schema_of=schema, sets=sets, flags=flags, tiny=tiny)
-    experiment = loaded.experiment
+    experiment = _with_absolute_paths(loaded.experiment)
+    loaded = replace(loaded, experiment=experiment)
     if experiment.output.exp_dir:
         return loaded
     where = Path("experiments") / (experiment.phase or experiment.family) / experiment.name
     output = replace(experiment.output, exp_dir=str(where))
     origins = {**loaded.origins, "output.exp_dir": "name and phase"}
     return replace(loaded, experiment=replace(experiment, output=output), origins=origins)
+
+
+def _with_absolute_paths(experiment: Experiment) -> Experiment:
+    """Where the data lie, so that `eval` finds them from any folder."""
+    given = {key: getattr(experiment.data, key, None) for key in DATA_PATHS}
+    found: dict[str, Any] = {}
+    found |= {key: str(Path(path).expanduser().absolute()) for key, path in given.items() if path}
+    return replace(experiment, data=replace(experiment.data, **found))
 
 
 def _describe(loaded: Loaded) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from commands._display import counting
-from commands._output import FormatOption, JsonOption, Output, QuietOption, say
+from commands._options import DryRunOption, ForceOption
+from commands._output import Output, say
 from imgtool.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -29,20 +30,17 @@ NumberOption = Annotated[int, typer.Option("--n", help="Number of images.")]
 SizeOption = Annotated[int, typer.Option(help="Width and height in pixels, 64 or more.")]
 SeedOption = Annotated[int, typer.Option(help="The same seed gives the same bytes.")]
 WorkersOption = Annotated[int, typer.Option(help="Processes that make images.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")]
 
 
 @make_app.command("layouts")
 def make_layouts(
+    output: Output,
     out: OutArgument,
     n: NumberOption = 2000,
     size: SizeOption = 512,
     seed: SeedOption = 0,
     workers: WorkersOption = 1,
     dry_run: DryRunOption = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Make floor plans: PNG files and the manifest layouts.csv.
 
@@ -50,7 +48,6 @@ def make_layouts(
     Example:
       imgtool data make layouts out/layouts --n 200 --seed 1
     """
-    output = Output(format, as_json=json, quiet=quiet)
     from imgtool.data.synthetic import make
 
     with counting("making") as progress:
@@ -62,6 +59,7 @@ def make_layouts(
 
 @make_app.command("photos")
 def make_photos(
+    output: Output,
     out: OutArgument,
     n: NumberOption = 2000,
     size: SizeOption = 512,
@@ -69,9 +67,6 @@ def make_photos(
     image_format: Annotated[Literal["png", "jpg"], typer.Option(help="Kind of the files.")] = "png",
     workers: WorkersOption = 1,
     dry_run: DryRunOption = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Make pictures with the statistics of photographs: textures, shading, soft and sharp edges.
 
@@ -79,7 +74,6 @@ def make_photos(
     Example:
       imgtool data make photos out/photos --n 500 --size 256 --image-format jpg
     """
-    output = Output(format, as_json=json, quiet=quiet)
     from imgtool.data.synthetic import make
 
     with counting("making") as progress:
@@ -98,6 +92,7 @@ def make_photos(
 
 @make_app.command("faces")
 def make_faces(
+    output: Output,
     out: OutArgument,
     n: NumberOption = 4000,
     size: Annotated[
@@ -107,9 +102,6 @@ def make_faces(
     seed: SeedOption = 0,
     workers: WorkersOption = 1,
     dry_run: DryRunOption = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Make faces in CelebA's layout: JPEG files, and tables of attributes, landmarks and parts.
 
@@ -120,7 +112,6 @@ def make_faces(
       imgtool data make faces out/faces --n 4000 --seed 0
       imgtool data make faces out/faces_256 --n 1000 --size 256
     """
-    output = Output(format, as_json=json, quiet=quiet)
     from imgtool.data.synthetic import make
 
     with counting("making") as progress:
@@ -148,6 +139,7 @@ def _emit_made(output: Output, made: Made, seed: int, size: int | None) -> None:
 
 @app.command("align")
 def align(
+    output: Output,
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="A folder in CelebA's layout.")],
     out: OutArgument,
     size: Annotated[int, typer.Option(help="Width and height in pixels.")] = 256,
@@ -157,9 +149,6 @@ def align(
         bool, typer.Option("--skip-bad", help="Leave out bad images and landmarks that do not fit.")
     ] = False,
     dry_run: DryRunOption = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Align faces by their five landmarks: OUT/align_5p, and the tables beside it.
 
@@ -171,7 +160,6 @@ def align(
     Example:
       imgtool data align img_align_celeba out/aligned --size 256 --workers 4
     """
-    output = Output(format, as_json=json, quiet=quiet)
     from imgtool.data.align import align as align_faces
 
     with counting("aligning") as progress:
@@ -225,13 +213,11 @@ KindOption = Annotated[
 
 @app.command("check")
 def check(
+    output: Output,
     path: Annotated[
         Path, typer.Argument(metavar="PATH", help="A folder, a manifest or a packed file.")
     ],
     dataset: KindOption = None,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Decode every image; report counts, sizes, bad files, duplicates and class balance.
 
@@ -242,7 +228,6 @@ def check(
     Example:
       imgtool data check out/layouts/layouts.csv --json
     """
-    output = Output(format, as_json=json, quiet=quiet)
     from imgtool.data import check as checking
 
     with counting("checking") as progress:
@@ -275,6 +260,7 @@ def check(
 
 @app.command("pack")
 def pack(
+    output: Output,
     source: Annotated[Path, typer.Argument(metavar="SRC", help="A folder or a manifest.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="The file to write.")],
     dataset: KindOption = None,
@@ -286,13 +272,8 @@ def pack(
         float,
         typer.Option(min=0, max=1, help="Largest part of a layout without a palette colour."),
     ] = 0.05,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT.safetensors.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read headers, write nothing.")
-    ] = False,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Decode all images into one file, from which training reads without decoding.
 
@@ -300,7 +281,6 @@ def pack(
     Example:
       imgtool data pack out/layouts/layouts.csv out/layouts.safetensors --image-size 256
     """
-    output = Output(format, as_json=json, quiet=quiet)
     if out.suffix != ".safetensors":
         raise UsageError(
             f"{out}: a packed file is named .safetensors",

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from commands._output import FormatOption, JsonOption, QuietOption
+from commands._output import Output, say
 
 if TYPE_CHECKING:
-    from imgtool.selection.records import Selection, Verdict
+    from imgtool.selection.records import Selection
     from imgtool.selection.rule_file import Rule
 
 SHOWN_REJECTED = 40
-WIDE = 100
 
 
 def complete_rules(incomplete: str) -> list[str]:
@@ -28,6 +27,7 @@ def complete_rules(incomplete: str) -> list[str]:
 
 
 def run(
+    output: Output,
     words: Annotated[
         list[str] | None,
         typer.Argument(
@@ -75,9 +75,6 @@ def run(
         Path | None,
         typer.Option(metavar="DIR", help="Write an HTML page and its pictures here."),
     ] = None,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Choose the winner of a phase by a rule, and say why each other one lost.
 
@@ -101,11 +98,9 @@ def run(
       imgtool select-winner tables/*.csv --rule efficiency --set threshold='30 dB'
       imgtool sweep phase1_1 | imgtool select-winner - --report report > winner.json
     """
-    from commands._output import Output, say
     from imgtool.errors import NoAnswer, UsageError, did_you_mean
     from imgtool.selection.columns import SCHEMES
 
-    output = Output(format, as_json=json, quiet=quiet)
     if columns not in SCHEMES:
         raise UsageError(f"no columns {columns!r}", hint=did_you_mean(columns, list(SCHEMES)))
     selection, used = _select(words or [], rule, set or [], columns, split)
@@ -129,7 +124,6 @@ def _select(
     columns: str,
     split: Literal["val", "test"] | None,
 ) -> tuple[Selection, Rule]:
-    from commands._output import say
     from imgtool.errors import UsageError
     from imgtool.selection.columns import BD_RATE
     from imgtool.selection.gather import phase_in_config, read_evidence
@@ -229,7 +223,6 @@ def _notes(selection: Selection, rule: Rule, *, to_table: bool) -> list[str]:
 
 
 def _emit(selection: Selection, output: Any) -> None:
-    from commands._output import say
     from imgtool.selection.winner import parameters, ranking_records, winner_record
 
     record = None
@@ -239,10 +232,13 @@ def _emit(selection: Selection, output: Any) -> None:
             say(f"note: {note}")
         record = winner_record(selection, values, decides)
     if output.mode == "table":
-        _print_table(selection, record)
+        from commands._select_table import show
+
+        show(selection, record)
         return
     if record is not None:
         output.emit("winner", [record])
+        say(f"winner: {record['name']}: {record['checkpoint_path'] or record['path']}")
     if output.mode == "json":
         output.emit("ranking", ranking_records(selection))
 
@@ -263,94 +259,3 @@ def _way_out(selection: Selection, rule: Rule) -> str:
     if rule.threshold is not None:
         return "loosen the rule, such as --set threshold=…, or train more"
     return "see the ranking with --json, and the rule's file for its limits"
-
-
-def _print_table(selection: Selection, record: dict[str, Any] | None) -> None:
-    import io
-    import sys
-
-    from rich.console import Console
-
-    from commands._output import document
-
-    text = io.StringIO()
-    width, is_terminal = Console().width, sys.stdout.isatty() or None
-    console = Console(highlight=False, file=text, force_terminal=is_terminal, width=width)
-    console.print(_ranking_table(selection, width))
-    if record is not None:
-        console.print()
-        console.print(_winner_grid(record))
-    document(text.getvalue())
-
-
-def _ranking_table(selection: Selection, width: int) -> Any:
-    from rich.table import Table
-    from rich.text import Text
-
-    from imgtool.selection.candidates import short_names, shortened
-
-    is_wide = width >= WIDE
-    others = ["val_psnr", selection.size] if is_wide else [selection.size]
-    shown = [selection.quality, *(key for key in others if key and key != selection.quality)]
-    short = short_names([verdict.candidate.name for verdict in selection.verdicts])
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("", justify="right", no_wrap=True)
-    table.add_column("experiment", overflow="fold", no_wrap=max(map(len, short.values())) <= 26)
-    for name in shown:
-        table.add_column(name, justify="right", no_wrap=True)
-    has_shares = any(verdict.share is not None for verdict in selection.verdicts)
-    if has_shares:
-        table.add_column("chosen", justify="right", no_wrap=True)
-    has_frontier = any(verdict.on_frontier is not None for verdict in selection.verdicts)
-    if has_frontier:
-        table.add_column("frontier" if is_wide else "", justify="center", no_wrap=True)
-    table.add_column("why", overflow="fold")
-    for verdict in selection.verdicts:
-        style = "bold green" if verdict.rank == 1 else "" if verdict.is_eligible else "dim"
-        cells = [str(verdict.rank or "-"), short[verdict.candidate.name]]
-        cells += [_cell(verdict, name, with_deviation=is_wide) for name in shown]
-        cells += ["-" if verdict.share is None else f"{verdict.share:.0%}"] if has_shares else []
-        cells += ["●" if verdict.on_frontier else ""] if has_frontier else []
-        cells.append("the winner" if verdict.rank == 1 else shortened(verdict.reason, short))
-        table.add_row(*(Text(cell, style=style) for cell in cells))
-    return table
-
-
-def _cell(verdict: Verdict, name: str, *, with_deviation: bool) -> str:
-    value = verdict.candidate.metrics.get(name)
-    if value is None:
-        return "-"
-    if value == int(value) and abs(value) >= 100:
-        return f"{value:,.0f}"
-    deviation = verdict.candidate.deviations.get(name) if with_deviation else None
-    return f"{value:.4g}" + (f" ± {deviation:.1g}" if deviation else "")
-
-
-def _winner_grid(record: dict[str, Any]) -> Any:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    marks = {True: "met", False: "not met", None: "unknown"}
-    shape = record["latent_shape"]
-    rows = {
-        "winner": record["name"],
-        "why": record["reason"],
-        "checkpoint": record["checkpoint_path"],
-        "latent": " x ".join(map(str, shape)) if shape else None,
-        "parameters": ", ".join(
-            f"{key}={value}" if value is not None else f"no {key}"
-            for key, value in record["parameters"].items()
-        ),
-        "mse per dim": f"{record['mse_per_dim']:.3g}" if record["mse_per_dim"] else None,
-        "criteria": ", ".join(f"{key} {marks[value]}" for key, value in record["criteria"].items()),
-        "ties": ", ".join(record["ties"]),
-        "sure": "; ".join(record["doubts"]),
-    }
-    for name, value in rows.items():
-        if value:
-            style = "bold green" if name == "winner" else ""
-            table.add_row(Text(name, style="dim"), Text(str(value), style=style))
-    return table

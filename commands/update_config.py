@@ -93,9 +93,17 @@ def run(
             document_of(edit)
     changed = sum(edit.is_change for edit in edits)
     done = "would change" if dry_run or check else "changed"
-    say(f"{changed} of {len(edits)} file{'s' * (len(edits) != 1)} {done}")
+    say(f"{changed} of {len(edits)} file{'s' * (len(edits) != 1)} {done}{_by(winner)}")
     if check and changed:
         raise typer.Exit(ExitCode.NO)
+
+
+def _by(winner: dict[str, Any] | None) -> str:
+    """The winner's name and where it lies: the last word of a chain of commands."""
+    if winner is None:
+        return ""
+    where = winner.get("checkpoint_path") or winner.get("path")
+    return f" to the winner's: {winner.get('name')}" + (f" ({where})" if where else "")
 
 
 def _merged(edits: Sequence[Edit]) -> list[Edit]:

@@ -185,6 +185,8 @@ def test_usage(phase, select, words):
 
 def test_table_and_paths(phase, tmp_path, select):
     _, lines, _ = select(phase, "--format", "table")
+    assert lines[0].split() == ["winner", "S1"]
+    assert lines[1].startswith("why")
     assert any("the winner" in line for line in lines)
     assert any(line.startswith("checkpoint") for line in lines)
     assert select(phase, "--quiet")[1] == [str(tmp_path / "experiments" / "S1")]
