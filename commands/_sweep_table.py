@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 LINE_EVERY_SEC = 60.0
 TAIL_LINES = 3
 WIDE = 110
+NARROW = 64
 MIN_REASON = 10
+LOOK_SEC = 0.1
 STYLES = {
     "pending": "dim",
     "submitted": "cyan",
@@ -70,6 +72,8 @@ def states_table(named: Sequence[Named], width: int) -> Table:
 
     heads = ["experiment", "state", "iteration", "loss", "best", "left"]
     heads += ["epoch", "trained"] if width >= WIDE else []
+    if width < NARROW:
+        heads = heads[:3]
     rows = []
     for name, state in named:
         cells = [name, state.state.replace("_", " "), _progress(state), _number(state.loss)]
@@ -77,17 +81,23 @@ def states_table(named: Sequence[Named], width: int) -> Table:
         cells += [_number(state.epoch), _duration(state.elapsed_sec)]
         rows.append(cells[: len(heads)])
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    left = max(MIN_REASON, width - sum(widths) - 2 * len(heads))
+    left = width - sum(widths) - 2 * len(heads)
+    has_reason = left >= MIN_REASON or width >= NARROW
+    left = max(MIN_REASON, left)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for number, head in enumerate(heads):
-        table.add_column(head, justify="right" if number > 1 else "left", overflow="fold")
-    table.add_column("reason", no_wrap=True)
+        # The name alone gives way: a word that is broken is no word.
+        table.add_column(
+            head, justify="right" if number > 1 else "left", overflow="fold", no_wrap=number > 0
+        )
+    if has_reason:
+        table.add_column("reason", no_wrap=True)
     for (_, state), cells in zip(named, rows, strict=True):
         reason = Text(" ".join((state.reason or "").split()))
         reason.truncate(left, overflow="ellipsis")
         texts = [Text(cell) for cell in cells]
         texts[1].stylize(STYLES[state.state])
-        table.add_row(*texts, reason)
+        table.add_row(*texts, *([reason] if has_reason else []))
     return table
 
 
@@ -129,14 +139,22 @@ def _print_states(console: Console, named: Sequence[Named]) -> None:
 
 
 @contextmanager
-def watching(read: Callable[[], Sequence[Named]]) -> Iterator[Callable[[], None]]:
+def watching(read: Callable[[], Sequence[Named]]) -> Iterator[Callable[[float], None]]:
     """A table on stderr that each call draws anew; a plain line a call without a terminal.
 
     Args:
         read: looks at the experiments.
+
+    Yields:
+        draws, and waits for so many seconds; a terminal of another size is drawn on at once.
     """
     if not sys.stderr.isatty():
-        yield lambda: say(summary([state for _, state in read()]))
+
+        def tell(wait_sec: float) -> None:
+            say(summary([state for _, state in read()]))
+            time.sleep(wait_sec)
+
+        yield tell
         return
     from rich.console import Group
     from rich.live import Live
@@ -151,7 +169,18 @@ def watching(read: Callable[[], Sequence[Named]]) -> Iterator[Callable[[], None]
         )
 
     with Live(draw(), console=console, auto_refresh=False, transient=True) as live:
-        yield lambda: live.update(draw(), refresh=True)
+
+        def redraw(wait_sec: float) -> None:
+            live.update(draw(), refresh=True)
+            size, end = console.size, time.monotonic() + wait_sec
+            while (left := end - time.monotonic()) > 0:
+                time.sleep(min(LOOK_SEC, left))
+                if console.size != size:  # its old lines have been broken anew
+                    size = console.size
+                    console.clear()
+                    live.update(draw(), refresh=True)
+
+        yield redraw
 
 
 @contextmanager

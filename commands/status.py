@@ -96,8 +96,6 @@ def _look(found: Sequence[Found], wanted: frozenset[str]) -> list[tuple[Found, T
 
 
 def _watch(found: Sequence[Found], wanted: frozenset[str], every_sec: float) -> None:
-    import time
-
     from commands._sweep_table import watching
     from imgtool.sweep.state import ACTIVE, read_state
 
@@ -106,8 +104,7 @@ def _watch(found: Sequence[Found], wanted: frozenset[str], every_sec: float) -> 
 
     with suppress(KeyboardInterrupt), watching(read) as again:
         while any(read_state(one.directory).state in ACTIVE for one in found):
-            again()
-            time.sleep(every_sec)
+            again(every_sec)
 
 
 def _record(one: Found, look: TrialState) -> dict[str, Any]:

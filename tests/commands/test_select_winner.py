@@ -192,6 +192,22 @@ def test_table_and_paths(phase, tmp_path, select):
     assert select(phase, "--quiet")[1] == [str(tmp_path / "experiments" / "S1")]
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_what_a_terminal_shows_fits_it(width, phase, select, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    _, lines, _ = select(phase, "--format", "table", "--rule", "best")
+    assert max(map(len, lines)) <= width
+    words, table, reasons = "\n".join(lines).split("\n\n" if "" in lines else " \n")[:3]
+    assert words.split()[0] == "winner"
+    assert "val_mse" in table.splitlines()[0]
+    assert "the winner" in reasons
+
+
+def test_a_chain_ends_with_the_winner_s_name_and_path(phase, select):
+    _, (winner, *_), err = select(phase)
+    assert err.splitlines()[-1].startswith(f"winner: {winner['name']}: {winner['path']}")
+
+
 def test_seeds_are_taken_together_and_the_record_says_how_sure(tmp_path, select):
     for name, middle in (("a", 0.100), ("b", 0.101), ("c", 0.200)):
         rows = "".join(f"{s},{middle * (1 + 0.02 * ((s + ord(name)) % 3))}\n" for s in range(3))
