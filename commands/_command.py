@@ -6,7 +6,7 @@ Help opens with the command's two most used examples and lists options by their 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from typer.core import TyperCommand, TyperOption
@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperOption
 from imgtool.errors import UsageError
 
 NUM_EXAMPLES = 2
+KEY_MARK = "__"  # stands for the dot in the name of an option that sets a key: model__heads
 _MARK = "\b\nExample:\n"  # \b keeps what follows from being filled
 
 
@@ -31,9 +32,9 @@ class Command(TyperCommand):
         """Let repeatable options take several values, where no argument could be meant."""
         if any(param.param_type_name == "argument" for param in self.params):
             return args
-        return spread(
-            args, [name for param in self.params if param.multiple for name in param.opts]
-        )
+        several = {name: param for param in self.params if param.multiple for name in param.opts}
+        keys = {n: str(param.name) for n, param in several.items() if KEY_MARK in str(param.name)}
+        return spread(args, several, keys)
 
     def _refuse_missing(self, ctx: Any, args: list[str]) -> None:
         """Name everything that is missing at once, not one thing a try."""
@@ -101,26 +102,41 @@ def name_of(param: Any) -> str:
     return name if param.is_bool_flag else f"{name} {metavar}"
 
 
-def spread(args: Sequence[str], options: Iterable[str]) -> list[str]:
+def spread(
+    args: Sequence[str], options: Iterable[str], replaced: Mapping[str, str] | None = None
+) -> list[str]:
     """Repeat an option before each of its values: `--ckpt a b` becomes `--ckpt a --ckpt b`.
 
     The values end at the next option or at `--`; `-` alone is a value.
+
+    Args:
+        args: the words after the command.
+        options: those that take several values.
+        replaced: those of them that set one key, with its name: given again, they say it anew.
     """
-    known = set(options)
-    found: list[str] = []
+    known, keys = set(options), replaced or {}
+    chunks: list[tuple[str | None, list[str]]] = []
     option: str | None = None
     has_value = False
     for position, word in enumerate(args):
         if word == "--":
-            return [*found, *args[position:]]
+            chunks.append((None, list(args[position:])))
+            break
         if word.startswith("-") and word != "-":
             asked, equals, _ = word.partition("=")
-            option = asked if asked.replace("_", "-") in known else None
+            name = asked.replace("_", "-")
+            option = asked if name in known else None
             has_value = bool(equals)
-            found.append(word)
+            chunks.append((keys.get(name), [word]))
         elif option is None:
-            found.append(word)
+            chunks.append((None, [word]))
         else:
-            found += [option, word] if has_value else [word]
+            chunks[-1][1].extend([option, word] if has_value else [word])
             has_value = True
-    return found
+    last = {key: number for number, (key, _) in enumerate(chunks)}
+    return [
+        word
+        for number, (key, words) in enumerate(chunks)
+        if key is None or last[key] == number
+        for word in words
+    ]

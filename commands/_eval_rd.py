@@ -34,11 +34,48 @@ class Measured:
     failures: list[UserError] = field(default_factory=list)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AnchorOptions:
+    """A codec made with Pillow."""
+
+    codec: Annotated[
+        Literal["jpeg", "webp"] | None,
+        typer.Option(help="An anchor made with Pillow, instead of checkpoints."),
+    ] = None
+    quality: Annotated[
+        list[str] | None,
+        typer.Option(metavar="N...", help="Qualities of the anchor, 0 to 100; a dozen when unset."),
+    ] = None
+    subsampling: Annotated[
+        Literal["4:2:0", "4:4:4"], typer.Option(help="Chroma of the anchor; WebP is 4:2:0.")
+    ] = "4:2:0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What is kept of the curve besides the records."""
+
+    name: Annotated[
+        str | None, typer.Option(help="Name of the curve; the network's or codec's when unset.")
+    ] = None
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json", help="The curve and every image, in CompressAI's results schema."
+        ),
+    ] = None
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw the curve: bpp against PSNR.")
+    ] = None
+
+
 def rd(
     output: Output,
     data: Annotated[
         Path, typer.Option("--data", "--data-root", metavar="DIR", help="Images to code, deeply.")
     ],
+    anchor: AnchorOptions,
+    drawn: Drawn,
     ckpt: Annotated[
         list[str] | None,
         typer.Option(
@@ -47,17 +84,6 @@ def rd(
             "- reads them.",
         ),
     ] = None,
-    codec: Annotated[
-        Literal["jpeg", "webp"] | None,
-        typer.Option(help="An anchor made with Pillow, instead of checkpoints."),
-    ] = None,
-    quality: Annotated[
-        list[str] | None,
-        typer.Option(metavar="N...", help="Qualities of the anchor, 0 to 100; a dozen when unset."),
-    ] = None,
-    subsampling: Annotated[
-        Literal["4:2:0", "4:4:4"], typer.Option(help="Chroma of the anchor; WebP is 4:2:0.")
-    ] = "4:2:0",
     real_bytes: Annotated[
         bool,
         typer.Option(
@@ -65,18 +91,6 @@ def rd(
             help="Encode and decode; else likelihoods estimate the bits of hpcm. Anchors always do.",
         ),
     ] = False,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the curve; the network's or codec's when unset.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.json", help="The curve and every image, in CompressAI's results schema."
-        ),
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw the curve: bpp against PSNR.")
-    ] = None,
     device: DeviceOption = "auto",
     dry_run: DryRunOption = False,
 ) -> None:
@@ -94,14 +108,14 @@ def rd(
     from commands._input import expand_paths
 
     sources = expand_paths(ckpt or [])
-    qualities = [_quality(word) for word in quality or []]
-    _check(sources, codec, qualities, plot)
+    qualities = [_quality(word) for word in anchor.quality or []]
+    _check(sources, anchor.codec, qualities, drawn.plot)
     if dry_run:
         rows = [{"path": Path(source), "data": data} for source in sources]
-        output.emit("rd", rows or [{"name": codec, "quality": qualities, "data": data}])
+        output.emit("rd", rows or [{"name": anchor.codec, "quality": qualities, "data": data}])
         return
     _check_data(data)
-    for path in (out, plot):
+    for path in (drawn.out, drawn.plot):
         if path is not None:
             see_that_it_can_be_written(path)
 
@@ -113,19 +127,19 @@ def rd(
     from imgtool.errors import Interrupted, UserError
 
     images = PhotoFolder(data)
-    measured = Measured(name, data)
+    measured = Measured(drawn.name, data)
     try:
         with counting("coding") as tell:
             found = (
-                _anchors(codec, qualities, subsampling, images, tell)
-                if codec is not None
+                _anchors(anchor.codec, qualities, anchor.subsampling, images, tell)
+                if anchor.codec is not None
                 else _checkpoints(sources, real_bytes, device, images, tell, measured.failures)
             )
             for point, title, how in found:
                 measured.points.append(point)
                 measured.name, measured.how = measured.name or title, how
-                if out is not None:
-                    _write(measured, out)
+                if drawn.out is not None:
+                    _write(measured, drawn.out)
     except UserError as error:
         measured.failures.insert(0, error)
     except KeyboardInterrupt:
@@ -133,10 +147,12 @@ def rd(
         hint = "what was measured before is kept"
         measured.failures.insert(0, Interrupted(what, hint=hint))
     finally:  # nor does an error of ours cost what is done
-        columns = COLUMNS if codec is not None else [key for key in COLUMNS if key != "quality"]
+        columns = (
+            COLUMNS if anchor.codec is not None else [key for key in COLUMNS if key != "quality"]
+        )
         output.emit("rd", [point.record for point in measured.points], columns=columns)
-        if plot is not None and measured.points:
-            _draw(measured, plot)
+        if drawn.plot is not None and measured.points:
+            _draw(measured, drawn.plot)
     for further in measured.failures[1:]:
         say(f"warning: {further}")
     if measured.failures:

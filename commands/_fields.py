@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 
 import typer
 
+from commands._command import KEY_MARK
 from commands._output import FormatOption, JsonOption, Output, QuietOption
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 def _of_schema(name: str, schema: FamilySchema) -> _Part:
     from imgtool.config.flags import fields_of
 
-    flags = {flag.key.replace(".", "__"): flag for flag in fields_of(schema)}
+    flags = {flag.key.replace(".", KEY_MARK): flag for flag in fields_of(schema)}
 
     def gather(values: Mapping[str, Any]) -> dict[str, Any]:
         given = {n: values[n] for n in flags if values[n] not in (None, [])}

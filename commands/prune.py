@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +15,35 @@ if TYPE_CHECKING:
     from imgtool.experiment.retention import Plan
 
 
+@dataclass(frozen=True, kw_only=True)
+class Keeping:
+    """What stays besides latest and best."""
+
+    keep: Annotated[
+        int, typer.Option(metavar="N", help="Newest checkpoints to keep, 1 or more.")
+    ] = 2
+    keep_best: Annotated[
+        bool,
+        typer.Option(
+            "--keep-best", help="Keep the one with the lowest val_loss (else loss) as well."
+        ),
+    ] = False
+    keep_every: Annotated[
+        int | None, typer.Option(metavar="N", help="Keep iterations divisible by N as well.")
+    ] = None
+    max_loss: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="A larger absolute loss has exploded; ten times the median of the earlier "
+            "ones when not given.",
+        ),
+    ] = None
+
+
 def run(
     output: Output,
+    keeping: Keeping,
     exp_dirs: Annotated[
         list[str] | None,
         typer.Argument(
@@ -25,26 +53,6 @@ def run(
     ckpt_dir: Annotated[
         list[Path] | None,
         typer.Option(metavar="DIR", help="A folder of checkpoints itself; may be repeated."),
-    ] = None,
-    keep: Annotated[
-        int, typer.Option(metavar="N", help="Newest checkpoints to keep, 1 or more.")
-    ] = 2,
-    keep_best: Annotated[
-        bool,
-        typer.Option(
-            "--keep-best", help="Keep the one with the lowest val_loss (else loss) as well."
-        ),
-    ] = False,
-    keep_every: Annotated[
-        int | None, typer.Option(metavar="N", help="Keep iterations divisible by N as well.")
-    ] = None,
-    max_loss: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            help="A larger absolute loss has exploded; ten times the median of the earlier "
-            "ones when not given.",
-        ),
     ] = None,
     dry_run: DryRunOption = False,
 ) -> None:
@@ -73,9 +81,9 @@ def run(
     folders += [_existing(folder) for folder in ckpt_dir or []]
     if not folders and not exp_dirs:
         raise UsageError("no experiment was named", hint="imgtool prune EXP_DIR, or --ckpt-dir DIR")
-    choices: dict[str, Any] = {"keep_best": keep_best, "keep_every": keep_every}
+    choices: dict[str, Any] = {"keep_best": keeping.keep_best, "keep_every": keeping.keep_every}
     plans = [
-        retention.plan(folder, keep=keep, max_loss=max_loss, intact=True, **choices)
+        retention.plan(folder, keep=keeping.keep, max_loss=keeping.max_loss, intact=True, **choices)
         for folder in _without_repeats(folders)
     ]
     records = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,8 +28,49 @@ COLUMNS = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """When the command is stopped, and how long it may take to save."""
+
+    duration: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="When to stop the command: 3h, 90m, 1h30m. May be left out in an LSF job "
+            "with a run limit.",
+        ),
+    ] = None
+    grace: Annotated[
+        str, typer.Option(metavar="TIME", help="Time to stop and save, before TERM.")
+    ] = "5m"
+    kill_after: Annotated[str, typer.Option(metavar="TIME", help="From TERM to KILL.")] = "30s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turns:
+    """What follows a stop."""
+
+    requeue: Annotated[
+        bool,
+        typer.Option(
+            "--requeue",
+            help="End with 99 when the time was up and it stopped saved: `bsub -Q 99` then "
+            "runs the job again, which goes on.",
+        ),
+    ] = False
+    max_turns: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Turns of --requeue in all.")
+    ] = 20
+    strict_status: Annotated[
+        bool,
+        typer.Option("--strict-status", help="End with the command's own code in every case."),
+    ] = False
+
+
 def run(
     output: Output,
+    times: Times,
+    turns: Turns,
     command: Annotated[
         list[str] | None,
         typer.Argument(metavar="CMD", show_default=False, help="The command; put -- before it."),
@@ -41,14 +83,6 @@ def run(
             "when not given. Without one there are no logs and nothing is pruned.",
         ),
     ] = None,
-    duration: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME",
-            help="When to stop the command: 3h, 90m, 1h30m. May be left out in an LSF job "
-            "with a run limit.",
-        ),
-    ] = None,
     keep: Annotated[
         int | None,
         typer.Option(
@@ -56,30 +90,11 @@ def run(
             help="Prune to the newest N checkpoints afterwards; nothing is pruned without it.",
         ),
     ] = None,
-    grace: Annotated[
-        str, typer.Option(metavar="TIME", help="Time to stop and save, before TERM.")
-    ] = "5m",
-    kill_after: Annotated[str, typer.Option(metavar="TIME", help="From TERM to KILL.")] = "30s",
     detach: Annotated[
         bool,
         typer.Option(
             "--detach", help="Go on without the terminal; print the pid that stops it by kill -INT."
         ),
-    ] = False,
-    requeue: Annotated[
-        bool,
-        typer.Option(
-            "--requeue",
-            help="End with 99 when the time was up and it stopped saved: `bsub -Q 99` then "
-            "runs the job again, which goes on.",
-        ),
-    ] = False,
-    max_turns: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Turns of --requeue in all.")
-    ] = 20,
-    strict_status: Annotated[
-        bool,
-        typer.Option("--strict-status", help="End with the command's own code in every case."),
     ] = False,
 ) -> None:
     """Run a command for a limited time, stop it so that it saves, then prune.
@@ -116,7 +131,7 @@ def run(
         )
     if keep is not None and keep < 1:
         raise UsageError(f"--keep is {keep}", hint="give 1 or more, or leave it out")
-    grace_sec, kill_after_sec = parse_duration(grace), parse_duration(kill_after)
+    grace_sec, kill_after_sec = parse_duration(times.grace), parse_duration(times.kill_after)
     if exp_dir is not None and not exp_dir.strip():
         raise UsageError("--exp-dir is empty", hint="is a variable of the shell unset?")
     known = exp_dir or timed.exp_dir_of(command)
@@ -125,20 +140,20 @@ def run(
         hint = "add --exp-dir DIR before --"
         if detach:
             raise UsageError("--detach needs an experiment's directory for its logs", hint=hint)
-    if requeue and experiment is None:
+    if turns.requeue and experiment is None:
         raise UsageError("--requeue needs an experiment's directory", hint="add --exp-dir DIR")
     job = timed.Job(
         command=command,
         experiment=experiment,
         budget=budget.choose(
-            parse_duration(duration) if duration is not None else None,
+            parse_duration(times.duration) if times.duration is not None else None,
             margin_sec=grace_sec + kill_after_sec + budget.SAFETY_SEC,
         ),
         grace_sec=grace_sec,
         kill_after_sec=kill_after_sec,
         keep=keep,
-        strict=strict_status,
-        max_turns=max_turns if requeue else None,
+        strict=turns.strict_status,
+        max_turns=turns.max_turns if turns.requeue else None,
     )
     if experiment is None:
         say("run-timed: no --exp-dir is known: no logs are kept and nothing is pruned")

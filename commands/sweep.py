@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from commands._options import SetOption, TinyOption, complete_presets
+from commands._options import complete_presets
 from commands._output import Output, say
+from commands._sweep_options import Cluster, Here, Which
 from commands._sweep_plan import describe, known, show_commands, show_scripts, write_scripts
 from imgtool.errors import ExitCode, UsageError
 
@@ -30,66 +30,17 @@ def run(
             autocompletion=complete_presets,
         ),
     ],
+    which: Which,
+    here: Here,
+    cluster: Cluster,
     executor: Annotated[
         Literal["local", "lsf"], typer.Option(help="Where trials run: here, or as LSF jobs.")
     ] = "local",
-    only: Annotated[
-        list[str] | None,
-        typer.Option(metavar="A,B", help="These trials only: names, or parts such as S3."),
-    ] = None,
-    sets: SetOption = None,
-    grid: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=A,B", help="Every trial with each of these values; repeatable."),
-    ] = None,
-    tiny: TinyOption = False,
-    retry: Annotated[
-        str | None,
-        typer.Option(
-            metavar="STATES",
-            help="Run these again too: failed, diverged, out_of_memory, stale, or all.",
-        ),
-    ] = None,
-    slots: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Trials at once; the threads are divided. One a GPU, or 1. A trial of several "
-            "GPUs (lsf.num_gpus) takes as many.",
-        ),
-    ] = None,
-    slots_per_gpu: Annotated[int, typer.Option(min=1, help="Trials that share a GPU.")] = 1,
-    fail_fast: Annotated[
-        bool,
-        typer.Option(
-            "--fail-fast/--keep-going", help="Let the first failure stop the others, which save."
-        ),
-    ] = False,
-    duration: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Time limit of each trial, such as 3h.")
-    ] = None,
-    max_running: Annotated[
-        int | None, typer.Option(min=1, help="Most elements of an LSF array that run at once.")
-    ] = None,
-    requeue: Annotated[
-        bool,
-        typer.Option("--requeue", help="LSF: a trial whose time is up takes another turn."),
-    ] = False,
     then: Annotated[
         str | None,
         typer.Option(
             metavar="COMMAND", help="A command for when every trial has ended; LSF: a job."
         ),
-    ] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="LSF: wait until every trial has ended.")
-    ] = False,
-    poll: Annotated[
-        str, typer.Option(metavar="TIME", help="LSF: between two questions of --wait.")
-    ] = "30s",
-    script_dir: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="LSF: write the job files there and submit nothing."),
     ] = None,
     dry_run: Annotated[
         bool,
@@ -119,24 +70,24 @@ def run(
 
     _refuse_other_executors_options(
         executor,
-        local={"--slots": slots, "--fail-fast": fail_fast or None},
+        local={"--slots": here.slots, "--fail-fast": here.fail_fast or None},
         lsf={
-            "--requeue": requeue or None,
-            "--wait": wait or None,
-            "--script-dir": script_dir,
-            "--max-running": max_running,
+            "--requeue": cluster.requeue or None,
+            "--wait": cluster.wait or None,
+            "--script-dir": cluster.script_dir,
+            "--max-running": cluster.max_running,
         },
     )
-    again = _states(retry)
-    poll_sec = parse_duration(poll)
+    again = _states(which.retry)
+    poll_sec = parse_duration(cluster.poll)
     plan = make_plan(
         spec,
         schema_of=schema,
-        only=_names(only),
-        sets=sets or [],
-        grid_words=grid or [],
-        tiny=tiny,
-        duration_sec=None if duration is None else parse_duration(duration),
+        only=_names(which.only),
+        sets=which.sets or [],
+        grid_words=which.grid or [],
+        tiny=which.tiny,
+        duration_sec=None if which.duration is None else parse_duration(which.duration),
     )
     then = plan.then if then is None else then
     if then is not None and not then.strip():  # a shell variable that is not set
@@ -145,28 +96,31 @@ def run(
         from imgtool.sweep.lsf import Options
 
         options = Options(
-            requeue=requeue, then=then, max_running=max_running, script_dir=script_dir
+            requeue=cluster.requeue,
+            then=then,
+            max_running=cluster.max_running,
+            script_dir=cluster.script_dir,
         )
         if dry_run:
             choice = choose(plan, retry=again)
             describe(output, plan, choice.left)
             show_scripts(plan, choice.run, options)
             return
-        if script_dir is not None:
+        if cluster.script_dir is not None:
             write_scripts(output, plan, choose(plan, retry=again).run, options)
             return
-        raise typer.Exit(_on_lsf(output, plan, again, options, wait, poll_sec))
+        raise typer.Exit(_on_lsf(output, plan, again, options, cluster.wait, poll_sec))
     if dry_run:
         choice = choose(plan, retry=again)
         describe(output, plan, choice.left)
-        show_commands(plan, choice.run, slots=slots, slots_per_gpu=slots_per_gpu)
+        show_commands(plan, choice.run, slots=here.slots, slots_per_gpu=here.slots_per_gpu)
         if then is not None:
             say(then)
         return
     from imgtool.sweep.slots import find_slots
 
-    free = find_slots(slots=slots, slots_per_gpu=slots_per_gpu)
-    raise typer.Exit(_here(output, plan, again, free, fail_fast, then))
+    free = find_slots(slots=here.slots, slots_per_gpu=here.slots_per_gpu)
+    raise typer.Exit(_here(output, plan, again, free, here.fail_fast, then))
 
 
 def _refuse_other_executors_options(

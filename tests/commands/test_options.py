@@ -141,6 +141,11 @@ def test_a_list_of_the_schema_takes_its_values_in_every_way(program: Any) -> Non
         }
 
 
+def test_a_list_of_the_schema_that_is_given_again_says_it_anew(program: Any) -> None:
+    words = ("--heads", "rgb", "--lr", "1", "--heads=rgb", "segmentation")
+    assert program("autoencoder", *words)[0]["model.heads"] == "rgb,segmentation"
+
+
 def test_what_could_be_an_argument_is_never_a_value() -> None:
     def command(
         files: Annotated[list[str], typer.Argument()],
