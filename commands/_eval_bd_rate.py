@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -31,17 +32,10 @@ def complete_curves(incomplete: str) -> list[str]:
     return [name for name in published_names() if name.startswith(incomplete)]
 
 
-def bd_rate(
-    output: Output,
-    curves: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[CURVE]",
-            help="The anchor, then what is compared with it: files of `imgtool eval rd --out`, or "
-            "hpcm-base, hpcm-large (published: Kodak; /clic, /tecnick behind them); - reads them.",
-            autocompletion=complete_curves,
-        ),
-    ] = None,
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """A sweep over lambdas, instead of curves."""
+
     sweep: Annotated[
         str | None,
         typer.Option(
@@ -49,18 +43,32 @@ def bd_rate(
             help="Instead: the experiments of a sweep over lambdas, image by image. Trainings that "
             "differ in lambda and seed alone are one curve.",
         ),
-    ] = None,
+    ] = None
     anchor: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="The experiment to compare with; the first when unset."),
-    ] = None,
+    ] = None
     split: Annotated[
         Literal["val", "test"], typer.Option(help="Images that were held out (--sweep).")
-    ] = "val",
+    ] = "val"
     data: Annotated[
         Path | None,
         typer.Option(
             "--data", "--data-root", metavar="DIR", help="Images to code instead (--sweep)."
+        ),
+    ] = None
+
+
+def bd_rate(
+    output: Output,
+    study: StudyOptions,
+    curves: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CURVE]",
+            help="The anchor, then what is compared with it: files of `imgtool eval rd --out`, or "
+            "hpcm-base, hpcm-large (published: Kodak; /clic, /tecnick behind them); - reads them.",
+            autocompletion=complete_curves,
         ),
     ] = None,
     device: DeviceOption = "auto",
@@ -92,17 +100,18 @@ def bd_rate(
       imgtool eval bd-rate jpeg.json webp.json rd.json --plot rd.png
       imgtool eval bd-rate --sweep experiments/hpcm_phases --split test
     """
-    from commands._input import expand_paths
+    from commands._input import expand_paths, trained_of_sweep
     from imgtool.errors import UsageError, UserError
 
     if plot is not None and plot.suffix.lower() != ".png":
         raise UsageError(f"--plot {plot} is no PNG", hint="--plot rd.png")
     sources = expand_paths(curves or [])
-    _refuse_mixed(sources, sweep, anchor, data)
-    if sweep is not None:
+    _refuse_mixed(sources, study)
+    if study.sweep is not None:
         if metric != "psnr":
             raise UsageError("--sweep compares by PSNR", hint="leave --metric out")
-        _of_sweep(output, sweep, anchor, split, data, device, method, None if dry_run else plot)
+        trained = trained_of_sweep(study.sweep)
+        _of_sweep(output, trained, study, device, method, None if dry_run else plot)
         return
     if len(sources) < 2:
         raise UsageError("a BD-rate compares two curves", hint="imgtool eval bd-rate ANCHOR CURVE")
@@ -148,35 +157,29 @@ def bd_rate(
         _draw(found, plot)
 
 
-def _refuse_mixed(
-    sources: Sequence[str], sweep: str | None, anchor: str | None, data: Path | None
-) -> None:
+def _refuse_mixed(sources: Sequence[str], study: StudyOptions) -> None:
     from imgtool.errors import UsageError
 
-    if sweep is not None and sources:
+    if study.sweep is not None and sources:
         raise UsageError("--sweep and curves are apart", hint="leave one of them out")
-    for option, value in (("--anchor", anchor), ("--data", data)):
-        if sweep is None and value is not None:
+    for option, value in (("--anchor", study.anchor), ("--data", study.data)):
+        if study.sweep is None and value is not None:
             raise UsageError(f"{option} is for --sweep", hint="the first curve is the anchor")
 
 
 def _of_sweep(
     output: Output,
-    sweep: str,
-    anchor: str | None,
-    split: Literal["val", "test"],
-    data: Path | None,
+    trained: Sequence[Path],
+    study: StudyOptions,
     device: str,
     method: Literal["pchip", "akima", "cubic"],
     plot: Path | None,
 ) -> None:
     """Every experiment against the anchor; what has no answer is said after the rest."""
     from commands._display import counting
-    from commands._input import trained_of_sweep
     from imgtool.errors import UserError
     from imgtool.training.environment import prepare
 
-    trained = trained_of_sweep(sweep)
     if plot is not None:
         see_that_it_can_be_written(plot)
     prepare(deterministic=False)
@@ -184,10 +187,10 @@ def _of_sweep(
     from imgtool.evaluation.rate_distortion.experiments import curves_of, group
 
     studies = group(trained)
-    first = _anchor([study.name for study in studies], anchor)
+    first = _anchor([one.name for one in studies], study.anchor)
     with counting("coding") as tell:
-        where = None if data is None else str(data)
-        curves = curves_of(studies, part=split, data=where, device=device, tell=tell)
+        where = None if study.data is None else str(study.data)
+        curves = curves_of(studies, part=study.split, data=where, device=device, tell=tell)
     records: list[dict[str, Any]] = []
     failures: list[UserError] = []
     for name, seeds in curves.items():
@@ -200,7 +203,7 @@ def _of_sweep(
             continue
         for note in found.notes:
             say(f"note: {name} against {first}: {note}")
-        measured_on = "data" if data is not None else split
+        measured_on = "data" if study.data is not None else study.split
         records.append(found.record() | {"method": method, "split": measured_on})
     output.emit("bd-rate", records, columns=SWEEP_COLUMNS)
     for further in failures[1:]:

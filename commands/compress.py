@@ -6,12 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from commands._codec import (
-    CkptOption,
-    find_ckpt,
-    open_codec,
-    work_through,
-)
+from commands._codec import CkptOption, find_ckpt, open_codec, work_through
 from commands._options import DeviceOption, DryRunOption, ForceOption
 from commands._output import Output
 
@@ -60,11 +55,9 @@ def run(
       imgtool export out/h/checkpoints/best.safetensors codec.safetensors
     """
     from commands._input import expand_paths
-
-    words = expand_paths(images)
     from imgtool.evaluation.codec.plan import plan_compression, refuse_overwriting
 
-    jobs = plan_compression(words, out)
+    jobs = plan_compression(expand_paths(images), out)
     if dry_run:
         path = find_ckpt(ckpt)
         rows = [{**_size(job.source), "path": job.target, "checkpoint": path} for job in jobs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,30 @@ if TYPE_CHECKING:
 COLUMNS = ("iteration", "resumable", "checkpoint", "path")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ConfigOptions:
+    """The config that the checkpoint was trained with."""
+
+    config: ConfigOption = None
+    family: FamilyOption = None
+    sets: SetOption = None
+    model_name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Network of a file of hpcm: model.model_name."),
+    ] = None
+    legacy_s2_hyper: Annotated[
+        bool | None,
+        typer.Option(
+            "--legacy-s2-hyper/--no-legacy-s2-hyper",
+            help="Outputs of the published hpcm code, misplacement and all: model.legacy_s2_hyper.",
+        ),
+    ] = None
+    data_root: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="The data, if `imgtool train` shall go on from it."),
+    ] = None
+
+
 def run(
     output: Output,
     source: Annotated[
@@ -24,24 +49,7 @@ def run(
     exp_dir: Annotated[
         Path, typer.Option("--exp-dir", "--out", metavar="DIR", help="The experiment to make.")
     ],
-    config: ConfigOption = None,
-    family: FamilyOption = None,
-    sets: SetOption = None,
-    model_name: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Network of a file of hpcm: model.model_name."),
-    ] = None,
-    legacy_s2_hyper: Annotated[
-        bool | None,
-        typer.Option(
-            "--legacy-s2-hyper/--no-legacy-s2-hyper",
-            help="Outputs of the published hpcm code, misplacement and all: model.legacy_s2_hyper.",
-        ),
-    ] = None,
-    data_root: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="The data, if `imgtool train` shall go on from it."),
-    ] = None,
+    asked: ConfigOptions,
     dry_run: DryRunOption = False,
 ) -> None:
     """Turn another system's checkpoint into an experiment with one checkpoint.
@@ -61,20 +69,21 @@ def run(
     from imgtool.training.environment import prepare
 
     flags: dict[str, Any] = {
-        "data.root": data_root,
-        "model.model_name": model_name,
-        "model.legacy_s2_hyper": legacy_s2_hyper,
+        "data.root": asked.data_root,
+        "model.model_name": asked.model_name,
+        "model.legacy_s2_hyper": asked.legacy_s2_hyper,
     }
     flags = {key: value for key, value in flags.items() if value is not None}
     # What is wrong with a config is said before torch is loaded.
-    loaded = None if config is None and family is None else _load(config, family, sets, flags)
+    is_named = asked.config is not None or asked.family is not None
+    loaded = _load(asked.config, asked.family, asked.sets, flags) if is_named else None
     prepare(deterministic=False)
     from imgtool.training.convert import convert, family_of
     from imgtool.training.reader import read_foreign
 
     foreign = read_foreign(source)
     if loaded is None:
-        loaded = _load(None, family_of(foreign, source), sets, flags)
+        loaded = _load(None, family_of(foreign, source), asked.sets, flags)
     made = convert(foreign, source, loaded, ExperimentDir(exp_dir), dry_run=dry_run)
     for note in made.notes:
         say(f"note: {note}")

@@ -91,25 +91,27 @@ def run(
         result = _pretend(plan) if dry_run else retention.apply(plan)
         for note in [*plan.notes, *result.notes]:
             say(f"note: {plan.directory}: {note}")
-        records.append(
-            {
-                "path": plan.directory,
-                "removed": result.removed,
-                "num_removed": len(result.removed),
-                "freed_bytes": result.freed_bytes,
-                "kept": [
-                    {"path": entry.path, "iteration": entry.iteration, "reason": reason}
-                    for entry, reason in plan.kept
-                ],
-                "num_kept": len(plan.kept),
-                "dry_run": dry_run,
-            }
-        )
+        records.append(_record(plan, result, dry_run))
     columns = ("path", "num_removed", "freed_bytes", "num_kept", "dry_run")
     output.emit("prune", records, columns=columns)
     if output.mode == "table":
         for record in records:
             _tell(record)
+
+
+def _record(plan: Plan, result: Any, dry_run: bool) -> dict[str, Any]:
+    return {
+        "path": plan.directory,
+        "removed": result.removed,
+        "num_removed": len(result.removed),
+        "freed_bytes": result.freed_bytes,
+        "kept": [
+            {"path": entry.path, "iteration": entry.iteration, "reason": reason}
+            for entry, reason in plan.kept
+        ],
+        "num_kept": len(plan.kept),
+        "dry_run": dry_run,
+    }
 
 
 def _checkpoints_of(word: str) -> Path:

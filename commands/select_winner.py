@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,17 +27,10 @@ def complete_rules(incomplete: str) -> list[str]:
     return [name for name in found if name.startswith(incomplete)]
 
 
-def run(
-    output: Output,
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="DIR|CSV",
-            show_default=False,
-            help="A phase's shared folder, experiments or a folder of them, metrics CSVs; "
-            "- reads paths or records from stdin, as does no argument in a pipe.",
-        ),
-    ] = None,
+@dataclass(frozen=True, kw_only=True)
+class RuleOptions:
+    """The rule, and how what it reads is read."""
+
     rule: Annotated[
         str | None,
         typer.Option(
@@ -46,7 +40,7 @@ def run(
             autocompletion=complete_rules,
             show_default=False,
         ),
-    ] = None,
+    ] = None
     set: Annotated[
         list[str] | None,
         typer.Option(
@@ -55,20 +49,34 @@ def run(
             help="Change the rule: threshold=0.01, threshold='30 dB', step_up=true, "
             "metric=val_psnr; repeatable.",
         ),
-    ] = None,
+    ] = None
     columns: Annotated[
         str,
         typer.Option(
             metavar="NAMES",
             help="Whose column names the CSVs use: imgtool, or imginav (val_MSE_rgb on [-1,1]).",
         ),
-    ] = "imgtool",
+    ] = "imgtool"
     split: Annotated[
         Literal["val", "test"] | None,
         typer.Option(
             show_default=False,
             help="Images that --rule bd-rate codes: held out for validation (the default), or for "
             "the final test.",
+        ),
+    ] = None
+
+
+def run(
+    output: Output,
+    asked: RuleOptions,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="DIR|CSV",
+            show_default=False,
+            help="A phase's shared folder, experiments or a folder of them, metrics CSVs; "
+            "- reads paths or records from stdin, as does no argument in a pipe.",
         ),
     ] = None,
     report: Annotated[
@@ -101,9 +109,11 @@ def run(
     from imgtool.errors import NoAnswer, UsageError, did_you_mean
     from imgtool.selection.columns import SCHEMES
 
-    if columns not in SCHEMES:
-        raise UsageError(f"no columns {columns!r}", hint=did_you_mean(columns, list(SCHEMES)))
-    selection, used = _select(words or [], rule, set or [], columns, split)
+    if asked.columns not in SCHEMES:
+        raise UsageError(
+            f"no columns {asked.columns!r}", hint=did_you_mean(asked.columns, list(SCHEMES))
+        )
+    selection, used = _select(words or [], asked)
     for line in _notes(selection, used, to_table=output.mode == "table"):
         say(line)
     _emit(selection, output)
@@ -113,17 +123,12 @@ def run(
         say(f"report: {write_report(selection, report)}")
     if selection.winner is None:
         raise NoAnswer(
-            f"no winner by rule {used.rule}: {selection.reason}", hint=_way_out(selection, used)
+            f"no winner by rule {used.rule}: {selection.reason}",
+            hint=_way_out(selection, used),
         )
 
 
-def _select(
-    words: Sequence[str],
-    rule_name: str | None,
-    sets: Sequence[str],
-    columns: str,
-    split: Literal["val", "test"] | None,
-) -> tuple[Selection, Rule]:
+def _select(words: Sequence[str], asked: RuleOptions) -> tuple[Selection, Rule]:
     from imgtool.errors import UsageError
     from imgtool.selection.columns import BD_RATE
     from imgtool.selection.gather import phase_in_config, read_evidence
@@ -133,6 +138,7 @@ def _select(
     from imgtool.selection.sources import find_sources
     from imgtool.selection.winner import default_rule, shipped_decides
 
+    rule_name, sets, columns, split = asked.rule, asked.set or [], asked.columns, asked.split
     paths, records = _inputs(words)
     sources = find_sources(paths, records)
     phase = sources.phase or (None if sources.phases else phase_in_config(sources))

@@ -63,53 +63,18 @@ def run(
       imgtool sweep S5.yaml --grid loss.kld=1e-5,1e-4,1e-3 --grid train.seed=0,1,2 --slots 2
       imgtool sweep phase1_1 --executor lsf --wait | imgtool select-winner -
     """
-    from imgtool.models.registry import schema
     from imgtool.sweep.choose import choose
-    from imgtool.sweep.plan import make_plan
     from imgtool.units import parse_duration
 
-    _refuse_other_executors_options(
-        executor,
-        local={"--slots": here.slots, "--fail-fast": here.fail_fast or None},
-        lsf={
-            "--requeue": cluster.requeue or None,
-            "--wait": cluster.wait or None,
-            "--script-dir": cluster.script_dir,
-            "--max-running": cluster.max_running,
-        },
-    )
-    again = _states(which.retry)
-    poll_sec = parse_duration(cluster.poll)
-    plan = make_plan(
-        spec,
-        schema_of=schema,
-        only=_names(which.only),
-        sets=which.sets or [],
-        grid_words=which.grid or [],
-        tiny=which.tiny,
-        duration_sec=None if which.duration is None else parse_duration(which.duration),
-    )
+    _refuse_other_executors_options(executor, here, cluster)
+    again, poll_sec = _states(which.retry), parse_duration(cluster.poll)
+    plan = _plan(spec, which)
     then = plan.then if then is None else then
     if then is not None and not then.strip():  # a shell variable that is not set
         raise UsageError("--then is empty", hint='such as --then "imgtool status DIR --json"')
     if executor == "lsf":
-        from imgtool.sweep.lsf import Options
-
-        options = Options(
-            requeue=cluster.requeue,
-            then=then,
-            max_running=cluster.max_running,
-            script_dir=cluster.script_dir,
-        )
-        if dry_run:
-            choice = choose(plan, retry=again)
-            describe(output, plan, choice.left)
-            show_scripts(plan, choice.run, options)
-            return
-        if cluster.script_dir is not None:
-            write_scripts(output, plan, choose(plan, retry=again).run, options)
-            return
-        raise typer.Exit(_on_lsf(output, plan, again, options, cluster.wait, poll_sec))
+        _as_jobs(output, plan, again, cluster, then, poll_sec, dry_run=dry_run)
+        return
     if dry_run:
         choice = choose(plan, retry=again)
         describe(output, plan, choice.left)
@@ -123,10 +88,60 @@ def run(
     raise typer.Exit(_here(output, plan, again, free, here.fail_fast, then))
 
 
-def _refuse_other_executors_options(
-    executor: str, *, local: dict[str, Any], lsf: dict[str, Any]
+def _plan(spec: str, which: Which) -> Plan:
+    from imgtool.models.registry import schema
+    from imgtool.sweep.plan import make_plan
+    from imgtool.units import parse_duration
+
+    return make_plan(
+        spec,
+        schema_of=schema,
+        only=_names(which.only),
+        sets=which.sets or [],
+        grid_words=which.grid or [],
+        tiny=which.tiny,
+        duration_sec=None if which.duration is None else parse_duration(which.duration),
+    )
+
+
+def _as_jobs(
+    output: Output,
+    plan: Plan,
+    retry: frozenset[str],
+    cluster: Cluster,
+    then: str | None,
+    poll_sec: float,
+    *,
+    dry_run: bool,
 ) -> None:
-    wrong = lsf if executor == "local" else local
+    from imgtool.sweep.choose import choose
+    from imgtool.sweep.lsf import Options
+
+    options = Options(
+        requeue=cluster.requeue,
+        then=then,
+        max_running=cluster.max_running,
+        script_dir=cluster.script_dir,
+    )
+    if dry_run:
+        choice = choose(plan, retry=retry)
+        describe(output, plan, choice.left)
+        show_scripts(plan, choice.run, options)
+    elif cluster.script_dir is not None:
+        write_scripts(output, plan, choose(plan, retry=retry).run, options)
+    else:
+        raise typer.Exit(_on_lsf(output, plan, retry, options, cluster.wait, poll_sec))
+
+
+def _refuse_other_executors_options(executor: str, here: Here, cluster: Cluster) -> None:
+    local = {"--slots": here.slots, "--fail-fast": here.fail_fast or None}
+    lsf = {
+        "--requeue": cluster.requeue or None,
+        "--wait": cluster.wait or None,
+        "--script-dir": cluster.script_dir,
+        "--max-running": cluster.max_running,
+    }
+    wrong: dict[str, Any] = lsf if executor == "local" else local
     for name, value in wrong.items():
         if value is not None:
             other = "lsf" if executor == "local" else "local"

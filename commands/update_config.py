@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,11 +20,10 @@ MAX_CHARACTERS = 20_000_000
 EXAMPLE = "imgtool select-winner DIR | imgtool update-config FILES"
 
 
-def run(
-    output: Output,
-    files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Configs of the next phase.")
-    ],
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Where the values come from, and which of them."""
+
     source: Annotated[
         str | None,
         typer.Option(
@@ -31,15 +31,23 @@ def run(
             metavar="FILE|-",
             help="The winner's record; stdin when neither this nor --set is given.",
         ),
-    ] = None,
-    sets: SetOption = None,
+    ] = None
+    sets: SetOption = None
     keys: Annotated[
         str | None,
         typer.Option(
             metavar="A,B",
             help="Write these of the winner's parameters, not what its phase decides.",
         ),
-    ] = None,
+    ] = None
+
+
+def run(
+    output: Output,
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Configs of the next phase.")
+    ],
+    wanted: Wanted,
     provenance: Annotated[
         bool, typer.Option("--provenance", help="Name the winner in a trailing comment.")
     ] = False,
@@ -65,8 +73,8 @@ def run(
     from imgtool.config.edit import plan
     from imgtool.models.registry import schema
 
-    winner = None if source is None and sets else _winner(source)
-    changes, family, comment = _changes(winner, sets or [], keys)
+    winner = None if wanted.source is None and wanted.sets else _winner(wanted.source)
+    changes, family, comment = _changes(winner, wanted.sets or [], wanted.keys)
     edits = []
     for file in files:
         _refuse_preset(file)
