@@ -132,22 +132,8 @@ def bd_rate(
             failures.append(error)
             continue
         _warn(base, test, result)
-        records.append(
-            {
-                "name": test.name,
-                "anchor": base.name,
-                "bd_rate_percent": result.percent,
-                "overlap_db": list(result.overlap_db),
-                "anchor_overlap_share": result.anchor_share,
-                "overlap_share": result.test_share,
-                "metric": metric,
-                "method": method,
-                "num_points": len(test.bpp),
-                "num_anchor_points": len(base.bpp),
-                "notes": list(result.notes),
-                "curve": source,
-            }
-        )
+        asked = {"metric": metric, "method": method, "curve": source}
+        records.append({**_record(base, test, result), **asked})
     output.emit("bd-rate", records, columns=COLUMNS)
     for further in failures[1:]:
         say(f"warning: {further}")
@@ -155,6 +141,20 @@ def bd_rate(
         raise failures[0]
     if plot is not None and not dry_run:  # what ends in an error leaves no picture
         _draw(found, plot)
+
+
+def _record(base: Curve, test: Curve, result: BdRate) -> dict[str, Any]:
+    return {
+        "name": test.name,
+        "anchor": base.name,
+        "bd_rate_percent": result.percent,
+        "overlap_db": list(result.overlap_db),
+        "anchor_overlap_share": result.anchor_share,
+        "overlap_share": result.test_share,
+        "num_points": len(test.bpp),
+        "num_anchor_points": len(base.bpp),
+        "notes": list(result.notes),
+    }
 
 
 def _refuse_mixed(sources: Sequence[str], study: StudyOptions) -> None:

@@ -11,6 +11,7 @@ import typer
 from commands._output import Output
 
 if TYPE_CHECKING:
+    from imgtool.experiment.layout import ExperimentDir
     from imgtool.process.timed import Job
 
 # What follows the command's name is the command's own, options too.
@@ -122,27 +123,47 @@ def run(
     from commands._output import say
     from imgtool.errors import UsageError
     from imgtool.experiment.layout import ExperimentDir
-    from imgtool.process import budget, timed
-    from imgtool.units import parse_duration
+    from imgtool.process import timed
 
     if not command:
         raise UsageError(
             "no command to run", hint="imgtool run-timed --duration 3h -- imgtool train ..."
         )
-    if keep is not None and keep < 1:
-        raise UsageError(f"--keep is {keep}", hint="give 1 or more, or leave it out")
-    grace_sec, kill_after_sec = parse_duration(times.grace), parse_duration(times.kill_after)
     if exp_dir is not None and not exp_dir.strip():
         raise UsageError("--exp-dir is empty", hint="is a variable of the shell unset?")
     known = exp_dir or timed.exp_dir_of(command)
     experiment = ExperimentDir(known) if known else None
-    if experiment is None:
+    if detach and experiment is None:
         hint = "add --exp-dir DIR before --"
-        if detach:
-            raise UsageError("--detach needs an experiment's directory for its logs", hint=hint)
+        raise UsageError("--detach needs an experiment's directory for its logs", hint=hint)
+    job = _job(command, experiment, times, turns, keep)
+    if experiment is None:
+        say("run-timed: no --exp-dir is known: no logs are kept and nothing is pruned")
+    if detach:
+        _detach(job, output)
+        return
+    record, code = timed.run(job, say=lambda text: say(f"run-timed: {text}"), on_output=_echo)
+    output.emit("job", [record], columns=COLUMNS)
+    raise typer.Exit(code)
+
+
+def _job(
+    command: list[str],
+    experiment: ExperimentDir | None,
+    times: Times,
+    turns: Turns,
+    keep: int | None,
+) -> Job:
+    from imgtool.errors import UsageError
+    from imgtool.process import budget, timed
+    from imgtool.units import parse_duration
+
+    if keep is not None and keep < 1:
+        raise UsageError(f"--keep is {keep}", hint="give 1 or more, or leave it out")
     if turns.requeue and experiment is None:
         raise UsageError("--requeue needs an experiment's directory", hint="add --exp-dir DIR")
-    job = timed.Job(
+    grace_sec, kill_after_sec = parse_duration(times.grace), parse_duration(times.kill_after)
+    return timed.Job(
         command=command,
         experiment=experiment,
         budget=budget.choose(
@@ -155,14 +176,6 @@ def run(
         strict=turns.strict_status,
         max_turns=turns.max_turns if turns.requeue else None,
     )
-    if experiment is None:
-        say("run-timed: no --exp-dir is known: no logs are kept and nothing is pruned")
-    if detach:
-        _detach(job, output)
-        return
-    record, code = timed.run(job, say=lambda text: say(f"run-timed: {text}"), on_output=_echo)
-    output.emit("job", [record], columns=COLUMNS)
-    raise typer.Exit(code)
 
 
 def _echo(data: bytes) -> None:

@@ -75,18 +75,11 @@ def run(
 
     winner = None if wanted.source is None and wanted.sets else _winner(wanted.source)
     changes, family, comment = _changes(winner, wanted.sets or [], wanted.keys)
+    note = comment if provenance else None
     edits = []
     for file in files:
         _refuse_preset(file)
-        edits.append(
-            plan(
-                Path(file),
-                changes,
-                schema_of=schema,
-                family=family,
-                comment=comment if provenance else None,
-            )
-        )
+        edits.append(plan(Path(file), changes, schema_of=schema, family=family, comment=note))
     edits = _merged(edits)
     if not dry_run and not check:
         for edit in edits:
