@@ -423,6 +423,15 @@ def test_a_refused_start_leaves_the_last_word_of_the_experiment(photos, tmp_path
     assert json.loads((tmp_path / "x/status.json").read_text()) == before
 
 
+def test_data_lie_where_the_resolved_config_says_from_any_folder(
+    photos, tmp_path, call, monkeypatch
+):
+    monkeypatch.chdir(photos.parent)
+    code, out, _ = call(*words(photos.name, tmp_path / "x", "--dry-run"))
+    assert code == 0
+    assert f"root: {photos}" in out
+
+
 def test_dry_run_writes_nothing(photos, tmp_path, call):
     code, out, _ = call(*words(photos, tmp_path / "x", "--dry-run"))
     assert code == 0
