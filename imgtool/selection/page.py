@@ -14,8 +14,9 @@ from imgtool.selection.candidates import shortened
 from imgtool.selection.certainty import doubts
 from imgtool.selection.criteria import TOLD
 from imgtool.selection.markup import Shown, breakable, figure, row, sign, table, tables, whole
+from imgtool.selection.numbers import label_of, name_of, number
 from imgtool.selection.records import Selection, Verdict
-from imgtool.selection.style import GREY, WINNER, Look, Style, label_of, name_of, number
+from imgtool.selection.style import GREY, WINNER, Look, Style
 from imgtool.selection.words import CSS, DEFINITIONS, GROUPS
 
 _ENDS = ("", "_low", "_high")

@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 
 from imgtool.errors import UsageError
+from imgtool.selection.numbers import number
 from imgtool.selection.page import LATENTS as LATENT_KEYS
 from imgtool.selection.records import Candidate, Evidence, Selection, Step, Verdict
 from imgtool.selection.report import write_report
-from imgtool.selection.style import Style, number
+from imgtool.selection.style import Style
 
 VOID = {"meta", "img", "br", "wbr"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
