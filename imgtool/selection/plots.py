@@ -27,6 +27,7 @@ from imgtool.selection.style import (
 )
 
 NUM_LEGEND = 16
+NUM_LABELS = 60  # of points: the first in the ranking, and the frontier
 RIM = "#222222"  # of a point on the frontier
 
 
@@ -120,7 +121,11 @@ def _quality(selection: Selection, style: Style) -> Figure | None:
     axes.xaxis.set_major_formatter(lambda value, _: number(value, size))
     axes.set_xlabel(literal(label_of(size)))
     axes.set_ylabel(literal(label_of(selection.quality)))
-    labelled = [(style.drawn(v.candidate.name), x, y) for v, x, y in points]
+    labelled = [
+        (style.drawn(v.candidate.name), x, y)
+        for place, (v, x, y) in enumerate(points)
+        if place < NUM_LABELS or v.on_frontier
+    ]
     _label_points(figure, axes, labelled)
     return figure
 
