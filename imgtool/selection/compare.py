@@ -313,11 +313,14 @@ def _last(run: Evidence, columns: str) -> dict[str, float]:
         return {}
     translate = rename(columns)
     row: Mapping[str, str] = {}
-    with open(run.table_path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        for own in csv.DictReader(file):
-            seed = _number((own.get(SEED) or "").strip())
-            if run.seed is None or math.isnan(seed) or seed == run.seed:
-                row = own
+    try:
+        with open(run.table_path, encoding="utf-8-sig", errors="replace", newline="") as file:
+            for own in csv.DictReader(file):
+                seed = _number((own.get(SEED) or "").strip())
+                if run.seed is None or math.isnan(seed) or seed == run.seed:
+                    row = own
+    except (OSError, csv.Error) as error:
+        raise DataError(f"{run.table_path}: {error}", hint="is it being written?") from error
     found: dict[str, float] = {}
     for column, cell in row.items():
         if column and isinstance(cell, str) and column.strip() != SEED:
