@@ -9,17 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from imgtool.selection.numbers import label_of, name_of, number
 from imgtool.selection.records import Selection, Verdict
-from imgtool.selection.style import (
-    GREY,
-    Style,
-    label_of,
-    literal,
-    name_of,
-    new_figure,
-    number,
-    plain_axes,
-)
+from imgtool.selection.style import GREY, Style, literal, new_figure, plain_axes
 
 NUM_BARS = 60  # of more experiments, the first in the ranking
 

@@ -14,8 +14,9 @@ from imgtool.selection.candidates import shortened
 from imgtool.selection.certainty import doubts
 from imgtool.selection.criteria import TOLD
 from imgtool.selection.markup import Shown, breakable, figure, row, sign, table, tables, whole
+from imgtool.selection.numbers import label_of, name_of, number
 from imgtool.selection.records import Selection, Verdict
-from imgtool.selection.style import GREY, WINNER, Look, Style, label_of, name_of, number
+from imgtool.selection.style import GREY, WINNER, Look, Style
 from imgtool.selection.words import CSS, DEFINITIONS, GROUPS
 
 _ENDS = ("", "_low", "_high")
@@ -86,7 +87,7 @@ class Page:
             return f'<div class="winner"><b>No winner.</b><p>{escape(reason)}</p></div>'
         run = winner.candidate.runs[0]
         lines = [_sentence(self._selection.reason)]
-        lines += [_sentence(line[0].upper() + line[1:]) for line in doubts(self._selection)]
+        lines += self._doubts()
         paths = [path for path in (run.exp_dir, run.checkpoint) if path is not None]
         return (
             f'<div class="winner"><b>{breakable(winner.candidate.name)}</b>'
@@ -95,6 +96,22 @@ class Page:
             + "".join(f"<p>{self._link(path)}</p>" for path in paths)
             + "</div>"
         )
+
+    def _doubts(self) -> list[str]:
+        """How sure the choice is; paths in commands are told as all others are."""
+        found = doubts(self._selection)
+        folders = {
+            str(run.exp_dir): self._relative(run.exp_dir)
+            for verdict in self._selection.verdicts
+            for run in verdict.candidate.runs
+            if run.exp_dir is not None
+        }
+        lines = [shortened(line, folders) for line in found]
+        note = ["Commands are to be run in this page's folder."] if lines != found else []
+        return [*(_sentence(line[0].upper() + line[1:]) for line in lines), *note]
+
+    def _relative(self, path: Path) -> str:
+        return os.path.relpath(path.absolute(), self._folder.absolute())
 
     def _size_of(self, verdict: Verdict) -> str:
         """Such as: latent 16 × 32 × 32, 44.5 M MACs an image, 1.2 M parameters."""
@@ -112,7 +129,7 @@ class Page:
 
     def _link(self, path: Path) -> str:
         """A path as it is told from the page's folder."""
-        told = os.path.relpath(path.absolute(), self._folder.absolute())
+        told = self._relative(path)
         where = quote(told.encode("utf-8", "surrogateescape"))
         return f'<a href="{where}"><code>{breakable(told)}</code></a>'
 

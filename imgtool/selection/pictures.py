@@ -11,16 +11,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from imgtool.selection.numbers import number
 from imgtool.selection.records import Selection, Verdict
-from imgtool.selection.style import (
-    Style,
-    legend_below,
-    new_figure,
-    number,
-    plain_axes,
-    png,
-    whole_ticks,
-)
+from imgtool.selection.style import Style, legend_below, new_figure, plain_axes, png, whole_ticks
 
 MAX_PIXELS = 40_000_000
 MAX_BYTES = 10_000_000

@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from imgtool.experiment.metrics import read_rows
 from imgtool.selection.bars import convergence, efficiency, relative
-from imgtool.selection.records import Candidate, Evidence, Selection, Verdict
+from imgtool.selection.history import LOSS, Curve, curves_of
+from imgtool.selection.numbers import label_of, number
+from imgtool.selection.records import Selection, Verdict
 from imgtool.selection.style import (
     GREY,
     WINNER,
     Look,
     Style,
-    label_of,
     legend_below,
     literal,
     logarithmic_y,
     new_figure,
-    number,
     plain_axes,
     png,
     whole_ticks,
 )
 
 NUM_LEGEND = 16
+NUM_LABELS = 60  # of points: the first in the ranking, and the frontier
 RIM = "#222222"  # of a point on the frontier
-MAX_LOG_BYTES = 50_000_000
-MAX_POINTS = 2_000
 
 
 def figures(selection: Selection, style: Style) -> Iterator[tuple[str, str, bytes]]:
     """(file stem, caption, PNG) of every figure for which there are numbers."""
-    curves = _curves_of(selection)
+    curves = curves_of(selection)
     for stem, caption, draw in (
         ("quality", _caption_of_quality(selection), _quality),
         ("curves", _caption_of_curves(curves), lambda *words: _curves(curves, *words)),
@@ -59,6 +54,14 @@ def figures(selection: Selection, style: Style) -> Iterator[tuple[str, str, byte
         figure = draw(selection, style)
         if figure is not None:
             yield stem, caption, png(figure)
+
+
+def curves_png(selection: Selection) -> bytes | None:
+    """The curves alone, as a PNG; None where there are none."""
+    style = Style(selection)
+    with style.drawing():
+        figure = _curves(curves_of(selection), selection, style)
+        return None if figure is None else png(figure)
 
 
 # --- quality against size -----------------------------------------------------------------
@@ -118,7 +121,11 @@ def _quality(selection: Selection, style: Style) -> Figure | None:
     axes.xaxis.set_major_formatter(lambda value, _: number(value, size))
     axes.set_xlabel(literal(label_of(size)))
     axes.set_ylabel(literal(label_of(selection.quality)))
-    labelled = [(style.drawn(v.candidate.name), x, y) for v, x, y in points]
+    labelled = [
+        (style.drawn(v.candidate.name), x, y)
+        for place, (v, x, y) in enumerate(points)
+        if place < NUM_LABELS or v.on_frontier
+    ]
     _label_points(figure, axes, labelled)
     return figure
 
@@ -187,27 +194,6 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 # --- curves -------------------------------------------------------------------------------
 
-Curve = list[tuple[float, float]]
-LOSS = "training loss"
-
-
-def _curves_of(selection: Selection) -> dict[str, dict[str, list[Curve]]]:
-    """Column -> experiment -> a curve a seed, the best seed first; of what has a curve at all."""
-    columns = dict.fromkeys((selection.quality, "val_mse", "val_psnr"))
-    found = {
-        column: {
-            v.candidate.name: [_curve(run, column) for run in v.candidate.runs]
-            for v in selection.verdicts
-        }
-        for column in columns
-    }
-    found[LOSS] = {v.candidate.name: [_training_loss(v.candidate)] for v in selection.verdicts}
-    return {
-        column: curves
-        for column, curves in found.items()
-        if any(len(curve) > 1 for seeds in curves.values() for curve in seeds)
-    }
-
 
 def _caption_of_curves(found: Mapping[str, Mapping[str, Sequence[Curve]]]) -> str:
     names = [column if column == LOSS else label_of(column) for column in found]
@@ -241,30 +227,6 @@ def _curves(
     handles, labels = figure.axes[0].get_legend_handles_labels()
     legend_below(figure, handles[::-1], labels[::-1])
     return figure
-
-
-def _curve(run: Evidence, column: str) -> Curve:
-    values = run.curves.get(column, ())
-    steps = run.iterations if len(run.iterations) == len(values) else range(len(values))
-    return [(x, y) for x, y in zip(steps, values, strict=True) if math.isfinite(y)]
-
-
-def _training_loss(candidate: Candidate) -> Curve:
-    """Every logged iteration of metrics.jsonl; the table's train_loss without one."""
-    folder = candidate.runs[0].exp_dir
-    path = (folder or Path("/nonexistent")) / "metrics.jsonl"
-    try:
-        if path.stat().st_size > MAX_LOG_BYTES:
-            return _curve(candidate.runs[0], "train_loss")
-    except OSError:
-        return _curve(candidate.runs[0], "train_loss")
-    rows = ([row.get("iteration"), row.get("loss")] for row in read_rows(path))
-    curve = [(float(row[0] or 0), float(row[1] or 0)) for row in rows if all(map(_is_number, row))]
-    return curve[:: max(1, len(curve) // MAX_POINTS)]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _draw_curves(

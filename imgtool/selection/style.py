@@ -20,8 +20,8 @@ from matplotlib.ticker import MaxNLocator
 from PIL import ImageFont
 
 from imgtool.selection.candidates import natural, short_names
+from imgtool.selection.numbers import number
 from imgtool.selection.records import Selection
-from imgtool.units import format_bytes
 
 # Okabe & Ito 2008: told apart by colour-blind readers too; the lightest left out, and the winner's
 # kept for it alone.
@@ -34,54 +34,6 @@ DPI = 150
 WIDTH = 8.0  # of every figure, inches: the page's, so that no letter shrinks
 NAME_LENGTH = 28  # of a name in a figure; longer ones lose their middle
 FONT = "DejaVu Sans"  # comes with matplotlib
-# metric -> what it is called, and its unit.
-LABELS = {
-    "val_mse": ("val MSE", ""),
-    "val_psnr": ("val PSNR", "dB"),
-    "val_highpass_psnr": ("val high-pass PSNR", "dB"),
-    "val_seg_boundary_miou": ("val boundary IoU", ""),
-    "val_rd_loss": ("val RD loss", ""),
-    "val_bpp": ("val rate", "bpp"),
-    "bd_rate_percent": ("BD-rate", "%"),
-    "fid": ("FID", ""),
-    "latent_dims": ("latent dims", ""),
-    "latent_positions": ("latent positions", ""),
-    "num_parameters": ("parameters", ""),
-    "macs_per_image": ("MACs an image", ""),
-    "images_per_sec": ("training", "images/s"),
-    "peak_memory_bytes": ("peak memory", ""),
-    "convergence_epochs": ("convergence", "epochs"),
-    "kld": ("KL divergence", "nats"),
-}
-COUNTS = ("latent_dims", "latent_positions")  # told to the last digit
-
-
-def name_of(metric: str) -> str:
-    """What a metric is called."""
-    return LABELS.get(metric, (metric.replace("_", " "), ""))[0]
-
-
-def unit_of(metric: str) -> str:
-    """Its unit; empty without one, and of bytes, which `number` tells with theirs."""
-    return LABELS.get(metric, ("", "dB" if "psnr" in metric else ""))[1]
-
-
-def label_of(metric: str) -> str:
-    """A metric with its unit."""
-    unit = unit_of(metric)
-    return f"{name_of(metric)} ({unit})" if unit else name_of(metric)
-
-
-def number(value: float, metric: str = "") -> str:
-    """In four digits at most: 0.01234, 1,234, 44.5 M; 16,384 latent dims in full."""
-    if metric.endswith("_bytes"):
-        return format_bytes(value)
-    if metric in COUNTS and value == int(value):
-        return f"{value:,.0f}"
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= 0.9995 * size and abs(value) >= 10_000:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def literal(text: str) -> str:

@@ -28,6 +28,7 @@ STARTS = {"demo", "run-timed", "torchrun"}
 
 COMMANDS = {
     "cancel": ["cancel", "e", "--dry-run"],
+    "compare": ["compare", "e", "hpcm"],
     "config": ["config", "show", "--family", "autoencoder"],
     "config check": ["config", "check", "phase1_1/S5"],
     "data check": ["data", "check", "photos"],

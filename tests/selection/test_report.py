@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 
 from imgtool.errors import UsageError
+from imgtool.selection.numbers import number
 from imgtool.selection.page import LATENTS as LATENT_KEYS
-from imgtool.selection.records import Candidate, Evidence, Selection, Step, Verdict
+from imgtool.selection.records import Candidate, Certainty, Evidence, Selection, Step, Verdict
 from imgtool.selection.report import write_report
-from imgtool.selection.style import Style, number
+from imgtool.selection.style import Style
 
 VOID = {"meta", "img", "br", "wbr"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -220,11 +221,15 @@ def test_nothing_overflows_in_a_browser(strange_report, tmp_path, width):
 
 
 def test_paths_are_told_from_the_report(tmp_path):
-    path = write_report(selection([candidate(tmp_path, 1)]), tmp_path / "a" / "report")
+    both = [candidate(tmp_path, n) for n in (1, 2)]
+    commands = [f"imgtool sweep {one.runs[0].exp_dir}/config.yaml" for one in both]
+    known = Certainty(source=None, commands=commands)
+    path = write_report(selection(both, certainty=known), tmp_path / "a" / "report")
     text = path.read_text(encoding="utf-8")
     assert str(tmp_path) not in text
     (told,) = re.findall(r'<a href="([^"]*)"', text)
     assert (path.parent / told).resolve() == (tmp_path / "exp1").resolve()
+    assert "imgtool sweep ../../exp1/config.yaml" in text
 
 
 def test_curves_of_validation_are_what_the_caption_says(tmp_path):
