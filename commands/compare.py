@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands._output import FormatOption, JsonOption, Output, QuietOption, say
+from commands._output import Output, say
 
 if TYPE_CHECKING:
     from imgtool.selection.compare import MetricDifference, Side, Sides, When
@@ -21,6 +21,7 @@ COSTS = ("latent_dims", "num_parameters", "macs_per_image", "images_per_sec", "p
 
 
 def run(
+    output: Output,
     words: Annotated[
         list[str],
         typer.Argument(
@@ -50,9 +51,6 @@ def run(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw the curves.", show_default=False)
     ] = None,
-    format: FormatOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Put experiments side by side: their configs, their metrics, their curves.
 
@@ -75,7 +73,6 @@ def run(
     from imgtool.selection.columns import SCHEMES
     from imgtool.selection.compare import compare
 
-    output = Output(format, as_json=json, quiet=quiet)
     if columns not in SCHEMES:
         raise UsageError(f"no columns {columns!r}", hint=did_you_mean(columns, list(SCHEMES)))
     if plot is not None and plot.suffix.lower() != ".png":

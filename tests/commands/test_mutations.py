@@ -25,6 +25,7 @@ FACES = ("--ckpt", "genegan", "--input", "a.png")
 # A line that works for every command, in the folder that `world` makes.
 LINES = {
     "cancel": ["autoencoder", "--grace", "1s"],
+    "compare": ["autoencoder", "table_metrics.csv", "--metric", "val_mse", "--plot", "new.png"],
     "compress": ["a.png", *CODEC, "-o", "new.hpcm", *QUICK],
     "config check": ["study.yaml", "one.yaml", "--family", "autoencoder"],
     "config show": ["one.yaml", "--set", "train.lr=1e-3", "--tiny"],
