@@ -192,10 +192,14 @@ def test_help_opens_with_examples_and_what_is_missing_is_named_together(words, c
 
 
 def test_an_interruption_of_any_moment_is_silent():
-    """Once Python itself has started, of which nobody's program hears."""
+    """From the program's first line on; of what Python does before it no program hears."""
     program = (
         "import sys; sys.argv = ['imgtool', 'presets', 'list']\n"
-        "from commands.main import main; print(flush=True); main()"
+        "class Teller:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'commands._program': print(flush=True)\n"
+        "from commands.main import main\n"
+        "sys.meta_path.insert(0, Teller()); main()"
     )
     for delay_sec in (0, 0.02, 0.05, 0.1, 0.2, 0.4):
         process = subprocess.Popen(

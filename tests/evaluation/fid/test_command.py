@@ -36,7 +36,8 @@ def fid(ready_weights, capsys, tmp_path, monkeypatch):
         capsys.readouterr()
         code = run("eval-fid", "--cache-dir", tmp_path / "fid_cache", *args, "--json")
         out, err = capsys.readouterr()
-        return code, [json.loads(line) for line in out.splitlines()], err.splitlines()
+        rows = [json.loads(line) for line in out.splitlines()]
+        return code, [row for row in rows if row["kind"] != "error"], err.splitlines()
 
     return call
 
