@@ -174,10 +174,11 @@ def test_hints_name_options_that_are_here(fid, photos, tmp_path):
 def parameters():
     import typer
 
+    from commands._fields import with_options
     from commands.eval_fid import run as command
 
     app = typer.Typer()
-    app.command()(command)
+    app.command()(with_options(command))
     return typer.main.get_command(app).params
 
 
