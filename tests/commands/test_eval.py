@@ -82,7 +82,7 @@ def test_one_that_cannot_be_read_costs_no_other(trained, tmp_path, capsys):
     out = tmp_path / "latents.jsonl"
     assert run("eval", "latents", trained / "exp", tmp_path / "none", "--out", out, "--json") == 4
     said = capsys.readouterr()
-    assert [json.loads(line)["kind"] for line in said.out.splitlines()] == ["quality"]
+    assert [json.loads(line)["kind"] for line in said.out.splitlines()] == ["quality", "error"]
     assert out.read_text().count("\n") == 1
     assert "error: no checkpoint" in said.err
 

@@ -37,6 +37,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "save_every": INTERVAL,
     "sample_every": INTERVAL,
     "val_every": INTERVAL,
+    "min_delta": st.floats(0, 1) | st.integers(0, 99).map(lambda percent: f"{percent}%"),
     "max_time": st.none() | st.sampled_from(["90", "1.5h", "1h30m", "2d"]),
     "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:1", "mps"]),
     "base_channels": st.integers(1, 9).map(lambda count: 16 * count),

@@ -368,7 +368,7 @@ def test_rate_and_distortion_by_scale_end_at_the_codecs_own(make_task, make_batc
     for weight in codec.parameters():  # an untrained codec's latents are nearly zero
         weight.mul_(1.5)
     batches = [make_batch(2, (64, 128)), make_batch(1, (70, 33))]
-    study = task.study(batches, num_images=3, num_pairs=1)
+    study = task.study(batches, [], num_images=3)
     assert study is not None
     document = study.documents["latents"]
     coded = [(codec(batch["image"] / 255), batch["image"] / 255) for batch in batches]
