@@ -15,19 +15,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from imgtool.config.load import read_stored
 from imgtool.data.base import DataInfo
 from imgtool.data.images import decode
-from imgtool.errors import CheckpointError, UsageError
-from imgtool.experiment import checkpoint_file
+from imgtool.errors import UsageError
+from imgtool.evaluation.opening import read_trained
 from imgtool.experiment.layout import find_checkpoint
 from imgtool.models.genegan.layers import At
 from imgtool.models.genegan.task import GeneganTask, to_uint8
-from imgtool.models.registry import family as find_family
-from imgtool.models.registry import schema
 from imgtool.nn.images import grid
 from imgtool.training.device import resolve_device
-from imgtool.training.weights import load_weights
 
 
 @dataclass(frozen=True)
@@ -116,16 +112,9 @@ def open_editor(source: str, *, device: str = "auto", img_size: int | None = Non
         UsageError: it is of another family, or has no such size.
     """
     path = find_checkpoint(source)
-    loaded = checkpoint_file.read(path, ("model", "ema"))
-    config = loaded.header.config
-    if config is None:
-        raise CheckpointError(f"{path} has no config", hint="give a checkpoint of imgtool train")
-    if config.get("family") != "genegan":
-        raise UsageError(
-            f"{path} is of the family {config.get('family')}",
-            hint="faces are edited by a checkpoint of `imgtool train genegan`",
-        )
-    experiment = read_stored(config, path, schema).experiment
+    hint = "faces are edited by a checkpoint of `imgtool train genegan`"
+    trained = read_trained(path, family="genegan", hint=hint)
+    experiment = trained.experiment
     sizes = experiment.data.image_sizes  # type: ignore[attr-defined]
     if img_size is not None:
         if img_size not in sizes:
@@ -135,13 +124,12 @@ def open_editor(source: str, *, device: str = "auto", img_size: int | None = Non
             )
         experiment = replace(experiment, data=replace(experiment.data, image_size=img_size))
     info = DataInfo(targets=frozenset({"label"}), image_size=None, num_train_images=0)
-    task = find_family("genegan").build(experiment, info)
+    task = trained.build(experiment, info)
     if not isinstance(task, GeneganTask):
         raise UsageError(
             f"{path} is a VQ-VAE, which exchanges nothing",
             hint="give a checkpoint that began with it: --config genegan/exp06b",
         )
-    load_weights(task.modules, loaded)
     on = resolve_device(device)
-    task.modules.to(on).eval()
-    return Editor(path, loaded.header.iteration, task.shown_size, task, on)
+    trained.put_into(task, experiment, on)
+    return Editor(path, trained.iteration, task.shown_size, task, on)

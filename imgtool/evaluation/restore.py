@@ -10,21 +10,17 @@ from typing import Any, Literal
 
 import torch
 
-from imgtool.config.load import read_stored
 from imgtool.config.schema import Data, Experiment
 from imgtool.data.datasets import Datasets, open_datasets
 from imgtool.data.loader import eval_loader
 from imgtool.data.split import Split
 from imgtool.data.views import View
 from imgtool.errors import ConfigError
-from imgtool.experiment import checkpoint_file
-from imgtool.experiment.layout import ExperimentDir, find_checkpoint
+from imgtool.evaluation.opening import best_of, read_trained
+from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.base import Task
-from imgtool.models.registry import family as find_family
-from imgtool.models.registry import schema
 from imgtool.training.batches import to_device
-from imgtool.training.device import channels_last, resolve_device, set_matmul_precision
-from imgtool.training.weights import load_weights
+from imgtool.training.device import channels_last, resolve_device
 
 
 @dataclass(frozen=True)
@@ -107,9 +103,9 @@ def restore(
         DataError: its data cannot.
         ConfigError: its config is of a newer imgtool, or has no such data.
     """
-    path = _find(source)
-    loaded = checkpoint_file.read(path, ("model", "ema"))
-    experiment = read_stored(loaded.header.config, path, schema).experiment
+    path = best_of(source)
+    trained = read_trained(path)
+    experiment = trained.experiment
     trained_on = experiment.data
     given = {
         "root": root,
@@ -127,15 +123,11 @@ def restore(
         split = open_datasets(_with(trained_on, given_before, path), training=False).split
     datasets = open_datasets(data, split=split, training=False)
     on = resolve_device(device)
-    task = find_family(experiment.family).build(experiment, datasets.info)
-    load_weights(task.modules, loaded)
-    set_matmul_precision(experiment.train.matmul_precision)
-    task.modules.to(on).eval()
-    if channels_last(experiment, on):
-        task.modules.to(memory_format=torch.channels_last)
+    task = trained.build(experiment, datasets.info)
+    trained.put_into(task, experiment, on)
     return Restored(
         path=path,
-        iteration=loaded.header.iteration,
+        iteration=trained.iteration,
         experiment=experiment,
         task=task,
         device=on,
@@ -158,11 +150,6 @@ def _with(data: Data, given: dict[str, Any], path: Path) -> Data:
         return replace(data, **given)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}", hint="give one of these, or leave it out") from error
-
-
-def _find(source: str) -> Path:
-    best = ExperimentDir(source).best_path
-    return find_checkpoint(best if best.exists() else source)
 
 
 def _split(path: Path) -> Split | None:

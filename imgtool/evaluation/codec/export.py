@@ -26,8 +26,8 @@ from imgtool.errors import CheckpointError, UsageError
 from imgtool.evaluation.codec.codec import Codec, Facts
 from imgtool.evaluation.codec.container import HASH_BYTES
 from imgtool.evaluation.codec.exact import allow_deterministic_cublas
-from imgtool.experiment import checkpoint_file
-from imgtool.experiment.layout import CHECKPOINTS_NAME, ExperimentDir, find_checkpoint
+from imgtool.evaluation.opening import best_of, read_trained
+from imgtool.experiment.layout import CHECKPOINTS_NAME, ExperimentDir
 from imgtool.experiment.whole import Structure, read_structure
 from imgtool.files import replacing_through_folder
 from imgtool.models.hpcm.network import HPCM
@@ -170,8 +170,7 @@ def read(source: str) -> Export:
         CheckpointError: there is none, or it is damaged.
         UsageError: it is of another family.
     """
-    best = ExperimentDir(source).best_path
-    path = find_checkpoint(best if best.exists() else source)
+    path = best_of(source)
     return _read_export(path) or _of_checkpoint(path)
 
 
@@ -263,15 +262,9 @@ def _see_it_fits(path: Path, build: Build, structure: Structure) -> None:
 
 
 def _of_checkpoint(path: Path) -> Export:
-    loaded = checkpoint_file.read(path, ("model", "ema"))
-    config = loaded.header.config
-    if config is None:
-        raise CheckpointError(f"{path} has no config", hint="give a checkpoint of imgtool train")
-    if config.get("family") != "hpcm":
-        raise UsageError(
-            f"{path} is of the family {config.get('family')}",
-            hint="codecs are trained by `imgtool train hpcm`",
-        )
+    hint = "codecs are trained by `imgtool train hpcm`"
+    trained = read_trained(path, family="hpcm", hint=hint)
+    config, loaded = trained.config, trained.loaded
     try:
         build, lmbda = _build(path, config["model"]), _positive(config["loss"]["lmbda"])
         distortion = str(config["loss"]["distortion"])
@@ -288,7 +281,7 @@ def _of_checkpoint(path: Path) -> Export:
         build,
         lmbda,
         distortion,
-        loaded.header.iteration,
+        trained.iteration,
         tensors,
         _hash(build, tensors),
         is_export=False,
