@@ -41,6 +41,10 @@ NAMES = [
 ]
 
 
+# The others differ from these in settings whose first losses tests/golden pins.
+QUICK = ("genegan/base", "genegan/exp02_critics", "genegan/exp04_group_norm")
+
+
 class StopsIn(Silence):
     """Asks for a stop in the middle of an iteration: after so many pieces of news."""
 
@@ -122,7 +126,9 @@ def check_evaluation(directory, meter):
     assert not record["comparable"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in NAMES]
+)
 def test_every_preset_trains_resumes_and_is_evaluated(name, faces, tmp_path, meter):
     directory = check_resume(name, faces, tmp_path)
     check_evaluation(directory, meter)
