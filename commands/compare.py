@@ -236,7 +236,7 @@ def _metrics(sides: Sides, letters: Sequence[str], width: int) -> list[Any]:
     whens: tuple[When, ...] = ("best", "last")
     for start in range(0, len(others), each):
         for when in whens:
-            rows = [name for name in shown if when == "best" or name not in COSTS]
+            rows = shown if when == "best" else [name for name in shown if _moved(sides, name)]
             parts.append(_at(sides, when, rows, letters[0], others[start : start + each]))
     return [part for part in parts if part.row_count] + [_explained(sides)]
 
@@ -264,6 +264,12 @@ def _at(
             cells += [Text(value), _difference(sides.difference(metric, side, when))]
         table.add_row(*cells)
     return table
+
+
+def _moved(sides: Sides, metric: str) -> bool:
+    """Whether a metric's last value is another than its best, of any of them."""
+    pairs = [(side.best.metrics.get(metric), side.last.metrics.get(metric)) for side in sides.sides]
+    return metric not in COSTS and any(best != last for best, last in pairs)
 
 
 def _second(others: Sequence[tuple[str, Side]]) -> list[Side]:

@@ -135,6 +135,8 @@ class Sides:
             return []
         found = []
         for key in dict.fromkeys(key for config in configs for key in config or ()):
+            if key == "output.exp_dir":  # which every experiment has of its own
+                continue
             told = [config.get(key) for config in configs if config is not None]
             if all(value == told[0] for value in told):
                 continue

@@ -76,13 +76,17 @@ def test_seeds_tell_the_noise(tmp_path):
 def test_what_differs_in_configs(tmp_path):
     a = experiment(tmp_path, "a", [0.2, 0.1], "model: {base_channels: 16}")
     b = experiment(
-        tmp_path, "b", [0.2, 0.1], "model: {base_channels: 32}", "output: {exp_dir: elsewhere}"
+        tmp_path,
+        "b",
+        [0.2, 0.1],
+        "model: {base_channels: 32}",
+        "output: {exp_dir: elsewhere, num_samples: 3}",
     )
     sides, _ = compare([a, b])
     found = {one.key: (list(one.values), one.is_identity) for one in sides.key_differences()}
     assert found["model.base_channels"] == ([16, 32], True)
-    assert found.keys() == {"model.base_channels", "output.exp_dir"}
-    assert not found["output.exp_dir"][1]
+    assert found.keys() == {"model.base_channels", "output.num_samples"}
+    assert not found["output.num_samples"][1]
     assert list(found)[0] == "model.base_channels"
 
 
