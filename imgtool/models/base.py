@@ -171,6 +171,14 @@ class Evaluator(ABC):
     def update(self, batch: Batch) -> None:
         """Add one batch to the totals. Rows with `valid` False do not count."""
 
+    def add(self, of_images: Mapping[str, Tensor], batch: Batch) -> None:
+        """Add values of the batch's images, (B,) each, to the totals of their names."""
+        valid = batch.get("valid")
+        for name, values in of_images.items():
+            counts = torch.ones_like(values, dtype=torch.bool) if valid is None else valid
+            total = self.totals[name]
+            total += torch.where(counts, values.to(total.dtype), 0).sum()
+
     @abstractmethod
     def compute(self) -> dict[str, float | None]:
         """Metrics by name, without the `val_` prefix; None where one has no value."""

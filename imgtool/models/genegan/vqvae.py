@@ -91,11 +91,7 @@ class VqvaeEvaluator(Evaluator):
             "psnr": psnr(errors),
             "l1": (x_hat - x).abs().mean((1, 2, 3)) / 255,
         }
-        valid = batch.get("valid")
-        counts = of_images["images"].bool() if valid is None else valid
-        for name, values in of_images.items():
-            total = self.totals[name]
-            total += torch.where(counts, values.to(total.dtype), 0).sum()
+        self.add(of_images, batch)
 
     def compute(self) -> dict[str, float | None]:
         sums = {name: total.item() for name, total in self.totals.items()}

@@ -47,11 +47,7 @@ class HpcmEvaluator(Evaluator):
         if "ms_ssim" in self.totals and num_levels(*x.shape[2:]):
             of_images["ms_ssim"] = ms_ssim(x_hat, x)
             of_images["ms_ssim_images"] = of_images["images"]
-        valid = batch.get("valid")
-        counts = of_images["images"].bool() if valid is None else valid
-        for name, values in of_images.items():
-            total = self.totals[name]
-            total += torch.where(counts, values.to(total.dtype), 0).sum()
+        self.add(of_images, batch)
 
     def compute(self) -> dict[str, float | None]:
         sums = {name: total.item() for name, total in self.totals.items()}
