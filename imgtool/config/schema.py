@@ -278,7 +278,7 @@ class Output:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lsf:
+class Cluster:
     """Resources that a cluster job of this experiment asks for."""
 
     __pydantic_config__ = STRICT
@@ -319,7 +319,7 @@ class Experiment:
     train: Train
     loss: Any
     output: Output
-    lsf: Lsf
+    lsf: Cluster
 
 
 def _accept(experiment: Experiment) -> None:
@@ -379,7 +379,7 @@ class FamilySchema:
     def section_types(self) -> dict[str, type]:
         """Every section of the file, in the order in which it is written."""
         shared: dict[str, type] = {"model": object, "data": Data, "train": Train, "loss": object}
-        return {**shared, "output": Output, "lsf": Lsf, **self.sections}
+        return {**shared, "output": Output, "lsf": Cluster, **self.sections}
 
     def is_given(self, key: str, value: Any) -> bool:
         """Whether a key of this value is there, by what its rivals would clear it to."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from imgtool.config.schema import Lsf
+from imgtool.config.schema import Cluster
 from imgtool.errors import UsageError
 from imgtool.process.budget import LIMIT_VARIABLE
 from imgtool.sweep import jobs
@@ -167,9 +167,9 @@ def follow_up(
 
 def _groups(
     plan: Plan, profile: Profile, wanted: set[str]
-) -> Iterator[tuple[Lsf, dict[int, Trial]]]:
+) -> Iterator[tuple[Cluster, dict[int, Trial]]]:
     """Resources with the wanted trials that ask for them, by index."""
-    groups: dict[Lsf, list[Trial]] = {}
+    groups: dict[Cluster, list[Trial]] = {}
     for trial in plan.trials:
         groups.setdefault(profile.resources(trial), []).append(trial)
     for resources, members in groups.items():
@@ -181,7 +181,7 @@ def _groups(
 
 
 def _chunks(
-    name: str, resources: Lsf, indexed: dict[int, Trial], limit: int | None, stamp: str
+    name: str, resources: Cluster, indexed: dict[int, Trial], limit: int | None, stamp: str
 ) -> Iterator[dict[int, Trial]]:
     """Parts whose array specification is short enough for LSF."""
     room = MAX_SPEC - len(_job_name(name, resources.queue, stamp, 9999)) - len(f"[]%{limit or ''}")
@@ -206,7 +206,7 @@ class _Job:
     """What the arrays and the follow-up of a sweep have in common."""
 
     plan: Plan
-    resources: Lsf
+    resources: Cluster
     profile: Profile
     options: Options
     folder: Path

@@ -14,7 +14,7 @@ from typing import Any
 from imgtool.config.fields import TOP_KEYS, keys_of, suggest
 from imgtool.config.identity import identity
 from imgtool.config.load import Loaded, Override, load, read_resolved
-from imgtool.config.schema import TINY_FOLDER, Experiment, FamilySchema, Lsf
+from imgtool.config.schema import TINY_FOLDER, Cluster, Experiment, FamilySchema
 from imgtool.errors import ConfigError, UsageError, did_you_mean
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.sweep import grid
@@ -165,7 +165,7 @@ class _Maker:
     def checked(self, queue: str, config: str) -> dict[str, Any]:
         """The resources of a queue with their types checked."""
         given = {k: v for k, v in self.spec.resources[queue].items() if k != "max_running"}
-        known = [field.name for field in fields(Lsf) if field.name != "queue"]
+        known = [field.name for field in fields(Cluster) if field.name != "queue"]
         for key in given:
             if key not in known:
                 raise ConfigError(

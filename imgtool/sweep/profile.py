@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from imgtool.config.schema import STRICT, FamilySchema, Lsf, PositiveInt, option
+from imgtool.config.schema import STRICT, Cluster, FamilySchema, PositiveInt, option
 from imgtool.errors import ConfigError, UsageError, did_you_mean
 from imgtool.sweep.trial import Trial
 from imgtool.units import parse_duration
@@ -53,7 +53,7 @@ class Profile:
     site: Site = field(default_factory=Site)
     lsf: Mapping[str, Any] = field(default_factory=dict)
 
-    def resources(self, trial: Trial) -> Lsf:
+    def resources(self, trial: Trial) -> Cluster:
         """What the trial's job asks for: the experiment's own words first, then the site's."""
         loaded = trial.loaded
         given = {
@@ -66,7 +66,7 @@ class Profile:
 
 class _ProfileSchema(FamilySchema):
     def section_types(self) -> dict[str, type]:
-        return {"lsf": Lsf, "site": Site}
+        return {"lsf": Cluster, "site": Site}
 
 
 _SCHEMA = _ProfileSchema(name="profile", sections={}, tiny={})
