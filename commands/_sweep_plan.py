@@ -18,6 +18,7 @@ def known(plan: Plan, trial: Trial) -> dict[str, Any]:
     """What a record says of a trial besides its state."""
     return {
         "name": trial.name,
+        "also": list(trial.also),
         "phase": trial.loaded.experiment.phase,
         "family": trial.family,
         "identity": trial.identity,

@@ -53,6 +53,11 @@ def ask_lsf(directories: Iterable[ExperimentDir]) -> None:
         say(f"note: states of LSF jobs may be old: {trouble}")
 
 
+def heading(names: Sequence[str]) -> str:
+    """What a table calls an experiment that may have several names."""
+    return " = ".join(names)
+
+
 def summary(states: Sequence[TrialState]) -> str:
     """`12 experiments: 3 running, 8 completed, 1 failed`."""
     counts = Counter(state.state for state in states)

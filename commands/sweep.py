@@ -288,14 +288,14 @@ def _say_what_is_left(plan: Plan, left: Any) -> None:
 
 
 def _emit(output: Output, plan: Plan) -> list[TrialState]:
-    from commands._sweep_table import show_states
+    from commands._sweep_table import heading, show_states
     from imgtool.experiment.layout import TABLE_END
     from imgtool.sweep.state import read_state
 
     states = [read_state(trial.directory) for trial in plan.trials]
     pairs = list(zip(plan.trials, states, strict=True))
     if output.mode == "table":
-        show_states([(trial.name, state) for trial, state in pairs])
+        show_states([(heading(trial.names), state) for trial, state in pairs])
     else:
         output.emit("experiment", [state.record(**known(plan, trial)) for trial, state in pairs])
     if plan.shared_dir is not None and any(plan.shared_dir.glob(f"*{TABLE_END}")):

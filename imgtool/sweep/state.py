@@ -98,11 +98,17 @@ class TrialState:
         """The `experiment` record.
 
         Args:
-            known: what the sweep knows besides: name, phase, family, identity, overrides,
+            known: what the sweep knows besides: name, also, phase, family, identity, overrides,
                 shared_dir, decides, source.
         """
         first = {"path": None, "name": None, "phase": None, "family": None}
-        later: dict[str, Any] = {"overrides": {}, "shared_dir": None, "decides": [], "source": None}
+        later: dict[str, Any] = {
+            "also": [],
+            "overrides": {},
+            "shared_dir": None,
+            "decides": [],
+            "source": None,
+        }
         given = {key: value for key, value in known.items() if value is not None}
         return first | asdict(self) | later | given
 
