@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from imgtool.training.ranks import Ranks
     from imgtool.training.report import Outcome
 
-DATA_PATHS = ("root", "val_root", "test_root", "manifest", "attribute_file")
 COLUMNS = (
     "name",
     "state",
@@ -104,9 +103,13 @@ def _load(
 
 def _with_absolute_paths(experiment: Experiment) -> Experiment:
     """Where the data lie, so that `eval` finds them from any folder."""
-    given = {key: getattr(experiment.data, key, None) for key in DATA_PATHS}
+    from imgtool.config.fields import keys_of
+
     found: dict[str, Any] = {}
-    found |= {key: str(Path(path).expanduser().absolute()) for key, path in given.items() if path}
+    for key in keys_of(schema(experiment.family)).values():
+        path = getattr(experiment.data, key.name) if key.reads == "data" else None
+        if path:
+            found[key.name] = str(Path(path).expanduser().absolute())
     return replace(experiment, data=replace(experiment.data, **found))
 
 

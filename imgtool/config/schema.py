@@ -46,6 +46,7 @@ def option(
     before: Any = _NOT_GIVEN,
     flag: str | None = None,
     aliases: tuple[str, ...] = (),
+    reads: Literal["data", "checkpoint", "file"] | None = None,
 ) -> Any:
     """A documented field.
 
@@ -59,11 +60,17 @@ def option(
             holds its position in hashes; one that was added with a `before` gives none then.
         flag: its option of `imgtool train`, without dashes; the field's name by default.
         aliases: further spellings of the flag.
+        reads: what lies where it points, and must be there before a training starts.
     """
-    metadata = {"doc": doc, "run": run, "flag": flag, "aliases": aliases}
+    metadata = {"doc": doc, "run": run, "flag": flag, "aliases": aliases, "reads": reads}
     if before is not _NOT_GIVEN:
         metadata["before"] = before
     return field(default=default, metadata=metadata)
+
+
+def data_path(doc: str, **more: Any) -> Any:
+    """A field that names data: where they lie makes no other experiment."""
+    return option(None, doc, run=True, reads="data", **more)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +80,14 @@ class Data:
     __pydantic_config__ = STRICT
 
     dataset: Literal["photos", "layouts"] = option("photos", "Kind of data set.")
-    root: str | None = option(
-        None, "Folder of photos, or a packed .safetensors file.", run=True, flag="data-root"
+    root: str | None = data_path(
+        "Folder of photos, or a packed .safetensors file.", flag="data-root"
     )
-    val_root: str | None = option(
-        None, "Photos to validate on; without it a part of root is held out.", run=True
+    val_root: str | None = data_path(
+        "Photos to validate on; without it a part of root is held out."
     )
-    manifest: str | None = option(
-        None, "CSV of layouts, or a packed .safetensors file.", run=True, flag="manifest"
+    manifest: str | None = data_path(
+        "CSV of layouts, or a packed .safetensors file.", flag="manifest"
     )
     image_size: PositiveInt | None = option(
         None, "Resize first: pixels of the shorter side; the native size when unset."
@@ -118,6 +125,11 @@ class Data:
             raise ValueError("val_fraction and test_fraction leave nothing to train on")
         if self.image_size and self.crop and self.crop > self.image_size:
             raise ValueError(f"crop {self.crop} is larger than image_size {self.image_size}")
+
+    @property
+    def source_key(self) -> Literal["root", "manifest"]:
+        """The key that names what is trained on."""
+        return "manifest" if self.dataset == "layouts" else "root"
 
 
 @dataclass(frozen=True, kw_only=True)
