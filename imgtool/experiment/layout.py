@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from imgtool.config.schema import TINY_FOLDER
-from imgtool.errors import CheckpointError, ExperimentError
+from imgtool.errors import CheckpointError, ExperimentError, UserError
 from imgtool.experiment import checkpoints
 from imgtool.files import point, pointer_of, temporary_beside
 
@@ -108,6 +108,34 @@ class ExperimentDir:
         """
         for folder in (self.path, self.checkpoints_dir, self.samples_dir):
             make_writable(folder)
+
+    @contextmanager
+    def making(self) -> Iterator[None]:
+        """Take away what a training makes here while the block runs, if it is refused.
+
+        That is when a UserError comes before its config is written. What was there stays, and
+        so does a directory that is not new: others may look for the refusal in it.
+        """
+        new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        try:
+            yield
+        except UserError:
+            if self.path in new and not self.config_path.exists():
+                self._remove_refused(new)
+            raise
+
+    def _remove_refused(self, folders: Sequence[Path]) -> None:
+        """Remove what says nothing but the refusal, and folders that are empty then."""
+        files = {self.log_path.name, self.status_path.name}
+        inside = {self.checkpoints_dir.name, self.samples_dir.name}
+        with suppress(OSError):
+            if {path.name for path in self.path.iterdir()} <= files | inside:
+                for folder in (self.checkpoints_dir, self.samples_dir):
+                    folder.rmdir()
+                for name in files:
+                    (self.path / name).unlink(missing_ok=True)
+                for folder in folders:
+                    folder.rmdir()
 
 
 def csv_name(name: str) -> str:

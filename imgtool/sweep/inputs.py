@@ -9,7 +9,8 @@ from pathlib import Path
 from imgtool.config.fields import Key, keys_of
 from imgtool.config.schema import Experiment
 from imgtool.errors import CheckpointError
-from imgtool.experiment.layout import find_checkpoint
+from imgtool.experiment.checkpoints import list_checkpoints
+from imgtool.experiment.layout import ExperimentDir, find_checkpoint
 from imgtool.models.registry import schema
 from imgtool.sweep.trial import Trial
 from imgtool.units import count
@@ -38,9 +39,9 @@ def lacking(trials: Sequence[Trial]) -> dict[Lack, str]:
     concerned: dict[Lack, list[str]] = {}
     looked: dict[tuple[str, str], Lack | None] = {}
     for trial in trials:
-        for key, path in _paths(trial.loaded.experiment):
+        for key, path in needed(trial.loaded.experiment, trial.directory):
             if (key.dotted, path) not in looked:
-                text = _trouble(key, path)
+                text = trouble(key, path)
                 looked[key.dotted, path] = Lack(key.dotted, text, not path) if text else None
             if (lack := looked[key.dotted, path]) is not None:
                 concerned.setdefault(lack, []).append(trial.name)
@@ -50,18 +51,31 @@ def lacking(trials: Sequence[Trial]) -> dict[Lack, str]:
     }
 
 
-def _paths(experiment: Experiment) -> Iterator[tuple[Key, str]]:
-    """The keys that name what is read, with their paths; of the data's source also none."""
+def needed(experiment: Experiment, directory: ExperimentDir) -> Iterator[tuple[Key, str]]:
+    """The keys that name what a training reads next, with their paths.
+
+    What it begins with is needed no more once there is a checkpoint. The path of the data's own
+    source is empty where it is not set.
+    """
     source = f"data.{experiment.data.source_key}"
     unused = {"data.root", "data.manifest"} - {source}
+    has_begun: bool | None = None
     for dotted, key in keys_of(schema(experiment.family)).items():
-        if key.reads is not None and dotted not in unused:
-            path = getattr(getattr(experiment, key.section), key.name)
-            if path or dotted == source:
-                yield key, path or ""
+        if key.reads is None or dotted in unused:
+            continue
+        path = getattr(getattr(experiment, key.section), key.name)
+        if not path and dotted != source:
+            continue
+        if key.reads != "data":
+            if has_begun is None:
+                has_begun = bool(list_checkpoints(directory.checkpoints_dir))
+            if has_begun:
+                continue
+        yield key, path or ""
 
 
-def _trouble(key: Key, path: str) -> str | None:
+def trouble(key: Key, path: str) -> str | None:
+    """Why what a path leads to cannot be read, as far as a look tells; None if all is well."""
     if not path:
         return f"{key.dotted} is not set"
     if key.reads == "checkpoint":
