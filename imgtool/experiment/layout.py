@@ -40,6 +40,11 @@ class ExperimentDir:
         return self.path / "provenance.json"
 
     @property
+    def submitted_path(self) -> Path:
+        """By what code a sweep submitted it, last time."""
+        return self.path / "submitted.json"
+
+    @property
     def lock_path(self) -> Path:
         return self.path / "lock"
 

@@ -63,6 +63,7 @@ class TrialState:
         path: the directory.
         state: one of STATES.
         reason: why, in a few words.
+        warning: what the trainer said of this run's start that others should know; None for none.
         identity: as the sweep knows it, else as status.json says (with the data's fingerprint).
         loss: the last logged training loss.
         metrics: the last known val_* values.
@@ -79,6 +80,7 @@ class TrialState:
     path: Path
     state: StateName
     reason: str | None = None
+    warning: str | None = None
     identity: str | None = None
     iteration: int | None = None
     max_iteration: int | None = None
@@ -136,6 +138,7 @@ def read_state(directory: ExperimentDir, *, now: datetime | None = None) -> Tria
         path=directory.path,
         state=state,
         reason=reason,
+        warning=status.get("warning"),
         identity=(job or {}).get("identity") or status.get("identity"),
         iteration=status.get("iteration"),
         max_iteration=status.get("max_iteration"),
