@@ -60,10 +60,13 @@ lock: setup
 reference: setup
 	$(BIN)/python -m commands._reference docs/reference
 
-# The site has an environment of its own: nothing of it is needed to read the pages.
+# The site has an environment of its own: the extra `docs` alone, without torch.
+DOCS_EXTRA := import tomllib; \
+	print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")
+
 docs: setup
 	test -x .venv-docs/bin/python || $(UV) venv --quiet --python $(BIN)/python .venv-docs
-	$(UV) pip install --quiet --python .venv-docs/bin/python -r pyproject.toml --extra docs --no-deps
+	$(BIN)/python -c '$(DOCS_EXTRA)' | $(UV) pip install --quiet --python .venv-docs/bin/python -r -
 	.venv-docs/bin/sphinx-build -W --keep-going -q docs site
 
 completions: setup
@@ -88,4 +91,4 @@ wheel: setup
 	UV=$(abspath $(UV)) bash .ci/try-wheel $(abspath $(BIN))
 
 clean:
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-docs site dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -144,7 +144,11 @@ def _item(names: str, text: str) -> str:
 def _note(text: str) -> str:
     if text.startswith("default: "):
         return f"Default `{text.removeprefix('default: ')}`"
-    return "Required" if text == "required" else f"`{text}`"
+    bounds = re.fullmatch(r"(?:([-\d.]+)<=)?x(?:>=([-\d.]+))?(?:<=([-\d.]+))?", text)
+    if not bounds:
+        return "Required" if text == "required" else f"`{text}`"
+    low, high = bounds[1] or bounds[2], bounds[3]
+    return f"{low} to {high}" if low and high else f"At least {low}" if low else f"At most {high}"
 
 
 def _codes(path: str) -> str:

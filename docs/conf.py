@@ -3,11 +3,10 @@
 from pathlib import Path
 
 project = "imgtool"
-author = "the imgtool authors"
 extensions = ["myst_parser"]
 html_theme = "furo"
 html_title = "imgtool"
-html_static_path: list[str] = []
+html_show_copyright = False
 smartquotes = False  # options keep their two dashes
 myst_heading_anchors = 3  # links name headings as they do on code hosts
 

@@ -1,4 +1,5 @@
-"""Scripts as people run them: bash in a folder of its own, where `imgtool` is this checkout's."""
+"""Scripts as people run them: bash in a folder of its own, where `imgtool` and
+`python` are this checkout's."""
 
 from __future__ import annotations
 
@@ -17,16 +18,25 @@ class Shell:
         folder: an empty one.
         module: what `imgtool` runs, as `python -m` has it.
         root: the checkout.
+        work: where scripts run, in place of `folder`/work.
     """
 
-    def __init__(self, folder: Path, *, module: str = "imgtool", root: Path = ROOT) -> None:
-        self.work = folder / "work"
-        self.work.mkdir(parents=True)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        module: str = "imgtool",
+        root: Path = ROOT,
+        work: Path | None = None,
+    ) -> None:
+        self.work = work or folder / "work"
+        self.work.mkdir(parents=True, exist_ok=True)
         bin_dir = folder / "bin"
-        bin_dir.mkdir()
-        wrapper = bin_dir / "imgtool"
-        wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
-        wrapper.chmod(0o755)
+        bin_dir.mkdir(parents=True)
+        for name, words in (("imgtool", f"-m {module}"), ("python", "")):
+            wrapper = bin_dir / name
+            wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n')
+            wrapper.chmod(0o755)
         self.environment = {
             **os.environ,
             "PATH": f"{bin_dir}:{os.environ['PATH']}",

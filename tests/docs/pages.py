@@ -7,7 +7,8 @@ A comment before a block says how it is checked:
     <!-- run slowly: photos -->                   it runs with the slow tests
     <!-- run by tests/test_chain.py -->           that test runs it
     <!-- needs: a GPU -->                         it cannot run here; its words are still checked
-    <!-- file: a.yaml -->                         its text is a file beside the blocks that run
+    <!-- file: a.yaml -->                         its text is a file where the blocks run
+    <!-- line of: a.py, LINE -->                  its lines go after that line of a.py (docs/design.md)
 
 Blocks of one page run in order, in one folder.
 """
@@ -36,9 +37,10 @@ _SEPARATORS = {"|", "||", "&&", ";", "&", "(", ")", "{", "}"}
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its page, line, language, mark (None without one) and text."""
+    """A fenced block: its page, section, line, language, mark (None without one) and text."""
 
     page: Path
+    section: str
     line: int
     language: str
     mark: str | None
@@ -50,14 +52,14 @@ class Block:
 
     @property
     def kind(self) -> str:
-        """`run`, `run slowly`, `run by`, `needs`, `file`, or nothing."""
-        found = re.match(r"(run slowly|run by|run|needs|file)\b", self.mark or "")
+        """`run`, `run slowly`, `run by`, `needs`, `file`, `line of`, or nothing."""
+        found = re.match(r"(run slowly|run by|run|needs|file|line of)\b", self.mark or "")
         return found[1] if found else ""
 
     @property
     def words(self) -> list[str]:
         """What the mark goes on with: materials, a test, a file, a reason."""
-        rest = (self.mark or "")[len(self.kind) :].strip(": ")
+        rest = (self.mark or "")[len(self.kind) :].removeprefix(":")
         return [word.strip() for word in rest.split(",") if word.strip()]
 
     def __str__(self) -> str:
@@ -71,7 +73,9 @@ def blocks(page: Path) -> list[Block]:
     for match in _BLOCK.finditer(text):
         mark = match["mark"].strip() if match["mark"] else None
         line = text.count("\n", 0, match.start("language")) + 1
-        found.append(Block(page, line, match["language"].strip(), mark, match["text"]))
+        titles = re.findall(r"^## (.*)$", text[: match.start()], re.MULTILINE)
+        section = titles[-1] if titles else ""
+        found.append(Block(page, section, line, match["language"].strip(), mark, match["text"]))
     return found
 
 

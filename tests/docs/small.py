@@ -8,14 +8,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-# Option -> the value that is given again, where the command line has it.
+# Option -> the value that is given again, where the command line has a larger one or a word.
 _LAST_WORDS = {
     ("train",): {
         "--crop": "64",
         "--img-sizes": "32",
         "--img-size": "32",
         "--batch-size": "2",
-        "--max-iter": "2",
+        "--max-iter": "3",
         "--device": "cpu",
     },
     ("eval-fid",): {"--n": "8", "--img-size": "32"},
@@ -42,12 +42,18 @@ def small(words: Sequence[str]) -> list[str]:
     words = list(words)
     for command, options in _LAST_WORDS.items():
         if tuple(words[: len(command)]) == command:
-            given = [word.replace("_", "-") for word in words]
-            words += [w for name, value in options.items() if name in given for w in (name, value)]
+            given = dict(zip([word.replace("_", "-") for word in words], words[1:], strict=False))
+            for name, value in options.items():
+                if name in given and not _is_small(given[name], value):
+                    words += [name, value]
     for command, more in _ALWAYS.items():
         if tuple(words[: len(command)]) == command and "--help" not in words:
             words += more
     return words
+
+
+def _is_small(given: str, value: str) -> bool:
+    return given.isdigit() and value.isdigit() and int(given) <= int(value)
 
 
 if __name__ == "__main__":
