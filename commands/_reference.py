@@ -135,8 +135,11 @@ def _item(names: str, text: str) -> str:
     note = ""
     if found:
         text = text[: found.start()]
-        notes = [_note(part) for part in re.split(r"; (?=x[<>]|default: |required)", found[1])]
-        note = f" *{'; '.join(notes)}*"
+        notes = [
+            _note(part) for part in re.split(r"; (?=[-\d.x]+[<>]|default: |required)", found[1])
+        ]
+        joined = "; ".join(notes)
+        note = f" *{joined[:1].upper()}{joined[1:]}*"
     names = re.sub(r"<(.*)>", lambda kind: _TYPES.get(kind[1], kind[1]), names)
     return f"- `{names}`: {_prose(text)}{note}"
 
@@ -148,7 +151,7 @@ def _note(text: str) -> str:
     if not bounds:
         return "Required" if text == "required" else f"`{text}`"
     low, high = bounds[1] or bounds[2], bounds[3]
-    return f"{low} to {high}" if low and high else f"At least {low}" if low else f"At most {high}"
+    return f"{low} to {high}" if low and high else f"at least {low}" if low else f"at most {high}"
 
 
 def _codes(path: str) -> str:
