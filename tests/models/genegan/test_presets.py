@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from imgtool.data.synthetic.make import make_faces
 from imgtool.errors import UserError
 from imgtool.evaluation.editing import open_editor
 from imgtool.evaluation.fid.checkpoints import CheckpointMeter
+from imgtool.evaluation.fid.inception import Extractor
 from imgtool.evaluation.fid.options import Options
 from imgtool.evaluation.fid.weights import find_weights
 from imgtool.experiment.checkpoint_file import read
@@ -22,6 +24,7 @@ from imgtool.models.registry import schema
 from imgtool.process.stopping import StopRequest
 from imgtool.training.report import Silence
 from imgtool.training.run import train
+from tests.evaluation.fid.making import SMALLEST_SIDE
 
 SMALLER = [
     *(
@@ -73,11 +76,13 @@ class Quiet:
 
 
 @pytest.fixture(scope="module")
-def meter(tmp_path_factory: pytest.TempPathFactory) -> CheckpointMeter:
-    """One Inception, of random weights, for all presets."""
+def meter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CheckpointMeter]:
+    """One Inception, of random weights and small images, for all presets."""
     cache = tmp_path_factory.mktemp("cache")
     options = Options(weights="random", n=3, batch_size=3, device="cpu", cache_dir=cache)
-    return CheckpointMeter(options, Quiet(), find_weights("inception-fid", "random"), {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Extractor, "side", SMALLEST_SIDE)
+        yield CheckpointMeter(options, Quiet(), find_weights("inception-fid", "random"), {})
 
 
 def trained(name, faces, exp_dir, *sets, stop_after=0):
