@@ -32,6 +32,8 @@ SMALLER = [
         "model.norm_groups=4",
         "data.max_images=16",
         "data.val_fraction=0.2",
+        "data.image_sizes=[16,24,32]",
+        "data.image_size=32",
     ),
     *("train.batch_size=2", "train.max_iter=4", "train.save_every=2", "train.val_every=4"),
     *("train.sample_every=4", "loss.critic_burst=2", "train.threads=1", "train.device=cpu"),
@@ -179,8 +181,7 @@ def test_exp06b_begins_with_the_shipped_vqvae(vqvae, faces, tmp_path, meter):
     # What was begun with is in the first weights, and training has moved them a little.
     theirs = read(vqvae.latest_path).tensors
     trained_on = [name for name in generator if name.endswith("conv.weight")]
-    assert len(trained_on) == 7
+    assert len(trained_on) == 5
     for name in trained_on:
         near = mine[f"model.{name}"] - theirs[f"model.{name}"]
-        assert near.abs().max() < 0.01
-        assert near.abs().max() > 0 or "layers.3" in name  # that only large sizes reach
+        assert 0 < near.abs().max() < 0.01
