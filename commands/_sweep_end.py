@@ -51,8 +51,8 @@ def tell(command: str | None, plan: Plan, code: int) -> None:
 def _record(plan: Plan, states: Sequence[TrialState], code: int) -> dict[str, Any]:
     from imgtool.sweep.state import BROKEN
 
-    found = Counter(state.state for state in states)
-    broken = sum(found[name] for name in BROKEN)
+    found: Counter[str] = Counter(state.state for state in states)
+    broken = BROKEN & set(found)
     done = found["completed"] == len(states)
     rows = zip(plan.trials, states, strict=True)
     return {

@@ -11,11 +11,12 @@ from pathlib import Path
 from imgtool.config.schema import TINY_FOLDER
 from imgtool.errors import CheckpointError, ExperimentError, UserError
 from imgtool.experiment import checkpoints
-from imgtool.files import point, pointer_of, temporary_beside
+from imgtool.files import folders_for, point, pointer_of, temporary_beside
 
 CHECKPOINTS_NAME = "checkpoints"
 TABLE_END = "_metrics.csv"
 MANIFEST_NAME = "sweep.json"
+TRIAL_CONFIG = "trial.yaml"  # in a trial's directory: what is trained, resolved
 
 
 class ExperimentDir:
@@ -121,24 +122,35 @@ class ExperimentDir:
         That is when a UserError comes before its config is written. What was there stays, and
         so does a directory that is not new: others may look for the refusal in it.
         """
-        new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        new = self.missing()
         try:
             yield
         except UserError:
-            if self.path in new and not self.config_path.exists():
-                self._remove_refused(new)
+            self.remove_unused(new)
             raise
 
-    def _remove_refused(self, folders: Sequence[Path]) -> None:
-        """Remove what says nothing but the refusal, and folders that are empty then."""
-        files = {self.log_path.name, self.status_path.name}
+    def missing(self) -> list[Path]:
+        """The directory and those above it that are not there, the deepest first."""
+        return [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+
+    def remove_unused(self, folders: Sequence[Path]) -> None:
+        """Remove what says no more than that nothing has begun, and folders that are empty then.
+
+        Args:
+            folders: what `missing` said before; a directory that was there already stays.
+        """
+        if self.path not in folders or self.config_path.exists():
+            return
+        paths = (self.log_path, self.status_path, self.submitted_path, self.path / TRIAL_CONFIG)
+        files = {path.name for path in paths}
         inside = {self.checkpoints_dir.name, self.samples_dir.name}
         with suppress(OSError):
             if {path.name for path in self.path.iterdir()} <= files | inside:
                 for folder in (self.checkpoints_dir, self.samples_dir):
-                    folder.rmdir()
-                for name in files:
-                    (self.path / name).unlink(missing_ok=True)
+                    if folder.exists():
+                        folder.rmdir()
+                for path in paths:
+                    path.unlink(missing_ok=True)
                 for folder in folders:
                     folder.rmdir()
 
@@ -178,20 +190,23 @@ def _is_tinys(path: Path) -> bool:
     return meant is not None and Path(meant).parent == Path(TINY_FOLDER)
 
 
-def make_writable(folder: Path, *, instead: str = "give another --exp-dir") -> None:
+def make_writable(
+    folder: Path, *, instead: str = "give another --exp-dir", keep: bool = True
+) -> None:
     """Make `folder` and see that files can be written there.
 
     Args:
         instead: what to do where that cannot be mended.
+        keep: False takes away again what was made.
 
     Raises:
         ExperimentError: a file is in the way, or it cannot be written to.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = temporary_beside(folder / "probe")
-        probe.write_bytes(b"")
-        probe.unlink()
+        with folders_for(folder / "probe", always=not keep):
+            probe = temporary_beside(folder / "probe")
+            probe.write_bytes(b"")
+            probe.unlink()
     except (FileExistsError, NotADirectoryError) as error:
         raise ExperimentError(
             f"{folder} cannot be made: a file is in the way",

@@ -19,6 +19,21 @@ SCHEMA = "imgtool-sweep/1"
 LOCK_NAME = ".sweep.lock"
 
 
+def check(plan: Plan) -> None:
+    """See that it can be written; nothing is.
+
+    Raises:
+        ExperimentError: a folder cannot be written to.
+    """
+    for folder, key in zip(_folders(plan), ("root", "shared_dir"), strict=False):
+        instead = f"choose another with `{key}:` in the sweep's file"
+        make_writable(folder, instead=instead, keep=False)
+
+
+def _folders(plan: Plan) -> list[Path]:
+    return [plan.root] + ([plan.shared_dir] if plan.shared_dir else [])
+
+
 def write(plan: Plan) -> None:
     """Add the plan's trials to its manifest, and copy that into the shared folder.
 
@@ -28,10 +43,11 @@ def write(plan: Plan) -> None:
     Raises:
         ExperimentError: a folder cannot be written to.
     """
+    check(plan)
     others = {name for trial in plan.trials for name in trial.also}
-    folders = [plan.root] + ([plan.shared_dir] if plan.shared_dir else [])
-    for folder, key in zip(folders, ("root", "shared_dir"), strict=False):
-        make_writable(folder, instead=f"choose another with `{key}:` in the sweep's file")
+    folders = _folders(plan)
+    for folder in folders:
+        make_writable(folder)
     with _locked(plan.root):
         earlier = {
             trial["exp_dir"]: trial

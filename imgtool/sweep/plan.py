@@ -23,10 +23,10 @@ from imgtool.config.load import (
 )
 from imgtool.config.schema import TINY_FOLDER, Cluster, Experiment, FamilySchema
 from imgtool.errors import ConfigError, UsageError, did_you_mean
-from imgtool.experiment.layout import ExperimentDir
+from imgtool.experiment.layout import TRIAL_CONFIG, ExperimentDir
 from imgtool.sweep import grid
 from imgtool.sweep.spec import SEED, Spec, as_sets, chosen, read_spec, root_of
-from imgtool.sweep.trial import TRIAL_CONFIG, Plan, Trial
+from imgtool.sweep.trial import Plan, Trial
 
 SchemaOf = Callable[[str], FamilySchema]
 GRID = "--grid"

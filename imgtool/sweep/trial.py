@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imgtool.config.load import Loaded
-from imgtool.experiment.layout import MANIFEST_NAME, ExperimentDir
-
-TRIAL_CONFIG = "trial.yaml"  # in the trial's directory: what is trained, resolved
+from imgtool.experiment.layout import MANIFEST_NAME, TRIAL_CONFIG, ExperimentDir
 
 
 @dataclass(frozen=True, kw_only=True)
