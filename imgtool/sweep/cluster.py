@@ -138,7 +138,9 @@ def submit(
         for script in scripts(plan, taken, replace(options, then=None), at_work=there):
             _say_limits(script, scheduler, note)
             submitted.append(_submit_array(plan, script, profile, scheduler))
-    manifest.write(plan)
+            manifest.write(plan)  # a refusal of the next one is not to hide this one
+    if not submitted:
+        manifest.write(plan)
     if options.then is not None:
         parents = [*parents, *(str(one.job_id) for one in submitted)]
         submitted.append(_submit_follow_up(plan, options, profile, parents))
