@@ -73,7 +73,12 @@ def start(tmp_path):
         while not directory.status_path.exists():
             assert child.poll() is None
             time.sleep(0.01)
-        job = {"executor": "local", "stat": "RUN", "host": socket.gethostname(), "pid": child.pid}
+        job = {
+            "executor": "local",
+            "stat": "running",
+            "host": socket.gethostname(),
+            "pid": child.pid,
+        }
         write_job(directory, **job, started=directory.made, start_ticks=start_ticks(child.pid))
         directory.child = child
         return directory
@@ -133,7 +138,7 @@ def test_another_process_with_its_number_is_left_alone(tmp_path):
     bystander = subprocess.Popen(["sleep", "60"])
     try:
         directory = make(tmp_path / "a")
-        job = {"executor": "local", "stat": "RUN", "host": socket.gethostname()}
+        job = {"executor": "local", "stat": "running", "host": socket.gethostname()}
         write_job(directory, **job, pid=bystander.pid, start_ticks=1)
         record = json.loads((directory.path / "base.json").read_text())
         old = {**record, "started": "2020-01-01T00:00:00Z", "state": "running"}
@@ -159,7 +164,7 @@ def test_what_runs_on_another_host_is_named(tmp_path):
 def test_a_job_that_lsf_has_not_numbered_is_named(tmp_path):
     directory = make(tmp_path / "a")
     (directory.path / "status.json").unlink(missing_ok=True)
-    job = {"executor": "lsf", "job_id": None, "name": "sweep-1", "stat": "PEND"}
+    job = {"executor": "lsf", "job_id": None, "name": "sweep-1", "stat": "waiting"}
     (directory.path / "job.json").write_text(json.dumps({**job, "submitted": now_iso()}))
     answer = imgtool("cancel", directory.path)
     assert answer.returncode == 1
@@ -176,12 +181,12 @@ def cluster(tmp_path):
     """Three elements of job 7: one waits, one runs and saves on INT, one runs and is deaf."""
     tools = tmp_path / "tools"
     tools.mkdir()
-    for index, stat in ((1, "PEND"), (2, "RUN"), (3, "RUN")):
+    for index, stat in ((1, "waiting"), (2, "running"), (3, "running")):
         directory = make(tmp_path / "experiments" / f"t{index}")
         submitted = now_iso()
         job = {"executor": "lsf", "job_id": 7, "index": index, "stat": stat}
         write_job(directory, **job, submitted=submitted)
-        if stat == "RUN":
+        if stat == "running":
             record = json.loads((directory.path / "base.json").read_text())
             there = {**record, "state": "running", "host": "elsewhere", "pid": 5}
             directory.status_path.write_text(json.dumps(there))
@@ -219,4 +224,4 @@ def test_without_bkill_nothing_is_called_cancelled(cluster, tmp_path):
     answer = imgtool("cancel", "t1", "--grace", "0s", cwd=tmp_path, env=env)
     assert answer.returncode == 1
     assert "LSF jobs are not cancelled: bkill cannot be run" in answer.stderr
-    assert read_job(ExperimentDir(tmp_path / "experiments/t1"))["stat"] == "PEND"
+    assert read_job(ExperimentDir(tmp_path / "experiments/t1"))["stat"] == "waiting"
