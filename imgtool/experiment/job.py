@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from imgtool.experiment.alive import parse_time
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import read_status
 from imgtool.files import temporary_beside
@@ -36,7 +37,7 @@ def write_job(directory: ExperimentDir, **fields: Any) -> None:
     Without fsync: after a power cut there is no process that it could describe.
 
     Args:
-        fields: executor, job_id, index, stat (LSF's words: PEND, RUN, DONE, EXIT …), exit_code,
+        fields: executor, job_id, index, stat (one of schedulers.base.JOB_STATES), exit_code,
             attempt, submitted, log; `state` and `reason` are the executor's own verdict on a
             trainer that ended without a word, `ended` its time.
 
@@ -58,6 +59,37 @@ def attempt_of(record: Mapping[str, Any] | None) -> int | None:
     """The number of the start that a status.json or job.json is about; None in old ones."""
     value = (record or {}).get("attempt")
     return value if type(value) is int else None
+
+
+def speaks_of(status: Mapping[str, Any] | None, job: Mapping[str, Any]) -> bool:
+    """Whether a trainer's word is of a job's present turn or later, not of what was before it.
+
+    The numbers of their starts say so; of old files, in which they lack, the times.
+    """
+    if not status:
+        return False
+    said, given = attempt_of(status), attempt_of(job)
+    if said is not None and given is not None:
+        return said >= given and said != job.get("goes_on_after")
+    return is_later(status.get("started"), job.get("started") or job.get("submitted"), missing=True)
+
+
+def is_last_word(status: Mapping[str, Any], job: Mapping[str, Any], *, missing: bool) -> bool:
+    """Whether a job's end is of the very start that a trainer's word is of, and came after it.
+
+    Args:
+        missing: the answer where neither numbers nor times say so.
+    """
+    said, given = attempt_of(status), attempt_of(job)
+    if said is not None and given is not None:
+        return said <= given
+    return is_later(job.get("ended"), status.get("heartbeat"), missing=missing)
+
+
+def is_later(first: Any, second: Any, *, missing: bool) -> bool:
+    """Whether time `first` is `second` or later; `missing` where one is not known."""
+    a, b = parse_time(first), parse_time(second)
+    return missing if a is None or b is None else a >= b
 
 
 def is_same_job(job: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from imgtool.experiment.alive import is_process, start_ticks
+from imgtool.experiment.job import write_job
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import now_iso, read_status
 from imgtool.process import leftovers
@@ -19,7 +20,7 @@ from imgtool.process.ladder import KILL_AFTER_SEC, Ladder, Step
 from imgtool.schedulers import registry
 from imgtool.schedulers.base import WAITING, Key, Scheduler, SchedulerError
 from imgtool.sweep.refresh import job_words
-from imgtool.sweep.state import ACTIVE, read_job, read_state, write_job
+from imgtool.sweep.state import ACTIVE, read_job, read_state
 
 if TYPE_CHECKING:
     import psutil

@@ -42,8 +42,9 @@ def train(
     ranks: Ranks | None = None,
     resume: str = "auto",
     argv: Sequence[str] = (),
+    attempt: int | None = None,
 ) -> Outcome:
-    """Train an experiment in its directory, which the caller has created and locked on rank 0.
+    """Train an experiment in its directory, which the caller has created and owns on rank 0.
 
     Args:
         loaded: the checked config with the origin of each value.
@@ -52,13 +53,14 @@ def train(
         resume: `auto` goes on from the newest valid checkpoint, `never` refuses a directory
             that has one, a path names one.
         argv: the command line, for provenance.json.
+        attempt: the number of this start, as the directory's owner has it.
 
     Raises:
         UserError: of the kind that says what is wrong; status.json says so too. Where another
             rank failed first, its words.
     """
     ranks = ranks or Ranks()
-    status: Status = StatusFile(directory) if ranks.is_first else SilentStatus()
+    status: Status = StatusFile(directory, attempt=attempt) if ranks.is_first else SilentStatus()
     ranks.on_failure = lambda error: _note_failure(ranks, status, error, directory)
     with train_log(directory, first=ranks.is_first):
         news = LoggedReporter(reporter)

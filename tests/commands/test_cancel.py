@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from imgtool.experiment.alive import start_ticks
+from imgtool.experiment.job import write_job
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import now_iso
-from imgtool.sweep.state import read_job, read_state, write_job
+from imgtool.sweep.state import read_job, read_state
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 

@@ -208,7 +208,9 @@ def test_of_one_out_of_sight_only_the_age_is_known(directory, seconds, is_free, 
 
 def test_a_holder_stays_fresh(directory, monkeypatch):
     monkeypatch.setattr(owner, "REFRESH_SEC", 0.02)
-    process = start("import imgtool.experiment.owner as o\no.REFRESH_SEC = 0.02" + HOLDER, directory)
+    process = start(
+        "import imgtool.experiment.owner as o\no.REFRESH_SEC = 0.02" + HOLDER, directory
+    )
     try:
         process.stdout.readline()
         age(directory.path / "owner", 1000)
@@ -265,12 +267,12 @@ def test_who_was_started_trains_by_its_ticket(directory, links):
 def test_a_training_outlives_its_starter(directory, monkeypatch):
     child = subprocess.Popen(["sleep", "60"])
     starter = start(
-        "hold = take(directory)\nhold.add_child(int(sys.argv[2]))\nprint(hold.environment())\n"
+        "hold = take(directory)\nhold.add_child(int(sys.argv[2]))\nimport json; print(json.dumps(hold.environment()))\n"
         "sys.stdout.flush()\nsys.stdin.read()",
         directory,
         str(child.pid),
     )
-    for name, value in eval(starter.stdout.readline()).items():
+    for name, value in json.loads(starter.stdout.readline()).items():
         monkeypatch.setenv(name, value)
     kill(starter)
     found = holder(directory)
@@ -339,7 +341,12 @@ def test_attempts_ascend(directory, monkeypatch):
     (directory.path / "owner").unlink()
     say(directory, 3)
     write_job(directory, **job, attempt=5)
-    for given, number in ((None, 6), (mine, 5), ({**mine, "index": 3}, 6), ({**mine, "name": "x"}, 6)):
+    for given, number in (
+        (None, 6),
+        (mine, 5),
+        ({**mine, "index": 3}, 6),
+        ({**mine, "name": "x"}, 6),
+    ):
         with take(directory, job=given) as hold:
             assert hold.attempt == number
     say(directory, 5)  # its first turn is over
