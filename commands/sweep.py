@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from click import Choice
 
 from commands._options import complete_presets
 from commands._output import Output, say
 from commands._sweep_options import Cluster, Here, Which
 from commands._sweep_plan import describe, known, show_commands, show_scripts, write_scripts
-from imgtool.errors import ExitCode, UsageError
+from imgtool.errors import ExitCode, UsageError, did_you_mean
 from imgtool.schedulers.registry import names
 
 if TYPE_CHECKING:
@@ -23,6 +22,11 @@ if TYPE_CHECKING:
 LOCAL, BY_PROFILE = "local", "cluster"
 EXECUTORS = (LOCAL, *names(), BY_PROFILE)
 RETRY = ("failed", "diverged", "out_of_memory", "stale")
+
+
+def complete_executors(incomplete: str) -> list[str]:
+    """What --executor takes, for the shell."""
+    return [name for name in EXECUTORS if name.startswith(incomplete)]
 
 
 def run(
@@ -41,7 +45,8 @@ def run(
     executor: Annotated[
         str,
         typer.Option(
-            click_type=Choice(EXECUTORS),
+            metavar="|".join(EXECUTORS),
+            autocompletion=complete_executors,
             help="Where trials run: here, or as jobs of this scheduler; cluster is the one that "
             "the site's profile names or that is found.",
         ),
@@ -153,6 +158,9 @@ def _job_options(executor: str, cluster: Cluster, then: str | None) -> Options:
 
 
 def _refuse_other_executors_options(executor: str, here: Here, cluster: Cluster) -> None:
+    if executor not in EXECUTORS:
+        hint = did_you_mean(executor, list(EXECUTORS))
+        raise UsageError(f"--executor: no {executor!r}", hint=hint)
     local = {"--slots": here.slots, "--fail-fast": here.fail_fast or None}
     jobs = {
         "--requeue": cluster.requeue or None,
@@ -178,8 +186,6 @@ def _names(only: Sequence[str] | None) -> list[str]:
 
 
 def _states(retry: str | None) -> frozenset[str]:
-    from imgtool.errors import did_you_mean
-
     words = {word.strip().replace("-", "_") for word in (retry or "").split(",") if word.strip()}
     for word in words - {"all"}:
         if word not in RETRY:

@@ -16,15 +16,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from imgtool.config.bounds import Ge, Gt, Le, Lt
+from imgtool.config.bounds import Ge, Le
+from imgtool.config.cluster import Cluster as Cluster
+from imgtool.config.option import STRICT as STRICT
+from imgtool.config.option import Fraction as Fraction
+from imgtool.config.option import NonNegativeFloat as NonNegativeFloat
+from imgtool.config.option import NonNegativeInt as NonNegativeInt
+from imgtool.config.option import PositiveFloat as PositiveFloat
+from imgtool.config.option import PositiveInt as PositiveInt
+from imgtool.config.option import option as option
 from imgtool.errors import UsageError
 from imgtool.units import parse_duration
 
-PositiveInt = Annotated[int, Ge(1)]
-NonNegativeInt = Annotated[int, Ge(0)]
-PositiveFloat = Annotated[float, Gt(0)]
-NonNegativeFloat = Annotated[float, Ge(0)]
-Fraction = Annotated[float, Ge(0), Lt(1)]
 # A count of iterations (1000), or of epochs (5ep).
 Interval = PositiveInt | Annotated[str, "interval"]
 # A number in a metric's own unit (1e-4), or a part of the best value (1%).
@@ -33,37 +36,7 @@ Gain = NonNegativeFloat | Annotated[str, "percent"]
 # Where runs of `--tiny` lie, within the folders of the others.
 TINY_FOLDER = "tiny"
 
-_NOT_GIVEN = object()
 _PERCENT = re.compile(r"\d{1,2}(\.\d+)?%", re.ASCII)
-STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
-
-
-def option(
-    default: Any,
-    doc: str,
-    *,
-    run: bool = False,
-    before: Any = _NOT_GIVEN,
-    flag: str | None = None,
-    aliases: tuple[str, ...] = (),
-) -> Any:
-    """A documented field.
-
-    Args:
-        default: its value when nobody sets it.
-        doc: one line for `--help` and the resolved config.
-        run: True when changing it leaves the experiment the same experiment.
-        before: the value that behaves as programs did before there was this choice. Every new
-            field gives it: stored configs that lack the field have this value, and hashes leave
-            it out. An identity field that becomes a run field gives its former default, which
-            holds its position in hashes; one that was added with a `before` gives none then.
-        flag: its option of `imgtool train`, without dashes; the field's name by default.
-        aliases: further spellings of the flag.
-    """
-    metadata = {"doc": doc, "run": run, "flag": flag, "aliases": aliases}
-    if before is not _NOT_GIVEN:
-        metadata["before"] = before
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,63 +251,6 @@ class Output:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """Resources that a cluster job of this experiment asks for."""
-
-    __pydantic_config__ = STRICT
-
-    queue: str | None = option(
-        None, "Queue or partition of the cluster job, such as gpuv100.", run=True
-    )
-    account: str | None = option(
-        None,
-        "Account or project that the cluster job is charged to.",
-        run=True,
-        aliases=("project",),
-    )
-    qos: str | None = option(None, "Quality of service of the cluster job.", run=True)
-    num_nodes: PositiveInt = option(1, "Hosts of the cluster job.", run=True)
-    num_cores: PositiveInt = option(8, "Cores of the cluster job, on each host.", run=True)
-    num_gpus: NonNegativeInt = option(
-        1, "GPUs of a trial on each host, on a cluster or here: one rank each.", run=True
-    )
-    gpu_type: str | None = option(None, "Kind of the cluster job's GPUs, such as v100.", run=True)
-    gpu_mode: Literal["shared", "exclusive_process"] | None = option(
-        None, "Mode of the cluster job's GPUs; the site's own when unset.", run=True
-    )
-    memory: str = option("4GB", "Memory of the cluster job, with its unit.", run=True)
-    memory_per: Literal["core", "job"] = option(
-        "core", "What the memory of the cluster job counts for.", run=True
-    )
-    walltime: str = option("6h", "Run limit of the cluster job.", run=True)
-    trials_per_job: PositiveInt = option(
-        1, "Trials that one cluster job runs at once, on what it is given.", run=True
-    )
-    select: str | None = option(
-        None, "What hosts must have: gpu32gb on LSF, a constraint of Slurm.", run=True
-    )
-    modules: tuple[str, ...] = option((), "Modules that the cluster job loads.", run=True)
-    setup: tuple[str, ...] = option(
-        (),
-        "Shell lines of the cluster job before imgtool starts, such as source env.sh.",
-        run=True,
-    )
-    extra: tuple[str, ...] = option(
-        (), "Further options of the scheduler, such as -B or --exclude=n1.", run=True
-    )
-
-    @staticmethod
-    def rewrite(raw: dict[str, Any]) -> dict[str, Any]:
-        """`project: p1`, as LSF calls it, is the account."""
-        if "project" not in raw:
-            return raw
-        new = {name: value for name, value in raw.items() if name != "project"}
-        if raw["project"] is not None and new.get("account") is not None:
-            raise ValueError("account and project are one: keep one of them")
-        return {**new, "account": raw["project"] or new.get("account")}
-
-
-@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """One experiment, complete. `model` and `loss` are the family's own dataclasses.
 
@@ -384,6 +300,7 @@ class FamilySchema:
             as `loss.kld`, which means nothing without a variational bottleneck.
         rivals: key -> the keys that it excludes, with the value by which each is not there. A key
             that is given clears them where they were given earlier (a preset, then an option).
+        example: what the first example of `imgtool train NAME --help` gives to it.
         monitor: the metric that its tasks call best, as far as the name alone tells.
         has_best: whether it really tells better weights from worse ones.
         takes_turns: whether a backward pass may leave parameters out that others train.
@@ -397,6 +314,7 @@ class FamilySchema:
     name: str
     sections: Mapping[str, type]
     tiny: Mapping[str, Any]
+    example: str = "--data-root photos"
     monitor: str = "val_loss"
     has_best: bool = True
     check: Callable[[Experiment], None] = _accept

@@ -105,7 +105,8 @@ if [ -z "$exp_dir" ]; then
     echo "error: no trial ${index} in $manifest" >&2
     exit 2
 fi
-export {limit}=$(({walltime} - SECONDS)) {job} {ticket}
+export {job} {ticket}
+export {limit}=$(({walltime} - SECONDS))
 exec {program} run-timed --exp-dir "$exp_dir" --duration {duration}{requeue} -- \
 {program} {launcher}train "$family" --config "$exp_dir/trial.yaml" --exp-dir "$exp_dir" --quiet
 """

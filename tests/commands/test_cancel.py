@@ -169,7 +169,7 @@ def test_a_job_that_lsf_has_not_numbered_is_named(tmp_path):
     (directory.path / "job.json").write_text(json.dumps({**job, "submitted": now_iso()}))
     answer = imgtool("cancel", directory.path)
     assert answer.returncode == 1
-    assert "a was submitted as sweep-1, and LSF has not said yet" in answer.stderr
+    assert "a was submitted as sweep-1, and lsf has not said yet" in answer.stderr
 
 
 def test_nothing_named(tmp_path):
@@ -207,7 +207,7 @@ def cluster(tmp_path):
 def test_cluster_jobs_save_before_they_are_killed(cluster, tmp_path):
     env = {**os.environ, "PATH": f"{cluster}:{os.environ['PATH']}"}
     answer = imgtool("cancel", "experiments", "--dry-run", cwd=tmp_path, env=env)
-    assert "t3: would cancel LSF job 7[3]" in answer.stderr
+    assert "t3: would cancel lsf job 7[3]" in answer.stderr
     assert not (cluster / "calls").exists()
     answer = imgtool("cancel", "experiments", "--grace", "1s", cwd=tmp_path, env=env)
     assert answer.returncode == 0, answer.stderr
@@ -224,5 +224,5 @@ def test_without_bkill_nothing_is_called_cancelled(cluster, tmp_path):
     env = {**os.environ, "PATH": f"{cluster}:/usr/bin:/bin"}
     answer = imgtool("cancel", "t1", "--grace", "0s", cwd=tmp_path, env=env)
     assert answer.returncode == 1
-    assert "LSF jobs are not cancelled: bkill cannot be run" in answer.stderr
+    assert "lsf jobs are not cancelled: bkill cannot be run" in answer.stderr
     assert read_job(ExperimentDir(tmp_path / "experiments/t1"))["stat"] == "waiting"

@@ -197,7 +197,7 @@ def test_lsf_is_asked_once_and_may_be_missing(study, tmp_path):
     env = {**os.environ, "PATH": str(tools)}
     answer = imgtool("status", "S4", cwd=study, env=env)
     assert json.loads(answer.stdout)["state"] == "submitted"
-    assert "states of LSF jobs may be old" in answer.stderr
+    assert "states of cluster jobs may be old" in answer.stderr
     bjobs = tools / "bjobs"
     text = f"#!/bin/sh\necho call >> {tools}/calls\necho '7^1^RUN^-^-'\necho '7^4^RUN^-^-'\n"
     bjobs.write_text(text)

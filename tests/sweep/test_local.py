@@ -93,7 +93,7 @@ def test_all_run_no_more_at_once_than_slots(make_plan, trainer):
     assert told.received is None
     for trial in plan.trials:
         job = read_job(trial.directory)
-        assert (job["stat"], job["exit_code"], job["attempt"]) == ("DONE", 0, 1)
+        assert (job["stat"], job["exit_code"], job["attempt"]) == ("done", 0, 1)
         assert trial.config_path.exists()
         assert trial.directory.child_log_path.read_text() == "at work\n"
         assert sorted(p.name for p in trial.directory.path.glob("*owner*")) == []
