@@ -19,9 +19,9 @@ from imgtool.errors import ExperimentError
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import now_iso
 from imgtool.files import write_text
+from imgtool.schedulers import registry
 
 PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "pillow")
-LSF_VARIABLES = ("LSB_JOBID", "LSB_JOBINDEX", "LSB_QUEUE", "LSB_JOBNAME", "LSB_HOSTS")
 GIT_SEC = 5.0
 
 
@@ -58,7 +58,7 @@ def collect(
         "num_cpus": os.cpu_count(),
         "user": _user(),
         "pid": os.getpid(),
-        "lsf": {name: os.environ[name] for name in LSF_VARIABLES if name in os.environ},
+        "job": registry.own_job(os.environ),
     }
 
 
