@@ -1,4 +1,4 @@
-"""imgtool train through real processes: signals, kills, locks, ranks, exit codes."""
+"""imgtool train through real processes: signals, kills, owners, ranks, exit codes."""
 
 import json
 import os
@@ -96,7 +96,7 @@ def test_sigint_saves_once_and_the_same_command_goes_on(photos, tmp_path, call):
     assert record["schema"] == "imgtool/1"
     assert newest(tmp_path / "a") == record["iteration"] >= 10
     assert len(list((tmp_path / "a/checkpoints").glob("iter_*"))) == 1
-    assert not (tmp_path / "a/lock").exists()
+    assert not (tmp_path / "a/owner").exists()
     again = call(*command, "--max-iter", record["iteration"] + 3, "--quiet")
     assert again[0] == 0
     assert again[1].strip() == str(tmp_path / "a")
@@ -107,10 +107,10 @@ def _text(path):
     return path.read_text() if path.exists() else ""
 
 
-def test_a_second_train_in_a_locked_directory(photos, tmp_path):
+def test_a_second_train_in_a_directory_in_use(photos, tmp_path):
     first = start(*words(photos, tmp_path / "a"))
     try:
-        wait_until(lambda: (tmp_path / "a/lock").exists() and _text(tmp_path / "a/lock"))
+        wait_until(lambda: (tmp_path / "a/owner").exists() and _text(tmp_path / "a/owner"))
         code, out, err = finish(start(*words(photos, tmp_path / "a")))
     finally:
         first.kill()

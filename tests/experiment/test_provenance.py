@@ -11,10 +11,8 @@ def collect(**changes):
 
 
 def test_what_is_recorded(monkeypatch, tmp_path):
-    monkeypatch.setenv("LSB_JOBID", "123")
-    monkeypatch.delenv("LSB_JOBINDEX", raising=False)
     monkeypatch.chdir(tmp_path)
-    record = collect()
+    record = collect(job={"executor": "lsf", "job_id": 123, "index": 0})
     assert record["argv"] == ["imgtool", "train"]
     assert (record["seed"], record["data_fingerprint"], record["identity"]) == (42, "f00", "abc")
     assert record["imgtool"] == __version__
