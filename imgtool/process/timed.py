@@ -22,6 +22,7 @@ from imgtool.process.child import check_runnable
 from imgtool.process.inbox import Inbox
 from imgtool.process.ladder import WATCHED
 from imgtool.process.ownership import take
+from imgtool.schedulers import registry
 from imgtool.units import format_bytes, format_duration
 
 EXP_DIR_OPTIONS = ("--exp-dir", "--exp_dir")
@@ -187,6 +188,21 @@ def _take_turn(
         return number, ExitCode.NO
     log(f"turn {number} of at most {max_turns} is over; asking for another one")
     return number, ExitCode.REQUEUE
+
+
+def ask_again(code: int, say: Callable[[str], None]) -> int:
+    """Ask the scheduler for another turn where the code says so, as the last thing of all: it may
+    end the job at once.
+
+    Returns:
+        the code to end with: 1 where there is no other turn.
+    """
+    scheduler = registry.of_job(os.environ) if code == ExitCode.REQUEUE else None
+    why = scheduler.again(os.environ) if scheduler else None
+    if why is None:
+        return code
+    say(f"no other turn: {why}")
+    return ExitCode.NO
 
 
 def _turns_path(experiment: ExperimentDir) -> Path:

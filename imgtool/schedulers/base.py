@@ -195,6 +195,9 @@ class Scheduler(Protocol):
 
     # --- inside a job ---
 
+    def own_key(self, environ: Mapping[str, str]) -> Key | None:
+        """The job with these variables, as `poll` has it; None outside a job."""
+
     def time_left(self, environ: Mapping[str, str]) -> float | None:
         """Seconds until this job's run limit; None where there is none or nobody says."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from imgtool.errors import ExitCode
 from imgtool.experiment.alive import parse_time
 from imgtool.experiment.job import attempt_of, speaks_of, write_job
 from imgtool.experiment.layout import ExperimentDir
@@ -19,6 +21,7 @@ from imgtool.sweep.state import STALE_SEC, is_open, read_job
 CLEAN_SEC = 3600.0  # schedulers forget jobs some time after their end
 SETTLE_SEC = 60.0  # a job may take a moment to be seen
 _FINAL = frozenset({"completed", "stopped", "failed", "diverged"})
+_SIGNALLED = frozenset({ExitCode.INTERRUPTED, 128 + signal.SIGTERM, 128 + signal.SIGKILL})
 _Job = tuple[ExperimentDir, dict[str, Any]]
 
 
@@ -129,10 +132,19 @@ def _noted(
 def _at_the_end(directory: ExperimentDir, job: dict[str, Any], seen: Seen) -> dict[str, Any]:
     if seen.state == "done":
         return _ended(job, "done", exit_code=0)
-    if seen.state == "cancelled" and _own_status(directory, job) is None:
-        reason = "cancelled in the queue"
-        return _ended(job, seen.state, seen.exit_code, state="stopped", reason=reason)
-    return _ended(job, seen.state, seen.exit_code, reason=seen.reason)
+    status = _own_status(directory, job)
+    why = None
+    if (status or {}).get("state") in _FINAL:
+        pass  # the trainer has had its last word
+    elif job.get("asked") and (seen.state == "cancelled" or seen.exit_code in _SIGNALLED):
+        why = str(job["asked"])
+    elif seen.exit_code == ExitCode.INTERRUPTED and seen.state == "failed":
+        why = "interrupted before it could save"
+    elif seen.state == "cancelled" and status is None:
+        why = "cancelled in the queue"
+    if why is None:
+        return _ended(job, seen.state, seen.exit_code, reason=seen.reason)
+    return _ended(job, seen.state, seen.exit_code, state="stopped", reason=why)
 
 
 def _missed(directory: ExperimentDir, job: dict[str, Any]) -> dict[str, Any]:
@@ -140,6 +152,8 @@ def _missed(directory: ExperimentDir, job: dict[str, Any]) -> dict[str, Any]:
     status = _own_status(directory, job)
     if status is not None and status.get("state") in _FINAL:
         return _ended(job, "done" if status["state"] in ("completed", "stopped") else "failed")
+    if job.get("asked"):
+        return _ended(job, "cancelled", state="stopped", reason=str(job["asked"]))
     age = heartbeat_age_sec(status) if status is not None else None
     if age is not None and age < STALE_SEC:
         return job  # it lives, whatever the scheduler says

@@ -6,6 +6,7 @@ Torch is imported once the data are open and the directory is known to be this e
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import SilentStatus, Status, StatusFile, say_for
 from imgtool.files import write_text
 from imgtool.process.stopping import StopRequest
+from imgtool.schedulers import registry
 from imgtool.training.environment import resume_collection
 from imgtool.training.material import Material, check_material, find_start, open_material
 from imgtool.training.ranks import KILLED, RankFailed, Ranks, forget_errors
@@ -191,7 +193,8 @@ def _write_start(
         ) from error
     seed, fingerprint = loaded.experiment.train.seed, material.datasets.fingerprint
     words = list(argv) or sys.argv
-    record = provenance.collect(words, seed, fingerprint, identity, machine.arithmetic)
+    job = registry.own_job(os.environ)
+    record = provenance.collect(words, seed, fingerprint, identity, machine.arithmetic, job)
     provenance.write(directory, record)
 
 
