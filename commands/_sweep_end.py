@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from commands._notify import notify
@@ -13,27 +13,15 @@ if TYPE_CHECKING:
     from imgtool.sweep.state import TrialState
     from imgtool.sweep.trial import Plan
 
-BEAT_SEC = 30.0
 
-
-def run_then(command: str, beat: Callable[[], None]) -> int:
+def run_then(command: str) -> int:
     """Run --then. What it prints is talk: standard output has the sweep's records."""
     import subprocess
 
     from imgtool.process import shell
 
     say(f"then: {command}")
-    with subprocess.Popen(shell.words(command), stdout=2) as child:
-        try:
-            while True:
-                try:
-                    code = child.wait(BEAT_SEC)
-                    break
-                except subprocess.TimeoutExpired:
-                    beat()
-        except BaseException:
-            child.terminate()
-            raise
+    code = subprocess.run(shell.words(command), stdout=2, check=False).returncode
     if code:
         say(f"the command of --then ended with {code}")
     return code

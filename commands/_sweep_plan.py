@@ -91,6 +91,7 @@ def refuse_what_lacks(
     """
     from imgtool.errors import ConfigError
     from imgtool.sweep.inputs import lacking
+    from imgtool.units import count
 
     found = lacking(trials)
     for lack in [lack for lack in found if dry_run and lack.is_unset]:
@@ -101,7 +102,9 @@ def refuse_what_lacks(
     for line in lines[:-1]:
         say(f"error: {line}")
     last = list(found)[-1]
+    is_of_all = found[last] == count(len(trials), "trial")
     hint = f"--set {last.key}=PATH" if last.is_unset else "check the path"
+    hint += "" if is_of_all else ", or leave such trials out by --only"
     elsewhere = "; --no-check-data where the jobs' hosts alone have it" if on_cluster else ""
     raise ConfigError(lines[-1], hint=hint + elsewhere)
 

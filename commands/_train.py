@@ -139,7 +139,7 @@ def _describe(loaded: Loaded) -> None:
 
 def _train(loaded: Loaded, resume: str) -> Outcome:
     from imgtool.experiment.layout import ExperimentDir
-    from imgtool.experiment.lock import exclusive
+    from imgtool.process.ownership import take
     from imgtool.process.stopping import StopRequest
     from imgtool.training.environment import prepare
     from imgtool.training.group import open_ranks
@@ -149,18 +149,19 @@ def _train(loaded: Loaded, resume: str) -> Outcome:
     stop.install()
     directory = ExperimentDir(loaded.experiment.output.exp_dir or ".")
     _refuse_to_begin_without(loaded.experiment, directory)
+    attempt = None
     with ExitStack() as held:
         held.enter_context(directory.making())
         if not is_launched():  # what is wrong with the directory is said before torch is loaded
             directory.create()
-            held.enter_context(exclusive(directory))
+            attempt = held.enter_context(take(directory, trains=True)).attempt
         prepare(deterministic=loaded.experiment.train.deterministic)
         ranks = held.enter_context(open_ranks(directory, stop))
         directory = ExperimentDir(ranks.decide(lambda: str(directory.path)))
         if ranks.distributed and ranks.is_first:
             directory.create()
-            held.enter_context(exclusive(directory))
-        return _run(loaded, directory, stop, resume, ranks)
+            attempt = held.enter_context(take(directory, trains=True)).attempt
+        return _run(loaded, directory, stop, resume, ranks, attempt)
 
 
 def _refuse_to_begin_without(experiment: Experiment, directory: ExperimentDir) -> None:
@@ -174,7 +175,12 @@ def _refuse_to_begin_without(experiment: Experiment, directory: ExperimentDir) -
 
 
 def _run(
-    loaded: Loaded, directory: ExperimentDir, stop: StopRequest, resume: str, ranks: Ranks
+    loaded: Loaded,
+    directory: ExperimentDir,
+    stop: StopRequest,
+    resume: str,
+    ranks: Ranks,
+    attempt: int | None,
 ) -> Outcome:
     from commands._progress import TrainingDisplay
     from imgtool.training.report import Silence
@@ -190,6 +196,7 @@ def _run(
             ranks=ranks,
             resume=resume,
             argv=sys.argv,
+            attempt=attempt,
         )
     finally:
         if isinstance(reporter, TrainingDisplay):

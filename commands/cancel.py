@@ -51,6 +51,7 @@ def run(
     from commands._input import expand_paths
     from commands._sweep_table import ask_cluster
     from imgtool.errors import ExitCode, UsageError
+    from imgtool.schedulers.registry import QUICK_SEC
     from imgtool.sweep.find import find
     from imgtool.sweep.state import ACTIVE, read_state
     from imgtool.units import parse_duration
@@ -59,7 +60,7 @@ def run(
     if not words:
         raise UsageError("nothing to cancel was named", hint="imgtool cancel SPEC, DIR or NAME")
     found = find(expand_paths(words))
-    ask_cluster(one.directory for one in found)
+    ask_cluster((one.directory for one in found), timeout_sec=QUICK_SEC)
     active = [one for one in found if read_state(one.directory).state in ACTIVE]
     here, cluster, elsewhere = _sort(active)
     _announce(here, cluster, elsewhere, dry_run)

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from imgtool.experiment import owner
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.files import write_text
-from imgtool.sweep import claim
 from imgtool.sweep.state import ACTIVE, read_state
 from imgtool.sweep.trial import Plan
 from imgtool.sweep.verdict import traces
@@ -42,7 +42,7 @@ class FollowUp:
 
     def run(
         self,
-        start: Callable[[str, Callable[[], None]], int],
+        start: Callable[[str], int],
         say: Callable[[str], None],
         *,
         sleep: Callable[[float], None] = time.sleep,
@@ -50,32 +50,28 @@ class FollowUp:
         """Run the command, if nobody else does, when no trial is at work any more.
 
         Args:
-            start: runs the command to its end and gives its exit code; it calls what it is given
-                besides at least once a minute.
+            start: runs the command to its end and gives its exit code.
             say: takes a line for people.
 
         Raises:
             ExperimentError: the sweep's folder cannot be written to.
         """
         self._wait(say, sleep)
-        held = claim.take(self._folder)
-        if held is None:
-            owner = claim.holder(self._folder)
-            who = f"process {owner.pid} on {owner.host}" if owner else "another sweep"
-            say(f"then: {who} runs it")
-            return 0
         try:
+            hold = owner.take(self._folder)
+        except owner.InUse as error:
+            say(f"then: {error.owner} runs it")
+            return 0
+        with hold:
             found, seen = self._note(), self._seen()
             if found is not None and found != self._before and found.get("seen") == seen:
                 say("then: another sweep has run it")
                 return int(found.get("code", 0))
-            code = start(self._command, held.refresh)
+            code = start(self._command)
             with suppress(OSError):
                 content = {"command": self._command, "code": code, "seen": seen, "at": time.time()}
                 write_text(self._note_path, json.dumps(content) + "\n")
             return code
-        finally:
-            held.release()
 
     def _wait(self, say: Callable[[str], None], sleep: Callable[[float], None]) -> None:
         """Until the trials that others run have ended too."""

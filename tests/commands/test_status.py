@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 import pytest
 
 from commands import _sweep_table
+from imgtool.experiment.job import write_job
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import now_iso
 from imgtool.sweep.slots import Slot
-from imgtool.sweep.state import read_state, write_job
+from imgtool.sweep.state import read_state
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 
@@ -199,7 +200,8 @@ def test_lsf_is_asked_once_and_may_be_missing(study, tmp_path):
     tools.mkdir()
     env = {**os.environ, "PATH": str(tools)}
     answer = imgtool("status", "S4", cwd=study, env=env)
-    assert json.loads(answer.stdout)["state"] == "submitted"
+    record = json.loads(answer.stdout)
+    assert (record["state"], record["reason"]) == ("submitted", "as last heard of lsf")
     assert "states of cluster jobs may be old" in answer.stderr
     bjobs = tools / "bjobs"
     text = f"#!/bin/sh\necho call >> {tools}/calls\necho '7^1^RUN^-^-'\necho '7^4^RUN^-^-'\n"

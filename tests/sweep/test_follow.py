@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from imgtool.sweep import claim
+from imgtool.experiment import owner
+from imgtool.experiment.layout import ExperimentDir
 from imgtool.sweep.follow import FollowUp
 from tests.waiting import wait_until
 
@@ -30,11 +31,10 @@ def runs(tmp_path):
 def note(tmp_path, seconds=0.0, code=0):
     """A stand-in for the shell, which says that it ran."""
 
-    def start(command, beat):
+    def start(command):
         with open(tmp_path / "runs", "a") as file:
             file.write(f"{command} {os.getpid()}\n")
         time.sleep(seconds)
-        beat()
         return code
 
     return start
@@ -111,4 +111,4 @@ def test_a_killed_sweep_does_not_keep_it_from_running(plan, tmp_path):
     assert len(runs(tmp_path)) == 2
     (folder,) = plan.root.glob(".then-*")
     assert json.loads((folder / "done.json").read_text())["code"] == 1
-    assert not (folder / claim.CLAIM_NAME).exists()
+    assert owner.holder(ExperimentDir(folder)) is None
