@@ -63,6 +63,16 @@ def test_a_dry_run_tells_what_is_not_there(folder, capsys):
     assert run("sweep", "phase1_1", "--set", "data.manifest=no.csv", *words) == 0
 
 
+def test_grace_is_the_pool_s_and_run_timed_s(folder, capsys):
+    from commands._sweep_options import Here
+    from commands.sweep import _pool_options
+
+    assert _pool_options(Here(grace="20s")).grace_sec == 20
+    words = ("--duration", "1h", "--grace", "1m", "--dry-run")
+    assert run("sweep", "phase1_1/S5", *words) == 0
+    assert " --duration 3600.000s --grace 60s -- " in capsys.readouterr().err
+
+
 def test_a_dry_run_counts_what_the_job_files_ask_for(folder, capsys):
     profile = folder / "config/imgtool/cluster.yaml"
     profile.parent.mkdir(parents=True)
