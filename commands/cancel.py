@@ -52,6 +52,7 @@ def run(
     from commands._output import say
     from commands._sweep_table import ask_cluster
     from imgtool.errors import ExitCode, UsageError
+    from imgtool.schedulers.registry import QUICK_SEC
     from imgtool.sweep import cancel
     from imgtool.sweep.find import find
     from imgtool.sweep.state import ACTIVE, read_state
@@ -61,7 +62,7 @@ def run(
     if not words:
         raise UsageError("nothing to cancel was named", hint="imgtool cancel SPEC, DIR or NAME")
     found = find(expand_paths(words))
-    ask_cluster(one.directory for one in found)
+    ask_cluster((one.directory for one in found), timeout_sec=QUICK_SEC)
     if not dry_run:
         cancel.forget_waiting([one.directory for one in found], say=say)
     active = [one for one in found if read_state(one.directory).state in ACTIVE]

@@ -196,7 +196,8 @@ def test_lsf_is_asked_once_and_may_be_missing(study, tmp_path):
     tools.mkdir()
     env = {**os.environ, "PATH": str(tools)}
     answer = imgtool("status", "S4", cwd=study, env=env)
-    assert json.loads(answer.stdout)["state"] == "submitted"
+    record = json.loads(answer.stdout)
+    assert (record["state"], record["reason"]) == ("submitted", "as last heard of lsf")
     assert "states of cluster jobs may be old" in answer.stderr
     bjobs = tools / "bjobs"
     text = f"#!/bin/sh\necho call >> {tools}/calls\necho '7^1^RUN^-^-'\necho '7^4^RUN^-^-'\n"
