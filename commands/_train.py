@@ -55,6 +55,13 @@ def train_command(family: str) -> Callable[..., Any]:
                 help="Go on from the newest checkpoint, refuse one, or go on from PATH.",
             ),
         ] = "auto",
+        pause_at: Annotated[
+            str | None,
+            typer.Option(
+                metavar="N|Nep",
+                help="Save, validate and stop there; the rest stays what the whole training has.",
+            ),
+        ] = None,
         dry_run: Annotated[
             bool,
             typer.Option("--dry-run", help="Print the resolved config and sizes; train nothing."),
@@ -62,13 +69,15 @@ def train_command(family: str) -> Callable[..., Any]:
     ) -> None:
         from imgtool.training.environment import collection_paused
         from imgtool.training.ranks import is_first_launched
+        from imgtool.units import parse_interval
 
+        pause = None if pause_at is None else parse_interval(pause_at)
         with collection_paused():
             loaded = _load(config, family, sets or [], explicit_flags, tiny=tiny)
             if dry_run:
                 _describe(loaded)
                 return
-            outcome = _train(loaded, resume)
+            outcome = _train(loaded, resume, pause)
         if is_first_launched():
             record = _record(loaded.experiment, outcome)
             output.emit("experiment", [record], columns=COLUMNS)
@@ -125,7 +134,7 @@ def _describe(loaded: Loaded) -> None:
         document(f"# {key}: {shown}")
 
 
-def _train(loaded: Loaded, resume: str) -> Outcome:
+def _train(loaded: Loaded, resume: str, pause_at: int | str | None) -> Outcome:
     from imgtool.experiment.layout import ExperimentDir
     from imgtool.experiment.lock import exclusive
     from imgtool.process.stopping import StopRequest
@@ -146,11 +155,16 @@ def _train(loaded: Loaded, resume: str) -> Outcome:
         if ranks.distributed and ranks.is_first:
             directory.create()
             held.enter_context(exclusive(directory))
-        return _run(loaded, directory, stop, resume, ranks)
+        return _run(loaded, directory, stop, resume, pause_at, ranks)
 
 
 def _run(
-    loaded: Loaded, directory: ExperimentDir, stop: StopRequest, resume: str, ranks: Ranks
+    loaded: Loaded,
+    directory: ExperimentDir,
+    stop: StopRequest,
+    resume: str,
+    pause_at: int | str | None,
+    ranks: Ranks,
 ) -> Outcome:
     from commands._progress import TrainingDisplay
     from imgtool.training.report import Silence
@@ -165,6 +179,7 @@ def _run(
             reporter=reporter,
             ranks=ranks,
             resume=resume,
+            pause_at=pause_at,
             argv=sys.argv,
         )
     finally:
