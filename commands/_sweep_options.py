@@ -29,11 +29,20 @@ class Which:
         str | None,
         typer.Option(
             metavar="STATES",
-            help="Run these again too: failed, diverged, out_of_memory, stale, or all.",
+            help="Run these again too: failed, diverged, out_of_memory, stale, or all; "
+            "or go on with dropped ones.",
         ),
     ] = None
     duration: Annotated[
         str | None, typer.Option(metavar="TIME", help="Time limit of each trial, such as 3h.")
+    ] = None
+    halving: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORDS",
+            help="Trials pause at rungs, and the best part goes on: "
+            '"rungs=1ep,3ep,10ep keep=1/3 metric=val_mse".',
+        ),
     ] = None
 
 

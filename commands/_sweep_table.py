@@ -36,6 +36,7 @@ STYLES = {
     "running": "blue",
     "stopped": "yellow",
     "completed": "green",
+    "dropped": "dim",
     "failed": "red",
     "diverged": "magenta",
     "out_of_memory": "red",

@@ -14,10 +14,12 @@ from commands._sweep_plan import describe, known, show_commands, show_scripts, w
 from imgtool.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from imgtool.sweep.race import Race
     from imgtool.sweep.state import TrialState
     from imgtool.sweep.trial import Plan, Trial
 
 RETRY = ("failed", "diverged", "out_of_memory", "stale")
+DROPPED = "dropped"
 
 
 def run(
@@ -69,6 +71,7 @@ def run(
     _refuse_other_executors_options(executor, here, cluster)
     again, poll_sec = _states(which.retry), parse_duration(cluster.poll)
     plan = _plan(spec, which)
+    again, race = _with_named(plan, which, again), _race(plan)
     then = plan.then if then is None else then
     if then is not None and not then.strip():  # a shell variable that is not set
         raise UsageError("--then is empty", hint='such as --then "imgtool status DIR --json"')
@@ -85,7 +88,7 @@ def run(
     from imgtool.sweep.slots import find_slots
 
     free = find_slots(slots=here.slots, slots_per_gpu=here.slots_per_gpu)
-    raise typer.Exit(_here(output, plan, again, free, here.fail_fast, then))
+    raise typer.Exit(_here(output, plan, again, free, here.fail_fast, then, race))
 
 
 def _plan(spec: str, which: Which) -> Plan:
@@ -101,6 +104,7 @@ def _plan(spec: str, which: Which) -> Plan:
         grid_words=which.grid or [],
         tiny=which.tiny,
         duration_sec=None if which.duration is None else parse_duration(which.duration),
+        halving=which.halving,
     )
 
 
@@ -163,11 +167,31 @@ def _states(retry: str | None) -> frozenset[str]:
 
     words = {word.strip().replace("-", "_") for word in (retry or "").split(",") if word.strip()}
     for word in words - {"all"}:
-        if word not in RETRY:
+        if word not in (*RETRY, DROPPED):
+            known = [*RETRY, DROPPED, "all"]
             raise UsageError(
-                f"--retry: no state {word!r} to repeat", hint=did_you_mean(word, [*RETRY, "all"])
+                f"--retry: no state {word!r} to repeat", hint=did_you_mean(word, known)
             )
-    return frozenset(RETRY) if "all" in words else frozenset(words)
+    return frozenset({*words, *RETRY} - {"all"}) if "all" in words else frozenset(words)
+
+
+def _with_named(plan: Plan, which: Which, retry: frozenset[str]) -> frozenset[str]:
+    """Dropped trials go on where --only names nothing else."""
+    from imgtool.sweep.state import read_state
+
+    states = {read_state(trial.directory).state for trial in plan.trials} if which.only else set()
+    return retry | {DROPPED} if states == {DROPPED} else retry
+
+
+def _race(plan: Plan) -> Race | None:
+    """Who decides at the rungs of a sweep that has any."""
+    if plan.halving is None:
+        return None
+    from imgtool.selection.cut import Cutter
+    from imgtool.sweep.halving import metric_of
+    from imgtool.sweep.race import Race
+
+    return Race(plan, Cutter(metric_of(plan.halving, plan.trials)))
 
 
 # --- running ------------------------------------------------------------------------------
@@ -180,6 +204,7 @@ def _here(
     free: Sequence[Any],
     fail_fast: bool,
     then: str | None,
+    race: Race | None,
 ) -> int:
     from commands._sweep_table import ask_lsf, pool_listener
     from imgtool.sweep import local, manifest
@@ -192,8 +217,12 @@ def _here(
     manifest.write(plan)
     for note in notes:
         say(note)
-    _say_what_is_left(plan, choice.left)
-    options = local.Options(slots=tuple(free), fail_fast=fail_fast)
+    left = dict(choice.left)
+    if race is not None:
+        trials = race.begin(trials)
+        left |= race.left
+    _say_what_is_left(plan, left)
+    options = local.Options(slots=tuple(free), fail_fast=fail_fast, race=race)
     received = None
     if choice.run:
         with pool_listener(len(choice.run)) as listener:
@@ -202,7 +231,7 @@ def _here(
     if received is not None:
         return _after_a_stop(plan, states)
     followed = then is None or _follow_up(then)
-    code = _exit_code(states, {"completed"})
+    code = _exit_code(states, {"completed", DROPPED})
     return code if followed else ExitCode.NO
 
 

@@ -30,7 +30,7 @@ def write(plan: Plan) -> None:
     folders = [plan.root] + ([plan.shared_dir] if plan.shared_dir else [])
     for folder, key in zip(folders, ("root", "shared_dir"), strict=False):
         make_writable(folder, instead=f"choose another with `{key}:` in the sweep's file")
-    with _locked(plan.root):
+    with locked(plan.root):
         earlier = {trial["exp_dir"]: trial for trial in read_trials(plan.manifest_path)}
         content = {
             "schema": SCHEMA,
@@ -79,7 +79,7 @@ def _entries(plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Others wait; where the file system has no locks, the last writer wins."""
     handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:

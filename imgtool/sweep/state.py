@@ -28,6 +28,7 @@ StateName = Literal[
     "running",
     "stopped",
     "completed",
+    "dropped",
     "failed",
     "diverged",
     "out_of_memory",
@@ -67,6 +68,8 @@ class TrialState:
         loss: the last logged training loss.
         metrics: the last known val_* values.
         best: metric, value and iteration of the best validation.
+        paused: where it paused as it was told to: at, iteration, metrics; None where it did not.
+        dropped: at which rung, and by what (rung, metric, value, place, of, num_kept).
         checkpoint: the newest that the trainer named.
         elapsed_sec: trained so far, all starts together.
         heartbeat_age_sec: since the trainer's last sign of life; 0 where clocks disagree.
@@ -87,6 +90,8 @@ class TrialState:
     loss: float | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     best: Mapping[str, Any] | None = None
+    paused: Mapping[str, Any] | None = None
+    dropped: Mapping[str, Any] | None = None
     checkpoint: str | None = None
     elapsed_sec: float | None = None
     heartbeat_age_sec: float | None = None
@@ -138,6 +143,8 @@ def read_state(directory: ExperimentDir, *, now: datetime | None = None) -> Tria
         loss=status.get("loss"),
         metrics=_last_metrics(directory) if status else {},
         best=status.get("best"),
+        paused=status.get("paused") if state in ("stopped", "dropped") else None,
+        dropped=status.get("dropped") if state == "dropped" else None,
         checkpoint=status.get("checkpoint"),
         elapsed_sec=status.get("elapsed_sec"),
         heartbeat_age_sec=age,
