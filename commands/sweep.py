@@ -81,7 +81,8 @@ def run(
     if dry_run:
         choice = choose(plan, retry=again)
         describe(output, plan, choice.left)
-        show_commands(plan, choice.run, slots=here.slots, slots_per_gpu=here.slots_per_gpu)
+        first = choice.run if race is None else race.preview(choice.run)
+        show_commands(plan, first, slots=here.slots, slots_per_gpu=here.slots_per_gpu)
         if then is not None:
             say(then)
         return
@@ -191,7 +192,9 @@ def _race(plan: Plan) -> Race | None:
     from imgtool.sweep.halving import metric_of
     from imgtool.sweep.race import Race
 
-    return Race(plan, Cutter(metric_of(plan.halving, plan.trials)))
+    metric = metric_of(plan.halving, plan.trials)
+    say(plan.halving.words(metric))
+    return Race(plan, Cutter(metric))
 
 
 # --- running ------------------------------------------------------------------------------

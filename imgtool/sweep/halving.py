@@ -29,6 +29,14 @@ class Halving:
     keep: Fraction = KEEP
     metric: str | None = None
 
+    def words(self, metric: str) -> str:
+        """For people, with the metric that decides."""
+        rungs = ", ".join(map(str, self.rungs))
+        return (
+            f"halving: trials pause at {rungs}; the best {self.keep} by {metric} and who is within "
+            "the noise of them go on, the others are dropped"
+        )
+
     def told(self) -> dict[str, Any]:
         """As a file has it."""
         return {

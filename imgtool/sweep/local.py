@@ -173,6 +173,8 @@ class _Pool:
         race = self._options.race
         if race is not None and self._free and not self._waiting:
             self._waiting.extend((trial, traces(trial.directory)) for trial in race.more())
+            for line in race.news():
+                self.listener.note(line)
 
     def _waits_for_others(self) -> bool:
         """Whether verdicts want trials that somebody else runs."""

@@ -45,6 +45,7 @@ class Race:
         self._busy: set[str] = set()  # those that wait for a slot or have one
         self._states: dict[str, TrialState] = {}
         self._has_news = True
+        self._told: list[str] = []
 
     def begin(self, trials: Sequence[Trial]) -> list[Trial]:
         """What is to be run first, with the rung at which each pauses.
@@ -56,15 +57,26 @@ class Race:
             UsageError: there are verdicts by other rungs, or another part or metric.
             ExperimentError: halving.json cannot be read or written.
         """
-        self._trials |= {trial.name: trial for trial in trials}  # with their number of ranks
-        self._able = {trial.name for trial in trials}
-        self._states = {t.name: _read(t) for t in self._trials.values()}
+        self._enter(trials)
         again = [name for name in self._able if self._states[name].state == "dropped"]
         with self._rungs.changing():
             for name in again:
                 self._rungs.entry(self._keys[name])["by_name"] = True
         self._look()
         return self._ready()
+
+    def preview(self, trials: Sequence[Trial]) -> list[Trial]:
+        """What would be run first; nothing is judged or written."""
+        self._enter(trials)
+        self._rungs.peek()
+        for name, state in self._states.items():
+            self._note_arrival(name, state)
+        return self._ready()
+
+    def _enter(self, trials: Sequence[Trial]) -> None:
+        self._trials |= {trial.name: trial for trial in trials}  # with their number of ranks
+        self._able = {trial.name for trial in trials}
+        self._states = {t.name: _read(t) for t in self._trials.values()}
 
     @property
     def left(self) -> dict[str, str]:
@@ -87,6 +99,11 @@ class Race:
     def gone(self, trial: Trial) -> None:
         """Someone else runs it."""
         self.ended(trial, _read(trial))
+
+    def news(self) -> list[str]:
+        """What there is to tell of verdicts since this was last asked."""
+        told, self._told = self._told, []
+        return told
 
     @property
     def waits_for(self) -> list[str]:
@@ -130,7 +147,8 @@ class Race:
             for rung in self._rungs.names:
                 if any(self._is_expected(name, rung) for name in self._trials):
                     break
-                self._rungs.close(rung, keys, ended=keys - under_way)
+                told = self._rungs.close(rung, keys, ended=keys - under_way)
+                self._told += [] if told is None else [told]
         self._set_aside()
 
     def _look_at(self, name: str) -> None:

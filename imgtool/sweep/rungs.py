@@ -80,6 +80,10 @@ class Rungs:
                     hint="check the disk and the permissions, then run the same sweep again",
                 ) from error
 
+    def peek(self) -> None:
+        """Take the record as it is; what is changed in it is written nowhere."""
+        self._record = self._read()
+
     def _read(self) -> dict[str, Any]:
         try:
             record: dict[str, Any] = json.loads(self._path.read_bytes())
@@ -136,8 +140,8 @@ class Rungs:
 
     # --- verdicts -----------------------------------------------------------------------
 
-    def close(self, rung: str, keys: Collection[str], ended: Collection[str]) -> None:
-        """Judge those that nobody can join at a rung any more.
+    def close(self, rung: str, keys: Collection[str], ended: Collection[str]) -> str | None:
+        """Judge those that nobody can join at a rung any more, and tell of it.
 
         Args:
             keys: of the experiments that are to be judged, if they have no verdict yet; all that
@@ -147,7 +151,7 @@ class Rungs:
         arrived = self._arrived(rung)
         waiting = [key for key in arrived if key in keys and self._is_open(key, rung)]
         if not waiting:
-            return
+            return None
         known = _finite(arrived)
         num_kept = max(1, int(self._keep * len(arrived)))
         cut = self._judge.cut(known, num_kept) if known else None
@@ -159,6 +163,9 @@ class Rungs:
             self._say(key, rung, verdict, why, known, len(arrived), num_kept, cut)
             if key in ended:
                 self.entry(key)["verdicts"][rung] |= {"verdict": "completed"}
+        rising = [key for key in arrived if _goes_on(self.entry(key)["verdicts"].get(rung))]
+        names = ", ".join(self.entry(key)["name"] for key in rising)
+        return f"rung {rung}: {len(rising)} of {len(arrived)} go on ({names})"
 
     def promote_early(self, keys: Collection[str], late: Collection[str]) -> None:
         """Promote the best that has no verdict, of those that have reached the highest rung where
