@@ -41,6 +41,7 @@ COLUMNS = (
 
 def train_command(family: str) -> Callable[..., Any]:
     """The Typer command that trains `family`; its options come from the schema."""
+    of = schema(family)
 
     def train(
         explicit_flags: dict[str, Any],
@@ -88,10 +89,10 @@ def train_command(family: str) -> Callable[..., Any]:
 
     \b
     Example:
-      imgtool train {family} --data-root photos --heads rgb --crop 128 --exp-dir out/a
-      imgtool train {family} --config phase1_1/S5 --set train.lr=1e-4 --exp-dir out/S5
+      imgtool train {family} {of.example} --exp-dir out/a
+      imgtool train {family} --config a.yaml --set train.lr=1e-4 --exp-dir out/b
     """
-    return with_options(train, schema(family))
+    return with_options(train, of)
 
 
 def _load(

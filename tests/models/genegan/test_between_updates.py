@@ -30,6 +30,7 @@ SETS = [
     *("train.batch_size=2", "train.max_iter=4", "train.save_every=2", "train.val_every=1"),
     *("loss.critic_burst=3", "train.threads=1", "train.device=cpu", "data.num_workers=0"),
     *("train.log_every=1", "train.monitor=train_cycle_Ax"),
+    *("data.image_sizes=[16,24,32]", "data.image_size=32"),
 ]
 BEST = 2
 PARTIAL = "iter_000002_update_1.safetensors"
