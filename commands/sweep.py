@@ -11,6 +11,14 @@ from commands._options import complete_presets
 from commands._output import Output, say
 from commands._sweep_options import Cluster, Here, Which
 from commands._sweep_plan import describe, known, show_commands, show_scripts, write_scripts
+from commands._sweep_waves import (
+    NEXT_RUNG,
+    Waves,
+    race_of,
+    repeated,
+    say_rungs,
+    say_what_is_left,
+)
 from imgtool.errors import ExitCode, UsageError, did_you_mean
 from imgtool.schedulers.registry import names
 
@@ -32,6 +40,7 @@ def complete_executors(incomplete: str) -> list[str]:
 
 
 def run(
+    ctx: typer.Context,
     output: Output,
     spec: Annotated[
         str,
@@ -63,6 +72,7 @@ def run(
         bool,
         typer.Option("--dry-run", help="Show trials, cost, commands and scripts; start nothing."),
     ] = False,
+    next_rung: Annotated[bool, typer.Option(NEXT_RUNG, hidden=True)] = False,
 ) -> None:
     """Run every experiment of a sweep; what is done is skipped, what stopped goes on.
 
@@ -86,14 +96,17 @@ def run(
     _refuse_other_executors_options(executor, here, cluster)
     again, poll_sec = _states(which.retry), parse_duration(cluster.poll)
     plan = _plan(spec, which)
-    again, race = _with_named(plan, which, again), _race(plan)
+    again = _with_named(plan, which, again)
+    say_rungs(plan)
     then = plan.then if then is None else then
     if then is not None and not then.strip():  # a shell variable that is not set
         raise UsageError("--then is empty", hint='such as --then "imgtool status DIR --json"')
     if executor != LOCAL:
-        jobs = _job_options(executor, cluster, then)
-        _as_jobs(output, plan, again, jobs, cluster.wait, poll_sec, dry_run=dry_run)
+        options = _job_options(executor, cluster, then)
+        waves = Waves(plan, options, None if cluster.wait else repeated(ctx), next_rung)
+        _as_jobs(output, waves, again, cluster.wait, poll_sec, dry_run=dry_run)
         return
+    race = race_of(plan)
     if dry_run:
         choice = choose(plan, retry=again)
         describe(output, plan, choice.left)
@@ -127,9 +140,8 @@ def _plan(spec: str, which: Which) -> Plan:
 
 def _as_jobs(
     output: Output,
-    plan: Plan,
+    waves: Waves,
     retry: frozenset[str],
-    options: Options,
     wait: bool,
     poll_sec: float,
     *,
@@ -137,14 +149,15 @@ def _as_jobs(
 ) -> None:
     from imgtool.sweep.choose import choose
 
+    if not dry_run and waves.options.script_dir is None:
+        raise typer.Exit(_on_cluster(output, waves, retry, wait, poll_sec))
+    choice = choose(waves.plan, retry=retry)
+    trials, options = waves.preview(choice.run, race_of(waves.plan))
     if dry_run:
-        choice = choose(plan, retry=retry)
-        describe(output, plan, choice.left)
-        show_scripts(plan, choice.run, options)
-    elif options.script_dir is not None:
-        write_scripts(output, plan, choose(plan, retry=retry).run, options)
+        describe(output, waves.plan, choice.left)
+        show_scripts(waves.plan, trials, options)
     else:
-        raise typer.Exit(_on_cluster(output, plan, retry, options, wait, poll_sec))
+        write_scripts(output, waves.plan, trials, options)
 
 
 def _job_options(executor: str, cluster: Cluster, then: str | None) -> Options:
@@ -209,19 +222,6 @@ def _with_named(plan: Plan, which: Which, retry: frozenset[str]) -> frozenset[st
     return retry | {DROPPED} if states == {DROPPED} else retry
 
 
-def _race(plan: Plan) -> Race | None:
-    """Who decides at the rungs of a sweep that has any."""
-    if plan.halving is None:
-        return None
-    from imgtool.selection.cut import Cutter
-    from imgtool.sweep.halving import metric_of
-    from imgtool.sweep.race import Race
-
-    metric = metric_of(plan.halving, plan.trials)
-    say(plan.halving.words(metric))
-    return Race(plan, Cutter(metric))
-
-
 # --- running ------------------------------------------------------------------------------
 
 
@@ -249,7 +249,7 @@ def _here(
     if race is not None:
         trials = race.begin(trials)
         left |= race.left
-    _say_what_is_left(plan, left)
+    say_what_is_left(plan, left)
     options = local.Options(slots=tuple(free), fail_fast=fail_fast, race=race)
     received = None
     if choice.run:
@@ -292,37 +292,28 @@ def _follow_up(command: str) -> bool:
 
 
 def _on_cluster(
-    output: Output, plan: Plan, retry: frozenset[str], options: Options, wait: bool, poll_sec: float
+    output: Output, waves: Waves, retry: frozenset[str], wait: bool, poll_sec: float
 ) -> int:
     from commands._sweep_table import ask_cluster
     from imgtool.sweep import cluster, manifest
-    from imgtool.sweep.choose import choose
 
+    plan = waves.plan
     ask_cluster(trial.directory for trial in plan.trials)
-    choice = choose(plan, retry=retry)
     manifest.write(plan)
-    _say_what_is_left(plan, choice.left)
-    submitted = []
-    if choice.run or options.then is not None:
-        submitted = cluster.submit(
-            plan,
-            choice.run,
-            options,
-            left=lambda trial, reason: say(f"{trial.name} is left alone: {reason}"),
-            note=say,
-        )
-    for one in submitted:
-        trials = f"{len(one.script.trials)} trials" if one.script.trials else "what follows"
-        say(f"submitted job {one.job_id} ({one.script.name}): {trials}")
+    waves.submit(retry, race_of(plan))
     if not wait:
-        return _exit_code(_emit(output, plan), {"completed", "submitted", "running", "stopped"})
+        good = {"completed", "submitted", "running", "stopped", DROPPED}
+        return _exit_code(_emit(output, plan), good)
     try:
         cluster.wait(plan, plan.trials, _Changes(), poll_sec=poll_sec)
+        while waves.go_on():
+            cluster.wait(plan, plan.trials, _Changes(), poll_sec=poll_sec)
     except KeyboardInterrupt:
-        say("no longer waiting; the jobs go on (imgtool cancel stops them)")
+        rest = "" if plan.halving is None else "; the same sweep again decides at the next rung"
+        say(f"no longer waiting; the jobs go on (imgtool cancel stops them){rest}")
         _emit(output, plan)
         return ExitCode.OK
-    return _exit_code(_emit(output, plan), {"completed"})
+    return _exit_code(_emit(output, plan), {"completed", DROPPED})
 
 
 class _Changes:
@@ -334,15 +325,6 @@ class _Changes:
 
     def note(self, text: str) -> None:
         say(text)
-
-
-def _say_what_is_left(plan: Plan, left: Any) -> None:
-    done = [name for name, reason in left.items() if reason == "completed"]
-    if done:
-        say(f"{len(done)} of {len(plan.trials)} trials are completed already")
-    for name, reason in left.items():
-        if reason != "completed":
-            say(f"{name} is left alone: {reason}")
 
 
 def _emit(output: Output, plan: Plan) -> list[TrialState]:

@@ -46,12 +46,15 @@ class Race:
         self._states: dict[str, TrialState] = {}
         self._has_news = True
         self._told: list[str] = []
+        self.interrupted: list[str] = []
 
-    def begin(self, trials: Sequence[Trial]) -> list[Trial]:
+    def begin(self, trials: Sequence[Trial], *, promoted_only: bool = False) -> list[Trial]:
         """What is to be run first, with the rung at which each pauses.
 
         Args:
             trials: those that may be run; a dropped one among them goes on to its end.
+            promoted_only: leave what was stopped on its way, by whomever, to `interrupted`; its
+                rung stays open.
 
         Raises:
             UsageError: there are verdicts by other rungs, or another part or metric.
@@ -63,7 +66,17 @@ class Race:
             for name in again:
                 self._rungs.entry(self._keys[name])["by_name"] = True
         self._look()
-        return self._ready()
+        ready = self._ready()
+        if not promoted_only:
+            return ready
+        self.interrupted = [t.name for t in ready if not self._states[t.name].paused]
+        return [trial for trial in ready if trial.name not in self.interrupted]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody that runs, or could, has a rung ahead."""
+        may_run = {name for name, state in self._states.items() if state.state in ACTIVE}
+        return all(self._target(name) is None for name in may_run | self._able)
 
     def preview(self, trials: Sequence[Trial]) -> list[Trial]:
         """What would be run first; nothing is judged or written."""

@@ -17,7 +17,8 @@ from imgtool.sweep.state import STALE_SEC, is_open, read_job, write_job
 
 CLEAN_SEC = 3600.0  # schedulers forget jobs some time after their end
 SETTLE_SEC = 60.0  # a job may take a moment to be seen
-_FINAL = frozenset({"completed", "stopped", "failed", "diverged"})
+_WELL = frozenset({"completed", "stopped", "dropped"})
+_FINAL = _WELL | {"failed", "diverged"}
 _Job = tuple[ExperimentDir, dict[str, Any]]
 
 
@@ -131,7 +132,7 @@ def _missed(directory: ExperimentDir, job: dict[str, Any]) -> dict[str, Any]:
     """A job that the scheduler no longer knows: the trainer's own word decides."""
     status = _own_status(directory, job)
     if status is not None and status.get("state") in _FINAL:
-        return _ended(job, "done" if status["state"] in ("completed", "stopped") else "failed")
+        return _ended(job, "done" if status["state"] in _WELL else "failed")
     age = heartbeat_age_sec(status) if status is not None else None
     if age is not None and age < STALE_SEC:
         return job  # it lives, whatever the scheduler says

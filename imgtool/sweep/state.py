@@ -135,6 +135,7 @@ def read_state(directory: ExperimentDir, *, now: datetime | None = None) -> Tria
     if state == "failed" and _tells_of_memory(reason, job or {}):
         state = "out_of_memory"
     is_running = state == "running"
+    is_own = (state, reason) == (status.get("state"), status.get("reason"))
     return TrialState(
         name=directory.path.name,
         path=directory.path,
@@ -148,8 +149,8 @@ def read_state(directory: ExperimentDir, *, now: datetime | None = None) -> Tria
         loss=status.get("loss"),
         metrics=_last_metrics(directory) if status else {},
         best=status.get("best"),
-        paused=status.get("paused") if state in ("stopped", "dropped") else None,
-        dropped=status.get("dropped") if state == "dropped" else None,
+        paused=status.get("paused") if is_own else None,
+        dropped=status.get("dropped") if is_own and state == "dropped" else None,
         checkpoint=status.get("checkpoint"),
         elapsed_sec=status.get("elapsed_sec"),
         heartbeat_age_sec=age,
