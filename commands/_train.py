@@ -137,7 +137,7 @@ def _describe(loaded: Loaded) -> None:
 
 def _train(loaded: Loaded, resume: str, pause_at: int | str | None) -> Outcome:
     from imgtool.experiment.layout import ExperimentDir
-    from imgtool.experiment.lock import exclusive
+    from imgtool.process.ownership import take
     from imgtool.process.stopping import StopRequest
     from imgtool.training.environment import prepare
     from imgtool.training.group import open_ranks
@@ -146,17 +146,18 @@ def _train(loaded: Loaded, resume: str, pause_at: int | str | None) -> Outcome:
     stop = StopRequest()
     stop.install()
     directory = ExperimentDir(loaded.experiment.output.exp_dir or ".")
+    attempt = None
     with ExitStack() as held:
         if not is_launched():  # what is wrong with the directory is said before torch is loaded
             directory.create()
-            held.enter_context(exclusive(directory))
+            attempt = held.enter_context(take(directory, trains=True)).attempt
         prepare(deterministic=loaded.experiment.train.deterministic)
         ranks = held.enter_context(open_ranks(directory, stop))
         directory = ExperimentDir(ranks.decide(lambda: str(directory.path)))
         if ranks.distributed and ranks.is_first:
             directory.create()
-            held.enter_context(exclusive(directory))
-        return _run(loaded, directory, stop, resume, pause_at, ranks)
+            attempt = held.enter_context(take(directory, trains=True)).attempt
+        return _run(loaded, directory, stop, resume, pause_at, ranks, attempt)
 
 
 def _run(
@@ -166,6 +167,7 @@ def _run(
     resume: str,
     pause_at: int | str | None,
     ranks: Ranks,
+    attempt: int | None,
 ) -> Outcome:
     from commands._progress import TrainingDisplay
     from imgtool.training.report import Silence
@@ -182,6 +184,7 @@ def _run(
             resume=resume,
             pause_at=pause_at,
             argv=sys.argv,
+            attempt=attempt,
         )
     finally:
         if isinstance(reporter, TrainingDisplay):

@@ -20,8 +20,8 @@ from typing import Any
 
 from imgtool.config.identity import identity
 from imgtool.errors import UsageError, did_you_mean
+from imgtool.experiment import owner
 from imgtool.experiment.status import set_aside
-from imgtool.sweep import claim
 from imgtool.sweep.rungs import Judge, Rungs, dropped_reason
 from imgtool.sweep.state import ACTIVE, TrialState, read_state
 from imgtool.sweep.trial import Plan, Trial
@@ -236,21 +236,19 @@ class Race:
             if facts is None or state.state != "stopped" or not state.paused:
                 continue
             directory = self._trials[name].directory
-            held = claim.take(directory)
-            if held is None:
-                continue  # somebody trains it by hand
             try:
-                set_aside(directory, dropped_reason(facts), dropped=facts)
-            finally:
-                held.release()
+                with owner.take(directory):
+                    set_aside(directory, dropped_reason(facts), dropped=facts)
+            except owner.InUse:
+                continue  # somebody trains it by hand
             self._states[name] = read_state(directory)
             self._able.discard(name)
 
 
 def _read(trial: Trial) -> TrialState:
-    """Its state; one that somebody has just claimed is as good as running."""
+    """Its state; one that somebody has just taken is as good as running."""
     state = read_state(trial.directory)
-    if state.state not in ACTIVE and claim.holder(trial.directory) is not None:
+    if state.state not in ACTIVE and owner.holder(trial.directory) is not None:
         return replace(state, state="submitted", paused=None)
     return state
 

@@ -35,6 +35,8 @@ class Loop:
             for name, value in run.metrics.items()
             if name not in self.metrics and value is not None
         }
+        if "loss" in self.losses:  # of a start that trains nothing more, it is the last word
+            run.status.remember(loss=self.losses["loss"])
         self._ending: tuple[str, str] | None = None
         self._has_shown_losses = False
         self._gave_up_validating = False
@@ -290,8 +292,7 @@ class Loop:
         """Somebody waits for these metrics; the resumed run knows nothing of them."""
         if self.run.position.validated == self.run.position.iteration:
             return True
-        metrics = self._measure(self._go_on_validating)
-        if metrics is None:  # stopped
+        if (metrics := self._measure(self._go_on_validating)) is None:  # stopped
             return False
         self.metrics = metrics
         self._write_row(self.run.row_means(), metrics)
