@@ -44,13 +44,13 @@ STYLES = {
 Named = tuple[str, TrialState]
 
 
-def ask_lsf(directories: Iterable[ExperimentDir]) -> None:
-    """Bring job.json of cluster jobs up to date; says so where LSF cannot be asked."""
-    from imgtool.sweep.lsf_refresh import refresh
+def ask_cluster(directories: Iterable[ExperimentDir]) -> None:
+    """Bring job.json of cluster jobs up to date; says so where no scheduler answers."""
+    from imgtool.sweep.refresh import refresh
 
-    trouble = refresh(directories)
+    trouble = refresh(directories).text
     if trouble is not None:
-        say(f"note: states of LSF jobs may be old: {trouble}")
+        say(f"note: states of cluster jobs may be old: {trouble}")
 
 
 def summary(states: Sequence[TrialState]) -> str:

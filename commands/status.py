@@ -87,10 +87,10 @@ def _wanted(text: str | None) -> frozenset[str]:
 
 
 def _look(found: Sequence[Found], wanted: frozenset[str]) -> list[tuple[Found, TrialState]]:
-    from commands._sweep_table import ask_lsf
+    from commands._sweep_table import ask_cluster
     from imgtool.sweep.state import read_state
 
-    ask_lsf(one.directory for one in found)
+    ask_cluster(one.directory for one in found)
     looks = ((one, read_state(one.directory)) for one in found)
     return [(one, look) for one, look in looks if look.state in wanted]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import time
@@ -17,16 +16,16 @@ from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import now_iso, read_status
 from imgtool.process import leftovers
 from imgtool.process.ladder import KILL_AFTER_SEC, Ladder, Step
-from imgtool.sweep.lsf_client import Client, spec
-from imgtool.sweep.lsf_words import LsfError
-from imgtool.sweep.state import ACTIVE, WAITING, read_job, read_state, write_job
+from imgtool.schedulers import registry
+from imgtool.schedulers.base import WAITING, Key, Scheduler, SchedulerError
+from imgtool.sweep.refresh import job_words
+from imgtool.sweep.state import ACTIVE, read_job, read_state, write_job
 
 if TYPE_CHECKING:
     import psutil
 
 POLL_SEC = 0.1
 JOB_POLL_SEC = 1.0
-_TAKEN = re.compile(r"is being (signaled|terminated)|already finished", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -131,28 +130,31 @@ class _Stop:
 
 
 def job_name(directory: ExperimentDir) -> str:
-    """As bkill wants it: `123`, or `123[4]` for one of an array."""
-    return spec(*_job_of(directory))
+    """Its job for people: `lsf job 123[4]`."""
+    job = read_job(directory) or {}
+    return f"{job.get('executor')} job {job_words(job)}"
 
 
-def interrupt_jobs(directories: Sequence[ExperimentDir], *, say: Callable[[str], None]) -> None:
-    """INT to LSF jobs that run; those that wait are removed.
-
-    bkill alone would send only KILL to a job of several cores, and nothing would be saved.
-    """
+def interrupt_jobs(
+    directories: Sequence[ExperimentDir],
+    *,
+    say: Callable[[str], None],
+    get: Callable[[str], Scheduler] = registry.get,
+) -> None:
+    """INT to cluster jobs that run; those that wait are removed."""
     waiting = [one for one in directories if (read_job(one) or {}).get("stat") in WAITING]
     running = [one for one in directories if one not in waiting]
-    if running:
-        _bkill(running, say, number="INT")
-    if waiting and _bkill(waiting, say):
-        for one in waiting:
-            ended = {"stat": "EXIT", "state": "stopped", "ended": now_iso()}
-            reason = {"reason": "cancelled before it started"}
-            write_job(one, **{**(read_job(one) or {}), **ended, **reason})
+    _tell(running, say, get, lambda scheduler, keys: scheduler.signal(keys, "INT"))
+    for one in _tell(waiting, say, get, lambda scheduler, keys: scheduler.remove(keys)):
+        _note_end(one, "cancelled before it started")
 
 
 def end_jobs(
-    directories: Sequence[ExperimentDir], *, grace_sec: float, say: Callable[[str], None]
+    directories: Sequence[ExperimentDir],
+    *,
+    grace_sec: float,
+    say: Callable[[str], None],
+    get: Callable[[str], Scheduler] = registry.get,
 ) -> None:
     """Wait until the jobs of `interrupt_jobs` have saved, then end those that have not."""
     deadline = time.monotonic() + grace_sec
@@ -160,39 +162,38 @@ def end_jobs(
     while left and time.monotonic() < deadline:
         time.sleep(min(JOB_POLL_SEC, max(0.0, deadline - time.monotonic())))
         left = [one for one in left if read_state(one).state in ACTIVE]
-    if not left:
-        return
-    if _bkill(left, say):
-        for one in left:
-            ended = {"stat": "EXIT", "state": "stopped", "ended": now_iso()}
-            reason = {"reason": "cancelled; it did not stop in time and was killed"}
-            write_job(one, **{**(read_job(one) or {}), **ended, **reason})
+    for one in _tell(left, say, get, lambda scheduler, keys: scheduler.remove(keys)):
+        _note_end(one, "cancelled; it did not stop in time and was killed")
 
 
-def _bkill(
-    directories: Sequence[ExperimentDir], say: Callable[[str], None], *, number: str | None = None
-) -> bool:
-    """Whether LSF was told; the trials on this machine are not to suffer when it was not."""
-    words = ["bkill", *(["-s", number] if number else []), *map(job_name, directories)]
-    try:
-        reply = Client().call(words)
-    except LsfError as error:
-        say(f"LSF jobs are not cancelled: {error}")
-        return False
-    for line in reply.text.splitlines():
-        if line.strip() and not _TAKEN.search(line):
-            say(f"bkill: {line.strip()}")
-    return reply.code == 0 or bool(_TAKEN.search(reply.text))
+def _tell(
+    directories: Sequence[ExperimentDir],
+    say: Callable[[str], None],
+    get: Callable[[str], Scheduler],
+    what: Callable[[Scheduler, list[Key]], list[str]],
+) -> list[ExperimentDir]:
+    """Those whose scheduler was told; trials elsewhere are not to suffer when one was not."""
+    groups: dict[str, list[ExperimentDir]] = {}
+    for directory in directories:
+        groups.setdefault(str((read_job(directory) or {}).get("executor")), []).append(directory)
+    told = []
+    for name, members in groups.items():
+        try:
+            lines = what(get(name), [_key(one) for one in members])
+        except SchedulerError as error:
+            say(f"{name} jobs are not cancelled: {error}")
+            continue
+        for line in lines:
+            say(line)
+        told += members
+    return told
 
 
-def _job_of(directory: ExperimentDir) -> tuple[int, int]:
-    """Job and index, as job.json says; never 0, which bkill takes for all that one has.
+def _note_end(directory: ExperimentDir, reason: str) -> None:
+    ended = {"stat": "cancelled", "state": "stopped", "ended": now_iso(), "reason": reason}
+    write_job(directory, **{**(read_job(directory) or {}), **ended})
 
-    Raises:
-        KeyError, ValueError: it names no job.
-    """
+
+def _key(directory: ExperimentDir) -> Key:
     job = read_job(directory) or {}
-    job_id = int(job["job_id"])
-    if job_id <= 0:
-        raise ValueError(f"{job_id} is no job")
-    return job_id, int(job.get("index") or 0)
+    return int(job["job_id"]), int(job.get("index") or 0)

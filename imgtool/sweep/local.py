@@ -196,7 +196,7 @@ class _Pool:
                 write_job(
                     trial.directory,
                     executor="local",
-                    stat="EXIT",
+                    stat="failed",
                     exit_code=None,
                     ended=now_iso(),
                     state="failed",
@@ -264,7 +264,7 @@ class _Pool:
     def _conclude(self, running: Running) -> None:
         """Write down how a trial ended, and free its slot."""
         code = running.child.code
-        running.job |= {"stat": "EXIT" if code else "DONE", "exit_code": code, "ended": now_iso()}
+        running.job |= {"stat": "failed" if code else "done", "exit_code": code, "ended": now_iso()}
         if running.ladder.why:
             running.job["asked"] = running.ladder.why
         is_silent = stamp(running.trial.directory) == running.status_before

@@ -61,7 +61,7 @@ def start(trial: Trial, slot: Slot, held: Claim, command: Sequence[str], ladder:
         "executor": "local",
         "job_id": None,
         "index": None,
-        "stat": "RUN",
+        "stat": "running",
         "exit_code": None,
         "attempt": _number(earlier.get("attempt")) + 1,
         "submitted": now,

@@ -1,7 +1,7 @@
 """What has become of a trial, told from the small files in its directory. Torch-free and quick.
 
 status.json is the trainer's own word; job.json is that of whoever started it (this machine's
-pool, or LSF). The later of the two counts; silence counts as death after five minutes.
+pool, or a cluster). The later of the two counts; silence counts as death after five minutes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import read_status
 from imgtool.files import temporary_beside
 from imgtool.process.child import KILLED
+from imgtool.schedulers.base import ALIVE, ENDED, JOB_STATES, WAITING
 
 StateName = Literal[
     "pending",
@@ -39,9 +40,6 @@ BROKEN = frozenset({"failed", "diverged", "out_of_memory", "stale"})
 STALE_SEC = 300.0
 
 JOB_NAME = "job.json"
-WAITING = ("PEND", "PSUSP", "WAIT", "PROV")
-_ALIVE = ("RUN", "USUSP", "SSUSP")
-ENDED = ("DONE", "EXIT", "ZOMBI")
 _MEMORY_WORDS = (
     "out of memory",
     "outofmemory",
@@ -52,6 +50,13 @@ _MEMORY_WORDS = (
     "alloc_failed",
 )
 _TAIL_BYTES = 65536
+# What a job's end means for a trainer that had no last word.
+_ENDS: dict[str, tuple[StateName, str]] = {
+    "out_of_memory": ("out_of_memory", "the cluster ended it"),
+    "timed_out": ("failed", "its time ran out before it had saved"),
+    "preempted": ("stopped", "pre-empted"),
+    "cancelled": ("stopped", "cancelled"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +193,17 @@ def read_job(directory: ExperimentDir) -> dict[str, Any] | None:
         record = json.loads(job_path(directory).read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) else None
+    if not isinstance(record, dict):
+        return None
+    stat = record.get("stat")
+    return record if stat is None or stat in JOB_STATES else {**record, "stat": _today(stat)}
+
+
+def _today(stat: Any) -> str | None:
+    """A state in our words of one that was written in LSF's."""
+    from imgtool.schedulers.lsf_replies import STATES as LSF_STATES
+
+    return LSF_STATES.get(stat) if isinstance(stat, str) else None
 
 
 def write_job(directory: ExperimentDir, **fields: Any) -> None:
@@ -197,7 +212,7 @@ def write_job(directory: ExperimentDir, **fields: Any) -> None:
     Without fsync: after a power cut there is no process that it could describe.
 
     Args:
-        fields: executor, job_id, index, stat (LSF's words: PEND, RUN, DONE, EXIT …), exit_code,
+        fields: executor, job_id, index, stat (one of schedulers.base.JOB_STATES), exit_code,
             attempt, submitted, log; `state` and `reason` are the executor's own verdict on a
             trainer that ended without a word, `ended` its time.
 
@@ -222,7 +237,7 @@ def is_open(job: Mapping[str, Any] | None) -> bool:
     """
     return (
         job is not None
-        and job.get("executor") == "lsf"
+        and job.get("executor") not in (None, "local")
         and job.get("stat") not in ENDED
         and bool(job.get("job_id") or job.get("name"))
     )
@@ -245,9 +260,9 @@ def _judge(
         return said, reason
     if stat in ENDED and _is_later(job.get("ended"), status.get("heartbeat"), missing=True):
         return _ended(job)
-    if stat in ("USUSP", "SSUSP"):
+    if stat == "suspended":
         return "running", "suspended by the cluster"  # its heart stands still, and it lives
-    if stat == "UNKWN":
+    if stat == "lost":
         return "running", "the cluster has lost sight of it"
     host, pid = status.get("host"), status.get("pid")
     if host == socket.gethostname() and not is_process(host, pid, started=status.get("started")):
@@ -261,14 +276,21 @@ def _without_status(job: Mapping[str, Any]) -> tuple[StateName, str | None]:
     """A job whose trainer has not said anything yet."""
     stat = job.get("stat")
     if stat in WAITING:
-        return "submitted", "held" if stat == "PSUSP" else None
-    if stat in _ALIVE:
+        return "submitted", _waits(stat, job.get("reason"))
+    if stat == "lost":
+        return "submitted", "the cluster has lost sight of it"
+    if stat in ALIVE:
         if job.get("executor") == "local" and not _is_leader_alive(job):
             return "stale", f"its process {job.get('pid')} is gone"
         return "running", "starting"
     if stat in ENDED:
         return _ended(job)
-    return "submitted", "the cluster has lost sight of it" if stat == "UNKWN" else None
+    return "submitted", None
+
+
+def _waits(stat: str, why: str | None) -> str | None:
+    word = {"held": "held", "never": "it will not start as it stands"}.get(stat)
+    return f"{word}: {why}" if word and why else word or why
 
 
 def _is_leader_alive(job: Mapping[str, Any]) -> bool:
@@ -282,7 +304,10 @@ def _ended(job: Mapping[str, Any]) -> tuple[StateName, str | None]:
     verdict = job.get("state")
     if verdict in STATES:
         return verdict, job.get("reason")
-    code, why = job.get("exit_code"), job.get("reason")
+    stat, code, why = job.get("stat"), job.get("exit_code"), job.get("reason")
+    if stat in _ENDS:
+        state, words = _ENDS[stat]
+        return state, f"{words}: {why}" if why else words
     if code == KILLED and not why:
         return "failed", "killed (perhaps out of memory)"
     what = f"it ended with code {code}" if code is not None else "it ended"

@@ -103,7 +103,7 @@ def job_fields(**fields):
     [
         ({"stat": "PEND"}, "submitted", None),
         ({"stat": "PSUSP"}, "submitted", "held"),
-        ({"stat": "RUN"}, "running", "starting"),
+        ({"stat": "running"}, "running", "starting"),
         ({"stat": "USUSP"}, "running", "starting"),
         ({"stat": "UNKWN"}, "submitted", "lost sight"),
         ({"stat": "EXIT", "exit_code": 1}, "failed", "code 1"),
@@ -126,7 +126,7 @@ def test_states_of_a_cluster_job_without_a_word_of_its_trainer(tmp_path, job, st
 
 def test_an_earlier_attempts_words_do_not_count_for_a_new_job(write_status):
     directory = write_status("a", state="stopped", started=ago(500), heartbeat=ago(400))
-    write_job(directory, **job_fields(stat="PEND"))
+    write_job(directory, **job_fields(stat="waiting"))
     assert read_state(directory).state == "submitted"
     directory = write_status("a", state="completed", started=ago(50))
     assert read_state(directory).state == "completed"
@@ -148,7 +148,12 @@ def test_a_suspended_job_is_alive_though_its_heart_stands_still(write_status):
 
 def test_a_local_job_that_starts_or_died_while_starting(tmp_path):
     directory = ExperimentDir(tmp_path)
-    job = {"executor": "local", "stat": "RUN", "host": socket.gethostname(), "started": now_iso()}
+    job = {
+        "executor": "local",
+        "stat": "running",
+        "host": socket.gethostname(),
+        "started": now_iso(),
+    }
     pid = os.getpid()
     write_job(directory, **job, pid=pid, start_ticks=start_ticks(pid))
     assert (read_state(directory).state, read_state(directory).reason) == ("running", "starting")
@@ -175,7 +180,7 @@ def test_a_zombie_is_gone(tmp_path):
     while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
         time.sleep(0.01)
     directory = ExperimentDir(tmp_path)
-    job = {"executor": "local", "stat": "RUN", "host": socket.gethostname(), "pid": child.pid}
+    job = {"executor": "local", "stat": "running", "host": socket.gethostname(), "pid": child.pid}
     write_job(directory, **job, start_ticks=start_ticks(child.pid))
     assert read_state(directory).state == "stale"
     child.wait()

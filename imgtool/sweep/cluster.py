@@ -1,12 +1,13 @@
-"""Trials on an LSF cluster: submit them as job arrays, watch them, leave them alone."""
+"""Trials on a cluster: submit them as job arrays, watch them, leave them alone."""
 
 from __future__ import annotations
 
 import random
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,12 +16,20 @@ from imgtool.errors import ExperimentError
 from imgtool.experiment.layout import make_writable
 from imgtool.experiment.status import now_iso
 from imgtool.files import write_text
+from imgtool.schedulers import registry
+from imgtool.schedulers.base import Scheduler, SchedulerError, Unavailable
+from imgtool.schedulers.profile import Profile, read_profile
 from imgtool.sweep import claim, jobs
-from imgtool.sweep.lsf_client import Client, Unavailable
-from imgtool.sweep.lsf_refresh import refresh
-from imgtool.sweep.lsf_script import Options, Script, follow_up, new_stamp, scripts
-from imgtool.sweep.lsf_words import LsfError
-from imgtool.sweep.profile import Profile, read_profile
+from imgtool.sweep.job_files import (
+    AtWork,
+    Options,
+    Script,
+    follow_up,
+    limit_of,
+    new_stamp,
+    scripts,
+)
+from imgtool.sweep.refresh import refresh
 from imgtool.sweep.state import (
     ACTIVE,
     TrialState,
@@ -33,9 +42,7 @@ from imgtool.sweep.state import (
 from imgtool.sweep.trial import Plan, Trial
 
 __all__ = [
-    "Client",
     "Listener",
-    "LsfError",
     "Options",
     "Script",
     "Submission",
@@ -52,7 +59,7 @@ JITTER = 0.2  # of the pause between two polls: many sweeps are not to ask at th
 
 @dataclass(frozen=True)
 class Submission:
-    """A job, or an array of jobs, that LSF has accepted."""
+    """A job, or an array of jobs, that the scheduler has accepted."""
 
     job_id: int
     script: Script
@@ -72,7 +79,7 @@ def write_scripts(plan: Plan, trials: Iterable[Trial], options: Options) -> list
     """Write configs, scripts and manifests for people who submit by hand; nothing is submitted.
 
     Raises:
-        ConfigError, LsfError, UsageError: as `scripts`.
+        ConfigError, SchedulerError, UsageError: as `scripts`.
         ExperimentError: something cannot be written.
     """
     made = scripts(plan, trials, options)
@@ -86,36 +93,37 @@ def submit(
     trials: Sequence[Trial],
     options: Options,
     *,
-    client: Client | None = None,
     left: Callable[[Trial, str], None] = lambda trial, reason: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> list[Submission]:
     """Submit trials; what is submitted goes on without this process.
 
     Each trial is claimed first, so that of two sweeps at once one submits it. job.json is
-    written before bsub is called and after, so that nothing is lost in between.
+    written before the scheduler is called and after, so that nothing is lost in between.
 
     Args:
         plan: the sweep.
         trials: those of its trials that are to run.
         options: how.
-        client: how LSF is asked.
         left: is told of trials that someone else has started meanwhile.
+        note: is told what is worth a line.
 
     Raises:
-        LsfError: bsub is not there, refuses (nothing of that script runs), or does not answer.
+        SchedulerError: it is not there, refuses (nothing of that script runs), or does not answer.
         ConfigError, UsageError: as `scripts`.
         ExperimentError: something cannot be written.
     """
-    if shutil.which("bsub") is None:
-        raise LsfError(
-            "there is no bsub here",
-            hint="log in where LSF is, or use --script-dir DIR or --executor local",
+    scheduler = options.scheduler
+    if shutil.which(scheduler.submit_program) is None:
+        raise SchedulerError(
+            f"there is no {scheduler.submit_program} here",
+            hint="log in where it is, or use --script-dir DIR or --executor local",
         )
     profile = options.profile or read_profile()
     options = replace(options, profile=profile, stamp=options.stamp or new_stamp())
     scripts(plan, trials, options)  # what is wrong shows before anything is claimed
-    client = client or Client()
     before = {trial.name: read_job(trial.directory) for trial in trials}
+    parents = _parents(plan, scheduler) if options.then is not None else []
     submitted: list[Submission] = []
     with ExitStack() as stack:
         taken = []
@@ -130,11 +138,44 @@ def submit(
                 left(trial, reason)
             else:
                 taken.append(trial)
-        for script in scripts(plan, taken, replace(options, then=None)):
-            submitted.append(_submit_array(script, profile, client))
+        there = _at_work(plan, taken, options)
+        for script in scripts(plan, taken, replace(options, then=None), at_work=there):
+            _say_limits(script, scheduler, note)
+            submitted.append(_submit_array(script, profile, scheduler))
     if options.then is not None:
-        submitted.append(_submit_follow_up(plan, options, profile, client))
+        parents = [*parents, *(str(one.job_id) for one in submitted)]
+        submitted.append(_submit_follow_up(plan, options, profile, parents))
     return submitted
+
+
+def _say_limits(script: Script, scheduler: Scheduler, note: Callable[[str], None]) -> None:
+    if script.request.after:
+        note(f"{script.name} starts after job {', '.join(script.request.after)}: max_running")
+    with suppress(Unavailable):
+        for line in scheduler.limit_notes(script.request):
+            note(line)
+
+
+def _at_work(plan: Plan, taken: Sequence[Trial], options: Options) -> dict[str | None, AtWork]:
+    """What of the sweep, beside `taken`, is in each queue that has a limit."""
+    counts: dict[str | None, Counter[str]] = {}
+    most: dict[str, int] = {}
+    for trial in plan.trials:
+        job = read_job(trial.directory)
+        if job is None or trial in taken or not is_open(job):
+            continue
+        queue = job.get("queue")
+        if job["executor"] == options.scheduler.name and limit_of(plan, options, queue):
+            name = str(job.get("job_id") or job.get("name"))
+            counts.setdefault(queue, Counter())[name] += 1
+            most[name] = job.get("max_running") or len(plan.trials)
+    return {
+        queue: AtWork(
+            num_trials=sum(min(count, most[name]) for name, count in found.items()),
+            ids=tuple(sorted(name for name in found if name.isdecimal())),
+        )
+        for queue, found in counts.items()
+    }
 
 
 def wait(
@@ -143,23 +184,25 @@ def wait(
     listener: Listener,
     *,
     poll_sec: float = POLL_SEC,
-    client: Client | None = None,
+    get: Callable[[str], Scheduler] = registry.get,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, TrialState]:
-    """Watch submitted trials until each has ended; one question to LSF a poll.
+    """Watch submitted trials until each has ended; one question to a scheduler a poll.
 
     A Ctrl-C ends the watching and no job.
+
+    Args:
+        get: the scheduler of a name.
 
     Returns:
         name -> state.
     """
-    client = client or Client()
     states: dict[str, TrialState] = {}
     shown: dict[str, tuple[str, str | None]] = {}
     complaint: str | None = None
     doubted: set[str] = set()
     while True:
-        said = refresh([trial.directory for trial in trials], client=client)
+        said = refresh([trial.directory for trial in trials], get=get).text
         if said is not None and said != complaint:
             listener.note(f"{said}; asking again")
         complaint = said
@@ -181,7 +224,7 @@ def wait(
 def _is_at_work(trial: Trial, found: TrialState, doubted: set[str]) -> bool:
     job = read_job(trial.directory)
     if found.state in ("completed", "failed", "diverged", "out_of_memory"):
-        is_done_unsaid = job is not None and job.get("stat") == "DONE" and found.state == "failed"
+        is_done_unsaid = job is not None and job.get("stat") == "done" and found.state == "failed"
         if not is_done_unsaid or trial.name in doubted:
             return False
         doubted.add(trial.name)  # its last word may still be on its way over the network
@@ -200,22 +243,23 @@ def _started_meanwhile(trial: Trial, before: dict[str, Any] | None) -> str | Non
     return f"another sweep has just run it: {found.state}" if now != before else None
 
 
-def _submit_array(script: Script, profile: Profile, client: Client) -> Submission:
+def _submit_array(script: Script, profile: Profile, scheduler: Scheduler) -> Submission:
     """Submit one array; on a refusal every job.json is what it was."""
     _write(script)
     old = {index: read_job(trial.directory) for index, trial in script.trials.items()}
     new = {
         index: {
-            "executor": "lsf",
+            "executor": scheduler.name,
             "job_id": None,
             "name": script.name,
             "index": index,
-            "stat": "PEND",
+            "stat": "waiting",
             "exit_code": None,
             "attempt": int((old[index] or {}).get("attempt") or 0) + 1,
             "submitted": now_iso(),
             "queue": script.queue,
-            "log": script.log_path.replace("%I", str(index)),
+            "max_running": script.request.max_running,
+            "log": script.log_pattern,
             "identity": trial.identity,
         }
         for index, trial in script.trials.items()
@@ -223,15 +267,15 @@ def _submit_array(script: Script, profile: Profile, client: Client) -> Submissio
     for index, trial in script.trials.items():
         write_job(trial.directory, **new[index])
     try:
-        job_id = _bsub(script, profile, client)
+        job_id = _hand_in(script, profile, scheduler)
     except Unavailable:
         raise  # it may have been accepted: `refresh` looks for its name
-    except LsfError:
+    except SchedulerError:
         for index, trial in script.trials.items():
             _restore(trial, old[index])
         raise
     for index, trial in script.trials.items():
-        log = str(new[index]["log"]).replace("%J", str(job_id))
+        log = scheduler.log_path(script.log_pattern, (job_id, index))
         write_job(trial.directory, **{**new[index], "job_id": job_id, "log": log})
     return Submission(job_id, script)
 
@@ -243,30 +287,46 @@ def _restore(trial: Trial, job: dict[str, Any] | None) -> None:
         write_job(trial.directory, **job)
 
 
-def _submit_follow_up(plan: Plan, options: Options, profile: Profile, client: Client) -> Submission:
+def _parents(plan: Plan, scheduler: Scheduler) -> list[str]:
+    """The jobs of the sweep that have not ended, those of earlier submissions too.
+
+    Raises:
+        SchedulerError: some are another scheduler's, which this one cannot wait for.
+    """
+    found = [job for trial in plan.trials if is_open(job := read_job(trial.directory))]
+    others = {str(job["executor"]) for job in found if job} - {scheduler.name}
+    if others:
+        raise SchedulerError(
+            f"--then cannot wait for jobs of {', '.join(sorted(others))} under {scheduler.name}",
+            hint="leave --then out until they have ended",
+        )
+    return sorted({str(job["job_id"]) for job in found if job and job.get("job_id")})
+
+
+def _submit_follow_up(
+    plan: Plan, options: Options, profile: Profile, parents: Sequence[str]
+) -> Submission:
     """The job of --then, after every job of the sweep that has not ended, of earlier sweeps too."""
-    found = [read_job(trial.directory) for trial in plan.trials]
-    ids = {str(job["job_id"]) for job in found if job and is_open(job) and job.get("job_id")}
-    script = follow_up(
-        plan, options, sorted(ids), stamp=options.stamp or new_stamp(), profile=profile
-    )
+    ids = sorted(set(parents))
+    script = follow_up(plan, options, ids, stamp=options.stamp or new_stamp(), profile=profile)
     _write(script)
-    return Submission(_bsub(script, profile, client), script)
+    return Submission(_hand_in(script, profile, options.scheduler), script)
 
 
-def _bsub(script: Script, profile: Profile, client: Client) -> int:
-    if profile.site.submit == "file":  # bsub reads no directives from a file that it is named
+def _hand_in(script: Script, profile: Profile, scheduler: Scheduler) -> int:
+    from_file = profile.site.submit == "file"
+    if from_file:
         script.path.chmod(0o755)
-        return client.submit([*script.directives, str(script.path)], None, name=script.name)
-    return client.submit([], script.text, name=script.name)
+    return scheduler.submit(script.text, script.path, name=script.name, from_file=from_file)
 
 
 def _write(script: Script) -> None:
-    """Folders, configs, the manifest, the script: all before bsub, which may start jobs at once."""
+    """Folders, configs, the manifest, the job file: before anything may start at once."""
     folder = script.path.parent
     make_writable(folder, instead="choose another with --script-dir")
     try:
-        Path(script.log_path).parent.mkdir(exist_ok=True)  # LSF drops logs without a folder
+        # Without the folder logs are lost.
+        Path(script.request.log_prefix).parent.mkdir(exist_ok=True)
         for trial in script.trials.values():
             jobs.write_config(trial)
         if script.manifest_path is not None and script.manifest_text is not None:

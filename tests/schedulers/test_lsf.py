@@ -1,13 +1,17 @@
 """Replies of LSF, good and bad, read as they come."""
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgtool.sweep.lsf_client import Client, Row, Unavailable, parse_history, parse_rows, spec
-from imgtool.sweep.lsf_words import LsfError
+from imgtool.schedulers.base import SchedulerError, Seen, Unavailable
+from imgtool.schedulers.lsf import Lsf
+from imgtool.schedulers.lsf_replies import Row, parse_history, parse_rows, spec
+
+FILE = Path("job.sh")
 
 
 @pytest.fixture
@@ -26,7 +30,7 @@ def program(tmp_path, monkeypatch):
 
 def client(**fields):
     pauses = []
-    return Client(**{"timeout_sec": 5, "sleep": pauses.append, **fields}), pauses
+    return Lsf(**{"timeout_sec": 5, "sleep": pauses.append, **fields}), pauses
 
 
 @pytest.mark.parametrize(
@@ -42,7 +46,7 @@ def client(**fields):
 def test_every_form_of_success(program, reply):
     program("bsub", reply)
     asked, pauses = client()
-    assert asked.submit([], "#!/bin/sh\n", name="x") == 12
+    assert asked.submit("#!/bin/sh\n", FILE, name="x") == 12
     assert pauses == []
 
 
@@ -62,8 +66,8 @@ def test_every_form_of_success(program, reply):
 def test_a_refusal_is_told_at_once(program, text):
     program("bsub", f'echo "{text}" >&2; exit 255')
     asked, pauses = client()
-    with pytest.raises(LsfError) as caught:
-        asked.submit([], "x", name="x")
+    with pytest.raises(SchedulerError) as caught:
+        asked.submit("x", FILE, name="x")
     assert text.partition(".")[0] in str(caught.value)
     assert caught.value.hint
     assert not isinstance(caught.value, Unavailable)
@@ -86,7 +90,7 @@ def test_silence_is_met_with_patience(program, reply):
     program("bjobs", "echo 'Job <x> is not found' >&2; exit 255")
     asked, pauses = client(attempts=3, timeout_sec=0.5)
     with pytest.raises(Unavailable, match="after 3 attempts") as caught:
-        asked.submit([], "x", name="x")
+        asked.submit("x", FILE, name="x")
     assert "not submitted twice" in caught.value.hint
     assert program.calls("bsub") == 3
     assert pauses == [2, 4, 8]
@@ -96,35 +100,35 @@ def test_nothing_is_submitted_again_before_lsf_says_that_it_has_not_got_it(progr
     program("bsub", "exit 255")
     program("bjobs", "echo 'LSF is down. Please wait ...' >&2; exit 255")
     asked, _ = client(attempts=3)
-    with pytest.raises(Unavailable, match="does not say whether it took job x"):
-        asked.submit([], "x", name="x")
+    with pytest.raises(Unavailable, match="nobody says whether bsub took job x"):
+        asked.submit("x", FILE, name="x")
     assert (program.calls("bsub"), program.calls("bjobs")) == (1, 3)
 
 
 def test_a_name_that_is_known_is_taken_for_the_answer(program):
     program("bsub", "exit 0")
     program("bjobs", "echo '17^1^PEND^-^-'; echo '17^2^PEND^-^-'")
-    assert client()[0].submit([], "x", name="x") == 17
+    assert client()[0].submit("x", FILE, name="x") == 17
     assert program.calls("bsub") == 1
 
 
 def test_rows_count_whatever_the_exit_code(program):
     program("bjobs", "echo '5^0^RUN^-^-'; echo 'Job <6> is not found' >&2; exit 255")
-    assert client()[0].poll([5, 6]) == {(5, 0): Row(5, 0, "RUN")}
+    assert client()[0].poll({5: "x", 6: "y"}) == {(5, 0): Seen(state="running")}
 
 
 def test_a_poll_that_fails_says_nothing_about_jobs(program):
     program("bjobs", "exit 0")
     with pytest.raises(Unavailable, match="it says nothing"):
-        client()[0].poll([5])
+        client()[0].poll({5: "x"})
     program("bjobs", "echo 'Job <5> is not found' >&2; exit 255")
-    assert client()[0].poll([5]) == {}
+    assert client()[0].poll({5: "x"}) == {}
 
 
 def test_a_program_that_is_not_there(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(LsfError, match="bjobs cannot be run") as caught:
-        client()[0].poll([5])
+    with pytest.raises(SchedulerError, match="bjobs cannot be run") as caught:
+        client()[0].poll({5: "x"})
     assert "--executor local" in caught.value.hint
 
 

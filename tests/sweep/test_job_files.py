@@ -9,11 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from imgtool.errors import ConfigError, UserError
+from imgtool.errors import UserError
 from imgtool.experiment.layout import ExperimentDir
-from imgtool.sweep.lsf_script import Options, scripts
-from imgtool.sweep.lsf_words import LsfError, array_spec, clock, directive_lines, lsf_memory
-from imgtool.sweep.profile import Profile, Site, profile_path, read_profile
+from imgtool.schedulers.base import SchedulerError
+from imgtool.schedulers.lsf import Lsf
+from imgtool.schedulers.profile import Profile, Site
+from imgtool.sweep.job_files import Options, scripts
 from tests.fake_lsf.plans import make_plan, make_trial
 
 PLAIN = Profile(site=Site(program=("imgtool",)))
@@ -31,7 +32,7 @@ GOLDEN = """\
 #BSUB -P p123
 #BSUB -Q 99
 
-# LSF itself writes the log only when the job has ended.
+# The scheduler itself writes the log only when the job has ended.
 [ -z "${LSB_JOBID-}" ] || exec >> '/x y/jobs/logs/demo_gpuv100.'"$LSB_JOBID"."$LSB_JOBINDEX".out 2>&1
 module load cuda/12.4 || exit 1
 source env.sh
@@ -62,14 +63,20 @@ def plan_of(tmp_path, names=("S1", "S2"), **lsf):
 
 
 def made(plan, trials=None, **options):
-    known = {"profile": PLAIN, "stamp": "t", **options}
+    known = {"scheduler": Lsf(), "profile": PLAIN, "stamp": "t", **options}
     return scripts(plan, plan.trials if trials is None else trials, Options(**known))
+
+
+def directives(script):
+    """As bsub would take them as arguments."""
+    lines = [line[5:] for line in script.text.splitlines() if line.startswith("#BSUB")]
+    return shlex.split("\n".join(lines))
 
 
 def test_a_whole_script(tmp_path):
     from pathlib import Path
 
-    resources = {"num_cores": 4, "memory": "8 GB", "select": "gpu32gb", "project": "p123"}
+    resources = {"num_cores": 4, "memory": "8 GB", "select": "gpu32gb", "account": "p123"}
     resources |= {"gpu_mode": "exclusive_process", "modules": ["cuda/12.4"], "walltime": "6h"}
     plan = plan_of(tmp_path, **resources, setup=["source env.sh"])
     plan = replace(plan, root=Path("/x y"), max_running={"gpuv100": 4})
@@ -80,10 +87,6 @@ def test_a_whole_script(tmp_path):
     )
     assert script.memory == "8GB x 4 cores = 32GB"
     assert script.gpu_hours == 12
-    words = shlex.split(
-        " ".join(line[5:] for line in script.text.splitlines() if line.startswith("#BSUB"))
-    )
-    assert words == list(script.directives)
 
 
 def test_an_array_for_each_queue_and_resources(tmp_path):
@@ -93,7 +96,7 @@ def test_an_array_for_each_queue_and_resources(tmp_path):
     plan = replace(make_plan(tmp_path, trials), max_running={"gpul40s": 2})
     first, second, third = made(plan)
     assert [trial.name for trial in first.trials.values()] == ["S1", "S2", "S3"]
-    assert second.directives[1] == "demo-gpul40s-t-1[1]%2"
+    assert directives(second)[1] == "demo-gpul40s-t-1[1]%2"
     assert list(third.trials) == [1]
     assert len({script.path for script in (first, second, third)}) == 3
 
@@ -102,7 +105,7 @@ def test_indices_stay_with_their_trials(tmp_path):
     plan = plan_of(tmp_path, [f"S{n}" for n in range(1, 11)])
     unfinished = [plan.trials[n - 1] for n in (3, 7, 9)]
     (script,) = made(plan, unfinished, max_running=2)
-    assert script.directives[1] == "demo-gpuv100-t[3,7,9]%2"
+    assert directives(script)[1] == "demo-gpuv100-t[3,7,9]%2"
     rows = [line.split("\t") for line in script.manifest_text.splitlines()]
     assert [(row[0], row[1].rpartition("/")[2]) for row in rows] == [
         ("3", "S3"), ("7", "S7"), ("9", "S9"),
@@ -120,7 +123,7 @@ def test_arrays_stay_within_lsfs_limits(tmp_path):
     assert [len(script.trials) for script in made(plan)] == [1000, 1000, 401]
     odd = made(plan, trials[::2])
     for script in odd:
-        assert len(script.directives[1]) <= 255
+        assert len(directives(script)[1]) <= 255
         assert max(script.trials) <= 1000
     assert [t.name for s in odd for t in s.trials.values()] == [t.name for t in trials[::2]]
 
@@ -139,7 +142,7 @@ def test_arrays_stay_within_lsfs_limits(tmp_path):
 def test_the_run_limit_leaves_time_to_save(tmp_path, duration_sec, walltime, limit, warn, duration):
     plan = replace(plan_of(tmp_path, walltime=walltime), duration_sec=duration_sec)
     (script,) = made(plan)
-    words = list(script.directives)
+    words = directives(script)
     assert words[words.index("-W") + 1] == limit
     assert words[words.index("-wt") + 1] == warn
     assert f"--duration {duration} -- imgtool train" in script.text
@@ -147,21 +150,21 @@ def test_the_run_limit_leaves_time_to_save(tmp_path, duration_sec, walltime, lim
 
 def test_a_job_without_gpu_or_warning(tmp_path):
     (script,) = made(plan_of(tmp_path, num_gpus=0, walltime="1m", memory_per="job"))
-    assert not {"-gpu", "-wa", "-wt"} & set(script.directives)
+    assert not {"-gpu", "-wa", "-wt"} & set(directives(script))
     assert script.gpu_hours == 0
     assert script.memory == "8GB"
 
 
 def test_a_job_with_several_gpus_trains_on_as_many_ranks(tmp_path):
     (script,) = made(plan_of(tmp_path, num_gpus=4))
-    words = list(script.directives)
+    words = directives(script)
     assert words[words.index("-gpu") + 1].startswith("num=4")
     assert '-- imgtool torchrun --nproc-per-node 4 train "$family"' in script.text
 
 
 def test_a_follow_up(tmp_path):
     array, after = made(plan_of(tmp_path), then="imgtool status . | tee 'a b'")
-    words = list(after.directives)
+    words = directives(after)
     assert words[words.index("-w") + 1] == f'ended("{array.name}")'
     assert "-ti" in words
     assert "#BSUB -w 'ended(\"demo-gpuv100-t\")'" in after.text
@@ -177,51 +180,19 @@ def test_a_follow_up(tmp_path):
     [
         ({"memory": "8"}, "no amount of memory with its unit"),
         ({"memory": "lots"}, "no amount of memory"),
-        ({"walltime": "soon"}, "lsf.walltime is 'soon'"),
-        ({"walltime": "0h"}, "lsf.walltime"),
-        ({"queue": "a;b"}, "lsf.queue"),
-        ({"select": "a] rusage[mem=1"}, "lsf.select"),
-        ({"project": 'a"b'}, "cannot stand in a directive"),
+        ({"walltime": "soon"}, "cluster.walltime is 'soon'"),
+        ({"walltime": "0h"}, "cluster.walltime"),
+        ({"extra": ["B"]}, "no option of a scheduler"),
+        ({"qos": "high"}, "LSF has none"),
+        ({"queue": "a;b"}, "cluster.queue"),
+        ({"select": "a] rusage[mem=1"}, "cluster.select"),
+        ({"account": 'a"b'}, "cannot stand in a directive"),
     ],
 )
 def test_resources_that_no_job_can_have(tmp_path, lsf, message):
-    with pytest.raises(LsfError, match=re.escape(message)) as caught:
+    with pytest.raises(SchedulerError, match=re.escape(message)) as caught:
         made(plan_of(tmp_path, **lsf))
     assert caught.value.hint
-
-
-def test_memory_always_has_its_unit():
-    assert [lsf_memory(text) for text in ("4GB", "8 g", "800MB", "1.5GiB", "2TB")] == [
-        "4GB", "8GB", "800MB", "1536MB", "2TB",
-    ]  # fmt: skip
-
-
-@given(st.sets(st.integers(1, 1000), min_size=1, max_size=60))
-def test_index_lists_name_exactly_their_indices(indices):
-    spec = array_spec(sorted(indices))
-    named = []
-    for part in spec.split(","):
-        first, _, last = part.partition("-")
-        named += range(int(first), int(last or first) + 1)
-    assert named == sorted(indices)
-
-
-@given(st.floats(0.001, 1e6))
-def test_run_limits_are_rounded_up(seconds):
-    hours, minutes = clock(seconds).split(":")
-    limit = (int(hours) * 60 + int(minutes)) * 60
-    assert int(minutes) < 60
-    assert 0 <= limit - seconds < 60
-
-
-words = st.text(st.characters(codec="ascii", min_codepoint=32, exclude_characters='"\\`$%\x7f'))
-
-
-@given(st.lists(words.filter(lambda w: not re.fullmatch(r"-[A-Za-z]+", w)), max_size=4))
-def test_directives_are_read_back_as_they_were_meant(values):
-    given_words = [word for value in values for word in ("-o", value)]
-    lines = directive_lines(given_words)
-    assert shlex.split(" ".join(line.removeprefix("#BSUB ") for line in lines)) == given_words
 
 
 names = st.text(
@@ -285,62 +256,17 @@ def test_an_index_without_a_trial_says_so(tmp_path):
 
 def test_paths_that_no_manifest_holds(tmp_path):
     trial = replace(make_trial_once(tmp_path), directory=ExperimentDir("/a\tb"))
-    with pytest.raises(LsfError, match="no manifest can hold"):
+    with pytest.raises(SchedulerError, match="no manifest can hold"):
         made(make_plan(tmp_path, [trial]))
-    with pytest.raises(LsfError, match="cannot stand in a directive"):
+    with pytest.raises(SchedulerError, match="cannot stand in a directive"):
         made(make_plan(tmp_path / "100%", [make_trial_once(tmp_path)]))
 
 
-# The profile
-
-
-def profile(tmp_path, text):
-    path = tmp_path / "lsf.yaml"
-    path.write_text(text)
-    return read_profile(path)
-
-
-def test_a_profile_stands_below_the_experiments_own_words(tmp_path):
-    found = profile(tmp_path, "queue: hpc\nproject: p1\nmodules: [python3/3.11]\nwarn_min: 5\n")
-    assert found.site.warn_min == 5
-    resources = found.resources(make_trial(tmp_path, "S1"))  # its preset names a queue
-    assert (resources.queue, resources.project) == ("gpuv100", "p1")
-    assert resources.modules == ("python3/3.11",)
-    assert found.resources(make_trial(tmp_path, "S1", project="mine")).project == "mine"
-
-
-@pytest.mark.parametrize(
-    ("text", "message", "hint"),
-    [
-        ("queue: hpc\nmodulez: [a]\n", ":2: unknown key modulez", "did you mean 'modules'?"),
-        ("lsf:\n  queue: hpc\n", ":2: unknown key lsf.queue", "left margin"),
-        ("warn_min: 0\n", ":1: site.warn_min is 0", None),
-        ("margin: soon\n", "'soon' is not a duration", None),
-        ("extra: [B]\n", "no option of bsub", None),
-        ("submit: pipe\n", "one of stdin, file", None),
-        ("queue: [\n", "lsf.yaml:", None),
-    ],
-)
-def test_a_wrong_profile(tmp_path, text, message, hint):
-    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
-        profile(tmp_path, text)
-    assert str(tmp_path / "lsf.yaml") in str(caught.value)
-    assert hint is None or hint in caught.value.hint
-
-
-def test_where_the_profile_lies(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert profile_path({}) == tmp_path / ".config/imgtool/lsf.yaml"
-    assert profile_path({"XDG_CONFIG_HOME": "relative"}) == profile_path({})
-    assert str(profile_path({"XDG_CONFIG_HOME": "/x"})) == "/x/imgtool/lsf.yaml"
-    assert profile(tmp_path, "# nothing\n") == Profile()
-    assert read_profile(tmp_path / "none.yaml") == Profile()
-
-
 def test_directives_of_the_site(tmp_path):
-    site = Site(program=("imgtool",), extra=("-B", '-app "m l"'), margin="30m")
+    site = Site(program=("imgtool",), margin="30m")
+    extra = ("-B", '-app "m l"')
     plan = replace(plan_of(tmp_path), duration_sec=3600.0)
-    (script,) = made(plan, profile=Profile(site=site))
+    (script,) = made(plan, profile=Profile(site=site, cluster={"extra": extra}))
     assert '\n#BSUB -B\n#BSUB -app "m l"\n' in script.text
     assert "#BSUB -W 1:30" in script.text
-    assert script.directives[-3:] == ("-B", "-app", "m l")
+    assert directives(script)[-3:] == ["-B", "-app", "m l"]
