@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -10,6 +11,7 @@ from imgtool.schedulers.base import Key, Request, SchedulerError
 from imgtool.schedulers.words import array_spec, memory_mb, memory_text
 
 MAX_WARN_SEC = 65535
+EARLY_SEC = 60  # Slurm looks at the time that rarely
 # Variables by which a user may have chosen what a job file leaves open; all others of sbatch's
 # own would win over the file's directives.
 _CHOICES = {
@@ -54,7 +56,7 @@ def options(request: Request, log: str) -> list[str]:
         given.append(f"--constraint={_quoted(resources.select.strip(), 'cluster.select')}")
     given.append(f"--time={clock(request.walltime_sec)}")
     if request.warn_sec:
-        given.append(f"--signal=B:INT@{min(request.warn_sec, MAX_WARN_SEC)}")
+        given.append(f"--signal=B:INT@{_warning(request.warn_sec)}")
     given.append(f"--output={_quoted(log, 'the log')}")
     given.append("--open-mode=append")  # another turn would empty the log
     given.append("--requeue" if request.requeue else "--no-requeue")
@@ -134,6 +136,11 @@ def _gpus(resources: Cluster) -> list[str]:
     return [
         f"--gres=gpu:{kind}:{resources.num_gpus}" if kind else f"--gres=gpu:{resources.num_gpus}"
     ]
+
+
+def _warning(seconds: int) -> int:
+    """What to ask for so that a signal that comes up to a minute early is not too early."""
+    return min(max(seconds - EARLY_SEC, math.ceil(seconds / 2)), MAX_WARN_SEC)
 
 
 def _quoted(value: str, label: str) -> str:

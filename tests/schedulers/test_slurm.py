@@ -56,7 +56,7 @@ def test_the_head_of_an_array():
         "#SBATCH --gres=gpu:v100:2\n"
         "#SBATCH --constraint=gpu32gb&ib\n"
         "#SBATCH --time=06:00:00\n"
-        "#SBATCH --signal=B:INT@600\n"
+        "#SBATCH --signal=B:INT@540\n"
         "#SBATCH --output=/work/logs/phase1.%A_%a.out\n"
         "#SBATCH --open-mode=append\n"
         "#SBATCH --requeue\n"
