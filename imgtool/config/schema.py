@@ -300,6 +300,7 @@ class FamilySchema:
             as `loss.kld`, which means nothing without a variational bottleneck.
         rivals: key -> the keys that it excludes, with the value by which each is not there. A key
             that is given clears them where they were given earlier (a preset, then an option).
+        example: what the first example of `imgtool train NAME --help` gives to it.
         monitor: the metric that its tasks call best, as far as the name alone tells.
         has_best: whether it really tells better weights from worse ones.
         takes_turns: whether a backward pass may leave parameters out that others train.
@@ -313,6 +314,7 @@ class FamilySchema:
     name: str
     sections: Mapping[str, type]
     tiny: Mapping[str, Any]
+    example: str = "--data-root photos"
     monitor: str = "val_loss"
     has_best: bool = True
     check: Callable[[Experiment], None] = _accept

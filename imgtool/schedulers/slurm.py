@@ -27,7 +27,7 @@ from imgtool.schedulers.slurm_replies import (
     parse_submitted,
     parse_time,
 )
-from imgtool.schedulers.slurm_words import options, own_spec, spec, submission_environ, without_ours
+from imgtool.schedulers.slurm_words import options, own_key, spec, submission_environ, without_ours
 from imgtool.schedulers.words import memory_words, whole_number
 from imgtool.units import format_duration
 
@@ -210,15 +210,19 @@ class Slurm(Caller):
 
     # --- inside a job ---
 
+    def own_key(self, environ: Mapping[str, str]) -> Key | None:
+        """As `Scheduler.own_key`: SLURM_JOB_ID of an element is not its array's."""
+        return own_key(environ)
+
     def time_left(self, environ: Mapping[str, str]) -> float | None:
         """As `Scheduler.time_left`: the job's own variable where Slurm sets it, else squeue."""
         end = environ.get("SLURM_JOB_END_TIME", "")
         if re.fullmatch(r"[1-9]\d{8,10}", end, re.ASCII):
             return max(0.0, int(end) - time.time())
-        job = own_spec(environ)
-        if job is None:
+        key = own_key(environ)
+        if key is None:
             return None
-        words = ["squeue", "--noheader", f"--jobs={job}", "--format=%L"]
+        words = ["squeue", "--noheader", f"--jobs={spec(key)}", "--format=%L"]
         try:
             return parse_time(self._ask(words, timeout_sec=ASK_SEC).stdout)
         except SchedulerError:
@@ -235,9 +239,10 @@ class Slurm(Caller):
     def again(self, environ: Mapping[str, str]) -> str | None:
         """As `Scheduler.again`. Slurm sends TERM to the whole job, scontrol and this process
         too, as soon as it has agreed."""
-        job = own_spec(environ)
-        if job is None:
+        key = own_key(environ)
+        if key is None:
             return "this is no job of Slurm"
+        job = spec(key)
         reply = Reply(None, "", "")
         for attempt in range(1, AGAIN_ATTEMPTS + 1):
             try:

@@ -71,11 +71,13 @@ def spec(key: Key) -> str:
     return f"{key[0]}_{key[1]}" if key[1] else str(key[0])
 
 
-def own_spec(environ: Mapping[str, str]) -> str | None:
-    """The job with these variables. The id of an array's last element is also the array's."""
-    array, index = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
-    job = f"{array}_{index}" if array and index else environ.get("SLURM_JOB_ID", "")
-    return job if re.fullmatch(r"\d+(_\d+)?", job, re.ASCII) else None
+def own_key(environ: Mapping[str, str]) -> Key | None:
+    """The job with these variables: an array's id and index, or the job's own id and 0."""
+    array, index = (environ.get(name, "") for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"))
+    if array.isdecimal() and index.isdecimal():
+        return int(array), int(index)
+    job = environ.get("SLURM_JOB_ID", "")
+    return (int(job), 0) if job.isdecimal() else None
 
 
 def without_ours(environ: Mapping[str, str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from imgtool.config.schema import Cluster
 from imgtool.schedulers import slurm_replies as replies
 from imgtool.schedulers.base import JOB_STATES, Request, SchedulerError, Unavailable
 from imgtool.schedulers.slurm import Slurm, partition_notes
-from imgtool.schedulers.slurm_words import clock, own_spec, submission_environ
+from imgtool.schedulers.slurm_words import clock, own_key, submission_environ
 
 ids = st.integers(1, 2**31)
 indices = st.integers(0, 1000)
@@ -311,9 +311,9 @@ def test_limits_below_what_is_asked_for_are_noted(queue, told):
 
 def test_a_job_names_itself_and_hands_nothing_of_itself_to_the_next():
     environ = {"SLURM_JOB_ID": "14", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}
-    assert own_spec(environ) == "12_3"
-    assert own_spec({"SLURM_JOB_ID": "14"}) == "14"
-    assert own_spec({}) is None
+    assert own_key(environ) == (12, 3)
+    assert own_key({"SLURM_JOB_ID": "14"}) == (14, 0)
+    assert own_key({}) is None
     user = {"HOME": "/h", "SLURM_CONF": "/c", "SBATCH_ACCOUNT": "p1", "SBATCH_QOS": "q"}
     given = {**environ, **user, "SBATCH_TIMELIMIT": "5", "CUDA_VISIBLE_DEVICES": "0"}
     left = submission_environ("#!/bin/bash\n#SBATCH --qos=mine\n", given)

@@ -28,6 +28,7 @@ SMALL = {
     "train.patience": "null",
     "train.save_every": "5",
     "train.val_every": "20",
+    "train.log_every": "1",
 }
 
 
@@ -142,11 +143,11 @@ def test_a_kill_a_scancel_and_a_restarted_controller(work, rig):
 
     again = imgtool(
         *sweep("--wait", "--poll", "1s", "--retry", "failed"),
-        *("--then", "imgtool select-winner experiments --quiet > winner"),
+        *("--then", "imgtool select-winner outputs/tiny --quiet > winner"),
     )
     assert set(states(again.stdout).values()) == {"completed"}, again.stderr
     wait_until(lambda: not queue("--me"))
-    chosen = imgtool("select-winner", "experiments", "--quiet")
+    chosen = imgtool("select-winner", "outputs/tiny", "--quiet")
     assert chosen.returncode == 0
     assert Path("winner").read_text() == chosen.stdout
     check_nothing_ran_twice(40, {"S7": 1, "S8": 2, "S10": 2})
@@ -218,7 +219,7 @@ def test_a_trial_that_no_partition_will_start_says_so(work):
     assert "gpul40s allows 2h" in made.stderr
 
     def says_so():
-        return "PartitionTimeLimit" in imgtool("status", "experiments", "--format", "table").stdout
+        return "PartitionTimeLimit" in imgtool("status", "experiments").stdout
 
     wait_until(says_so)
     assert imgtool("cancel", "experiments").returncode == 0

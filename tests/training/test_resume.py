@@ -23,6 +23,15 @@ def same_tensors(a, b):
     assert not different, different[:5]
 
 
+def test_a_network_without_norms_resumes_exactly(run, tmp_path):
+    sets = ["model.norm=none", "model.upsampling=nearest"]
+    straight = run(tmp_path / "straight", *sets, "train.max_iter=8")
+    run(tmp_path / "parts", *sets, stop_at=5)
+    parts = run(tmp_path / "parts", *sets, "train.max_iter=8")
+    same_tensors(straight.tensors(), parts.tensors())
+    assert straight.rows() == parts.rows()
+
+
 @pytest.mark.parametrize(
     ("bottleneck", "workers"),
     [
