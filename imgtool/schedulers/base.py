@@ -36,6 +36,7 @@ ENDED = frozenset(JOB_STATES) - WAITING - ALIVE
 Key = tuple[int, int]  # a job's id, and its index in an array; 0 outside an array
 REQUEUE_CODE = 99  # with which a job ends that asks for another turn
 LIMIT_VARIABLE = "IMGTOOL_RUN_LIMIT_SEC"  # in a job: seconds from now until its run limit
+JOB_VARIABLE = "IMGTOOL_JOB"  # in a job whose file is ours: its name
 
 
 class SchedulerError(UserError):
@@ -193,6 +194,9 @@ class Scheduler(Protocol):
         """End jobs, those that wait and those that run; otherwise as `signal`."""
 
     # --- inside a job ---
+
+    def own_key(self, environ: Mapping[str, str]) -> Key | None:
+        """The job with these variables, as `poll` has it; None outside a job."""
 
     def time_left(self, environ: Mapping[str, str]) -> float | None:
         """Seconds until this job's run limit; None where there is none or nobody says."""

@@ -209,14 +209,19 @@ class Lsf(Caller):
 
     # --- inside a job ---
 
+    def own_key(self, environ: Mapping[str, str]) -> Key | None:
+        """As `Scheduler.own_key`."""
+        job_id = whole_number(environ.get(self.id_variable))
+        index = whole_number(environ.get(self.index_variable)) or 0
+        return None if job_id is None else (job_id, index)
+
     def time_left(self, environ: Mapping[str, str]) -> float | None:
         """As `Scheduler.time_left`: one question to bjobs, which may fail or hang."""
-        key = whole_number(environ.get(self.id_variable)), environ.get(self.index_variable, "0")
-        if key[0] is None:
+        key = self.own_key(environ)
+        if key is None:
             return None
-        job = spec(key[0], int(key[1]) if key[1].isdecimal() else 0)
         fields = "time_left runtimelimit run_time delimiter='^'"
-        words = ["bjobs", "-noheader", "-o", fields, job]
+        words = ["bjobs", "-noheader", "-o", fields, spec(*key)]
         try:
             return parse_time_left(self.call(words, environ=environ, timeout_sec=ASK_SEC).stdout)
         except SchedulerError:

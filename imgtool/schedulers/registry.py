@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from imgtool.errors import did_you_mean
-from imgtool.schedulers.base import Scheduler, SchedulerError
+if TYPE_CHECKING:
+    from imgtool.schedulers.base import Scheduler
 
 SCHEDULERS = {
     "lsf": "imgtool.schedulers.lsf:Lsf",
@@ -33,9 +33,12 @@ def get(name: str, *, timeout_sec: float = 60.0) -> Scheduler:
         SchedulerError: there is none.
     """
     if name not in SCHEDULERS:
+        from imgtool.errors import did_you_mean
+        from imgtool.schedulers.base import SchedulerError
+
         raise SchedulerError(f"no scheduler {name!r}", hint=did_you_mean(name, names()))
     module, _, attribute = SCHEDULERS[name].partition(":")
-    return cast(Scheduler, getattr(import_module(module), attribute)(timeout_sec=timeout_sec))
+    return cast("Scheduler", getattr(import_module(module), attribute)(timeout_sec=timeout_sec))
 
 
 def find(word: str = AUTO) -> Scheduler:
@@ -50,6 +53,8 @@ def find(word: str = AUTO) -> Scheduler:
     here = [one for one in known if shutil.which(one.submit_program)]
     if len(here) == 1:
         return here[0]
+    from imgtool.schedulers.base import SchedulerError
+
     programs = " and ".join(one.submit_program for one in here or known)
     if here:
         raise SchedulerError(
@@ -64,23 +69,14 @@ def find(word: str = AUTO) -> Scheduler:
 
 def of_job(environ: Mapping[str, str]) -> Scheduler | None:
     """The scheduler of the job with these variables; None outside a job."""
-    return next((one for one in _all() if environ.get(one.id_variable)), None)
+    return next((one for one in map(get, SCHEDULERS) if environ.get(one.id_variable)), None)
 
 
 def own_job(environ: Mapping[str, str]) -> dict[str, Any] | None:
     """`executor`, `job_id` and `index` (0 outside an array), as job.json has them, of the job
     with these variables; None outside a job."""
     scheduler = of_job(environ)
-    if scheduler is None:
+    key = scheduler.own_key(environ) if scheduler else None
+    if scheduler is None or key is None:
         return None
-    job_id = environ[scheduler.id_variable]
-    index = environ.get(scheduler.index_variable, "")
-    return {
-        "executor": scheduler.name,
-        "job_id": int(job_id) if job_id.isdecimal() else job_id,
-        "index": int(index) if index.isdecimal() else 0,
-    }
-
-
-def _all() -> Iterator[Scheduler]:
-    return (get(name) for name in names())
+    return {"executor": scheduler.name, "job_id": key[0], "index": key[1]}

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgtool.schedulers.base import LIMIT_VARIABLE, Request, Scheduler, SchedulerError
+from imgtool.experiment.owner import TICKET_VARIABLE
+from imgtool.schedulers.base import JOB_VARIABLE, LIMIT_VARIABLE, Request, Scheduler, SchedulerError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,8 @@ def job_text(scheduler: Scheduler, request: Request, body: str, *, folder: Path)
 def array_body(
     scheduler: Scheduler,
     *,
+    name: str,
+    ticket: str,
     manifest: Path,
     program: Sequence[str],
     launcher: Sequence[str],
@@ -66,6 +69,9 @@ def array_body(
 
     Args:
         scheduler: whose index counts.
+        name: the job's, by which it says who it is.
+        ticket: with which it takes over the trials' directories, while they are still held for
+            it by who submits it.
         manifest: the file of `manifest_text`.
         program: words that start imgtool.
         launcher: what stands between these and `train`.
@@ -78,6 +84,8 @@ def array_body(
         manifest=shlex.quote(str(manifest)),
         index=scheduler.index_variable,
         limit=LIMIT_VARIABLE,
+        job=f"{JOB_VARIABLE}={shlex.quote(name)}",
+        ticket=f"{TICKET_VARIABLE}={shlex.quote(ticket)}",
         walltime=walltime_sec,
         duration=duration,
         requeue=" --requeue" if requeue else "",
@@ -97,6 +105,7 @@ if [ -z "$exp_dir" ]; then
     echo "error: no trial ${index} in $manifest" >&2
     exit 2
 fi
+export {job} {ticket}
 export {limit}=$(({walltime} - SECONDS))
 exec {program} run-timed --exp-dir "$exp_dir" --duration {duration}{requeue} -- \
 {program} {launcher}train "$family" --config "$exp_dir/trial.yaml" --exp-dir "$exp_dir" --quiet

@@ -9,23 +9,29 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from imgtool.experiment.alive import is_process, start_ticks
+from imgtool.experiment.job import write_job
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import now_iso, read_status
 from imgtool.process import leftovers
 from imgtool.process.ladder import KILL_AFTER_SEC, Ladder, Step
 from imgtool.schedulers import registry
 from imgtool.schedulers.base import WAITING, Key, Scheduler, SchedulerError
-from imgtool.sweep.refresh import job_words
-from imgtool.sweep.state import ACTIVE, read_job, read_state, write_job
+from imgtool.sweep.refresh import Refreshed, job_words, refresh
+from imgtool.sweep.state import ACTIVE, is_open, read_job, read_state
 
 if TYPE_CHECKING:
     import psutil
 
 POLL_SEC = 0.1
-JOB_POLL_SEC = 1.0
+JOB_POLL_SEC, JOB_POLL_MAX_SEC = 1.0, 5.0
+KILLED_WAIT_SEC = 30.0
+CANCELLED = "cancelled"
+CANCELLED_WAITING = "cancelled before it started"
+CANCELLED_DEAF = "cancelled; it did not stop in time and was killed"
 
 
 @dataclass(frozen=True)
@@ -135,41 +141,76 @@ def job_name(directory: ExperimentDir) -> str:
     return f"{job.get('executor')} job {job_words(job)}"
 
 
-def interrupt_jobs(
-    directories: Sequence[ExperimentDir],
-    *,
-    say: Callable[[str], None],
-    get: Callable[[str], Scheduler] = registry.get,
-) -> None:
-    """INT to cluster jobs that run; those that wait are removed."""
+def interrupt_jobs(directories: Sequence[ExperimentDir], *, say: Callable[[str], None]) -> None:
+    """INT to cluster jobs that run; those that wait are removed. `end_jobs` sees to their end."""
     waiting = [one for one in directories if (read_job(one) or {}).get("stat") in WAITING]
     running = [one for one in directories if one not in waiting]
-    _tell(running, say, get, lambda scheduler, keys: scheduler.signal(keys, "INT"))
-    for one in _tell(waiting, say, get, lambda scheduler, keys: scheduler.remove(keys)):
-        _note_end(one, "cancelled before it started")
+    _ask(running, CANCELLED, say, lambda scheduler, keys: scheduler.signal(keys, "INT"))
+    _ask(waiting, CANCELLED_WAITING, say, lambda scheduler, keys: scheduler.remove(keys))
 
 
 def end_jobs(
-    directories: Sequence[ExperimentDir],
-    *,
-    grace_sec: float,
-    say: Callable[[str], None],
-    get: Callable[[str], Scheduler] = registry.get,
+    directories: Sequence[ExperimentDir], *, grace_sec: float, say: Callable[[str], None]
 ) -> None:
-    """Wait until the jobs of `interrupt_jobs` have saved, then end those that have not."""
-    deadline = time.monotonic() + grace_sec
-    left = [one for one in directories if read_state(one).state in ACTIVE]
-    while left and time.monotonic() < deadline:
-        time.sleep(min(JOB_POLL_SEC, max(0.0, deadline - time.monotonic())))
-        left = [one for one in left if read_state(one).state in ACTIVE]
-    for one in _tell(left, say, get, lambda scheduler, keys: scheduler.remove(keys)):
-        _note_end(one, "cancelled; it did not stop in time and was killed")
+    """Wait until the jobs of `interrupt_jobs` have ended, then end those that have not."""
+    left = _wait_for_end(directories, grace_sec, say)
+    if not left:
+        return
+    told = _ask(left, CANCELLED_DEAF, say, lambda scheduler, keys: scheduler.remove(keys))
+    for one in _wait_for_end(told, KILLED_WAIT_SEC, say):
+        ended = {"stat": "cancelled", "state": "stopped", "ended": now_iso()}
+        write_job(one, **{**(read_job(one) or {}), **ended, "reason": CANCELLED_DEAF})
+
+
+def _wait_for_end(
+    directories: Sequence[ExperimentDir], wait_sec: float, say: Callable[[str], None]
+) -> list[ExperimentDir]:
+    """Ask schedulers again and again; those that have not ended. Where one does not answer, the
+    trainer's own word has to do."""
+    deadline = time.monotonic() + wait_sec
+    left, pause, complaint = list(directories), JOB_POLL_SEC, None
+    while left:
+        said = refresh(left, get=partial(registry.get, timeout_sec=registry.QUICK_SEC))
+        if said.text is not None and said.text != complaint:
+            say(f"{said.text}; going by what the files say")
+        complaint = said.text
+        left = [one for one in left if _is_at_work(one, said)]
+        rest = deadline - time.monotonic()
+        if rest <= 0:
+            break
+        if left:
+            time.sleep(min(pause, rest))
+            pause = min(JOB_POLL_MAX_SEC, pause * 1.5)
+    return left
+
+
+def _is_at_work(directory: ExperimentDir, said: Refreshed) -> bool:
+    job = read_job(directory)
+    if job is None or not is_open(job):
+        return False
+    return job["executor"] not in said.trouble or read_state(directory).state in ACTIVE
+
+
+def _ask(
+    directories: Sequence[ExperimentDir],
+    why: str,
+    say: Callable[[str], None],
+    what: Callable[[Scheduler, list[Key]], list[str]],
+) -> list[ExperimentDir]:
+    """As `_tell`; that we asked stands in job.json before the job can end of it."""
+    before = {one.path: read_job(one) for one in directories}
+    for one in directories:
+        write_job(one, **{**(before[one.path] or {}), "asked": why})
+    told = _tell(directories, say, what)
+    for one in directories:
+        if one not in told:
+            write_job(one, **(before[one.path] or {}))
+    return told
 
 
 def _tell(
     directories: Sequence[ExperimentDir],
     say: Callable[[str], None],
-    get: Callable[[str], Scheduler],
     what: Callable[[Scheduler, list[Key]], list[str]],
 ) -> list[ExperimentDir]:
     """Those whose scheduler was told; trials elsewhere are not to suffer when one was not."""
@@ -179,7 +220,7 @@ def _tell(
     told = []
     for name, members in groups.items():
         try:
-            lines = what(get(name), [_key(one) for one in members])
+            lines = what(registry.get(name), [_key(one) for one in members])
         except SchedulerError as error:
             say(f"{name} jobs are not cancelled: {error}")
             continue
@@ -187,11 +228,6 @@ def _tell(
             say(line)
         told += members
     return told
-
-
-def _note_end(directory: ExperimentDir, reason: str) -> None:
-    ended = {"stat": "cancelled", "state": "stopped", "ended": now_iso(), "reason": reason}
-    write_job(directory, **{**(read_job(directory) or {}), **ended})
 
 
 def _key(directory: ExperimentDir) -> Key:

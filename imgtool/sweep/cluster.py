@@ -6,20 +6,22 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from imgtool.errors import ExperimentError
+from imgtool.experiment import owner
+from imgtool.experiment.job import job_path, write_job
 from imgtool.experiment.layout import make_writable
 from imgtool.experiment.status import now_iso
 from imgtool.files import write_text
 from imgtool.schedulers import registry
 from imgtool.schedulers.base import Scheduler, SchedulerError, Unavailable
 from imgtool.schedulers.profile import Profile, read_profile
-from imgtool.sweep import claim, jobs
+from imgtool.sweep import jobs
 from imgtool.sweep.job_files import (
     AtWork,
     Options,
@@ -34,10 +36,8 @@ from imgtool.sweep.state import (
     ACTIVE,
     TrialState,
     is_open,
-    job_path,
     read_job,
     read_state,
-    write_job,
 )
 from imgtool.sweep.trial import Plan, Trial
 
@@ -98,7 +98,8 @@ def submit(
 ) -> list[Submission]:
     """Submit trials; what is submitted goes on without this process.
 
-    Each trial is claimed first, so that of two sweeps at once one submits it. job.json is
+    Each trial's directory is taken first, so that of two sweeps at once one submits it, and passed
+    on to its job, which may start at once. job.json is
     written before the scheduler is called and after, so that nothing is lost in between.
 
     Args:
@@ -121,18 +122,19 @@ def submit(
         )
     profile = options.profile or read_profile()
     options = replace(options, profile=profile, stamp=options.stamp or new_stamp())
-    scripts(plan, trials, options)  # what is wrong shows before anything is claimed
+    scripts(plan, trials, options)  # what is wrong shows before anything is taken
     before = {trial.name: read_job(trial.directory) for trial in trials}
     parents = _parents(plan, scheduler) if options.then is not None else []
     submitted: list[Submission] = []
     with ExitStack() as stack:
-        taken = []
+        taken, attempts = [], {}
         for trial in trials:
-            held = claim.take(trial.directory)
-            if held is None:
-                left(trial, "another sweep has it")
+            try:
+                hold = stack.enter_context(owner.take(trial.directory, ticket=options.stamp))
+            except owner.InUse as error:
+                left(trial, f"in use by {error.owner}")
                 continue
-            stack.callback(held.release)
+            attempts[trial.name] = hold.attempt
             reason = _started_meanwhile(trial, before[trial.name])
             if reason:
                 left(trial, reason)
@@ -141,7 +143,7 @@ def submit(
         there = _at_work(plan, taken, options)
         for script in scripts(plan, taken, replace(options, then=None), at_work=there):
             _say_limits(script, scheduler, note)
-            submitted.append(_submit_array(script, profile, scheduler))
+            submitted.append(_submit_array(script, profile, scheduler, attempts))
     if options.then is not None:
         parents = [*parents, *(str(one.job_id) for one in submitted)]
         submitted.append(_submit_follow_up(plan, options, profile, parents))
@@ -235,7 +237,7 @@ def _is_at_work(trial: Trial, found: TrialState, doubted: set[str]) -> bool:
 def _started_meanwhile(trial: Trial, before: dict[str, Any] | None) -> str | None:
     found = read_state(trial.directory)
     now = read_job(trial.directory)
-    # Our own claim makes a trial that nobody has started look submitted.
+    # That we own it makes a trial that nobody has started look submitted.
     if found.state in ACTIVE and (now is not None or found.state == "running"):
         return f"it is {found.state} already"
     if is_open(now):
@@ -243,7 +245,9 @@ def _started_meanwhile(trial: Trial, before: dict[str, Any] | None) -> str | Non
     return f"another sweep has just run it: {found.state}" if now != before else None
 
 
-def _submit_array(script: Script, profile: Profile, scheduler: Scheduler) -> Submission:
+def _submit_array(
+    script: Script, profile: Profile, scheduler: Scheduler, attempts: Mapping[str, int]
+) -> Submission:
     """Submit one array; on a refusal every job.json is what it was."""
     _write(script)
     old = {index: read_job(trial.directory) for index, trial in script.trials.items()}
@@ -255,7 +259,7 @@ def _submit_array(script: Script, profile: Profile, scheduler: Scheduler) -> Sub
             "index": index,
             "stat": "waiting",
             "exit_code": None,
-            "attempt": int((old[index] or {}).get("attempt") or 0) + 1,
+            "attempt": attempts[trial.name],
             "submitted": now_iso(),
             "queue": script.queue,
             "max_running": script.request.max_running,

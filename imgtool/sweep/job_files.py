@@ -138,7 +138,8 @@ def scripts(
         limit, after = _room(most, (at_work or {}).get(resources.queue))
         for chunk in _chunks(plan.name, resources, indexed, limit, stamp, options.scheduler):
             name = _job_name(plan.name, resources.queue, stamp, len(made))
-            made.append(_Job(plan, resources, profile, options, name).array(chunk, limit, after))
+            job = _Job(plan, resources, profile, replace(options, stamp=stamp), name)
+            made.append(job.array(chunk, limit, after))
     if options.then is not None and made:
         names = [f'"{script.name}"' for script in made]
         made.append(follow_up(plan, options, names, stamp=stamp, profile=profile))
@@ -270,6 +271,8 @@ class _Job:
         )
         body = array_body(
             self.options.scheduler,
+            name=self.name,
+            ticket=self.options.stamp or self.name,
             manifest=manifest,
             program=self._program(),
             launcher=jobs.launcher(self.resources.num_gpus),

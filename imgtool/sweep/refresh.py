@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from imgtool.errors import ExitCode
 from imgtool.experiment.alive import parse_time
+from imgtool.experiment.job import attempt_of, speaks_of, write_job
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import heartbeat_age_sec, now_iso, read_status
 from imgtool.schedulers import registry
 from imgtool.schedulers.base import ENDED, WAITING, JobState, Key, Scheduler, SchedulerError, Seen
-from imgtool.sweep.state import STALE_SEC, is_open, read_job, write_job
+from imgtool.sweep.state import STALE_SEC, is_open, read_job
 
 CLEAN_SEC = 3600.0  # schedulers forget jobs some time after their end
 SETTLE_SEC = 60.0  # a job may take a moment to be seen
 _FINAL = frozenset({"completed", "stopped", "failed", "diverged"})
+_SIGNALLED = frozenset({ExitCode.INTERRUPTED, 128 + signal.SIGTERM, 128 + signal.SIGKILL})
 _Job = tuple[ExperimentDir, dict[str, Any]]
 
 
@@ -63,6 +67,7 @@ def refresh(
 def _ask(scheduler: Scheduler, jobs: list[_Job]) -> None:
     jobs = _found_by_name(jobs, scheduler)
     rows: dict[Key, Seen | None] = {}
+    said = {directory: read_status(directory) for directory, _ in jobs}
     if jobs:
         rows |= scheduler.poll({job["job_id"]: str(job.get("name") or "") for _, job in jobs})
     missing = {_key(job): str(job.get("name") or "") for _, job in jobs if _key(job) not in rows}
@@ -74,7 +79,7 @@ def _ask(scheduler: Scheduler, jobs: list[_Job]) -> None:
                 new = _missed(directory, job)
             else:
                 seen = rows[_key(job)] or Seen(state=job["stat"])
-                new = _noted(directory, job, seen)
+                new = _noted(directory, job, seen, said[directory])
             if new != job:
                 write_job(directory, **new)
 
@@ -101,30 +106,45 @@ def _found_by_name(jobs: list[_Job], scheduler: Scheduler) -> list[_Job]:
     return found
 
 
-def _noted(directory: ExperimentDir, job: dict[str, Any], seen: Seen) -> dict[str, Any]:
-    """job.json by what the scheduler says now."""
+def _noted(
+    directory: ExperimentDir, job: dict[str, Any], seen: Seen, said: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """job.json by what the scheduler says now.
+
+    Args:
+        said: status.json, read before the scheduler was asked.
+    """
     known = {key: value for key, value in job.items() if key != "missing"}
     if seen.state in ENDED:
         return _at_the_end(directory, known, seen)
     new = {**known, "stat": seen.state, "reason": seen.reason}
-    status = _own_status(directory, job)
-    since = parse_time(job.get("started") or job.get("submitted"))
-    started = parse_time((status or {}).get("started"))
-    has_stopped = status is not None and status.get("state") == "stopped"
-    if has_stopped and (since is None or started is None or started >= since):
-        # It goes on in another turn: what the last one said is not about this one.
-        new["started"] = now_iso()
-        new["attempt"] = int(job.get("attempt") or 1) + (seen.state in WAITING)
+    if said is None or said.get("state") != "stopped" or not _is_of(said, job):
+        return new
+    # It goes on in another turn: what the last one said is not about this one.
+    if attempt_of(said) is None:
+        if speaks_of(said, job):
+            new["started"] = now_iso()
+    elif seen.state in WAITING:
+        new["goes_on_after"] = attempt_of(said)
     return new
 
 
 def _at_the_end(directory: ExperimentDir, job: dict[str, Any], seen: Seen) -> dict[str, Any]:
     if seen.state == "done":
         return _ended(job, "done", exit_code=0)
-    if seen.state == "cancelled" and _own_status(directory, job) is None:
-        reason = "cancelled in the queue"
-        return _ended(job, seen.state, seen.exit_code, state="stopped", reason=reason)
-    return _ended(job, seen.state, seen.exit_code, reason=seen.reason)
+    status = _own_status(directory, job)
+    why = None
+    if (status or {}).get("state") in _FINAL:
+        pass  # the trainer has had its last word
+    elif job.get("asked") and (seen.state == "cancelled" or seen.exit_code in _SIGNALLED):
+        why = str(job["asked"])
+    elif seen.exit_code == ExitCode.INTERRUPTED and seen.state == "failed":
+        why = "interrupted before it could save"
+    elif seen.state == "cancelled" and status is None:
+        why = "cancelled in the queue"
+    if why is None:
+        return _ended(job, seen.state, seen.exit_code, reason=seen.reason)
+    return _ended(job, seen.state, seen.exit_code, state="stopped", reason=why)
 
 
 def _missed(directory: ExperimentDir, job: dict[str, Any]) -> dict[str, Any]:
@@ -132,6 +152,8 @@ def _missed(directory: ExperimentDir, job: dict[str, Any]) -> dict[str, Any]:
     status = _own_status(directory, job)
     if status is not None and status.get("state") in _FINAL:
         return _ended(job, "done" if status["state"] in ("completed", "stopped") else "failed")
+    if job.get("asked"):
+        return _ended(job, "cancelled", state="stopped", reason=str(job["asked"]))
     age = heartbeat_age_sec(status) if status is not None else None
     if age is not None and age < STALE_SEC:
         return job  # it lives, whatever the scheduler says
@@ -162,13 +184,13 @@ def _ended(
 
 
 def _own_status(directory: ExperimentDir, job: Mapping[str, Any]) -> dict[str, Any] | None:
-    """status.json, when a trainer wrote it after this job was submitted."""
+    """status.json, when a trainer wrote it in this job, or later."""
     status = read_status(directory)
-    started = parse_time((status or {}).get("started"))
-    submitted = parse_time(job.get("submitted"))
-    if started is None or (submitted is not None and started < submitted):
-        return None
-    return status
+    return status if status is not None and _is_of(status, job) else None
+
+
+def _is_of(status: Mapping[str, Any], job: Mapping[str, Any]) -> bool:
+    return speaks_of(status, {**job, "started": None})
 
 
 def job_words(job: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """What has become of a trial, told from the small files in its directory. Torch-free and quick.
 
 status.json is the trainer's own word; job.json is that of whoever started it (this machine's
-pool, or a cluster). The later of the two counts; silence counts as death after five minutes.
+pool, or a cluster). The number of the start that each is about tells which is the later; that
+counts, and silence counts as death after five minutes.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from imgtool.errors import ExitCode
+from imgtool.experiment import job as job_file
 from imgtool.experiment.alive import is_process, parse_time
+from imgtool.experiment.job import is_last_word, speaks_of
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import read_status
-from imgtool.files import temporary_beside
 from imgtool.process.child import KILLED
 from imgtool.schedulers.base import ALIVE, ENDED, JOB_STATES, WAITING
 
@@ -39,7 +42,6 @@ ACTIVE = frozenset({"submitted", "running"})
 BROKEN = frozenset({"failed", "diverged", "out_of_memory", "stale"})
 STALE_SEC = 300.0
 
-JOB_NAME = "job.json"
 _MEMORY_WORDS = (
     "out of memory",
     "outofmemory",
@@ -125,8 +127,9 @@ def read_state(directory: ExperimentDir, *, now: datetime | None = None) -> Tria
     beat = parse_time(status.get("heartbeat"))
     age = None if beat is None else max(0.0, (now - beat).total_seconds())
     state, reason = _judge(status, job or {}, age)
-    if state == "pending" and reason is None and not status:
-        state, reason = _claimed(directory)
+    refused = state == "failed" and (job or {}).get("exit_code") == ExitCode.USAGE
+    if refused or (state == "pending" and not status):
+        state, reason = _by_owner(directory, refused=refused) or (state, reason)
     if state == "failed" and _tells_of_memory(reason, job or {}):
         state = "out_of_memory"
     is_running = state == "running"
@@ -182,21 +185,13 @@ def complaint(log: Path | None) -> str | None:
     return found[-1] if found else None
 
 
-def job_path(directory: ExperimentDir) -> Path:
-    """Where `write_job` writes."""
-    return directory.path / JOB_NAME
-
-
 def read_job(directory: ExperimentDir) -> dict[str, Any] | None:
-    """job.json, or None when there is none that can be read."""
-    try:
-        record = json.loads(job_path(directory).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict):
-        return None
-    stat = record.get("stat")
-    return record if stat is None or stat in JOB_STATES else {**record, "stat": _today(stat)}
+    """job.json, its state in today's words; None when there is none that can be read."""
+    record = job_file.read_job(directory)
+    stat = (record or {}).get("stat")
+    return (
+        record if stat is None or stat in JOB_STATES else {**(record or {}), "stat": _today(stat)}
+    )
 
 
 def _today(stat: Any) -> str | None:
@@ -204,30 +199,6 @@ def _today(stat: Any) -> str | None:
     from imgtool.schedulers.lsf_replies import STATES as LSF_STATES
 
     return LSF_STATES.get(stat) if isinstance(stat, str) else None
-
-
-def write_job(directory: ExperimentDir, **fields: Any) -> None:
-    """Write job.json in one step; what it held before is gone.
-
-    Without fsync: after a power cut there is no process that it could describe.
-
-    Args:
-        fields: executor, job_id, index, stat (one of schedulers.base.JOB_STATES), exit_code,
-            attempt, submitted, log; `state` and `reason` are the executor's own verdict on a
-            trainer that ended without a word, `ended` its time.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    path = job_path(directory)
-    temporary = temporary_beside(path)
-    try:
-        temporary.write_text(json.dumps(fields, indent=2, default=str) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 def is_open(job: Mapping[str, Any] | None) -> bool:
@@ -249,16 +220,19 @@ def _judge(
     """State and reason, from the later of the two files."""
     said, reason = status.get("state"), status.get("reason")
     stat = job.get("stat")
-    if (stat or is_open(job)) and not _is_of_job(status, job):
+    if (stat or is_open(job)) and not speaks_of(status, job):
         return _without_status(job)
     if said not in STATES:
         return "pending", None
+    verdict = job.get("state")
+    is_doubtful = verdict == "stale"  # it was out of sight: what the trainer said is known
     if said != "running":
-        verdict = job.get("state")
-        if verdict in STATES and _is_later(job.get("ended"), status.get("heartbeat")):
+        if verdict in STATES and not is_doubtful and is_last_word(status, job, missing=False):
             return verdict, job.get("reason")
         return said, reason
-    if stat in ENDED and _is_later(job.get("ended"), status.get("heartbeat"), missing=True):
+    if is_doubtful and age is not None and age < STALE_SEC:
+        return "running", reason
+    if stat in ENDED and is_last_word(status, job, missing=True):
         return _ended(job)
     if stat == "suspended":
         return "running", "suspended by the cluster"  # its heart stands still, and it lives
@@ -314,28 +288,18 @@ def _ended(job: Mapping[str, Any]) -> tuple[StateName, str | None]:
     return "failed", f"{what}: {why}" if why else f"{what} and did not say why"
 
 
-def _is_of_job(status: Mapping[str, Any], job: Mapping[str, Any]) -> bool:
-    """Whether the trainer's words are of this job or later, not of an earlier attempt."""
-    if not status:
-        return False
-    return _is_later(
-        status.get("started"), job.get("started") or job.get("submitted"), missing=True
-    )
+def _by_owner(directory: ExperimentDir, *, refused: bool) -> tuple[StateName, str | None] | None:
+    """What an owner that lives makes of an experiment that has not said anything itself.
 
+    Args:
+        refused: its job ended as one does that finds the directory in use.
+    """
+    from imgtool.experiment.owner import holder
 
-def _is_later(first: Any, second: Any, *, missing: bool = False) -> bool:
-    """Whether time `first` is `second` or later; `missing` where one is not known."""
-    a, b = parse_time(first), parse_time(second)
-    return missing if a is None or b is None else a >= b
-
-
-def _claimed(directory: ExperimentDir) -> tuple[StateName, str | None]:
-    from imgtool.sweep import claim
-
-    owner = claim.holder(directory)
-    if owner is None:
-        return "pending", None
-    return "submitted", f"claimed by process {owner.pid} on {owner.host}"
+    owner = holder(directory)
+    if owner is not None and (owner.trains or owner.job):
+        return "running", f"by {owner}"
+    return None if owner is None or refused else ("submitted", f"claimed by {owner}")
 
 
 def _tells_of_memory(reason: str | None, job: Mapping[str, Any]) -> bool:

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from imgtool.experiment.alive import start_ticks
+from imgtool.experiment.job import write_job
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import now_iso
-from imgtool.sweep.state import read_job, read_state, write_job
+from imgtool.sweep.state import read_job, read_state
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 
@@ -191,12 +192,21 @@ def cluster(tmp_path):
             there = {**record, "state": "running", "host": "elsewhere", "pid": 5}
             directory.status_path.write_text(json.dumps(there))
     saved = tmp_path / "experiments/t2/status.json"
-    rows = r"7^1^PEND^-^-\n7^2^RUN^-^-\n7^3^RUN^-^-\n"
-    (tools / "bjobs").write_text(f"#!/bin/sh\nprintf '{rows}'\n")
+    (tools / "rows").write_text("7^1^PEND^-^-\n7^2^RUN^-^-\n7^3^RUN^-^-\n")
+    (tools / "bjobs").write_text(
+        f"#!/bin/sh\n[ -e {tools}/down ] && exec sleep 60\ncat {tools}/rows\n"
+    )
     (tools / "bkill").write_text(
-        f'#!/bin/sh\necho "$*" >> {tools}/calls\n'
-        f"sed -i s/running/stopped/ {saved}\n"
-        'for word; do case $word in *\\]) echo "Job <$word> is being signaled";; esac; done\n'
+        f"""#!/bin/sh
+echo "$*" >> {tools}/calls
+sed -i s/running/stopped/ {saved}
+sed -i 's/7^2^RUN^-/7^2^DONE^-/' {tools}/rows
+case "$*" in
+"7[1]") sed -i 's/7^1^PEND^-^-/7^1^EXIT^130^TERM_OWNER: killed/' {tools}/rows;;
+"7[3]") sed -i 's/7^3^RUN^-^-/7^3^EXIT^137^TERM_OWNER: killed/' {tools}/rows;;
+esac
+for word; do case $word in *\\]) echo "Job <$word> is being signaled";; esac; done
+"""
     )
     for tool in tools.iterdir():
         tool.chmod(0o755)

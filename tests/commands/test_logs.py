@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from imgtool.experiment.job import write_job
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import now_iso
-from imgtool.sweep.state import write_job
 
 PROGRAM = [sys.executable, "-m", "imgtool", "logs"]
 

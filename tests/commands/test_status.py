@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 import pytest
 
 from commands import _sweep_table
+from imgtool.experiment.job import write_job
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import now_iso
 from imgtool.sweep.slots import Slot
-from imgtool.sweep.state import read_state, write_job
+from imgtool.sweep.state import read_state
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from imgtool.schedulers.base import SchedulerError, Seen, Unavailable
 from imgtool.schedulers.lsf import Lsf
-from imgtool.schedulers.lsf_replies import Row, parse_history, parse_rows, spec
+from imgtool.schedulers.lsf_replies import Row, parse_history, parse_rows, parse_time_left, spec
 
 FILE = Path("job.sh")
 
@@ -185,3 +185,31 @@ Thu Jan  1 00:00:01: Exited by signal 9. The CPU time used is 1.0 seconds;
 
 def test_names_of_jobs():
     assert (spec(5, 0), spec(5, 3)) == ("5", "5[3]")
+
+
+@pytest.mark.parametrize(
+    ("line", "seconds"),
+    [
+        ("23:12 L^1440.0^2880 second(s)", 1392 * 60),
+        ("23:12 L^-^2880 second(s)", 1392 * 60),
+        ("1:00 E^120.0^60 second(s)", 119 * 60),
+        ("0:10 X^90.0/hostA^60 second(s)", 89 * 60),
+        ("-^60.0 min^0 second(s)", 3600),
+        ("01:00:00 L^02:00:00^01:00:30", 3570),
+        ("0:00 L^60.0^3700 second(s)", 0),
+        ("100:05 L^-^-", 100 * 3600 + 300),
+        ("-^-^12 second(s)", None),
+        ("1:00 L^60.0", None),
+        ("1:00 L^60.0^0 second(s)\n2:00 L^60.0^0 second(s)", None),
+        ("some chatter\n1:00 L^60.0^0 second(s)", 3600),
+        ("soon L^lots^none", None),
+    ],
+)
+def test_what_bjobs_may_say(line, seconds):
+    assert parse_time_left(line) == seconds
+
+
+@given(st.text(alphabet="0123456789:^-. LEX/minsecond()\n", max_size=60))
+def test_any_answer_is_a_time_or_none(text):
+    found = parse_time_left(text)
+    assert found is None or 0 <= found < float("inf")

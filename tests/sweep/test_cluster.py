@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from imgtool.experiment import owner
+from imgtool.experiment.job import write_job
 from imgtool.schedulers.base import SchedulerError, Seen
 from imgtool.schedulers.lsf import Lsf
 from imgtool.sweep import cluster as sweep_cluster
 from imgtool.sweep import refresh as refreshing
 from imgtool.sweep.cluster import Options
-from imgtool.sweep.state import read_job, read_state, write_job
+from imgtool.sweep.state import read_job, read_state
 from tests.fake_lsf.cluster import Cluster
 from tests.fake_lsf.plans import behave, make_plan, make_trial, starts, trainer_profile
 
@@ -138,15 +140,13 @@ def submit_here(root, count):
     submit(make_plan(Path(root), trials), replace(OPTIONS, stamp=None))
 
 
-def test_a_claim_of_somebody_else_is_respected(tmp_path, cluster):
-    from imgtool.sweep import claim
-
+def test_what_somebody_else_owns_is_left_alone(tmp_path, cluster):
     plan = plan_of(tmp_path, 2)
-    held = claim.take(plan.trials[0].directory)
+    held = owner.take(plan.trials[0].directory)
     left = []
     submit(plan, left=lambda trial, reason: left.append(reason))
+    assert left == [f"in use by {owner.holder(plan.trials[0].directory)}"]
     held.release()
-    assert left == ["another sweep has it"]
     assert [sorted(job["elements"]) for job in cluster.jobs.values()] == [["2"]]
 
 
@@ -242,7 +242,8 @@ def test_requeue_goes_on_under_the_same_id(tmp_path, cluster):
     assert len(cluster.calls("bsub")) == 1
 
 
-def test_a_requeued_trial_is_not_taken_for_a_stopped_one(tmp_path, cluster):
+@pytest.mark.parametrize("numbered", [{"attempt": 1}, {}])
+def test_a_requeued_trial_is_not_taken_for_a_stopped_one(tmp_path, cluster, numbered):
     plan = plan_of(tmp_path, 1)
     trial = plan.trials[0]
     trial.directory.create()
@@ -250,15 +251,16 @@ def test_a_requeued_trial_is_not_taken_for_a_stopped_one(tmp_path, cluster):
         trial.directory, executor="lsf", job_id=7, index=1, stat="running", attempt=1,
         submitted="2026-01-01T00:00:00Z",
     )  # fmt: skip
-    status = {"state": "stopped", "started": "2026-01-01T00:00:05Z"}
+    status = {"state": "stopped", "started": "2026-01-01T00:00:05Z", **numbered}
     trial.directory.status_path.write_text(json.dumps(status))
-    noted = refreshing._noted(trial.directory, read_job(trial.directory), Seen(state="waiting"))
+    job = read_job(trial.directory)
+    noted = refreshing._noted(trial.directory, job, Seen(state="waiting"), status)
     write_job(trial.directory, **noted)
     assert read_state(trial.directory).state == "submitted"
-    assert noted["attempt"] == 2
-    ended = refreshing._noted(trial.directory, noted, Seen(state="done"))
+    ended = refreshing._noted(trial.directory, noted, Seen(state="done"), status)
     write_job(trial.directory, **ended)
-    assert read_state(trial.directory).state == "stopped"
+    # The turn that it went back for ended without a word; times alone do not tell so much.
+    assert read_state(trial.directory).state == ("failed" if numbered else "stopped")
 
 
 def test_a_job_killed_by_its_owner(tmp_path, cluster):

@@ -47,6 +47,7 @@ if [ -z "$exp_dir" ]; then
     echo "error: no trial $LSB_JOBINDEX in $manifest" >&2
     exit 2
 fi
+export IMGTOOL_JOB=demo-gpuv100-t IMGTOOL_OWNER=t
 export IMGTOOL_RUN_LIMIT_SEC=$((21600 - SECONDS))
 exec imgtool run-timed --exp-dir "$exp_dir" --duration "$((20940 - SECONDS))s" --requeue -- \
 imgtool train "$family" --config "$exp_dir/trial.yaml" --exp-dir "$exp_dir" --quiet

@@ -25,6 +25,7 @@ from imgtool.process.stopping import StopRequest
 from imgtool.training.report import Silence
 from imgtool.training.run import train
 from tests.evaluation.fid.making import SMALLEST_SIDE
+from tests.small import SMALL_FACES
 
 SMALLER = [
     *(
@@ -32,8 +33,7 @@ SMALLER = [
         "model.norm_groups=4",
         "data.max_images=16",
         "data.val_fraction=0.2",
-        "data.image_sizes=[16,24,32]",
-        "data.image_size=32",
+        *SMALL_FACES,
     ),
     *("train.batch_size=2", "train.max_iter=4", "train.save_every=2", "train.val_every=4"),
     *("train.sample_every=4", "loss.critic_burst=2", "train.threads=1", "train.device=cpu"),
