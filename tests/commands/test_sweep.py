@@ -157,7 +157,6 @@ def test_scripts_for_people_who_submit_by_hand(folder, capsys):
         (["phase1_1", "--notify", "x", "--executor", "lsf"], "the sweep ends before its jobs do"),
         (["phase1_1", "--notify", ""], "--notify is empty"),
         (["phase1_1", "--executor", "lfs"], "no 'lfs'"),
-        (["phase1_1", "--executor", "cluster"], "there is no cluster here"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_starts(folder, capsys, words, said):
@@ -167,6 +166,12 @@ def test_what_is_wrong_is_said_and_nothing_starts(folder, capsys, words, said):
     assert said in error
     assert hint.startswith("hint: ")
     assert [path.name for path in folder.iterdir()] == ["layouts.csv"]
+
+
+def test_no_cluster_here(folder, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", str(folder))
+    assert run("sweep", "phase1_1", "--executor", "cluster") == 2
+    assert "error: there is no cluster here" in capsys.readouterr().err
 
 
 def test_a_trial_that_cannot_start_is_a_failed_one(folder):
@@ -255,6 +260,7 @@ def rungs(folder):
 
 
 def test_a_dry_run_with_rungs(rungs, capsys):
+    (rungs / "photos").mkdir()
     assert run("sweep", "sweep.yaml", "--dry-run") == 0
     said = capsys.readouterr().err
     assert "halving: trials pause at 4, 8; the best 1/3 by val_mse and who is within" in said
