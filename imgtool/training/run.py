@@ -136,6 +136,7 @@ def _train(
         device=str(device),
         world_size=ranks.size,
         identity=start.identity,
+        **({} if pause_at is None else {"pause_at": pause_at}),
     )
     status.start_heartbeat()
     task = assemble.build_task(experiment, material, start, directory, ranks, reporter)
