@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from commands._output import say
+from commands._sweep_plan import refuse_what_lacks
 
 if TYPE_CHECKING:
     import typer
@@ -69,12 +70,14 @@ class Waves:
         decide: the command that decides at the next rung, in a job after the others; None where
             this process waits and does so itself.
         is_job: this is such a job: what was stopped meanwhile is not started again.
+        check_data: look first for what the trials read.
     """
 
     plan: Plan
     options: Options
     decide: str | None
     is_job: bool
+    check_data: bool = True
 
     def preview(self, trials: Sequence[Trial], race: Race | None) -> tuple[list[Trial], Options]:
         """The first wave; nothing is judged or written."""
@@ -85,10 +88,12 @@ class Waves:
 
     def submit(self, retry: frozenset[str], race: Race | None) -> int:
         """Submit what is to be run now, and what follows; how many trials that were."""
-        from imgtool.sweep import cluster
+        from imgtool.sweep import cluster, manifest
         from imgtool.sweep.choose import choose
 
         choice = choose(self.plan, retry=retry)
+        if self.check_data:
+            refuse_what_lacks(choice.run, on_cluster=True)
         trials, left, options = [*choice.run], dict(choice.left), self.options
         if race is not None:
             trials = race.begin(trials, promoted_only=self.is_job)
@@ -99,6 +104,7 @@ class Waves:
             options = self._with_follow_up(trials, race)
         say_what_is_left(self.plan, left)
         if not trials and options.then is None:
+            manifest.write(self.plan)
             return 0
         submitted = cluster.submit(
             self.plan,

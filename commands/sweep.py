@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from commands._notify import NotifyOption
 from commands._options import complete_presets
 from commands._output import Output, say
 from commands._sweep_options import Cluster, Here, Which
-from commands._sweep_plan import describe, known, show_commands, show_scripts, write_scripts
+from commands._sweep_plan import (
+    describe,
+    known,
+    refuse_what_lacks,
+    show_commands,
+    show_scripts,
+    write_scripts,
+)
 from commands._sweep_waves import (
     NEXT_RUNG,
     Waves,
@@ -24,7 +33,6 @@ from imgtool.schedulers.registry import names
 
 if TYPE_CHECKING:
     from imgtool.sweep.cluster import Options
-    from imgtool.sweep.race import Race
     from imgtool.sweep.state import TrialState
     from imgtool.sweep.trial import Plan, Trial
 
@@ -68,6 +76,7 @@ def run(
             metavar="COMMAND", help="A command for when every trial has ended; cluster: a job."
         ),
     ] = None,
+    notify_by: NotifyOption = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Show trials, cost, commands and scripts; start nothing."),
@@ -77,8 +86,8 @@ def run(
     """Run every experiment of a sweep; what is done is skipped, what stopped goes on.
 
     A trial is known by the hash of its config, so the same sweep can be run again, and be
-    added to. Ctrl-C stops every trial so that it saves. At the end there is one record a
-    trial, for `imgtool select-winner -`.
+    added to. Configs that differ in their names alone are one trial. Ctrl-C stops every trial so
+    that it saves. At the end there is one record a trial, for `imgtool select-winner -`.
 
     With --halving (`halving:` in the sweep's file) every trial pauses at the first rung, saved. The
     best part goes on where it stopped, and so does whoever is within the noise of it; the others
@@ -88,7 +97,8 @@ def run(
 
     Exit code: 0 when every trial has completed or was dropped (or was submitted), and after Ctrl-C
     when what ran has saved; 1 when one has not completed; 130 when a Ctrl-C, or a second one, cost
-    one its work. Ctrl-C of --wait ends the waiting and no job: 0.
+    one its work. Ctrl-C of --wait ends the waiting and no job: 0. What trials read and is not
+    there is said first, by --dry-run too: 2.
 
     \b
     Example:
@@ -97,10 +107,15 @@ def run(
       imgtool sweep phase1_1 --executor cluster --wait | imgtool select-winner -
       imgtool sweep phase1_1 --halving "rungs=1ep,3ep,10ep keep=1/3 metric=val_mse"
     """
-    from imgtool.sweep.choose import choose
+    from commands._sweep_end import tell
     from imgtool.units import parse_duration
 
     _refuse_other_executors_options(executor, here, cluster)
+    if notify_by is not None and executor != LOCAL and not cluster.wait:
+        raise UsageError(
+            "--notify: the sweep ends before its jobs do",
+            hint="add --wait, or let a job of its own tell: --then COMMAND",
+        )
     again, poll_sec = _states(which.retry), parse_duration(cluster.poll)
     plan = _plan(spec, which)
     again = _with_named(plan, which, again)
@@ -108,24 +123,20 @@ def run(
     then = plan.then if then is None else then
     if then is not None and not then.strip():  # a shell variable that is not set
         raise UsageError("--then is empty", hint='such as --then "imgtool status DIR --json"')
-    if executor != LOCAL:
-        options = _job_options(executor, cluster, then)
-        waves = Waves(plan, options, None if cluster.wait else repeated(ctx), next_rung)
-        _as_jobs(output, waves, again, cluster.wait, poll_sec, dry_run=dry_run)
-        return
-    race = race_of(plan)
-    if dry_run:
-        choice = choose(plan, retry=again)
-        describe(output, plan, choice.left)
-        first = choice.run if race is None else race.preview(choice.run)
-        show_commands(plan, first, slots=here.slots, slots_per_gpu=here.slots_per_gpu)
-        if then is not None:
-            say(then)
-        return
-    from imgtool.sweep.slots import find_slots
-
-    free = find_slots(slots=here.slots, slots_per_gpu=here.slots_per_gpu)
-    raise typer.Exit(_here(output, plan, again, free, here.fail_fast, then, race))
+    if executor == LOCAL:
+        code = _here(output, plan, again, here, then, dry_run=dry_run)
+    else:
+        waves = Waves(
+            plan,
+            _job_options(executor, cluster, then),
+            None if cluster.wait else repeated(ctx),
+            is_job=next_rung,
+            check_data=cluster.check_data,
+        )
+        code = _as_jobs(output, waves, again, cluster.wait, poll_sec, dry_run=dry_run)
+    if not dry_run:
+        tell(notify_by, plan, code)
+    raise typer.Exit(code)
 
 
 def _plan(spec: str, which: Which) -> Plan:
@@ -133,7 +144,7 @@ def _plan(spec: str, which: Which) -> Plan:
     from imgtool.sweep.plan import make_plan
     from imgtool.units import parse_duration
 
-    return make_plan(
+    plan = make_plan(
         spec,
         schema_of=schema,
         only=_names(which.only),
@@ -143,6 +154,9 @@ def _plan(spec: str, which: Which) -> Plan:
         duration_sec=None if which.duration is None else parse_duration(which.duration),
         halving=which.halving,
     )
+    if which.strict_code:
+        plan = replace(plan, trials=tuple(replace(t, strict_code=True) for t in plan.trials))
+    return plan
 
 
 def _as_jobs(
@@ -153,18 +167,21 @@ def _as_jobs(
     poll_sec: float,
     *,
     dry_run: bool,
-) -> None:
+) -> int:
     from imgtool.sweep.choose import choose
 
     if not dry_run and waves.options.script_dir is None:
-        raise typer.Exit(_on_cluster(output, waves, retry, wait, poll_sec))
+        return _on_cluster(output, waves, retry, wait, poll_sec)
     choice = choose(waves.plan, retry=retry)
     trials, options = waves.preview(choice.run, race_of(waves.plan))
     if dry_run:
-        describe(output, waves.plan, choice.left)
+        describe(output, waves.plan, choice.left, options)
         show_scripts(waves.plan, trials, options)
-    else:
+    if waves.check_data:
+        refuse_what_lacks(choice.run, on_cluster=True, dry_run=dry_run)
+    if not dry_run:
         write_scripts(output, waves.plan, trials, options)
+    return ExitCode.OK
 
 
 def _job_options(executor: str, cluster: Cluster, then: str | None) -> Options:
@@ -192,6 +209,7 @@ def _refuse_other_executors_options(executor: str, here: Here, cluster: Cluster)
         "--wait": cluster.wait or None,
         "--script-dir": cluster.script_dir,
         "--max-running": cluster.max_running,
+        "--no-check-data": None if cluster.check_data else True,
     }
     wrong: dict[str, Any] = jobs if executor == LOCAL else local
     for name, value in wrong.items():
@@ -236,28 +254,41 @@ def _here(
     output: Output,
     plan: Plan,
     retry: frozenset[str],
-    free: Sequence[Any],
-    fail_fast: bool,
+    here: Here,
     then: str | None,
-    race: Race | None,
+    *,
+    dry_run: bool,
 ) -> int:
+    from commands._sweep_end import run_then
     from commands._sweep_table import ask_cluster, pool_listener
     from imgtool.sweep import local, manifest
     from imgtool.sweep.choose import choose
+    from imgtool.sweep.follow import FollowUp
     from imgtool.sweep.slots import fit
 
-    ask_cluster(trial.directory for trial in plan.trials)
+    options = _pool_options(here)
+    if not dry_run:
+        ask_cluster(trial.directory for trial in plan.trials)
     choice = choose(plan, retry=retry)
-    trials, notes = fit(choice.run, free)
+    trials, notes = fit(choice.run, options.slots)
+    if dry_run:
+        describe(output, plan, choice.left)
+        race = race_of(plan)
+        first = trials if race is None else race.preview(trials)
+        show_commands(plan, first, notes, options, then)
+    refuse_what_lacks(trials, dry_run=dry_run)
+    if dry_run:
+        return ExitCode.OK
+    follow = None if then is None else FollowUp(plan, then)
     manifest.write(plan)
     for note in notes:
         say(note)
-    left = dict(choice.left)
+    left, race = dict(choice.left), race_of(plan)
     if race is not None:
         trials = race.begin(trials)
+        options = replace(options, race=race)
         left |= race.left
     say_what_is_left(plan, left)
-    options = local.Options(slots=tuple(free), fail_fast=fail_fast, race=race)
     received = None
     if choice.run:
         with pool_listener(len(choice.run)) as listener:
@@ -265,9 +296,25 @@ def _here(
     states = _emit(output, plan)
     if received is not None:
         return _after_a_stop(plan, states)
-    followed = then is None or _follow_up(then)
+    failed = follow is not None and follow.run(run_then, say) != 0
     code = _exit_code(states, {"completed", DROPPED})
-    return code if followed else ExitCode.NO
+    return ExitCode.NO if failed else code
+
+
+def _pool_options(here: Here) -> Any:
+    from imgtool.sweep import jobs, local
+    from imgtool.sweep.slots import find_slots
+    from imgtool.units import parse_duration
+
+    grace_sec = parse_duration(here.grace)
+    extra = ("--grace", f"{grace_sec:g}s")
+
+    return local.Options(
+        slots=find_slots(slots=here.slots, slots_per_gpu=here.slots_per_gpu),
+        fail_fast=here.fail_fast,
+        grace_sec=grace_sec,
+        command_of=lambda plan, trial: jobs.timed_command(plan, trial, extra),
+    )
 
 
 def _after_a_stop(plan: Plan, states: Sequence[TrialState]) -> int:
@@ -284,29 +331,14 @@ def _after_a_stop(plan: Plan, states: Sequence[TrialState]) -> int:
     return ExitCode.NO if broken else ExitCode.OK
 
 
-def _follow_up(command: str) -> bool:
-    """Run --then. What it prints is talk: standard output has the sweep's records."""
-    import shlex
-    import subprocess
-    import sys
-
-    say(f"then: {command}")
-    own = f'imgtool() {{ {shlex.quote(sys.executable)} -m imgtool "$@"; }}\n'
-    done = subprocess.run(["bash", "-c", own + command], stdout=sys.stderr, check=False)
-    if done.returncode:
-        say(f"the command of --then ended with {done.returncode}")
-    return done.returncode == 0
-
-
 def _on_cluster(
     output: Output, waves: Waves, retry: frozenset[str], wait: bool, poll_sec: float
 ) -> int:
     from commands._sweep_table import ask_cluster
-    from imgtool.sweep import cluster, manifest
+    from imgtool.sweep import cluster
 
     plan = waves.plan
     ask_cluster(trial.directory for trial in plan.trials)
-    manifest.write(plan)
     waves.submit(retry, race_of(plan))
     if not wait:
         good = {"completed", "submitted", "running", "stopped", DROPPED}
@@ -335,14 +367,14 @@ class _Changes:
 
 
 def _emit(output: Output, plan: Plan) -> list[TrialState]:
-    from commands._sweep_table import show_states
+    from commands._sweep_table import heading, show_states
     from imgtool.experiment.layout import TABLE_END
     from imgtool.sweep.state import read_state
 
     states = [read_state(trial.directory) for trial in plan.trials]
     pairs = list(zip(plan.trials, states, strict=True))
     if output.mode == "table":
-        show_states([(trial.name, state) for trial, state in pairs])
+        show_states([(heading(trial.names), state) for trial, state in pairs])
     else:
         output.emit("experiment", [state.record(**known(plan, trial)) for trial, state in pairs])
     if plan.shared_dir is not None and any(plan.shared_dir.glob(f"*{TABLE_END}")):

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgtool.config.load import Loaded
-from imgtool.experiment.layout import MANIFEST_NAME, ExperimentDir
+from imgtool.experiment.layout import MANIFEST_NAME, TRIAL_CONFIG, ExperimentDir
 
 if TYPE_CHECKING:
     from imgtool.sweep.halving import Halving
-
-TRIAL_CONFIG = "trial.yaml"  # in the trial's directory: what is trained, resolved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +28,8 @@ class Trial:
         loaded: its config; `output.exp_dir` and `output.shared_dir` are filled in.
         source: the config or preset that it was made from, for people.
         num_ranks: processes that it trains on, one a GPU; whoever runs it says how many.
+        also: further names of the same training, by configs of the sweep that differ in no value.
+        strict_code: whether it refuses to train by other code than it was submitted with.
         pause_at: the rung (iterations, or epochs such as 3ep) at which its next start pauses.
     """
 
@@ -41,7 +41,14 @@ class Trial:
     loaded: Loaded
     source: str
     num_ranks: int = 1
+    also: tuple[str, ...] = ()
+    strict_code: bool = False
     pause_at: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of its names, its directory's first."""
+        return (self.name, *self.also)
 
     @property
     def config_path(self) -> Path:

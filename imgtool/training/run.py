@@ -113,6 +113,7 @@ def _train(
     ranks.decide(lambda: forget_errors(directory.path))
     ranks.may_write = True
     ranks.check_equal(_settings(experiment), "their config")
+    warning = ranks.decide(lambda: provenance.check_code(directory))
     material = open_material(experiment, directory, ranks)
     start = find_start(resume, directory, loaded, material, ranks, reporter)
     check_material(experiment, material.datasets)
@@ -124,7 +125,8 @@ def _train(
 
     device = join_ranks(experiment, ranks)
     machine = set_up_machine(experiment, material, device, ranks)
-    for note in (*material.notes, *machine.notes):
+    notes = [*material.notes, *machine.notes, *([f"warning: {warning}"] if warning else [])]
+    for note in notes:
         reporter.message(note)
     if ranks.is_first:
         _write_start(loaded, directory, material, machine, start.identity, argv)
@@ -136,6 +138,7 @@ def _train(
         device=str(device),
         world_size=ranks.size,
         identity=start.identity,
+        warning=warning,
         **({} if pause_at is None else {"pause_at": pause_at}),
     )
     status.start_heartbeat()
