@@ -41,7 +41,7 @@ def _record(plan: Plan, states: Sequence[TrialState], code: int) -> dict[str, An
 
     found: Counter[str] = Counter(state.state for state in states)
     broken = BROKEN & set(found)
-    done = found["completed"] == len(states)
+    done = found["completed"] + found["dropped"] == len(states)
     rows = zip(plan.trials, states, strict=True)
     return {
         "path": plan.root,

@@ -139,7 +139,7 @@ def _train(
         world_size=ranks.size,
         identity=start.identity,
         warning=warning,
-        **({} if pause_at is None else {"pause_at": pause_at}),
+        pause_at=pause_at,
     )
     status.start_heartbeat()
     task = assemble.build_task(experiment, material, start, directory, ranks, reporter)
