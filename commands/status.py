@@ -42,7 +42,8 @@ def run(
     """Show what experiments are doing: state, progress, loss, time left, reason.
 
     States: pending, submitted, running, stopped (saved; goes on when it is run again),
-    completed, failed, diverged, out_of_memory, and stale: running by its own word, but without
+    completed, dropped (at a rung of its sweep; goes on when it is named), failed, diverged,
+    out_of_memory, and stale: running by its own word, but without
     a sign of life for five minutes or with its process gone. Failed ones come with the last
     lines of their log. Ctrl-C ends --watch and nothing else: exit code 0.
 

@@ -89,16 +89,23 @@ def run(
     added to. Configs that differ in their names alone are one trial. Ctrl-C stops every trial so
     that it saves. At the end there is one record a trial, for `imgtool select-winner -`.
 
-    Exit code: 0 when every trial has completed (or was submitted), and after Ctrl-C when what ran
-    has saved; 1 when one has not completed; 130 when a Ctrl-C, or a second one, cost one its work.
-    Ctrl-C of --wait ends the waiting and no job: 0. What trials read and is not there is said
-    first, by --dry-run too: 2.
+    With --halving (`halving:` in the sweep's file) every trial pauses at the first rung, saved. The
+    best part goes on where it stopped, and so does whoever is within the noise of it; the others
+    are dropped. Seeds of one experiment rise and fall together. Verdicts are kept in halving.json,
+    so that the same sweep goes on wherever it was ended. On a cluster every rung is a wave of jobs.
+    Dropped trials go on to their end with --retry dropped, or when --only names nothing else.
+
+    Exit code: 0 when every trial has completed or was dropped (or was submitted), and after Ctrl-C
+    when what ran has saved; 1 when one has not completed; 130 when a Ctrl-C, or a second one, cost
+    one its work. Ctrl-C of --wait ends the waiting and no job: 0. What trials read and is not
+    there is said first, by --dry-run too: 2.
 
     \b
     Example:
       imgtool sweep phase1_1 --set data.manifest=layouts.csv --dry-run
       imgtool sweep S5.yaml --grid loss.kld=1e-5,1e-4,1e-3 --grid train.seed=0,1,2 --slots 2
       imgtool sweep phase1_1 --executor cluster --wait | imgtool select-winner -
+      imgtool sweep phase1_1 --halving "rungs=1ep,3ep,10ep keep=1/3 metric=val_mse"
     """
     from commands._sweep_end import tell
     from imgtool.units import parse_duration

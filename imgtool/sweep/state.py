@@ -147,6 +147,8 @@ def read_state(directory: ExperimentDir, *, now: datetime | None = None) -> Tria
         state = "out_of_memory"
     is_running = state == "running"
     is_own = (state, reason) == (status.get("state"), status.get("reason"))
+    if is_running and reason is None and status.get("pause_at") is not None:
+        reason = f"up to {status['pause_at']}"
     return TrialState(
         name=directory.path.name,
         path=directory.path,

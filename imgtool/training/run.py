@@ -139,6 +139,7 @@ def _train(
         world_size=ranks.size,
         identity=start.identity,
         warning=warning,
+        pause_at=pause_at,
     )
     status.start_heartbeat()
     task = assemble.build_task(experiment, material, start, directory, ranks, reporter)

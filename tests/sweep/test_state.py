@@ -303,3 +303,29 @@ def test_lower_limits_leave_a_completed_trial_alone(make_plan, write_status):
     assert choose(plan).left == {"a": "completed"}
     write_config(plan.trials[0], max_iter=20, max_time="1h")
     assert [trial.name for trial in choose(plan).run] == ["a"]  # no limit of time any more
+
+
+def test_a_rung_is_seen_before_at_and_after_it(write_status):
+    here = {"host": socket.gethostname(), "pid": os.getpid()}
+    running = read_state(write_status("a", **here, pause_at="3ep"))
+    assert (running.state, running.reason, running.paused) == ("running", "up to 3ep", None)
+    paused = {"at": "3ep", "iteration": 6, "metrics": {"val_mse": 0.1}}
+    told = {"state": "stopped", "reason": "paused at 3ep", "paused": paused, "pause_at": "3ep"}
+    assert read_state(write_status("a", **told)).paused == paused
+    told |= {"state": "dropped", "reason": "dropped at rung 3ep", "dropped": {"rung": "3ep"}}
+    found = read_state(write_status("a", **told))
+    assert (found.state, found.dropped, found.record()["dropped"]) == (
+        *("dropped", {"rung": "3ep"}),
+        {"rung": "3ep"},
+    )
+
+
+def test_a_job_that_was_cancelled_after_a_rung_did_not_pause_there(write_status):
+    paused = {"at": "1ep", "iteration": 6, "metrics": {}}
+    directory = write_status("a", state="stopped", reason="paused at 1ep", paused=paused, attempt=1)
+    write_job(
+        directory, executor="lsf", job_id=7, stat="cancelled", state="stopped", attempt=2,
+        reason="cancelled in the queue", submitted=now_iso(), ended=now_iso(),
+    )  # fmt: skip
+    found = read_state(directory)
+    assert (found.state, found.reason, found.paused) == ("stopped", "cancelled in the queue", None)
