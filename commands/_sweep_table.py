@@ -63,6 +63,11 @@ def ask_cluster(
     return said.trouble
 
 
+def heading(names: Sequence[str]) -> str:
+    """What a table calls an experiment that may have several names."""
+    return " = ".join(names)
+
+
 def summary(states: Sequence[TrialState]) -> str:
     """`12 experiments: 3 running, 8 completed, 1 failed`."""
     counts = Counter(state.state for state in states)
@@ -103,7 +108,8 @@ def states_table(named: Sequence[Named], width: int) -> Table:
     if has_reason:
         table.add_column("reason", no_wrap=True)
     for (_, state), cells in zip(named, rows, strict=True):
-        reason = Text(" ".join((state.reason or "").split()))
+        told = [state.reason, f"warning: {state.warning}" if state.warning else None]
+        reason = Text(" ".join("; ".join(filter(None, told)).split()))
         reason.truncate(left, overflow="ellipsis")
         texts = [Text(cell) for cell in cells]
         texts[1].stylize(STYLES[state.state])

@@ -274,6 +274,7 @@ def _evidence(
         "sweep": source.sweep,
         "origin": source.origin,
         "overrides": dict(source.overrides),
+        "also": list(source.also),
     }
     metrics = {**_numbers(facts), **(table.metrics if table else {})}
     shape = facts.get("latent_shape")

@@ -157,6 +157,7 @@ def winner_record(
     peak = metrics.get("peak_memory_bytes")
     return {
         "name": candidate.name,
+        "also": candidate.also,
         "path": _path(run),
         "exp_dir": run.exp_dir,
         "phase": selection.phase,
@@ -250,6 +251,7 @@ def _ranking_record(verdict: Verdict) -> dict[str, Any]:
     return {
         "rank": verdict.rank,
         "name": verdict.candidate.name,
+        "also": verdict.candidate.also,
         "path": _path(run),
         "state": run.state,
         "is_eligible": verdict.is_eligible,

@@ -184,6 +184,26 @@ def follow_up(
     return _Job(plan, resources, profile, options, name).follow_up(options.then or "", parents)
 
 
+def asked_for(plan: Plan, trial: Trial, options: Options) -> tuple[Cluster, int]:
+    """The resources of a trial's job, and its run limit in seconds.
+
+    Raises:
+        SchedulerError: a run limit that none is.
+    """
+    profile = options.profile or read_profile()
+    resources = profile.resources(trial.loaded)
+    return resources, _run_limit_sec(plan, resources, profile)
+
+
+def _run_limit_sec(plan: Plan, resources: Cluster, profile: Profile) -> int:
+    """Of whole minutes."""
+    if plan.duration_sec is not None:
+        wall = plan.duration_sec + parse_duration(profile.site.margin)
+    else:
+        wall = walltime_sec(resources.walltime)
+    return max(1, math.ceil(wall / 60)) * 60
+
+
 def limit_of(plan: Plan, options: Options, queue: str | None) -> int | None:
     """Most trials of a queue that run at once; None for no limit."""
     return options.max_running or plan.max_running.get(queue or "")
@@ -334,13 +354,8 @@ class _Job:
 
     def _walltime(self) -> tuple[int, int]:
         """Run limit and how long before it the scheduler warns, of whole minutes, in seconds."""
-        site = self.profile.site
-        if self.plan.duration_sec is not None:
-            wall = self.plan.duration_sec + parse_duration(site.margin)
-        else:
-            wall = walltime_sec(self.resources.walltime)
-        minutes = max(1, math.ceil(wall / 60))
-        return minutes * 60, min(site.warn_min, minutes // 2) * 60
+        limit_sec = _run_limit_sec(self.plan, self.resources, self.profile)
+        return limit_sec, min(self.profile.site.warn_min, limit_sec // 120) * 60
 
     def _duration(self, wall_sec: int, warn_sec: int) -> str:
         """When run-timed stops by itself, as the shell works it out.

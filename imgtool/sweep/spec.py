@@ -12,6 +12,7 @@ from typing import Any
 
 from imgtool.config import presets
 from imgtool.config.chain import Source, find
+from imgtool.config.validate import MAX_NAME_BYTES
 from imgtool.config.yaml_io import parse_tree
 from imgtool.errors import ConfigError, UserError, did_you_mean
 from imgtool.sweep import grid
@@ -99,13 +100,15 @@ class _Reader:
         for key in self.values:
             if key not in KEYS:
                 raise self.fail(key, f"unknown key {key}", did_you_mean(key, list(KEYS)))
-        duration = self.text("duration")
+        duration, name = self.text("duration"), self.text("sweep") or self.source.stem
+        if len(name.encode()) > MAX_NAME_BYTES:
+            raise self.fail("sweep", f"its name has more than {MAX_NAME_BYTES} bytes", "shorten it")
         combinations, values = self.combinations(), self.mapping("set")
         for key in values:
             if any(key in row for row in combinations):
                 raise self.fail("set", f"set: {key} is what the sweep varies", "keep one of them")
         return Spec(
-            name=_name(self.text("sweep") or self.source.stem),
+            name=_name(name),
             source=self.source.label,
             configs=self.configs(),
             combinations=tuple(combinations),

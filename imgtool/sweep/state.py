@@ -70,6 +70,7 @@ class TrialState:
         path: the directory.
         state: one of STATES.
         reason: why, in a few words.
+        warning: what the trainer said of this run's start that others should know; None for none.
         identity: as the sweep knows it, else as status.json says (with the data's fingerprint).
         loss: the last logged training loss.
         metrics: the last known val_* values.
@@ -86,6 +87,7 @@ class TrialState:
     path: Path
     state: StateName
     reason: str | None = None
+    warning: str | None = None
     identity: str | None = None
     iteration: int | None = None
     max_iteration: int | None = None
@@ -105,11 +107,17 @@ class TrialState:
         """The `experiment` record.
 
         Args:
-            known: what the sweep knows besides: name, phase, family, identity, overrides,
+            known: what the sweep knows besides: name, also, phase, family, identity, overrides,
                 shared_dir, decides, source.
         """
         first = {"path": None, "name": None, "phase": None, "family": None}
-        later: dict[str, Any] = {"overrides": {}, "shared_dir": None, "decides": [], "source": None}
+        later: dict[str, Any] = {
+            "also": [],
+            "overrides": {},
+            "shared_dir": None,
+            "decides": [],
+            "source": None,
+        }
         given = {key: value for key, value in known.items() if value is not None}
         return first | vars(self) | later | given
 
@@ -138,6 +146,7 @@ def read_state(directory: ExperimentDir, *, now: datetime | None = None) -> Tria
         path=directory.path,
         state=state,
         reason=reason,
+        warning=status.get("warning"),
         identity=(job or {}).get("identity") or status.get("identity"),
         iteration=status.get("iteration"),
         max_iteration=status.get("max_iteration"),

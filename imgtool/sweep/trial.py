@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imgtool.config.load import Loaded
-from imgtool.experiment.layout import MANIFEST_NAME, ExperimentDir
-
-TRIAL_CONFIG = "trial.yaml"  # in the trial's directory: what is trained, resolved
+from imgtool.experiment.layout import MANIFEST_NAME, TRIAL_CONFIG, ExperimentDir
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +25,8 @@ class Trial:
         loaded: its config; `output.exp_dir` and `output.shared_dir` are filled in.
         source: the config or preset that it was made from, for people.
         num_ranks: processes that it trains on, one a GPU; whoever runs it says how many.
+        also: further names of the same training, by configs of the sweep that differ in no value.
+        strict_code: whether it refuses to train by other code than it was submitted with.
     """
 
     name: str
@@ -37,6 +37,13 @@ class Trial:
     loaded: Loaded
     source: str
     num_ranks: int = 1
+    also: tuple[str, ...] = ()
+    strict_code: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of its names, its directory's first."""
+        return (self.name, *self.also)
 
     @property
     def config_path(self) -> Path:

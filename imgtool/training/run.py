@@ -108,6 +108,7 @@ def _train(
     ranks.decide(lambda: forget_errors(directory.path))
     ranks.may_write = True
     ranks.check_equal(_settings(experiment), "their config")
+    warning = ranks.decide(lambda: provenance.check_code(directory))
     material = open_material(experiment, directory, ranks)
     start = find_start(resume, directory, loaded, material, ranks, reporter)
     check_material(experiment, material.datasets)
@@ -119,7 +120,8 @@ def _train(
 
     device = join_ranks(experiment, ranks)
     machine = set_up_machine(experiment, material, device, ranks)
-    for note in (*material.notes, *machine.notes):
+    notes = [*material.notes, *machine.notes, *([f"warning: {warning}"] if warning else [])]
+    for note in notes:
         reporter.message(note)
     if ranks.is_first:
         _write_start(loaded, directory, material, machine, start.identity, argv)
@@ -131,6 +133,7 @@ def _train(
         device=str(device),
         world_size=ranks.size,
         identity=start.identity,
+        warning=warning,
     )
     status.start_heartbeat()
     task = assemble.build_task(experiment, material, start, directory, ranks, reporter)

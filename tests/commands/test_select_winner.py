@@ -59,6 +59,7 @@ def phase(tmp_path, experiment):
     shared = tmp_path / "outputs"
     shared.mkdir()
     trials = [{"name": f.name, "exp_dir": str(f), "overrides": {}, "source": "x"} for f in folders]
+    trials[1]["also"] = ["S2_again"]
     content = {"schema": "imgtool-sweep/1", "name": "phase1_1", "trials": trials}
     content |= {"phase": "phase1_1_latent_shape_sweep", "shared_dir": str(shared)}
     content |= {"decides": ["model.latent_channels", "loss.kld"]}
@@ -81,6 +82,7 @@ def test_shared_folder_of_a_sweep(phase, select):
     assert [(r["rank"], r["name"]) for r in ranking] == [
         (1, "S1"), (2, "S2"), (None, "S3"), (None, "S4"),
     ]  # fmt: skip
+    assert [r["also"] for r in ranking] == [[], ["S2_again"], [], []]
     assert "diverged" in ranking[2]["reason"]
     assert "pending" in ranking[3]["reason"]
 
@@ -89,13 +91,13 @@ def test_records_on_stdin(phase, tmp_path, select):
     common = {"schema": "imgtool/1", "kind": "experiment", "phase": "phase1_1_latent_shape_sweep"}
     lines = [
         {**common, "path": str(tmp_path / "experiments" / name), "name": name, "state": state,
-         "decides": ["model.latent_channels"]}
+         "also": [f"{name}_again"], "decides": ["model.latent_channels"]}
         for name, state in (("S1", "out_of_memory"), ("S2", "completed"))
     ]  # fmt: skip
     lines.append({"schema": "imgtool/1", "kind": "winner", "path": "/nowhere"})
     code, (winner, *ranking), _ = select(stdin="\n".join(map(json.dumps, lines)))
     assert code == 0
-    assert winner["name"] == "S2"
+    assert (winner["name"], winner["also"]) == ("S2", ["S2_again"])
     assert winner["parameters"] == {"model.latent_channels": 16}
     assert [r["name"] for r in ranking] == ["S2", "S1"]
 

@@ -27,6 +27,8 @@ def now():
 
 def write(folder, started, **fields):
     record = {"host": socket.gethostname(), "pid": os.getpid(), "started": started, **fields}
+    if "IMGTOOL_ATTEMPT" in os.environ:  # by the real run-timed
+        record["attempt"] = int(os.environ["IMGTOOL_ATTEMPT"])
     path = os.path.join(folder, "status.json")
     with open(path + ".new", "w") as file:
         json.dump({**record, "heartbeat": now()}, file)

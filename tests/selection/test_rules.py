@@ -184,6 +184,16 @@ def test_rule_files_are_strict(tmp_path):
             load_rule(str(path))
 
 
+def test_a_wrong_value_names_its_key_once():
+    for word in ("lost_seeds=-1", "lost_seeds=1.5", "threshold=soon", "choose=x", "margin=x"):
+        with pytest.raises(ConfigError) as caught:
+            load_rule("best", [word])
+        key = word.partition("=")[0]
+        assert str(caught.value).startswith(f"--set {key}: ")
+        assert str(caught.value).count(key) == 1
+        assert key in caught.value.hint
+
+
 def test_weights(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("choose: weighted\nweights: {val_mse: 1.0, latent_dims: 0.5}\n")

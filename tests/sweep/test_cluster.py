@@ -17,6 +17,7 @@ from imgtool.experiment.status import now_iso
 from imgtool.schedulers.base import SchedulerError, Seen
 from imgtool.schedulers.lsf import Lsf
 from imgtool.sweep import cluster as sweep_cluster
+from imgtool.sweep import manifest
 from imgtool.sweep import refresh as refreshing
 from imgtool.sweep.cluster import Options
 from imgtool.sweep.state import read_job, read_state
@@ -213,10 +214,31 @@ def test_a_refusal_changes_nothing(tmp_path, cluster):
     assert "bqueues" in caught.value.hint
     assert len(cluster.calls("bsub")) == 1
     assert [read_job(trial.directory) for trial in plan.trials] == [None, None]
-    assert read_state(plan.trials[0].directory).state == "pending"
-    plan = plan_of(tmp_path, 1, walltime="30h")
+    assert not plan.root.exists()
+    behave(plan.trials[0], "long")  # something lies there already
+    with pytest.raises(SchedulerError, match="gpux: No such queue"):
+        submit(plan)
+    assert [path.name for path in plan.root.iterdir()] == ["S1"]
+    plan = plan_of(tmp_path / "b", 1, walltime="30h")
     with pytest.raises(SchedulerError, match="RUNLIMIT"):
         submit(plan)
+
+
+def test_what_lsf_has_taken_is_in_the_manifest(tmp_path, cluster):
+    trials = [make_trial(tmp_path / "x", "S1"), make_trial(tmp_path / "x", "S2", queue="gpux")]
+    plan = make_plan(tmp_path / "x", trials)
+    with pytest.raises(SchedulerError, match="gpux: No such queue"):
+        submit(plan)
+    assert [trial["name"] for trial in manifest.read_trials(plan.manifest_path)] == ["S1", "S2"]
+    assert not trials[1].directory.path.exists()
+    assert wait(replace(plan, trials=(trials[0],))) == {"S1": "completed"}
+
+
+def test_a_folder_named_like_a_pattern_is_refused_first(tmp_path, cluster):
+    plan = plan_of(tmp_path / "%J", 1)
+    with pytest.raises(SchedulerError, match="cannot stand in a directive of LSF"):
+        submit(plan)
+    assert not (tmp_path / "%J").exists()
 
 
 def test_no_lsf_here(tmp_path, monkeypatch):
