@@ -60,10 +60,15 @@ def options(request: Request, log: str) -> list[str]:
     given.append(f"--output={_quoted(log, 'the log')}")
     given.append("--open-mode=append")  # another turn would empty the log
     given.append("--requeue" if request.requeue else "--no-requeue")
-    if request.after and all(parent.isdecimal() for parent in request.after):
+    if request.after and not unknown_parents(request):
         given.append(f"--dependency=afterany:{':'.join(request.after)}")
         given.append("--kill-on-invalid-dep=yes")
     return given + [_one_line(option) for option in request.extra]
+
+
+def unknown_parents(request: Request) -> list[str]:
+    """Names of jobs to wait for that have no id yet."""
+    return [parent.strip('"') for parent in request.after if not parent.isdecimal()]
 
 
 def spec(key: Key) -> str:
