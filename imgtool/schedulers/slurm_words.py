@@ -78,11 +78,10 @@ def spec(key: Key) -> str:
 
 def own_key(environ: Mapping[str, str]) -> Key | None:
     """The job with these variables: an array's id and index, or the job's own id and 0."""
-    array, index = (environ.get(name, "") for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"))
-    if array.isdecimal() and index.isdecimal():
-        return int(array), int(index)
-    job = environ.get("SLURM_JOB_ID", "")
-    return (int(job), 0) if job.isdecimal() else None
+    job, index = environ.get("SLURM_JOB_ID", ""), environ.get("SLURM_ARRAY_TASK_ID", "")
+    if index.isdecimal():
+        job = environ.get("SLURM_ARRAY_JOB_ID", job)
+    return (int(job), int(index) if index.isdecimal() else 0) if job.isdecimal() else None
 
 
 def without_ours(environ: Mapping[str, str]) -> dict[str, str]:
