@@ -29,7 +29,8 @@ class Which:
         str | None,
         typer.Option(
             metavar="STATES",
-            help="Run these again too: failed, diverged, out_of_memory, stale, or all.",
+            help="Run these again too: failed, diverged, out_of_memory, stale, or all; "
+            "or go on with dropped ones.",
         ),
     ] = None
     duration: Annotated[
@@ -39,6 +40,14 @@ class Which:
         bool,
         typer.Option("--strict-code", help="Trials refuse other code of imgtool than that of now."),
     ] = False
+    halving: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORDS",
+            help="Trials pause at rungs, and the best part goes on: "
+            '"rungs=1ep,3ep,10ep keep=1/3 metric=val_mse".',
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

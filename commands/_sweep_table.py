@@ -36,6 +36,7 @@ STYLES = {
     "running": "blue",
     "stopped": "yellow",
     "completed": "green",
+    "dropped": "dim",
     "failed": "red",
     "diverged": "magenta",
     "out_of_memory": "red",
@@ -224,6 +225,9 @@ class PoolLines:
         say(f"{trial.name} started on {slot.label} (process {pid})")
 
     def ended(self, trial: Trial, state: TrialState) -> None:
+        if state.paused:  # to be judged at its rung
+            say(_sentence(trial.name, state))
+            return
         self._num_ended += 1
         say(f"[{self._num_ended}/{self._num_trials}] {_sentence(trial.name, state)}")
 
@@ -272,7 +276,7 @@ class PoolTable:
         from rich.text import Text
 
         self._running.pop(trial.name, None)
-        self._ended[state.state] += 1
+        self._ended[state.state] += not state.paused
         self._live.console.print(Text(_sentence(trial.name, state), STYLES[state.state]))
         self._draw()
 

@@ -56,6 +56,13 @@ def train_command(family: str) -> Callable[..., Any]:
                 help="Go on from the newest checkpoint, refuse one, or go on from PATH.",
             ),
         ] = "auto",
+        pause_at: Annotated[
+            str | None,
+            typer.Option(
+                metavar="N|Nep",
+                help="Save, validate and stop there; the rest stays what the whole training has.",
+            ),
+        ] = None,
         dry_run: Annotated[
             bool,
             typer.Option("--dry-run", help="Print the resolved config and sizes; train nothing."),
@@ -64,14 +71,16 @@ def train_command(family: str) -> Callable[..., Any]:
     ) -> None:
         from imgtool.training.environment import collection_paused
         from imgtool.training.ranks import is_first_launched
+        from imgtool.units import parse_interval
 
+        pause = None if pause_at is None else parse_interval(pause_at)
         with collection_paused():
             loaded = _load(config, family, sets or [], explicit_flags, tiny=tiny)
             if dry_run:
                 _describe(loaded)
                 return
             try:
-                outcome = _train(loaded, resume)
+                outcome = _train(loaded, resume, pause)
             except BaseException as error:
                 if is_first_launched():
                     notify(notify_by, "experiment", _failure(loaded.experiment, error))
@@ -137,7 +146,7 @@ def _describe(loaded: Loaded) -> None:
         document(f"# {key}: {shown}")
 
 
-def _train(loaded: Loaded, resume: str) -> Outcome:
+def _train(loaded: Loaded, resume: str, pause_at: int | str | None) -> Outcome:
     from imgtool.experiment.layout import ExperimentDir
     from imgtool.process.ownership import take
     from imgtool.process.stopping import StopRequest
@@ -161,7 +170,7 @@ def _train(loaded: Loaded, resume: str) -> Outcome:
         if ranks.distributed and ranks.is_first:
             directory.create()
             attempt = held.enter_context(take(directory, trains=True)).attempt
-        return _run(loaded, directory, stop, resume, ranks, attempt)
+        return _run(loaded, directory, stop, resume, pause_at, ranks, attempt)
 
 
 def _refuse_to_begin_without(experiment: Experiment, directory: ExperimentDir) -> None:
@@ -179,6 +188,7 @@ def _run(
     directory: ExperimentDir,
     stop: StopRequest,
     resume: str,
+    pause_at: int | str | None,
     ranks: Ranks,
     attempt: int | None,
 ) -> Outcome:
@@ -195,6 +205,7 @@ def _run(
             reporter=reporter,
             ranks=ranks,
             resume=resume,
+            pause_at=pause_at,
             argv=sys.argv,
             attempt=attempt,
         )

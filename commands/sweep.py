@@ -20,6 +20,14 @@ from commands._sweep_plan import (
     show_scripts,
     write_scripts,
 )
+from commands._sweep_waves import (
+    NEXT_RUNG,
+    Waves,
+    race_of,
+    repeated,
+    say_rungs,
+    say_what_is_left,
+)
 from imgtool.errors import ExitCode, UsageError, did_you_mean
 from imgtool.schedulers.registry import names
 
@@ -31,6 +39,7 @@ if TYPE_CHECKING:
 LOCAL, BY_PROFILE = "local", "cluster"
 EXECUTORS = (LOCAL, *names(), BY_PROFILE)
 RETRY = ("failed", "diverged", "out_of_memory", "stale")
+DROPPED = "dropped"
 
 
 def complete_executors(incomplete: str) -> list[str]:
@@ -39,6 +48,7 @@ def complete_executors(incomplete: str) -> list[str]:
 
 
 def run(
+    ctx: typer.Context,
     output: Output,
     spec: Annotated[
         str,
@@ -71,6 +81,7 @@ def run(
         bool,
         typer.Option("--dry-run", help="Show trials, cost, commands and scripts; start nothing."),
     ] = False,
+    next_rung: Annotated[bool, typer.Option(NEXT_RUNG, hidden=True)] = False,
 ) -> None:
     """Run every experiment of a sweep; what is done is skipped, what stopped goes on.
 
@@ -100,14 +111,22 @@ def run(
         )
     again, poll_sec = _states(which.retry), parse_duration(cluster.poll)
     plan = _plan(spec, which)
+    again = _with_named(plan, which, again)
+    say_rungs(plan)
     then = plan.then if then is None else then
     if then is not None and not then.strip():  # a shell variable that is not set
         raise UsageError("--then is empty", hint='such as --then "imgtool status DIR --json"')
     if executor == LOCAL:
         code = _here(output, plan, again, here, then, dry_run=dry_run)
     else:
-        jobs = _job_options(executor, cluster, then)
-        code = _as_jobs(output, plan, again, jobs, cluster, poll_sec, dry_run=dry_run)
+        waves = Waves(
+            plan,
+            _job_options(executor, cluster, then),
+            None if cluster.wait else repeated(ctx),
+            is_job=next_rung,
+            check_data=cluster.check_data,
+        )
+        code = _as_jobs(output, waves, again, cluster.wait, poll_sec, dry_run=dry_run)
     if not dry_run:
         tell(notify_by, plan, code)
     raise typer.Exit(code)
@@ -126,6 +145,7 @@ def _plan(spec: str, which: Which) -> Plan:
         grid_words=which.grid or [],
         tiny=which.tiny,
         duration_sec=None if which.duration is None else parse_duration(which.duration),
+        halving=which.halving,
     )
     if which.strict_code:
         plan = replace(plan, trials=tuple(replace(t, strict_code=True) for t in plan.trials))
@@ -134,26 +154,26 @@ def _plan(spec: str, which: Which) -> Plan:
 
 def _as_jobs(
     output: Output,
-    plan: Plan,
+    waves: Waves,
     retry: frozenset[str],
-    options: Options,
-    asked: Cluster,
+    wait: bool,
     poll_sec: float,
     *,
     dry_run: bool,
 ) -> int:
     from imgtool.sweep.choose import choose
 
-    if not dry_run and options.script_dir is None:
-        return _on_cluster(output, plan, retry, options, asked, poll_sec)
-    choice = choose(plan, retry=retry)
+    if not dry_run and waves.options.script_dir is None:
+        return _on_cluster(output, waves, retry, wait, poll_sec)
+    choice = choose(waves.plan, retry=retry)
+    trials, options = waves.preview(choice.run, race_of(waves.plan))
     if dry_run:
-        describe(output, plan, choice.left, options)
-        show_scripts(plan, choice.run, options)
-    if asked.check_data:
+        describe(output, waves.plan, choice.left, options)
+        show_scripts(waves.plan, trials, options)
+    if waves.check_data:
         refuse_what_lacks(choice.run, on_cluster=True, dry_run=dry_run)
     if not dry_run:
-        write_scripts(output, plan, choice.run, options)
+        write_scripts(output, waves.plan, trials, options)
     return ExitCode.OK
 
 
@@ -204,11 +224,20 @@ def _names(only: Sequence[str] | None) -> list[str]:
 def _states(retry: str | None) -> frozenset[str]:
     words = {word.strip().replace("-", "_") for word in (retry or "").split(",") if word.strip()}
     for word in words - {"all"}:
-        if word not in RETRY:
+        if word not in (*RETRY, DROPPED):
+            known = [*RETRY, DROPPED, "all"]
             raise UsageError(
-                f"--retry: no state {word!r} to repeat", hint=did_you_mean(word, [*RETRY, "all"])
+                f"--retry: no state {word!r} to repeat", hint=did_you_mean(word, known)
             )
-    return frozenset(RETRY) if "all" in words else frozenset(words)
+    return frozenset({*words, *RETRY} - {"all"}) if "all" in words else frozenset(words)
+
+
+def _with_named(plan: Plan, which: Which, retry: frozenset[str]) -> frozenset[str]:
+    """Dropped trials go on where --only names nothing else."""
+    from imgtool.sweep.state import read_state
+
+    states = {read_state(trial.directory).state for trial in plan.trials} if which.only else set()
+    return retry | {DROPPED} if states == {DROPPED} else retry
 
 
 # --- running ------------------------------------------------------------------------------
@@ -237,7 +266,9 @@ def _here(
     trials, notes = fit(choice.run, options.slots)
     if dry_run:
         describe(output, plan, choice.left)
-        show_commands(plan, trials, notes, options, then)
+        race = race_of(plan)
+        first = trials if race is None else race.preview(trials)
+        show_commands(plan, first, notes, options, then)
     refuse_what_lacks(trials, dry_run=dry_run)
     if dry_run:
         return ExitCode.OK
@@ -245,7 +276,12 @@ def _here(
     manifest.write(plan)
     for note in notes:
         say(note)
-    _say_what_is_left(plan, choice.left)
+    left, race = dict(choice.left), race_of(plan)
+    if race is not None:
+        trials = race.begin(trials)
+        options = replace(options, race=race)
+        left |= race.left
+    say_what_is_left(plan, left)
     received = None
     if choice.run:
         with pool_listener(len(choice.run)) as listener:
@@ -254,7 +290,7 @@ def _here(
     if received is not None:
         return _after_a_stop(plan, states)
     failed = follow is not None and follow.run(run_then, say) != 0
-    code = _exit_code(states, {"completed"})
+    code = _exit_code(states, {"completed", DROPPED})
     return ExitCode.NO if failed else code
 
 
@@ -289,45 +325,27 @@ def _after_a_stop(plan: Plan, states: Sequence[TrialState]) -> int:
 
 
 def _on_cluster(
-    output: Output,
-    plan: Plan,
-    retry: frozenset[str],
-    options: Options,
-    asked: Cluster,
-    poll_sec: float,
+    output: Output, waves: Waves, retry: frozenset[str], wait: bool, poll_sec: float
 ) -> int:
     from commands._sweep_table import ask_cluster
-    from imgtool.sweep import cluster, manifest
-    from imgtool.sweep.choose import choose
+    from imgtool.sweep import cluster
 
+    plan = waves.plan
     ask_cluster(trial.directory for trial in plan.trials)
-    choice = choose(plan, retry=retry)
-    if asked.check_data:
-        refuse_what_lacks(choice.run, on_cluster=True)
-    _say_what_is_left(plan, choice.left)
-    submitted = []
-    if choice.run or options.then is not None:
-        submitted = cluster.submit(
-            plan,
-            choice.run,
-            options,
-            left=lambda trial, reason: say(f"{trial.name} is left alone: {reason}"),
-            note=say,
-        )
-    else:
-        manifest.write(plan)
-    for one in submitted:
-        trials = f"{len(one.script.trials)} trials" if one.script.trials else "what follows"
-        say(f"submitted job {one.job_id} ({one.script.name}): {trials}")
-    if not asked.wait:
-        return _exit_code(_emit(output, plan), {"completed", "submitted", "running", "stopped"})
+    waves.submit(retry, race_of(plan))
+    if not wait:
+        good = {"completed", "submitted", "running", "stopped", DROPPED}
+        return _exit_code(_emit(output, plan), good)
     try:
         cluster.wait(plan, plan.trials, _Changes(), poll_sec=poll_sec)
+        while waves.go_on():
+            cluster.wait(plan, plan.trials, _Changes(), poll_sec=poll_sec)
     except KeyboardInterrupt:
-        say("no longer waiting; the jobs go on (imgtool cancel stops them)")
+        rest = "" if plan.halving is None else "; the same sweep again decides at the next rung"
+        say(f"no longer waiting; the jobs go on (imgtool cancel stops them){rest}")
         _emit(output, plan)
         return ExitCode.OK
-    return _exit_code(_emit(output, plan), {"completed"})
+    return _exit_code(_emit(output, plan), {"completed", DROPPED})
 
 
 class _Changes:
@@ -339,15 +357,6 @@ class _Changes:
 
     def note(self, text: str) -> None:
         say(text)
-
-
-def _say_what_is_left(plan: Plan, left: Any) -> None:
-    done = [name for name, reason in left.items() if reason == "completed"]
-    if done:
-        say(f"{len(done)} of {len(plan.trials)} trials are completed already")
-    for name, reason in left.items():
-        if reason != "completed":
-            say(f"{name} is left alone: {reason}")
 
 
 def _emit(output: Output, plan: Plan) -> list[TrialState]:

@@ -179,9 +179,10 @@ def _at_work(plan: Plan, taken: Sequence[Trial], options: Options) -> dict[str |
     """What of the sweep, beside `taken`, is in each queue that has a limit."""
     counts: dict[str | None, Counter[str]] = {}
     most: dict[str, int] = {}
+    names = {trial.name for trial in taken}
     for trial in plan.trials:
         job = read_job(trial.directory)
-        if job is None or trial in taken or not is_open(job):
+        if job is None or trial.name in names or not is_open(job):
             continue
         queue = job.get("queue")
         if job["executor"] == options.scheduler.name and limit_of(plan, options, queue):

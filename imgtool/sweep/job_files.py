@@ -72,7 +72,8 @@ class Script:
     Attributes:
         request: what is asked for; its name is unique, and the scheduler can look for it.
         path, text: of the job file.
-        manifest_path, manifest_text: index, exp_dir and family, a line each; None for a follow-up.
+        manifest_path, manifest_text: index, exp_dir, family and pause, a line each; None for a
+            follow-up.
         trials: index -> trial; empty for a follow-up.
         log_pattern: with the scheduler's patterns for the job's id and index.
         memory: what is reserved, in words, such as `4GB x 8 cores = 32GB`.
@@ -131,7 +132,7 @@ def scripts(
         raise UsageError(f"--max-running is {options.max_running}", hint="give 1 or more")
     profile = options.profile or read_profile()
     stamp = options.stamp or new_stamp()
-    wanted = {trial.name for trial in trials}
+    wanted = {trial.name: trial for trial in trials}
     made: list[Script] = []
     for resources, indexed in _groups(plan, profile, wanted, options.scheduler.max_array):
         most = limit_of(plan, options, resources.queue)
@@ -218,7 +219,7 @@ def _room(limit: int | None, there: AtWork | None) -> tuple[int | None, tuple[st
 
 
 def _groups(
-    plan: Plan, profile: Profile, wanted: set[str], max_array: int
+    plan: Plan, profile: Profile, wanted: Mapping[str, Trial], max_array: int
 ) -> Iterator[tuple[Cluster, dict[int, Trial]]]:
     """Resources with the wanted trials that ask for them, by index."""
     groups: dict[Cluster, list[Trial]] = {}
@@ -227,7 +228,7 @@ def _groups(
     for resources, members in groups.items():
         for start in range(0, len(members), max_array):
             part = enumerate(members[start : start + max_array], 1)
-            indexed = {index: trial for index, trial in part if trial.name in wanted}
+            indexed = {i: wanted[trial.name] for i, trial in part if trial.name in wanted}
             if indexed:
                 yield resources, indexed
 
@@ -301,7 +302,12 @@ class _Job:
             requeue=self.options.requeue,
         )
         rows = [
-            Row(index=index, exp_dir=str(trial.directory.path), family=trial.family)
+            Row(
+                index=index,
+                exp_dir=str(trial.directory.path),
+                family=trial.family,
+                pause_at=trial.pause_at,
+            )
             for index, trial in chunk.items()
         ]
         return self._script(

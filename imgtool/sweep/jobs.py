@@ -26,6 +26,7 @@ def train_command(trial: Trial) -> list[str]:
         *launcher(trial.num_ranks),
         *("train", trial.family, "--config", str(trial.config_path)),
         *("--exp-dir", str(trial.directory.path), "--quiet"),
+        *(("--pause-at", trial.pause_at) if trial.pause_at else ()),
     ]
 
 

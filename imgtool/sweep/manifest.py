@@ -48,7 +48,7 @@ def write(plan: Plan) -> None:
     folders = _folders(plan)
     for folder in folders:
         make_writable(folder)
-    with _locked(plan.root):
+    with locked(plan.root):
         earlier = {
             trial["exp_dir"]: trial
             for trial in read_trials(plan.manifest_path)
@@ -102,7 +102,7 @@ def _entries(plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Others wait; where the file system has no locks, the last writer wins."""
     handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:

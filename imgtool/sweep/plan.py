@@ -25,6 +25,7 @@ from imgtool.config.schema import TINY_FOLDER, Cluster, Experiment, FamilySchema
 from imgtool.errors import ConfigError, UsageError, did_you_mean
 from imgtool.experiment.layout import TRIAL_CONFIG, ExperimentDir
 from imgtool.sweep import grid
+from imgtool.sweep.halving import read_halving
 from imgtool.sweep.spec import SEED, Spec, as_sets, chosen, read_spec, root_of
 from imgtool.sweep.trial import Plan, Trial
 
@@ -42,6 +43,7 @@ def make_plan(
     grid_words: Sequence[str] = (),
     tiny: bool = False,
     duration_sec: float | None = None,
+    halving: str | None = None,
 ) -> Plan:
     """Work a sweep out.
 
@@ -55,6 +57,7 @@ def make_plan(
         sets: `--set` words.
         grid_words: `--grid` words.
         duration_sec: a trial's time limit, instead of the file's.
+        halving: the words of `--halving`, instead of the file's.
 
     Raises:
         ConfigError: anything wrong in the files or words.
@@ -98,6 +101,7 @@ def make_plan(
         },
         duration_sec=duration_sec,
         then=None if spec.then is None else spec.then.replace("{root}", shlex.quote(str(root))),
+        halving=spec.halving if halving is None else read_halving(halving),
     )
 
 

@@ -21,7 +21,8 @@ from imgtool.sweep.state import STALE_SEC, is_open, read_job
 
 CLEAN_SEC = 3600.0  # schedulers forget jobs some time after their end
 SETTLE_SEC = 60.0  # a job may take a moment to be seen
-_FINAL = frozenset({"completed", "stopped", "failed", "diverged"})
+_WELL = frozenset({"completed", "stopped", "dropped"})
+_FINAL = _WELL | {"failed", "diverged"}
 _SIGNALLED = frozenset({ExitCode.INTERRUPTED, 128 + signal.SIGTERM, 128 + signal.SIGKILL})
 _Job = tuple[ExperimentDir, dict[str, Any]]
 
@@ -154,7 +155,7 @@ def _missed(directory: ExperimentDir, job: dict[str, Any]) -> dict[str, Any]:
     """A job that the scheduler no longer knows: the trainer's own word decides."""
     status = _own_status(directory, job)
     if status is not None and status.get("state") in _FINAL:
-        return _ended(job, "done" if status["state"] in ("completed", "stopped") else "failed")
+        return _ended(job, "done" if status["state"] in _WELL else "failed")
     if job.get("asked"):
         return _ended(job, "cancelled", state="stopped", reason=str(job["asked"]))
     age = heartbeat_age_sec(status) if status is not None else None

@@ -16,11 +16,12 @@ from imgtool.config.validate import MAX_NAME_BYTES
 from imgtool.config.yaml_io import parse_tree
 from imgtool.errors import ConfigError, UserError, did_you_mean
 from imgtool.sweep import grid
+from imgtool.sweep.halving import Halving, read_halving
 from imgtool.units import parse_duration
 
 KEYS = (
     *("sweep", "experiments", "base", "matrix", "exclude", "include", "zip", "random", "seeds"),
-    *("set", "root", "shared_dir", "decides", "resources", "duration", "then"),
+    *("set", "root", "shared_dir", "decides", "resources", "duration", "then", "halving"),
 )
 _SIGNS = {"sweep", "experiments", "matrix", "zip", "random", "seeds", "decides"}
 SEED = "train.seed"
@@ -41,6 +42,7 @@ class Spec:
         resources: queue -> keys of `cluster` and max_running.
         duration_sec: time limit of a trial.
         then: a shell command for when every trial has ended; `{root}` is the sweep's folder.
+        halving: rungs at which the best part of the trials goes on.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Spec:
     resources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     duration_sec: float | None = None
     then: str | None = None
+    halving: Halving | None = None
 
 
 def read_spec(word: str) -> Spec:
@@ -119,6 +122,7 @@ class _Reader:
             resources=self.resources(),
             duration_sec=None if duration is None else self.told("duration", duration),
             then=self.text("then"),
+            halving=self.halving(),
         )
 
     def fail(self, key: str, problem: str, hint: str | None = None) -> ConfigError:
@@ -130,6 +134,14 @@ class _Reader:
             return parse_duration(text)
         except UserError as error:
             raise self.fail(key, f"{key}: {error}", error.hint) from error
+
+    def halving(self) -> Halving | None:
+        if self.values.get("halving") is None:
+            return None
+        try:
+            return read_halving(self.values["halving"])
+        except ConfigError as error:
+            raise self.fail("halving", str(error), error.hint) from error
 
     def text(self, key: str) -> str | None:
         value = self.values.get(key)

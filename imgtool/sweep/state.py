@@ -32,6 +32,7 @@ StateName = Literal[
     "running",
     "stopped",
     "completed",
+    "dropped",
     "failed",
     "diverged",
     "out_of_memory",
@@ -75,6 +76,8 @@ class TrialState:
         loss: the last logged training loss.
         metrics: the last known val_* values.
         best: metric, value and iteration of the best validation.
+        paused: where it paused as it was told to: at, iteration, metrics; None where it did not.
+        dropped: at which rung, and by what (rung, metric, value, place, of, num_kept).
         checkpoint: the newest that the trainer named.
         elapsed_sec: trained so far, all starts together.
         heartbeat_age_sec: since the trainer's last sign of life; 0 where clocks disagree.
@@ -96,6 +99,8 @@ class TrialState:
     loss: float | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     best: Mapping[str, Any] | None = None
+    paused: Mapping[str, Any] | None = None
+    dropped: Mapping[str, Any] | None = None
     checkpoint: str | None = None
     elapsed_sec: float | None = None
     heartbeat_age_sec: float | None = None
@@ -141,6 +146,7 @@ def read_state(directory: ExperimentDir, *, now: datetime | None = None) -> Tria
     if state == "failed" and _tells_of_memory(reason, job or {}):
         state = "out_of_memory"
     is_running = state == "running"
+    is_own = (state, reason) == (status.get("state"), status.get("reason"))
     return TrialState(
         name=directory.path.name,
         path=directory.path,
@@ -155,6 +161,8 @@ def read_state(directory: ExperimentDir, *, now: datetime | None = None) -> Tria
         loss=status.get("loss"),
         metrics=_last_metrics(directory) if status else {},
         best=status.get("best"),
+        paused=status.get("paused") if is_own else None,
+        dropped=status.get("dropped") if is_own and state == "dropped" else None,
         checkpoint=status.get("checkpoint"),
         elapsed_sec=status.get("elapsed_sec"),
         heartbeat_age_sec=age,

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imgtool.config.load import Loaded
 from imgtool.experiment.layout import MANIFEST_NAME, TRIAL_CONFIG, ExperimentDir
+
+if TYPE_CHECKING:
+    from imgtool.sweep.halving import Halving
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,7 @@ class Trial:
         num_ranks: processes that it trains on, one a GPU; whoever runs it says how many.
         also: further names of the same training, by configs of the sweep that differ in no value.
         strict_code: whether it refuses to train by other code than it was submitted with.
+        pause_at: the rung (iterations, or epochs such as 3ep) at which its next start pauses.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Trial:
     num_ranks: int = 1
     also: tuple[str, ...] = ()
     strict_code: bool = False
+    pause_at: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -66,6 +71,7 @@ class Plan:
         max_running: queue -> most trials of it that run at once; other queues have no limit.
         duration_sec: time limit of a trial; None without one.
         then: a shell command for when every trial has ended.
+        halving: rungs at which the best part of the trials goes on; None where all do.
     """
 
     name: str
@@ -78,6 +84,7 @@ class Plan:
     max_running: Mapping[str, int] = field(default_factory=dict)
     duration_sec: float | None = None
     then: str | None = None
+    halving: Halving | None = None
 
     @property
     def manifest_path(self) -> Path:

@@ -34,13 +34,14 @@ def select(capsys, monkeypatch):
 
 @pytest.fixture
 def experiment(tmp_path):
-    def build(name, mse, dims, *, channels=4, bottleneck="none", state="completed"):
+    def build(name, mse, dims, *, channels=4, bottleneck="none", state="completed", **more):
         folder = tmp_path / "experiments" / name
         (folder / "checkpoints").mkdir(parents=True)
         (folder / "checkpoints" / "best.safetensors").write_bytes(b"x")
         facts = {"latent_dims": dims, "latent_shape": [channels, 8, dims // 8 // channels]}
         facts |= {"images_per_sec": 12.5, "peak_memory_bytes": 1000}
         status = {"state": state, "facts": facts, "best": {"metric": "val_mse", "iteration": 2}}
+        status |= more
         (folder / "status.json").write_text(json.dumps(status))
         text = CONFIG.format(name=name, channels=channels, bottleneck=bottleneck)
         (folder / "config.yaml").write_text(text)
@@ -65,6 +66,21 @@ def phase(tmp_path, experiment):
     content |= {"decides": ["model.latent_channels", "loss.kld"]}
     (shared / "sweep.json").write_text(json.dumps(content))
     return shared
+
+
+def test_who_was_dropped_is_shown_with_its_rung_and_value(experiment, select):
+    facts = {"rung": "1ep", "metric": "val_mse", "value": 0.0021, "place": 3, "of": 3}
+    reason = "dropped at rung 1ep: val_mse 0.0021, place 3 of 3"
+    # Its value of that time is the best of all; it would have been chosen.
+    folders = [experiment("S1", 0.011, 64), experiment("S2", 0.02, 64)]
+    folders += [experiment("S3", 0.0021, 64, state="dropped", reason=reason, dropped=facts)]
+    code, (winner, *ranking), _ = select(*folders, "--rule", "best")
+    assert (code, winner["name"], winner["dropped"]) == (0, "S1", {"S3": facts})
+    assert [(r["name"], r["state"], r["reason"]) for r in ranking[2:]] == [
+        ("S3", "dropped", reason)
+    ]
+    assert (ranking[2]["dropped"], ranking[0]["dropped"]) == (facts, None)
+    assert "unfinished" not in json.dumps(ranking)
 
 
 def test_shared_folder_of_a_sweep(phase, select):

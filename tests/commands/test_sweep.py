@@ -219,3 +219,68 @@ def test_a_stop_that_saved_everything_is_no_failure(ends, code, monkeypatch, cap
         *(end[0] if end else "pending" for end in ends)
     ]
     assert ("was stopped before it could save" in said.err) == (code == 130)
+
+
+RUNGS = """\
+sweep: rungs
+base: base.yaml
+matrix: {train.lr: [1e-5, 1e-3, 1e-4]}
+root: runs
+halving: {rungs: [4, 8], keep: 1/3}
+"""
+SMALL = """\
+name: small
+family: autoencoder
+model: {latent_channels: 2, downsampling_steps: 2, base_channels: 16, codebook_size: 16, heads: [rgb]}
+data: {root: photos, crop: 32, num_workers: 0}
+train: {batch_size: 4, max_iter: 12, val_every: 6, schedule: cosine, threads: 1, device: cpu}
+"""
+
+
+@pytest.fixture
+def rungs(folder):
+    (folder / "base.yaml").write_text(SMALL)
+    (folder / "sweep.yaml").write_text(RUNGS)
+    return folder
+
+
+def test_a_dry_run_with_rungs(rungs, capsys):
+    assert run("sweep", "sweep.yaml", "--dry-run") == 0
+    said = capsys.readouterr().err
+    assert "halving: trials pause at 4, 8; the best 1/3 by val_mse and who is within" in said
+    assert said.count(" --pause-at 4\n") == 3
+    assert not (rungs / "runs").exists()
+    words = ("--halving", "rungs=2ep metric=val_psnr")
+    assert run("sweep", "sweep.yaml", "--dry-run", *words) == 0
+    assert capsys.readouterr().err.count(" --pause-at 2ep\n") == 3
+    for words, problem in (
+        ("rungs=12", "halving: small-"),  # the training ends there
+        ("rungs=2,1", "halving: rungs does not rise"),
+        ("rungs=2 keep=2", "halving: keep is '2', expected a part between 0 and 1"),
+    ):
+        assert run("sweep", "sweep.yaml", "--halving", words) == 2
+        assert problem in capsys.readouterr().err
+    assert not (rungs / "runs").exists()
+
+
+@pytest.mark.slow
+def test_the_best_goes_on_and_select_winner_knows_the_others(rungs, capfd):
+    """Real trainings: three to the first rung, one to its end, as if it had never paused."""
+    from imgtool.data.synthetic.make import make_photos
+
+    make_photos(rungs / "photos", 10, size=64, seed=1)
+    assert run("sweep", "sweep.yaml", "--json") == 0
+    rows = records(capfd.readouterr().out)
+    assert [row["state"] for row in rows] == ["dropped", "completed", "dropped"]
+    assert rows[0]["reason"].startswith("dropped at rung 4: val_mse ")
+    assert [row["iteration"] for row in rows] == [4, 12, 4]
+    assert run("select-winner", "runs", "--rule", "best", "--json") == 0
+    winner, *ranking = records(capfd.readouterr().out)
+    assert winner["name"] == rows[1]["name"]
+    assert set(winner["dropped"]) == {rows[0]["name"], rows[2]["name"]}
+    assert [row["state"] for row in ranking] == ["completed", "dropped", "dropped"]
+    # By name a dropped one goes on to its end.
+    last = rows[2]["name"]
+    assert run("sweep", "sweep.yaml", "--only", last, "--json") == 0
+    (row,) = records(capfd.readouterr().out)
+    assert (row["state"], row["iteration"]) == ("completed", 12)

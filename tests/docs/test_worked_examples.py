@@ -66,3 +66,8 @@ def test_a_command_is_added(checkout: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_family_is_added(checkout: Path, tmp_path: Path) -> None:
     follow("Add a family", checkout, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_scheduler_is_added(checkout: Path, tmp_path: Path) -> None:
+    follow("Add a scheduler", checkout, tmp_path)
