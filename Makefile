@@ -9,11 +9,12 @@ LOCK_OPTIONS := --extra dev --extra wandb --generate-hashes --no-emit-index-url 
 TEST_PROCESSES ?= 3
 CODE := imgtool commands tests benchmarks
 
-.PHONY: help setup demo test test-slow lint format lock completions reference docs bench wheel clean
+.PHONY: help setup demo test test-slow test-slurm lint format lock completions reference docs bench wheel clean
 
 help:
 	@echo "make demo         set up, then run the main job on data made on the spot"
 	@echo "make test         set up, then run the tests (make test-slow: the long ones)"
+	@echo "make test-slurm   the tests against a real Slurm, installed and started for them (root)"
 	@echo "make lint         ruff, mypy and import-linter"
 	@echo "make bench        time this tool against stated baselines"
 	@echo "make wheel        build the wheel and try it in an empty environment"
@@ -43,6 +44,9 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+test-slurm: setup
+	tests/slurm/with-slurm $(BIN)/python -m pytest -m slurm tests/slurm
 
 lint: setup
 	$(BIN)/ruff check $(CODE)

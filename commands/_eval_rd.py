@@ -250,6 +250,7 @@ def _write(measured: Measured, out: Path) -> None:
     name = measured.name or ""
     found |= plain(document(name, measured.how, measured.data, measured.points))
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, json.dumps(found, indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise cannot_write(out, error) from error

@@ -29,15 +29,15 @@ def see_that_it_can_be_written(path: Path) -> None:
     Raises:
         DataError: it cannot.
     """
-    from imgtool.files import temporary_beside
+    from imgtool.files import folders_for, temporary_beside
 
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(21, "it is a folder")
-        probe = temporary_beside(path)
-        probe.write_bytes(b"")
-        probe.unlink()
+        with folders_for(path, always=True):
+            if path.is_dir():
+                raise IsADirectoryError(21, "it is a folder")
+            probe = temporary_beside(path)
+            probe.write_bytes(b"")
+            probe.unlink()
     except OSError as error:
         raise cannot_write(path, error) from error
 

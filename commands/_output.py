@@ -95,10 +95,10 @@ def fail(kind: str, message: str, hint: str, code: int) -> None:
     """The last record of a command that fails."""
     words = {"error": kind, "message": message, "hint": hint, "exit_code": int(code)}
     with suppress(DataError):  # of a full disk nothing can be told there
-        document(_line("error", plain(words)))
+        document(line("error", plain(words)))
 
 
-def _line(kind: str, record: Mapping[str, Any]) -> str:
+def line(kind: str, record: Mapping[str, Any]) -> str:
     return json.dumps({"schema": SCHEMA, "kind": kind, **record}, allow_nan=False)
 
 
@@ -138,7 +138,7 @@ class Output:
         rows = [plain(record) for record in records]
         if self.mode == "json":
             for row in rows:
-                document(_line(kind, row))
+                document(line(kind, row))
         elif self.mode == "paths":
             for row in rows:
                 if row.get("path"):

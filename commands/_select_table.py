@@ -52,6 +52,7 @@ def _winner(record: dict[str, Any]) -> RenderableType:
     shape = record["latent_shape"]
     rows = {
         "winner": record["name"],
+        "is also": ", ".join(record["also"]),
         "why": record["reason"],
         "how sure": "; ".join(record["doubts"]),
         "ties": ", ".join(record["ties"]),
@@ -111,6 +112,8 @@ def _reasons(selection: Selection) -> RenderableType:
     rows = []
     for verdict in selection.verdicts:
         reason = "the winner" if verdict.rank == 1 else shortened(verdict.reason, short)
+        also = ", ".join(verdict.candidate.also)
+        reason += f" (it is also {also})" if also else ""
         rows.append((short[verdict.candidate.name], reason, _style(verdict)))
     return _pairs(rows)
 

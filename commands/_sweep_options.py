@@ -29,11 +29,24 @@ class Which:
         str | None,
         typer.Option(
             metavar="STATES",
-            help="Run these again too: failed, diverged, out_of_memory, stale, or all.",
+            help="Run these again too: failed, diverged, out_of_memory, stale, or all; "
+            "or go on with dropped ones.",
         ),
     ] = None
     duration: Annotated[
         str | None, typer.Option(metavar="TIME", help="Time limit of each trial, such as 3h.")
+    ] = None
+    strict_code: Annotated[
+        bool,
+        typer.Option("--strict-code", help="Trials refuse other code of imgtool than that of now."),
+    ] = False
+    halving: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORDS",
+            help="Trials pause at rungs, and the best part goes on: "
+            '"rungs=1ep,3ep,10ep keep=1/3 metric=val_mse".',
+        ),
     ] = None
 
 
@@ -56,6 +69,9 @@ class Here:
             "--fail-fast/--keep-going", help="Let the first failure stop the others, which save."
         ),
     ] = False
+    grace: Annotated[
+        str, typer.Option(metavar="TIME", help="Here: what a trial has to stop and save in.")
+    ] = "5m"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,3 +95,11 @@ class Cluster:
         Path | None,
         typer.Option(metavar="DIR", help="Cluster: write the job files there and submit nothing."),
     ] = None
+    check_data: Annotated[
+        bool,
+        typer.Option(
+            "--check-data/--no-check-data",
+            help="Cluster: see first that data and checkpoints are there; not where the jobs' "
+            "hosts alone have them.",
+        ),
+    ] = True

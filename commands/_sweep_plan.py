@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from commands._output import Output, document, say
 
 if TYPE_CHECKING:
+    from imgtool.config.schema import Cluster as Resources
+    from imgtool.sweep.job_files import Options
     from imgtool.sweep.trial import Plan, Trial
 
 PLAN_COLUMNS = ("name", "identity", "overrides", "queue", "walltime", "gpu_hours", "next")
@@ -18,6 +20,7 @@ def known(plan: Plan, trial: Trial) -> dict[str, Any]:
     """What a record says of a trial besides its state."""
     return {
         "name": trial.name,
+        "also": list(trial.also),
         "phase": trial.loaded.experiment.phase,
         "family": trial.family,
         "identity": trial.identity,
@@ -28,23 +31,27 @@ def known(plan: Plan, trial: Trial) -> dict[str, Any]:
     }
 
 
-def describe(output: Output, plan: Plan, left: Any) -> None:
-    """A record a trial, with the upper bound of what it costs."""
-    from imgtool.schedulers.words import walltime_sec
-    from imgtool.units import count
+def describe(output: Output, plan: Plan, left: Any, options: Options | None = None) -> None:
+    """A record a trial, with the upper bound of what it costs.
+
+    Args:
+        left: name -> why that trial would not run.
+        options: how it would become a job; None where it would run here.
+    """
+    from imgtool.units import count, format_duration
 
     rows = []
     for trial in plan.trials:
-        asked = trial.loaded.experiment.cluster
-        limit_sec = plan.duration_sec or walltime_sec(asked.walltime)
-        hours = 0.0 if trial.name in left else limit_sec * max(asked.num_gpus, 0) / 3600
+        resources, limit_sec = _asked(plan, trial, options)
+        num_gpus = resources.num_gpus * resources.num_nodes
+        hours = 0.0 if trial.name in left else limit_sec * num_gpus / 3600
         rows.append(
             {
                 "path": trial.directory.path,
                 **known(plan, trial),
-                "queue": asked.queue,
-                "num_gpus": asked.num_gpus,
-                "walltime": asked.walltime,
+                "queue": resources.queue,
+                "num_gpus": num_gpus,
+                "walltime": format_duration(limit_sec),
                 "gpu_hours": round(hours, 3),
                 "next": left.get(trial.name, "would run"),
             }
@@ -53,7 +60,53 @@ def describe(output: Output, plan: Plan, left: Any) -> None:
     empty = () if any(row["overrides"] for row in shown) else ("overrides",)
     output.emit("trial", shown, columns=[key for key in PLAN_COLUMNS if key not in empty])
     total = sum(row["gpu_hours"] for row in rows)
-    say(f"{count(len(rows), 'trial')}, {len(rows) - len(left)} to run, at most {total:g} GPU hours")
+    turn = " a turn" if options is not None and options.requeue else ""
+    say(
+        f"{count(len(rows), 'trial')}, {len(rows) - len(left)} to run, at most {total:g} GPU hours"
+        f"{turn}"
+    )
+
+
+def _asked(plan: Plan, trial: Trial, options: Options | None) -> tuple[Resources, float]:
+    """What a trial uses, and how long at most: of a job the very things that its file asks for."""
+    from imgtool.schedulers.words import walltime_sec
+
+    if options is None:
+        resources = trial.loaded.experiment.cluster
+        return resources, plan.duration_sec or walltime_sec(resources.walltime)
+    from imgtool.sweep.job_files import asked_for
+
+    return asked_for(plan, trial, options)
+
+
+def refuse_what_lacks(
+    trials: Sequence[Trial], *, on_cluster: bool = False, dry_run: bool = False
+) -> None:
+    """Say once what many trials would stumble over; a line each.
+
+    A path that nobody has named yet is no reason not to look at a sweep.
+
+    Raises:
+        ConfigError: something that they read is not there.
+    """
+    from imgtool.errors import ConfigError
+    from imgtool.sweep.inputs import lacking
+    from imgtool.units import count
+
+    found = lacking(trials)
+    for lack in [lack for lack in found if dry_run and lack.is_unset]:
+        say(f"note: {lack.text} ({found.pop(lack)})")
+    if not found:
+        return
+    lines = [f"{lack.text} ({who})" for lack, who in found.items()]
+    for line in lines[:-1]:
+        say(f"error: {line}")
+    last = list(found)[-1]
+    is_of_all = found[last] == count(len(trials), "trial")
+    hint = f"--set {last.key}=PATH" if last.is_unset else "check the path"
+    hint += "" if is_of_all else ", or leave such trials out by --only"
+    elsewhere = "; --no-check-data where the jobs' hosts alone have it" if on_cluster else ""
+    raise ConfigError(lines[-1], hint=hint + elsewhere)
 
 
 def _brief(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -66,6 +119,7 @@ def _brief(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             **row,
+            "name": " = ".join([row["name"], *row["also"]]),
             "identity": row["identity"][:8],
             "overrides": {k: v for k, v in row["overrides"].items() if k not in common},
         }
@@ -74,16 +128,14 @@ def _brief(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def show_commands(
-    plan: Plan, trials: Sequence[Trial], *, slots: int | None, slots_per_gpu: int
+    plan: Plan, trials: Sequence[Trial], notes: Sequence[str], options: Any, then: str | None
 ) -> None:
-    from imgtool.sweep.jobs import timed_command
-    from imgtool.sweep.slots import find_slots, fit
-
-    fitted, notes = fit(trials, find_slots(slots=slots, slots_per_gpu=slots_per_gpu))
     for note in notes:
         say(note)
-    for trial in fitted:
-        say(shlex.join(timed_command(plan, trial)))
+    for trial in trials:
+        say(shlex.join(options.command_of(plan, trial)))
+    if then is not None:
+        say(then)
 
 
 def show_scripts(plan: Plan, trials: Sequence[Trial], options: Any) -> None:

@@ -36,6 +36,7 @@ STYLES = {
     "running": "blue",
     "stopped": "yellow",
     "completed": "green",
+    "dropped": "dim",
     "failed": "red",
     "diverged": "magenta",
     "out_of_memory": "red",
@@ -61,6 +62,11 @@ def ask_cluster(
     if said.text is not None:
         say(f"note: states of cluster jobs may be old: {said.text}")
     return said.trouble
+
+
+def heading(names: Sequence[str]) -> str:
+    """What a table calls an experiment that may have several names."""
+    return " = ".join(names)
 
 
 def summary(states: Sequence[TrialState]) -> str:
@@ -103,7 +109,8 @@ def states_table(named: Sequence[Named], width: int) -> Table:
     if has_reason:
         table.add_column("reason", no_wrap=True)
     for (_, state), cells in zip(named, rows, strict=True):
-        reason = Text(" ".join((state.reason or "").split()))
+        told = [state.reason, f"warning: {state.warning}" if state.warning else None]
+        reason = Text(" ".join("; ".join(filter(None, told)).split()))
         reason.truncate(left, overflow="ellipsis")
         texts = [Text(cell) for cell in cells]
         texts[1].stylize(STYLES[state.state])
@@ -218,6 +225,9 @@ class PoolLines:
         say(f"{trial.name} started on {slot.label} (process {pid})")
 
     def ended(self, trial: Trial, state: TrialState) -> None:
+        if state.paused:  # to be judged at its rung
+            say(_sentence(trial.name, state))
+            return
         self._num_ended += 1
         say(f"[{self._num_ended}/{self._num_trials}] {_sentence(trial.name, state)}")
 
@@ -266,7 +276,7 @@ class PoolTable:
         from rich.text import Text
 
         self._running.pop(trial.name, None)
-        self._ended[state.state] += 1
+        self._ended[state.state] += not state.paused
         self._live.console.print(Text(_sentence(trial.name, state), STYLES[state.state]))
         self._draw()
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from commands._fields import with_options
+from commands._notify import NotifyOption, notify
 from commands._options import ConfigOption, SetOption, TinyOption
 from commands._output import Output, document
 from imgtool.models.registry import schema
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from imgtool.training.ranks import Ranks
     from imgtool.training.report import Outcome
 
-DATA_PATHS = ("root", "val_root", "test_root", "manifest", "attribute_file")
 COLUMNS = (
     "name",
     "state",
@@ -56,23 +56,39 @@ def train_command(family: str) -> Callable[..., Any]:
                 help="Go on from the newest checkpoint, refuse one, or go on from PATH.",
             ),
         ] = "auto",
+        pause_at: Annotated[
+            str | None,
+            typer.Option(
+                metavar="N|Nep",
+                help="Save, validate and stop there; the rest stays what the whole training has.",
+            ),
+        ] = None,
         dry_run: Annotated[
             bool,
             typer.Option("--dry-run", help="Print the resolved config and sizes; train nothing."),
         ] = False,
+        notify_by: NotifyOption = None,
     ) -> None:
         from imgtool.training.environment import collection_paused
         from imgtool.training.ranks import is_first_launched
+        from imgtool.units import parse_interval
 
+        pause = None if pause_at is None else parse_interval(pause_at)
         with collection_paused():
             loaded = _load(config, family, sets or [], explicit_flags, tiny=tiny)
             if dry_run:
                 _describe(loaded)
                 return
-            outcome = _train(loaded, resume)
+            try:
+                outcome = _train(loaded, resume, pause)
+            except BaseException as error:
+                if is_first_launched():
+                    notify(notify_by, "experiment", _failure(loaded.experiment, error))
+                raise
         if is_first_launched():
             record = _record(loaded.experiment, outcome)
             output.emit("experiment", [record], columns=COLUMNS)
+            notify(notify_by, "experiment", record)
 
     train.__doc__ = f"""Train one {family} experiment.
 
@@ -105,9 +121,13 @@ def _load(
 
 def _with_absolute_paths(experiment: Experiment) -> Experiment:
     """Where the data lie, so that `eval` finds them from any folder."""
-    given = {key: getattr(experiment.data, key, None) for key in DATA_PATHS}
+    from imgtool.config.fields import keys_of
+
     found: dict[str, Any] = {}
-    found |= {key: str(Path(path).expanduser().absolute()) for key, path in given.items() if path}
+    for key in keys_of(schema(experiment.family)).values():
+        path = getattr(experiment.data, key.name) if key.reads == "data" else None
+        if path:
+            found[key.name] = str(Path(path).expanduser().absolute())
     return replace(experiment, data=replace(experiment.data, **found))
 
 
@@ -126,7 +146,7 @@ def _describe(loaded: Loaded) -> None:
         document(f"# {key}: {shown}")
 
 
-def _train(loaded: Loaded, resume: str) -> Outcome:
+def _train(loaded: Loaded, resume: str, pause_at: int | str | None) -> Outcome:
     from imgtool.experiment.layout import ExperimentDir
     from imgtool.process.ownership import take
     from imgtool.process.stopping import StopRequest
@@ -137,8 +157,10 @@ def _train(loaded: Loaded, resume: str) -> Outcome:
     stop = StopRequest()
     stop.install()
     directory = ExperimentDir(loaded.experiment.output.exp_dir or ".")
+    _refuse_to_begin_without(loaded.experiment, directory)
     attempt = None
     with ExitStack() as held:
+        held.enter_context(directory.making())
         if not is_launched():  # what is wrong with the directory is said before torch is loaded
             directory.create()
             attempt = held.enter_context(take(directory, trains=True)).attempt
@@ -148,7 +170,17 @@ def _train(loaded: Loaded, resume: str) -> Outcome:
         if ranks.distributed and ranks.is_first:
             directory.create()
             attempt = held.enter_context(take(directory, trains=True)).attempt
-        return _run(loaded, directory, stop, resume, ranks, attempt)
+        return _run(loaded, directory, stop, resume, pause_at, ranks, attempt)
+
+
+def _refuse_to_begin_without(experiment: Experiment, directory: ExperimentDir) -> None:
+    """What weights begin with is opened late; the data's own refusals say more than this would."""
+    from imgtool.errors import CheckpointError
+    from imgtool.sweep.inputs import needed, trouble
+
+    for key, path in needed(experiment, directory):
+        if key.reads != "data" and (text := trouble(key, path)):
+            raise CheckpointError(text, hint=f"check the path, or leave {key.dotted} out")
 
 
 def _run(
@@ -156,6 +188,7 @@ def _run(
     directory: ExperimentDir,
     stop: StopRequest,
     resume: str,
+    pause_at: int | str | None,
     ranks: Ranks,
     attempt: int | None,
 ) -> Outcome:
@@ -172,6 +205,7 @@ def _run(
             reporter=reporter,
             ranks=ranks,
             resume=resume,
+            pause_at=pause_at,
             argv=sys.argv,
             attempt=attempt,
         )
@@ -180,12 +214,29 @@ def _run(
             reporter.close()
 
 
-def _record(experiment: Any, outcome: Outcome) -> dict[str, Any]:
+def _known(experiment: Experiment) -> dict[str, Any]:
     return {
-        "path": Path(experiment.output.exp_dir),
+        "path": Path(experiment.output.exp_dir or "."),
         "name": experiment.name,
         "phase": experiment.phase,
         "family": experiment.family,
+    }
+
+
+def _failure(experiment: Experiment, error: BaseException) -> dict[str, Any]:
+    """The record of a training that ended in an error, for --notify."""
+    from imgtool.errors import ErrorKind, ExitCode, UserError
+
+    kind = error.kind if isinstance(error, UserError) else None
+    state = kind if kind in (ErrorKind.DIVERGED, ErrorKind.OUT_OF_MEMORY) else "failed"
+    code = error.exit_code if isinstance(error, UserError) else ExitCode.NO
+    reason = f"{type(error).__name__}: {error}"
+    return {**_known(experiment), "state": state, "reason": reason, "exit_code": int(code)}
+
+
+def _record(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
+    return {
+        **_known(experiment),
         "state": outcome.state,
         "reason": outcome.reason,
         "iteration": outcome.iteration,

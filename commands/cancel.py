@@ -49,8 +49,11 @@ def run(
       imgtool status --state running --quiet | imgtool cancel -
     """
     from commands._input import expand_paths
+    from commands._output import say
     from commands._sweep_table import ask_cluster
     from imgtool.errors import ExitCode, UsageError
+    from imgtool.schedulers.registry import QUICK_SEC
+    from imgtool.sweep import cancel
     from imgtool.sweep.find import find
     from imgtool.sweep.state import ACTIVE, read_state
     from imgtool.units import parse_duration
@@ -59,7 +62,9 @@ def run(
     if not words:
         raise UsageError("nothing to cancel was named", hint="imgtool cancel SPEC, DIR or NAME")
     found = find(expand_paths(words))
-    ask_cluster(one.directory for one in found)
+    ask_cluster((one.directory for one in found), timeout_sec=QUICK_SEC)
+    if not dry_run:
+        cancel.forget_waiting([one.directory for one in found], say=say)
     active = [one for one in found if read_state(one.directory).state in ACTIVE]
     here, cluster, elsewhere = _sort(active)
     _announce(here, cluster, elsewhere, dry_run)

@@ -100,6 +100,7 @@ def run(
             say(f"note: no curve has two points, and {plot} was not written")
             return
         try:
+            plot.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(plot, data)
         except OSError as error:
             raise cannot_write(plot, error) from error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from commands._notify import NotifyOption, notify
 from commands._output import Output
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def run(
             "--detach", help="Go on without the terminal; print the pid that stops it by kill -INT."
         ),
     ] = False,
+    notify_by: NotifyOption = None,
 ) -> None:
     """Run a command for a limited time, stop it so that it saves, then prune.
 
@@ -114,7 +116,7 @@ def run(
 
     Exit code: the command's own if it ended by itself; 0 if it stopped as asked and saved (or
     ended with 0); 124 if it had to be killed; 126 or 127 if it could not be started; 99 with
-    --requeue, and 1 there when two turns in a row made no progress.
+    --requeue, and 1 there when two turns in a row made no progress. --notify changes none of them.
 
     \b
     Example:
@@ -141,7 +143,7 @@ def run(
     if experiment is None:
         say("run-timed: no --exp-dir is known: no logs are kept and nothing is pruned")
     if detach:
-        _detach(job, output)
+        _detach(job, output, notify_by)
         return
 
     def tell(text: str) -> None:
@@ -149,7 +151,17 @@ def run(
 
     record, code = timed.run(job, say=tell, on_output=_echo)
     output.emit("job", [record], columns=COLUMNS)
-    raise typer.Exit(timed.ask_again(code, tell))
+    code = timed.ask_again(code, tell)
+    _tell(notify_by, {**record, "exit_code": code})
+    raise typer.Exit(code)
+
+
+def _tell(command: str | None, record: dict[str, Any]) -> None:
+    """--notify; a turn that is followed by another one is no end."""
+    from imgtool.errors import ExitCode
+
+    if record["exit_code"] != ExitCode.REQUEUE:
+        notify(command, "job", record)
 
 
 def _job(
@@ -191,7 +203,7 @@ def _echo(data: bytes) -> None:
         data = data[os.write(2, data) :]
 
 
-def _detach(job: Job, output: Output) -> None:
+def _detach(job: Job, output: Output, notify_by: str | None) -> None:
     """Start the job in a process of its own and report its pid, once the command runs."""
     import json
     import os
@@ -204,7 +216,7 @@ def _detach(job: Job, output: Output) -> None:
         os.setsid()
         if os.fork():
             os._exit(0)
-        _watch_alone(job, write_end)
+        _watch_alone(job, write_end, notify_by)
     os.close(write_end)
     os.wait()
     with open(read_end, encoding="utf-8") as answers:
@@ -242,13 +254,14 @@ def _again(answer: dict[str, Any]) -> Exception:
     return kind(answer["error"], hint=answer["hint"])
 
 
-def _watch_alone(job: Job, write_end: int) -> None:
+def _watch_alone(job: Job, write_end: int, notify_by: str | None) -> None:
     """The detached process: no terminal, no streams; never returns."""
     import json
     import os
     import signal
     import traceback
 
+    from commands._output import line, plain
     from imgtool.errors import UserError
     from imgtool.process import timed
 
@@ -268,7 +281,8 @@ def _watch_alone(job: Job, write_end: int) -> None:
 
         try:
             record, code = timed.run(job, say=lambda text: None, on_start=started)
-            _to_watch_log(job, _as_json(record))
+            _to_watch_log(job, line("job", plain(record)))
+            _tell(notify_by, record)
         except UserError as error:
             code = int(error.exit_code)
             answer(error=str(error), hint=error.hint, code=code)
@@ -282,11 +296,3 @@ def _to_watch_log(job: Job, text: str) -> None:
     assert job.experiment is not None
     with suppress(OSError), open(job.experiment.watch_log_path, "a", encoding="utf-8") as file:
         file.write(text + "\n")
-
-
-def _as_json(record: dict[str, Any]) -> str:
-    import json
-
-    from commands._output import SCHEMA, plain
-
-    return json.dumps({"schema": SCHEMA, "kind": "job", **plain(record)})

@@ -250,10 +250,10 @@ def _emit(selection: Selection, output: Any) -> None:
 
 
 def _way_out(selection: Selection, rule: Rule) -> str:
-    from imgtool.selection.candidates import FAILED, FINISHED
+    from imgtool.selection.candidates import DROPPED, FAILED, FINISHED
 
     states = {verdict.candidate.runs[0].state for verdict in selection.verdicts}
-    if states and not states & FINISHED and states - FAILED:
+    if states and not states & FINISHED and states - FAILED - {DROPPED}:
         return "wait for the sweep, or compare what is there with --set unfinished=use"
     known = {key for verdict in selection.verdicts for key in verdict.candidate.metrics}
     if states and "val_MSE_rgb" in known and rule.metric not in known:

@@ -66,9 +66,9 @@ def run(
         _watch(found, wanted, every_sec)
     shown = _look(found, wanted)
     if output.mode == "table":
-        from commands._sweep_table import show_states
+        from commands._sweep_table import heading, show_states
 
-        show_states([(one.name, look) for one, look in shown])
+        show_states([(heading(one.names), look) for one, look in shown])
         return
     output.emit("experiment", (_record(one, look) for one, look in shown))
 
@@ -110,11 +110,11 @@ def _marked(look: TrialState, trouble: Mapping[str, str]) -> TrialState:
 
 
 def _watch(found: Sequence[Found], wanted: frozenset[str], every_sec: float) -> None:
-    from commands._sweep_table import watching
+    from commands._sweep_table import heading, watching
     from imgtool.sweep.state import ACTIVE, read_state
 
     def read() -> list[tuple[str, TrialState]]:
-        return [(one.name, look) for one, look in _look(found, wanted)]
+        return [(heading(one.names), look) for one, look in _look(found, wanted)]
 
     with suppress(KeyboardInterrupt), watching(read) as again:
         while any(read_state(one.directory).state in ACTIVE for one in found):

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from commands._notify import NotifyOption
 from commands._options import complete_presets
 from commands._output import Output, say
 from commands._sweep_options import Cluster, Here, Which
-from commands._sweep_plan import describe, known, show_commands, show_scripts, write_scripts
+from commands._sweep_plan import (
+    describe,
+    known,
+    refuse_what_lacks,
+    show_commands,
+    show_scripts,
+    write_scripts,
+)
+from commands._sweep_waves import (
+    NEXT_RUNG,
+    Waves,
+    race_of,
+    repeated,
+    say_rungs,
+    say_what_is_left,
+)
 from imgtool.errors import ExitCode, UsageError, did_you_mean
 from imgtool.schedulers.registry import names
 
@@ -22,6 +39,7 @@ if TYPE_CHECKING:
 LOCAL, BY_PROFILE = "local", "cluster"
 EXECUTORS = (LOCAL, *names(), BY_PROFILE)
 RETRY = ("failed", "diverged", "out_of_memory", "stale")
+DROPPED = "dropped"
 
 
 def complete_executors(incomplete: str) -> list[str]:
@@ -30,6 +48,7 @@ def complete_executors(incomplete: str) -> list[str]:
 
 
 def run(
+    ctx: typer.Context,
     output: Output,
     spec: Annotated[
         str,
@@ -57,20 +76,23 @@ def run(
             metavar="COMMAND", help="A command for when every trial has ended; cluster: a job."
         ),
     ] = None,
+    notify_by: NotifyOption = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Show trials, cost, commands and scripts; start nothing."),
     ] = False,
+    next_rung: Annotated[bool, typer.Option(NEXT_RUNG, hidden=True)] = False,
 ) -> None:
     """Run every experiment of a sweep; what is done is skipped, what stopped goes on.
 
     A trial is known by the hash of its config, so the same sweep can be run again, and be
-    added to. Ctrl-C stops every trial so that it saves. At the end there is one record a
-    trial, for `imgtool select-winner -`.
+    added to. Configs that differ in their names alone are one trial. Ctrl-C stops every trial so
+    that it saves. At the end there is one record a trial, for `imgtool select-winner -`.
 
     Exit code: 0 when every trial has completed (or was submitted), and after Ctrl-C when what ran
     has saved; 1 when one has not completed; 130 when a Ctrl-C, or a second one, cost one its work.
-    Ctrl-C of --wait ends the waiting and no job: 0.
+    Ctrl-C of --wait ends the waiting and no job: 0. What trials read and is not there is said
+    first, by --dry-run too: 2.
 
     \b
     Example:
@@ -78,30 +100,36 @@ def run(
       imgtool sweep S5.yaml --grid loss.kld=1e-5,1e-4,1e-3 --grid train.seed=0,1,2 --slots 2
       imgtool sweep phase1_1 --executor cluster --wait | imgtool select-winner -
     """
-    from imgtool.sweep.choose import choose
+    from commands._sweep_end import tell
     from imgtool.units import parse_duration
 
     _refuse_other_executors_options(executor, here, cluster)
+    if notify_by is not None and executor != LOCAL and not cluster.wait:
+        raise UsageError(
+            "--notify: the sweep ends before its jobs do",
+            hint="add --wait, or let a job of its own tell: --then COMMAND",
+        )
     again, poll_sec = _states(which.retry), parse_duration(cluster.poll)
     plan = _plan(spec, which)
+    again = _with_named(plan, which, again)
+    say_rungs(plan)
     then = plan.then if then is None else then
     if then is not None and not then.strip():  # a shell variable that is not set
         raise UsageError("--then is empty", hint='such as --then "imgtool status DIR --json"')
-    if executor != LOCAL:
-        jobs = _job_options(executor, cluster, then)
-        _as_jobs(output, plan, again, jobs, cluster.wait, poll_sec, dry_run=dry_run)
-        return
-    if dry_run:
-        choice = choose(plan, retry=again)
-        describe(output, plan, choice.left)
-        show_commands(plan, choice.run, slots=here.slots, slots_per_gpu=here.slots_per_gpu)
-        if then is not None:
-            say(then)
-        return
-    from imgtool.sweep.slots import find_slots
-
-    free = find_slots(slots=here.slots, slots_per_gpu=here.slots_per_gpu)
-    raise typer.Exit(_here(output, plan, again, free, here.fail_fast, then))
+    if executor == LOCAL:
+        code = _here(output, plan, again, here, then, dry_run=dry_run)
+    else:
+        waves = Waves(
+            plan,
+            _job_options(executor, cluster, then),
+            None if cluster.wait else repeated(ctx),
+            is_job=next_rung,
+            check_data=cluster.check_data,
+        )
+        code = _as_jobs(output, waves, again, cluster.wait, poll_sec, dry_run=dry_run)
+    if not dry_run:
+        tell(notify_by, plan, code)
+    raise typer.Exit(code)
 
 
 def _plan(spec: str, which: Which) -> Plan:
@@ -109,7 +137,7 @@ def _plan(spec: str, which: Which) -> Plan:
     from imgtool.sweep.plan import make_plan
     from imgtool.units import parse_duration
 
-    return make_plan(
+    plan = make_plan(
         spec,
         schema_of=schema,
         only=_names(which.only),
@@ -117,29 +145,36 @@ def _plan(spec: str, which: Which) -> Plan:
         grid_words=which.grid or [],
         tiny=which.tiny,
         duration_sec=None if which.duration is None else parse_duration(which.duration),
+        halving=which.halving,
     )
+    if which.strict_code:
+        plan = replace(plan, trials=tuple(replace(t, strict_code=True) for t in plan.trials))
+    return plan
 
 
 def _as_jobs(
     output: Output,
-    plan: Plan,
+    waves: Waves,
     retry: frozenset[str],
-    options: Options,
     wait: bool,
     poll_sec: float,
     *,
     dry_run: bool,
-) -> None:
+) -> int:
     from imgtool.sweep.choose import choose
 
+    if not dry_run and waves.options.script_dir is None:
+        return _on_cluster(output, waves, retry, wait, poll_sec)
+    choice = choose(waves.plan, retry=retry)
+    trials, options = waves.preview(choice.run, race_of(waves.plan))
     if dry_run:
-        choice = choose(plan, retry=retry)
-        describe(output, plan, choice.left)
-        show_scripts(plan, choice.run, options)
-    elif options.script_dir is not None:
-        write_scripts(output, plan, choose(plan, retry=retry).run, options)
-    else:
-        raise typer.Exit(_on_cluster(output, plan, retry, options, wait, poll_sec))
+        describe(output, waves.plan, choice.left, options)
+        show_scripts(waves.plan, trials, options)
+    if waves.check_data:
+        refuse_what_lacks(choice.run, on_cluster=True, dry_run=dry_run)
+    if not dry_run:
+        write_scripts(output, waves.plan, trials, options)
+    return ExitCode.OK
 
 
 def _job_options(executor: str, cluster: Cluster, then: str | None) -> Options:
@@ -167,6 +202,7 @@ def _refuse_other_executors_options(executor: str, here: Here, cluster: Cluster)
         "--wait": cluster.wait or None,
         "--script-dir": cluster.script_dir,
         "--max-running": cluster.max_running,
+        "--no-check-data": None if cluster.check_data else True,
     }
     wrong: dict[str, Any] = jobs if executor == LOCAL else local
     for name, value in wrong.items():
@@ -188,11 +224,20 @@ def _names(only: Sequence[str] | None) -> list[str]:
 def _states(retry: str | None) -> frozenset[str]:
     words = {word.strip().replace("-", "_") for word in (retry or "").split(",") if word.strip()}
     for word in words - {"all"}:
-        if word not in RETRY:
+        if word not in (*RETRY, DROPPED):
+            known = [*RETRY, DROPPED, "all"]
             raise UsageError(
-                f"--retry: no state {word!r} to repeat", hint=did_you_mean(word, [*RETRY, "all"])
+                f"--retry: no state {word!r} to repeat", hint=did_you_mean(word, known)
             )
-    return frozenset(RETRY) if "all" in words else frozenset(words)
+    return frozenset({*words, *RETRY} - {"all"}) if "all" in words else frozenset(words)
+
+
+def _with_named(plan: Plan, which: Which, retry: frozenset[str]) -> frozenset[str]:
+    """Dropped trials go on where --only names nothing else."""
+    from imgtool.sweep.state import read_state
+
+    states = {read_state(trial.directory).state for trial in plan.trials} if which.only else set()
+    return retry | {DROPPED} if states == {DROPPED} else retry
 
 
 # --- running ------------------------------------------------------------------------------
@@ -202,23 +247,41 @@ def _here(
     output: Output,
     plan: Plan,
     retry: frozenset[str],
-    free: Sequence[Any],
-    fail_fast: bool,
+    here: Here,
     then: str | None,
+    *,
+    dry_run: bool,
 ) -> int:
+    from commands._sweep_end import run_then
     from commands._sweep_table import ask_cluster, pool_listener
     from imgtool.sweep import local, manifest
     from imgtool.sweep.choose import choose
+    from imgtool.sweep.follow import FollowUp
     from imgtool.sweep.slots import fit
 
-    ask_cluster(trial.directory for trial in plan.trials)
+    options = _pool_options(here)
+    if not dry_run:
+        ask_cluster(trial.directory for trial in plan.trials)
     choice = choose(plan, retry=retry)
-    trials, notes = fit(choice.run, free)
+    trials, notes = fit(choice.run, options.slots)
+    if dry_run:
+        describe(output, plan, choice.left)
+        race = race_of(plan)
+        first = trials if race is None else race.preview(trials)
+        show_commands(plan, first, notes, options, then)
+    refuse_what_lacks(trials, dry_run=dry_run)
+    if dry_run:
+        return ExitCode.OK
+    follow = None if then is None else FollowUp(plan, then)
     manifest.write(plan)
     for note in notes:
         say(note)
-    _say_what_is_left(plan, choice.left)
-    options = local.Options(slots=tuple(free), fail_fast=fail_fast)
+    left, race = dict(choice.left), race_of(plan)
+    if race is not None:
+        trials = race.begin(trials)
+        options = replace(options, race=race)
+        left |= race.left
+    say_what_is_left(plan, left)
     received = None
     if choice.run:
         with pool_listener(len(choice.run)) as listener:
@@ -226,9 +289,25 @@ def _here(
     states = _emit(output, plan)
     if received is not None:
         return _after_a_stop(plan, states)
-    followed = then is None or _follow_up(then)
-    code = _exit_code(states, {"completed"})
-    return code if followed else ExitCode.NO
+    failed = follow is not None and follow.run(run_then, say) != 0
+    code = _exit_code(states, {"completed", DROPPED})
+    return ExitCode.NO if failed else code
+
+
+def _pool_options(here: Here) -> Any:
+    from imgtool.sweep import jobs, local
+    from imgtool.sweep.slots import find_slots
+    from imgtool.units import parse_duration
+
+    grace_sec = parse_duration(here.grace)
+    extra = ("--grace", f"{grace_sec:g}s")
+
+    return local.Options(
+        slots=find_slots(slots=here.slots, slots_per_gpu=here.slots_per_gpu),
+        fail_fast=here.fail_fast,
+        grace_sec=grace_sec,
+        command_of=lambda plan, trial: jobs.timed_command(plan, trial, extra),
+    )
 
 
 def _after_a_stop(plan: Plan, states: Sequence[TrialState]) -> int:
@@ -245,52 +324,28 @@ def _after_a_stop(plan: Plan, states: Sequence[TrialState]) -> int:
     return ExitCode.NO if broken else ExitCode.OK
 
 
-def _follow_up(command: str) -> bool:
-    """Run --then. What it prints is talk: standard output has the sweep's records."""
-    import shlex
-    import subprocess
-    import sys
-
-    say(f"then: {command}")
-    own = f'imgtool() {{ {shlex.quote(sys.executable)} -m imgtool "$@"; }}\n'
-    done = subprocess.run(["bash", "-c", own + command], stdout=sys.stderr, check=False)
-    if done.returncode:
-        say(f"the command of --then ended with {done.returncode}")
-    return done.returncode == 0
-
-
 def _on_cluster(
-    output: Output, plan: Plan, retry: frozenset[str], options: Options, wait: bool, poll_sec: float
+    output: Output, waves: Waves, retry: frozenset[str], wait: bool, poll_sec: float
 ) -> int:
     from commands._sweep_table import ask_cluster
-    from imgtool.sweep import cluster, manifest
-    from imgtool.sweep.choose import choose
+    from imgtool.sweep import cluster
 
+    plan = waves.plan
     ask_cluster(trial.directory for trial in plan.trials)
-    choice = choose(plan, retry=retry)
-    manifest.write(plan)
-    _say_what_is_left(plan, choice.left)
-    submitted = []
-    if choice.run or options.then is not None:
-        submitted = cluster.submit(
-            plan,
-            choice.run,
-            options,
-            left=lambda trial, reason: say(f"{trial.name} is left alone: {reason}"),
-            note=say,
-        )
-    for one in submitted:
-        trials = f"{len(one.script.trials)} trials" if one.script.trials else "what follows"
-        say(f"submitted job {one.job_id} ({one.script.name}): {trials}")
+    waves.submit(retry, race_of(plan))
     if not wait:
-        return _exit_code(_emit(output, plan), {"completed", "submitted", "running", "stopped"})
+        good = {"completed", "submitted", "running", "stopped", DROPPED}
+        return _exit_code(_emit(output, plan), good)
     try:
         cluster.wait(plan, plan.trials, _Changes(), poll_sec=poll_sec)
+        while waves.go_on():
+            cluster.wait(plan, plan.trials, _Changes(), poll_sec=poll_sec)
     except KeyboardInterrupt:
-        say("no longer waiting; the jobs go on (imgtool cancel stops them)")
+        rest = "" if plan.halving is None else "; the same sweep again decides at the next rung"
+        say(f"no longer waiting; the jobs go on (imgtool cancel stops them){rest}")
         _emit(output, plan)
         return ExitCode.OK
-    return _exit_code(_emit(output, plan), {"completed"})
+    return _exit_code(_emit(output, plan), {"completed", DROPPED})
 
 
 class _Changes:
@@ -304,24 +359,15 @@ class _Changes:
         say(text)
 
 
-def _say_what_is_left(plan: Plan, left: Any) -> None:
-    done = [name for name, reason in left.items() if reason == "completed"]
-    if done:
-        say(f"{len(done)} of {len(plan.trials)} trials are completed already")
-    for name, reason in left.items():
-        if reason != "completed":
-            say(f"{name} is left alone: {reason}")
-
-
 def _emit(output: Output, plan: Plan) -> list[TrialState]:
-    from commands._sweep_table import show_states
+    from commands._sweep_table import heading, show_states
     from imgtool.experiment.layout import TABLE_END
     from imgtool.sweep.state import read_state
 
     states = [read_state(trial.directory) for trial in plan.trials]
     pairs = list(zip(plan.trials, states, strict=True))
     if output.mode == "table":
-        show_states([(trial.name, state) for trial, state in pairs])
+        show_states([(heading(trial.names), state) for trial, state in pairs])
     else:
         output.emit("experiment", [state.record(**known(plan, trial)) for trial, state in pairs])
     if plan.shared_dir is not None and any(plan.shared_dir.glob(f"*{TABLE_END}")):

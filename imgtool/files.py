@@ -171,6 +171,26 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+@contextmanager
+def folders_for(path: Path, *, always: bool = False) -> Iterator[None]:
+    """Make the folders above `path`; on an error those that are new and empty go again.
+
+    Args:
+        always: they go in any case, as of a file that was written to see that it can be.
+    """
+    missing = [folder for folder in path.absolute().parents if not folder.exists()]
+    ended_well = False
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+        ended_well = not always
+    finally:
+        if not ended_well:
+            with suppress(OSError):
+                for folder in missing:
+                    folder.rmdir()
+
+
 # --- files that mean another one ------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import re
 from imgtool.errors import UsageError
 
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_INTERVAL = re.compile(r"0*[1-9]\d*(ep)?", re.ASCII)
 _PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([smhd]?)")
 
 
@@ -29,6 +30,21 @@ def parse_duration(text: str | float) -> float:
     if not 0 <= seconds < float("inf"):
         raise UsageError(f"{text!r} is not a duration", hint="write 90s, 5m, 3h, 2d or 1h30m")
     return seconds
+
+
+def parse_interval(text: str) -> int | str:
+    """Iterations in `1000`, epochs in `5ep`, which stay text.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    word = text.strip().lower()
+    if not _INTERVAL.fullmatch(word):
+        raise UsageError(
+            f"{text!r} is neither iterations, such as 1000, nor epochs, such as 5ep",
+            hint="write a whole number of at least 1, with ep behind it for epochs",
+        )
+    return f"{int(word[:-2])}ep" if word.endswith("ep") else int(word)
 
 
 def format_duration(seconds: float) -> str:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgtool.errors import UsageError
-from imgtool.units import format_bytes, format_duration, parse_duration
+from imgtool.units import format_bytes, format_duration, parse_duration, parse_interval
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,17 @@ def test_durations_as_people_write_them(text, seconds):
 def test_what_is_no_duration(text):
     with pytest.raises(UsageError, match="duration|mixes"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(("text", "found"), [("1000", 1000), ("3ep", "3ep"), (" 03EP ", "3ep")])
+def test_intervals(text, found):
+    assert parse_interval(text) == found
+
+
+@pytest.mark.parametrize("text", ["", "0", "0ep", "ep", "1.5ep", "-3", "3 ep", "3h"])
+def test_what_is_no_interval(text):
+    with pytest.raises(UsageError, match="neither iterations, such as 1000, nor epochs"):
+        parse_interval(text)
 
 
 @given(st.integers(0, 10**7))

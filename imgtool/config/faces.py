@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from imgtool.config.schema import STRICT, Data, Fraction, NonNegativeInt, PositiveInt, option
+from imgtool.config.schema import (
+    STRICT,
+    Data,
+    Fraction,
+    NonNegativeInt,
+    PositiveInt,
+    data_path,
+    option,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,12 +25,10 @@ class FacesData(Data):
     dataset: Literal["celeba"] = option(  # type: ignore[assignment]
         "celeba", "Kind of data set."
     )
-    root: str | None = option(
-        None, "Folder of CelebA: images, attribute file.", run=True, flag="data-root"
-    )
+    root: str | None = data_path("Folder of CelebA: images, attribute file.", flag="data-root")
     attribute: str = option("Smiling", "Attribute that parts the images into two sets.")
-    attribute_file: str | None = option(
-        None, "Table of attributes (txt or csv); found in root when unset.", run=True
+    attribute_file: str | None = data_path(
+        "Table of attributes (txt or csv); found in root when unset."
     )
     image_sizes: tuple[PositiveInt, ...] = option(
         (64, 96, 128),

@@ -51,6 +51,7 @@ class Key:
     before: Any
     flag: str | None
     aliases: tuple[str, ...]
+    reads: str | None
 
     @property
     def dotted(self) -> str:
@@ -79,6 +80,7 @@ def _keys(section: str, cls: type) -> tuple[Key, ...]:
             before=field.metadata.get("before", field.default),
             flag=field.metadata.get("flag"),
             aliases=tuple(field.metadata.get("aliases", ())),
+            reads=field.metadata.get("reads"),
         )
         for field in fields(cls)
     )

@@ -32,10 +32,17 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def _signless(value: Any) -> Any:
+    """-0.0 means 0.0, and is written in another way."""
+    if isinstance(value, list):
+        return [_signless(item) for item in value]
+    return value + 0.0 if isinstance(value, float) else value
+
+
 def identity_values(experiment: Experiment) -> dict[str, Any]:
     """The values that matter, by dotted key: those of fields that are not `run`."""
     values = {
-        key: _plain(value)
+        key: _signless(_plain(value))
         for key, field, value in _fields(experiment)
         if not field.metadata.get("run", False)
     }

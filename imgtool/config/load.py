@@ -6,7 +6,6 @@ Later wins: base < file < --tiny < --set < options. Every value remembers where 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from imgtool.config.fields import TOP_KEYS, keys_of, suggest, today
 from imgtool.config.flags import fields_of, parse_flag
 from imgtool.config.identity import identity, identity_diff, to_dict
 from imgtool.config.schema import TINY_FOLDER, Experiment, FamilySchema
-from imgtool.config.validate import Problem, build_sections, contradiction, refuse, shown
+from imgtool.config.validate import Problem, build_sections, contradiction, refuse, shown, title
 from imgtool.config.yaml_io import Entry, format_value, parse_value
 from imgtool.errors import CheckpointError, ConfigError
 
@@ -26,6 +25,7 @@ __all__ = [
     "Override",
     "identity",
     "identity_diff",
+    "keys_meant",
     "load",
     "parse_set",
     "read_resolved",
@@ -226,6 +226,17 @@ def parse_set(override: Override) -> dict[str, Entry]:
     return {key: Entry(parsed, origin)}
 
 
+def keys_meant(override: Override, schema: FamilySchema) -> set[str]:
+    """The keys that a word gives, in today's spelling, and those that it clears as their rival.
+
+    Raises:
+        ConfigError: as `parse_set`.
+    """
+    layer = _today(parse_set(override), schema, [])
+    given = [k for k in schema.rivals if k in layer and schema.is_given(k, layer[k].value)]
+    return {*layer, *(rival for key in given for rival in schema.rivals[key])}
+
+
 def _refuse_sweep(documents: Sequence[Mapping[str, Entry]], found: Source | None) -> None:
     """A sweep's file is no experiment's; its own keys would all be unknown."""
     last = documents[-1] if documents else {}
@@ -321,7 +332,9 @@ def _rewritten(
 
 
 def _build(schema: FamilySchema, entries: Mapping[str, Entry], label: str) -> Loaded:
-    name, phase = _text(entries["name"], "name"), _text(entries.get("phase"), "phase")
+    named = entries["name"]
+    name = title(named if named.origin != DEFAULT else Entry(named.value, label), "name")
+    phase = title(entries.get("phase"), "phase")
     sections = build_sections(schema, entries, label)
     experiment = Experiment(name=name or "", phase=phase, family=schema.name, **sections)
     try:
@@ -333,21 +346,6 @@ def _build(schema: FamilySchema, entries: Mapping[str, Entry], label: str) -> Lo
         for key in ("name", "phase", "family", *keys_of(schema))
     }
     return Loaded(experiment, origins)
-
-
-def _text(entry: Entry | None, key: str) -> str | None:
-    value = None if entry is None else entry.value
-    if entry is None or (value is None and key == "phase"):
-        return None
-    text = value if isinstance(value, str) else ""
-    # Both become parts of file names.
-    if not text.strip() or text in (".", "..") or re.search(r"[/\x00-\x1f\x7f\ud800-\udfff]", text):
-        is_number = isinstance(value, int | float)
-        raise ConfigError(
-            f"{entry.origin}: {key} is {shown(value)}, expected text without slashes",
-            hint=f'put it in quotes: "{value}"' if is_number else "it becomes part of file names",
-        )
-    return text
 
 
 def to_yaml(loaded: Loaded) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from imgtool.config.bounds import Ge, Gt, Lt
 
@@ -25,6 +25,7 @@ def option(
     before: Any = _NOT_GIVEN,
     flag: str | None = None,
     aliases: tuple[str, ...] = (),
+    reads: Literal["data", "checkpoint", "file"] | None = None,
 ) -> Any:
     """A documented field.
 
@@ -38,8 +39,14 @@ def option(
             holds its position in hashes; one that was added with a `before` gives none then.
         flag: its option of `imgtool train`, without dashes; the field's name by default.
         aliases: further spellings of the flag.
+        reads: what lies where it points, and must be there before a training starts.
     """
-    metadata = {"doc": doc, "run": run, "flag": flag, "aliases": aliases}
+    metadata = {"doc": doc, "run": run, "flag": flag, "aliases": aliases, "reads": reads}
     if before is not _NOT_GIVEN:
         metadata["before"] = before
     return field(default=default, metadata=metadata)
+
+
+def data_path(doc: str, **more: Any) -> Any:
+    """A field that names data: where they lie makes no other experiment."""
+    return option(None, doc, run=True, reads="data", **more)

@@ -24,6 +24,7 @@ from imgtool.config.option import NonNegativeFloat as NonNegativeFloat
 from imgtool.config.option import NonNegativeInt as NonNegativeInt
 from imgtool.config.option import PositiveFloat as PositiveFloat
 from imgtool.config.option import PositiveInt as PositiveInt
+from imgtool.config.option import data_path as data_path
 from imgtool.config.option import option as option
 from imgtool.errors import UsageError
 from imgtool.units import parse_duration
@@ -46,14 +47,14 @@ class Data:
     __pydantic_config__ = STRICT
 
     dataset: Literal["photos", "layouts"] = option("photos", "Kind of data set.")
-    root: str | None = option(
-        None, "Folder of photos, or a packed .safetensors file.", run=True, flag="data-root"
+    root: str | None = data_path(
+        "Folder of photos, or a packed .safetensors file.", flag="data-root"
     )
-    val_root: str | None = option(
-        None, "Photos to validate on; without it a part of root is held out.", run=True
+    val_root: str | None = data_path(
+        "Photos to validate on; without it a part of root is held out."
     )
-    manifest: str | None = option(
-        None, "CSV of layouts, or a packed .safetensors file.", run=True, flag="manifest"
+    manifest: str | None = data_path(
+        "CSV of layouts, or a packed .safetensors file.", flag="manifest"
     )
     image_size: PositiveInt | None = option(
         None, "Resize first: pixels of the shorter side; the native size when unset."
@@ -91,6 +92,11 @@ class Data:
             raise ValueError("val_fraction and test_fraction leave nothing to train on")
         if self.image_size and self.crop and self.crop > self.image_size:
             raise ValueError(f"crop {self.crop} is larger than image_size {self.image_size}")
+
+    @property
+    def source_key(self) -> Literal["root", "manifest"]:
+        """The key that names what is trained on."""
+        return "manifest" if self.dataset == "layouts" else "root"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,9 @@ from imgtool.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
+# Of a name or phase in UTF-8: a sweep adds a hash, and samples `_iter_000100_comparison.png`.
+MAX_NAME_BYTES = 200
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -132,6 +135,31 @@ def contradiction(
     origins = [given[key].origin for key in named if key in given]
     hint = "change it, or leave it out: `imgtool config show` prints the defaults"
     return Problem(origins[0] if origins else otherwise, text, hint)
+
+
+def title(entry: Entry | None, key: str) -> str | None:
+    """A name or phase, which become parts of file names; None where no phase is given.
+
+    Raises:
+        ConfigError: no text, or none that a file can be named after.
+    """
+    value = None if entry is None else entry.value
+    if entry is None or (value is None and key == "phase"):
+        return None
+    text = value if isinstance(value, str) else ""
+    if not text.strip() or text in (".", "..") or re.search(r"[/\x00-\x1f\x7f\ud800-\udfff]", text):
+        is_number = isinstance(value, int | float)
+        raise ConfigError(
+            f"{entry.origin}: {key} is {shown(value)}, expected text without slashes",
+            hint=f'put it in quotes: "{value}"' if is_number else "it becomes part of file names",
+        )
+    size = len(text.encode())
+    if size > MAX_NAME_BYTES:
+        raise ConfigError(
+            f"{entry.origin}: {key} has {size} bytes, and may have {MAX_NAME_BYTES}",
+            hint="shorten it: files are named after it, and a file's name has at most 255 bytes",
+        )
+    return text
 
 
 def _wrong_value(key: Key, entry: Entry) -> Problem:

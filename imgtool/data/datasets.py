@@ -143,7 +143,7 @@ def _open_images(data: Data, split: Split | None, training: bool) -> Datasets:
 
 
 def _expected_images(data: Data) -> DataInfo | None:
-    if data.manifest if data.dataset == "layouts" else data.root:
+    if getattr(data, data.source_key):
         return None
     side = data.crop or data.image_size
     plans = data.dataset == "layouts"

@@ -19,7 +19,7 @@ from imgtool.data.base import IGNORE, ImageDataset, Sample, Size
 from imgtool.data.images import resize_sample, resized_size
 from imgtool.data.packed import FORMAT, MAX_HEADER_BYTES, tensor_entries
 from imgtool.errors import DataError
-from imgtool.files import remove_abandoned, replacing
+from imgtool.files import folders_for, remove_abandoned, replacing
 from imgtool.units import format_bytes
 
 
@@ -47,18 +47,18 @@ def pack(
         image_size = None
     header, begins, total_bytes = _header(dataset, sizes, image_size)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(out.parent)
-        free = shutil.disk_usage(out.parent).free
-        if total_bytes > free:
-            raise DataError(
-                f"{out}: needs {format_bytes(total_bytes)}, {format_bytes(free)} are free",
-                hint="--image-size makes the file smaller",
-            )
-        with replacing(out) as temporary, open(temporary, "wb") as stream:
-            stream.write(header)
-            _write_small(stream, begins, dataset, sizes)
-            _write_images(stream, begins, dataset, sizes, progress)
+        with folders_for(out):
+            remove_abandoned(out.parent)
+            free = shutil.disk_usage(out.parent).free
+            if total_bytes > free:
+                raise DataError(
+                    f"{out}: needs {format_bytes(total_bytes)}, {format_bytes(free)} are free",
+                    hint="--image-size makes the file smaller",
+                )
+            with replacing(out) as temporary, open(temporary, "wb") as stream:
+                stream.write(header)
+                _write_small(stream, begins, dataset, sizes)
+                _write_images(stream, begins, dataset, sizes, progress)
     except OSError as error:
         raise DataError(
             f"cannot write {out}: {(error.strerror or str(error)).lower()}",

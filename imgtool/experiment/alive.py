@@ -33,7 +33,7 @@ def is_process(host: Any, pid: Any, *, ticks: Any = None, started: Any = None) -
     try:
         process = psutil.Process(pid)
         if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
-            return False
+            return process.num_threads() > 1  # the first thread has ended before the others
         if isinstance(ticks, int):
             return _ticks(process) == ticks
         when = parse_time(started)

@@ -11,7 +11,7 @@ from typing import Any
 
 from imgtool.experiment.alive import parse_time
 from imgtool.experiment.layout import ExperimentDir
-from imgtool.experiment.status import read_status
+from imgtool.experiment.status import now_iso, read_status
 from imgtool.files import temporary_beside
 
 JOB_NAME = "job.json"
@@ -100,6 +100,27 @@ def is_same_job(job: Mapping[str, Any] | None, other: Mapping[str, Any] | None) 
         return False
     ids = {job.get("job_id"), other.get("job_id")} - {None}
     return job.get("name") is not None and len(ids) < 2
+
+
+def by_hand(
+    job: Mapping[str, Any], attempt: int, identity: str | None, *, since: str | None = None
+) -> dict[str, Any]:
+    """What job.json says of a cluster's job that a person submitted and that trains now.
+
+    Args:
+        since: when it began; now when None.
+    """
+    since = since or now_iso()
+    return {
+        **job,
+        "stat": "running",
+        "exit_code": None,
+        "attempt": attempt,
+        "submitted": since,
+        "started": since,
+        "by_hand": True,
+        "identity": identity,
+    }
 
 
 def next_attempt(

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from imgtool.config.schema import TINY_FOLDER
-from imgtool.errors import CheckpointError, ExperimentError
+from imgtool.errors import CheckpointError, ExperimentError, UserError
 from imgtool.experiment import checkpoints
-from imgtool.files import point, pointer_of, temporary_beside
+from imgtool.files import folders_for, point, pointer_of, temporary_beside
 
 CHECKPOINTS_NAME = "checkpoints"
 TABLE_END = "_metrics.csv"
 MANIFEST_NAME = "sweep.json"
+TRIAL_CONFIG = "trial.yaml"  # in a trial's directory: what is trained, resolved
 
 
 class ExperimentDir:
@@ -38,6 +39,11 @@ class ExperimentDir:
     @property
     def provenance_path(self) -> Path:
         return self.path / "provenance.json"
+
+    @property
+    def submitted_path(self) -> Path:
+        """By what code a sweep submitted it, last time."""
+        return self.path / "submitted.json"
 
     @property
     def owner_path(self) -> Path:
@@ -110,6 +116,45 @@ class ExperimentDir:
         for folder in (self.path, self.checkpoints_dir, self.samples_dir):
             make_writable(folder)
 
+    @contextmanager
+    def making(self) -> Iterator[None]:
+        """Take away what a training makes here while the block runs, if it is refused.
+
+        That is when a UserError comes before its config is written. What was there stays, and
+        so does a directory that is not new: others may look for the refusal in it.
+        """
+        new = self.missing()
+        try:
+            yield
+        except UserError:
+            self.remove_unused(new)
+            raise
+
+    def missing(self) -> list[Path]:
+        """The directory and those above it that are not there, the deepest first."""
+        return [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+
+    def remove_unused(self, folders: Sequence[Path]) -> None:
+        """Remove what says no more than that nothing has begun, and folders that are empty then.
+
+        Args:
+            folders: what `missing` said before; a directory that was there already stays.
+        """
+        if self.path not in folders or self.config_path.exists():
+            return
+        paths = (self.log_path, self.status_path, self.submitted_path, self.path / TRIAL_CONFIG)
+        files = {path.name for path in paths}
+        inside = {self.checkpoints_dir.name, self.samples_dir.name}
+        with suppress(OSError):
+            if {path.name for path in self.path.iterdir()} <= files | inside:
+                for folder in (self.checkpoints_dir, self.samples_dir):
+                    if folder.exists():
+                        folder.rmdir()
+                for path in paths:
+                    path.unlink(missing_ok=True)
+                for folder in folders:
+                    folder.rmdir()
+
 
 def csv_name(name: str) -> str:
     """The file name of an experiment's metrics table."""
@@ -146,20 +191,23 @@ def _is_tinys(path: Path) -> bool:
     return meant is not None and Path(meant).parent == Path(TINY_FOLDER)
 
 
-def make_writable(folder: Path, *, instead: str = "give another --exp-dir") -> None:
+def make_writable(
+    folder: Path, *, instead: str = "give another --exp-dir", keep: bool = True
+) -> None:
     """Make `folder` and see that files can be written there.
 
     Args:
         instead: what to do where that cannot be mended.
+        keep: False takes away again what was made.
 
     Raises:
         ExperimentError: a file is in the way, or it cannot be written to.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = temporary_beside(folder / "probe")
-        probe.write_bytes(b"")
-        probe.unlink()
+        with folders_for(folder / "probe", always=not keep):
+            probe = temporary_beside(folder / "probe")
+            probe.write_bytes(b"")
+            probe.unlink()
     except (FileExistsError, NotADirectoryError) as error:
         raise ExperimentError(
             f"{folder} cannot be made: a file is in the way",

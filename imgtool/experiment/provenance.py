@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import json
 import os
 import platform
@@ -10,15 +11,18 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import imgtool
 from imgtool import __version__
-from imgtool.errors import ExperimentError
+from imgtool.errors import ExperimentError, UsageError
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import now_iso
-from imgtool.files import write_text
+from imgtool.files import temporary_beside, write_text
 
 PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "pillow")
 GIT_SEC = 5.0
@@ -51,6 +55,7 @@ def collect(
         "data_fingerprint": data_fingerprint,
         "arithmetic": dict(arithmetic or {}),
         "imgtool": __version__,
+        "code": code(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "git": _git(Path.cwd()),
@@ -61,6 +66,73 @@ def collect(
         "pid": os.getpid(),
         "job": dict(job) if job else None,
     }
+
+
+@cache
+def code() -> dict[str, Any]:
+    """What imgtool itself is, as this process first saw it: version, source, and git's commit.
+
+    `sha256` (16 digits) is that of its source files; commit and dirty are None where it does not
+    lie in a repository.
+    """
+    root = Path(imgtool.__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for package in ("commands", "imgtool"):
+        for path in sorted((root / package).rglob("*.py")):
+            with suppress(OSError):  # just replaced: then the hash tells so
+                digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    git = _git(root, of="imgtool/__init__.py") or {"commit": None, "dirty": None}
+    return {"imgtool": __version__, "sha256": digest.hexdigest()[:16], **git}
+
+
+def note_submission(experiment: ExperimentDir, *, strict: bool) -> None:
+    """Write down by what code a trial was submitted, for `check_code` when it starts.
+
+    Without fsync: after a power cut there is no job that it could concern.
+
+    Args:
+        strict: other code is refused.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    record = {"time": now_iso(), "code": code(), "strict_code": strict}
+    temporary = temporary_beside(experiment.submitted_path)
+    try:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, experiment.submitted_path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def check_code(experiment: ExperimentDir) -> str | None:
+    """Whether imgtool is what it was when a sweep submitted this trial.
+
+    Returns:
+        the difference in words; None where there is none, or nothing is known.
+
+    Raises:
+        UsageError: there is one, and the sweep allows none.
+    """
+    try:
+        record = json.loads(experiment.submitted_path.read_bytes())
+        before, is_strict = dict(record["code"]), bool(record["strict_code"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if before.get("sha256") == code()["sha256"]:
+        return None
+    words = f"the code has changed since the submission: {_told(before)} then, {_told(code())} now"
+    if is_strict:
+        raise UsageError(words, hint="run the sweep again to submit it anew (--strict-code)")
+    return words
+
+
+def _told(code: Mapping[str, Any]) -> str:
+    """`imgtool 1.2.0 at 1a2b3c4d with changes`."""
+    commit = code.get("commit")
+    where = f" at {str(commit)[:8]}" if commit else f" ({code.get('sha256')})"
+    return f"imgtool {code.get('imgtool')}{where}" + (" with changes" if code.get("dirty") else "")
 
 
 def write(experiment: ExperimentDir, record: dict[str, Any]) -> None:
@@ -105,8 +177,12 @@ def _user() -> str | None:
         return None
 
 
-def _git(folder: Path) -> dict[str, Any] | None:
-    """Commit of `folder` and whether tracked files differ from it; None outside a repository."""
+def _git(folder: Path, of: str | None = None) -> dict[str, Any] | None:
+    """Commit of `folder` and whether tracked files differ from it; None outside a repository.
+
+    Args:
+        of: a file that must be tracked there.
+    """
     if shutil.which("git") is None:
         return None
 
@@ -122,6 +198,8 @@ def _git(folder: Path) -> dict[str, Any] | None:
         ).stdout.strip()
 
     try:
+        if of is not None:
+            ask("ls-files", "--error-unmatch", of)
         commit = ask("rev-parse", "HEAD")
         return {"commit": commit, "dirty": bool(ask("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.SubprocessError, ValueError):

@@ -16,7 +16,7 @@ from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.metrics import plain
 from imgtool.files import write_text
 
-State = Literal["pending", "running", "stopped", "completed", "failed", "diverged"]
+State = Literal["pending", "running", "stopped", "completed", "dropped", "failed", "diverged"]
 HEARTBEAT_SEC = 30.0
 NEWS_SEC = 5.0
 
@@ -61,7 +61,7 @@ class StatusFile:
         """Say `state` now.
 
         Args:
-            state: pending, running, stopped, completed, failed or diverged.
+            state: pending, running, stopped, completed, dropped, failed or diverged.
             reason: why, in a few words.
             fields: iteration, epoch, loss, eta_sec, exact_resume and the like.
 
@@ -157,6 +157,28 @@ def say_for(experiment: ExperimentDir, state: State, reason: str) -> None:
     if record is not None and record.get("state") in ("pending", "running"):
         record |= {"state": state, "reason": reason}
         write_text(experiment.status_path, json.dumps(record, indent=2) + "\n")
+
+
+def set_aside(experiment: ExperimentDir, reason: str, **fields: Any) -> None:
+    """Say of an experiment that has stopped that it is dropped: nobody goes on with it unasked.
+
+    Args:
+        fields: by what it was dropped.
+
+    Raises:
+        ExperimentError: the file cannot be written.
+    """
+    record = read_status(experiment)
+    if record is None or record.get("state") != "stopped":
+        return
+    text = json.dumps(record | {"state": "dropped", "reason": reason, **fields}, indent=2)
+    try:
+        write_text(experiment.status_path, text + "\n")
+    except OSError as error:
+        raise ExperimentError(
+            f"cannot write {experiment.status_path}: {error.strerror or error}",
+            hint="check the disk and the permissions, then run the same sweep again",
+        ) from error
 
 
 def read_status(experiment: ExperimentDir) -> dict[str, Any] | None:

@@ -8,10 +8,9 @@ from contextlib import suppress
 from typing import Any
 
 from imgtool.experiment import owner
-from imgtool.experiment.job import attempt_of, is_same_job, read_job, write_job
+from imgtool.experiment.job import attempt_of, by_hand, is_same_job, read_job, write_job
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.owner import Hold
-from imgtool.experiment.status import now_iso
 from imgtool.schedulers import registry
 from imgtool.schedulers.base import JOB_VARIABLE, WAITING
 
@@ -53,15 +52,4 @@ def _note_start(directory: ExperimentDir, job: Mapping[str, Any], attempt: int) 
         return
     if found.get("executor") != "local" and found.get("stat") in WAITING:
         return  # another job, which will have its turn as well
-    now = now_iso()
-    write_job(
-        directory,
-        **job,
-        stat="running",
-        exit_code=None,
-        attempt=attempt,
-        submitted=now,
-        started=now,
-        by_hand=True,
-        identity=found.get("identity"),
-    )
+    write_job(directory, **by_hand(job, attempt, found.get("identity")))

@@ -134,6 +134,8 @@ def _conclude(
         turn, code = _take_turn(experiment, job.max_turns, outcome, progress, code, watch.log)
     record = {
         "path": experiment.path if experiment else None,
+        "name": experiment.path.name if experiment else Path(job.command[0]).name,
+        "state": progress.state(outcome, code),
         "reason": "killed" if killed else outcome.reason,
         "exit_code": int(code),
         "child_code": outcome.child_code,
@@ -267,6 +269,17 @@ class _Progress:
         is_interrupted = outcome.child_code == 130
         since = self._first if is_interrupted or self._at_stop is None else self._at_stop
         return any(_is_whole(entry.path) for entry in self._files() - since)
+
+    def state(self, outcome: supervise.Outcome, code: int) -> str:
+        """What it has come to: the trainer's own last word of this run, else by the exit code."""
+        status = read_status(self._experiment) if self._experiment else None
+        if status is not None and status != self._status:
+            said = status.get("state")
+            if said in ("completed", "stopped", "failed", "diverged"):
+                return str(said)
+        if code not in (ExitCode.OK, ExitCode.REQUEUE):
+            return "failed"
+        return "completed" if outcome.reason == "finished" else "stopped"
 
     def _files(self) -> frozenset[checkpoints.Entry]:
         if self._experiment is None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 SCHEDULERS = {
     "lsf": "imgtool.schedulers.lsf:Lsf",
+    "slurm": "imgtool.schedulers.slurm:Slurm",
 }
 AUTO = "auto"
 QUICK_SEC = 5.0  # what somebody who only looks waits for an answer

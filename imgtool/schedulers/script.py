@@ -17,11 +17,13 @@ from imgtool.schedulers.base import JOB_VARIABLE, LIMIT_VARIABLE, Request, Sched
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A line of a manifest: which element of an array trains what."""
+    """A line of a manifest: which element of an array trains what, and where it pauses, if it is
+    to (`train --pause-at`)."""
 
     index: int
     exp_dir: str
     family: str
+    pause_at: str | None = None
 
 
 def job_text(scheduler: Scheduler, request: Request, body: str, *, folder: Path) -> str:
@@ -97,9 +99,9 @@ def array_body(
 # SECONDS counts from the start of the script: setting up the environment takes time too.
 _ARRAY_BODY = """\
 manifest={manifest}
-exp_dir="" family=""
-while IFS=$'\\t' read -r index row_dir row_family; do
-    if [ "$index" = "${index}" ]; then exp_dir=$row_dir family=$row_family; fi
+exp_dir="" family="" pause=""
+while IFS=$'\\t' read -r index row_dir row_family row_pause; do
+    if [ "$index" = "${index}" ]; then exp_dir=$row_dir family=$row_family pause=$row_pause; fi
 done < "$manifest"
 if [ -z "$exp_dir" ]; then
     echo "error: no trial ${index} in $manifest" >&2
@@ -108,7 +110,8 @@ fi
 export {job} {ticket}
 export {limit}=$(({walltime} - SECONDS))
 exec {program} run-timed --exp-dir "$exp_dir" --duration {duration}{requeue} -- \
-{program} {launcher}train "$family" --config "$exp_dir/trial.yaml" --exp-dir "$exp_dir" --quiet
+{program} {launcher}train "$family" --config "$exp_dir/trial.yaml" --exp-dir "$exp_dir" --quiet \
+${{pause:+--pause-at "$pause"}}
 """
 
 
@@ -118,12 +121,16 @@ def command_body(command: str, program: Sequence[str]) -> str:
 
 
 def manifest_text(rows: Iterable[Row]) -> str:
-    """Index, exp_dir and family, a line each.
+    """Index, exp_dir, family and pause, a line each; the last is left out where there is none.
 
     Raises:
         SchedulerError: a path with characters that end a line or a field.
     """
-    return "".join(f"{row.index}\t{_whole(row.exp_dir)}\t{row.family}\n" for row in rows)
+    lines = []
+    for row in rows:
+        fields = [str(row.index), _whole(row.exp_dir), row.family]
+        lines.append("\t".join([*fields, row.pause_at] if row.pause_at else fields) + "\n")
+    return "".join(lines)
 
 
 def _whole(path: str) -> str:

@@ -16,6 +16,7 @@ from imgtool.selection.rule_file import Criterion, Rule, sign_of
 
 UNREADABLE = "unreadable"
 FAILED = frozenset({"failed", "diverged", "out_of_memory"})
+DROPPED = "dropped"  # by a sweep's rungs: it is as far as it was meant to come
 FINISHED = frozenset({"completed", "unknown"})
 Tied = Callable[[Sequence[Candidate], Criterion], set[str]]
 COUNTED = ("num_nonfinite", "num_spikes")
@@ -91,6 +92,8 @@ def problem_of(run: Evidence, rule: Rule) -> Lost | None:
     told = state + (f" ({why})" if why else "")
     if run.state in FAILED and rule.failed == "reject":
         return Lost(run=run, kind=state, reason=told)
+    if run.state == DROPPED and rule.unfinished == "reject":
+        return Lost(run=run, kind=DROPPED, reason=str(why or told))
     if run.state not in FINISHED | FAILED and rule.unfinished == "reject":
         return Lost(run=run, kind="unfinished", reason=f"{told}: unfinished")
     if rule.metric not in run.metrics and rule.metric != BD_RATE:  # which is of curves

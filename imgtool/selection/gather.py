@@ -19,7 +19,7 @@ from imgtool.errors import DataError, UsageError, UserError
 from imgtool.experiment import provenance
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.models import registry
-from imgtool.selection.candidates import UNREADABLE
+from imgtool.selection.candidates import DROPPED, UNREADABLE
 from imgtool.selection.columns import BD_RATE, POSITIONS
 from imgtool.selection.experiments import SEED_KEY, grouped
 from imgtool.selection.metric import LAMBDA
@@ -150,6 +150,8 @@ def _read_experiment(source: Source, rule: Rule, columns: str) -> Evidence:
     facts = {**facts, "reason": source.reason or status.get("reason")}
     if problem:
         facts["problem"] = problem
+    if state == DROPPED and isinstance(status.get(DROPPED), dict):
+        facts[DROPPED] = status[DROPPED]
     facts |= _further(source.path, names)
     if "provenance.json" in names:
         starts = provenance.read(ExperimentDir(source.path))
@@ -274,6 +276,7 @@ def _evidence(
         "sweep": source.sweep,
         "origin": source.origin,
         "overrides": dict(source.overrides),
+        "also": list(source.also),
     }
     metrics = {**_numbers(facts), **(table.metrics if table else {})}
     shape = facts.get("latent_shape")

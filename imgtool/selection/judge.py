@@ -39,23 +39,15 @@ class Judge:
         return metric == BD_RATE or self.noise(metric).is_known
 
     def noise(self, metric: str) -> Noise:
-        """The noise of a metric; that of one whose repeats all agree is not known: it is exact."""
+        """The noise of a metric."""
         if metric not in self._noises:
             self._noises[metric] = self._measure(metric)
         return self._noises[metric]
 
     def _measure(self, metric: str) -> Noise:
         samples = samples_of([c for c in self._candidates if metric in c.metrics], metric)
-        repeated = [sample for sample in samples if sample.num_seeds > 1]
-        if not samples or (repeated and all(len(set(s.values.values())) == 1 for s in repeated)):
-            return Noise(std=None)
-        values = [value for sample in samples for value in sample.values.values()]
-        return measure(
-            samples,
-            positive=is_positive(metric, values),
-            in_db=is_in_db(metric),
-            assumed=self._rule.assumed_noise if metric == self._rule.metric else None,
-        )
+        assumed = self._rule.assumed_noise if metric == self._rule.metric else None
+        return noise_of(samples, metric, assumed=assumed)
 
     def tied(self, pool: Sequence[Candidate], criterion: Criterion) -> set[str]:
         """Names of those that may be the best of the pool, by Hsu's comparison with the best."""
@@ -133,6 +125,20 @@ class Judge:
         if not noise.is_known or metric not in candidate.metrics:
             return None
         return interval(samples_of([candidate], metric)[0], noise)
+
+
+def noise_of(samples: Sequence[Sample], metric: str, *, assumed: float | None = None) -> Noise:
+    """The noise of a metric; that of one whose repeats all agree is not known: it is exact."""
+    repeated = [sample for sample in samples if sample.num_seeds > 1]
+    if not samples or (repeated and all(len(set(s.values.values())) == 1 for s in repeated)):
+        return Noise(std=None)
+    values = [value for sample in samples for value in sample.values.values()]
+    return measure(
+        samples,
+        positive=is_positive(metric, values),
+        in_db=is_in_db(metric),
+        assumed=assumed,
+    )
 
 
 def samples_of(candidates: Sequence[Candidate], metric: str) -> list[Sample]:

@@ -90,6 +90,11 @@ class Candidate:
         return len({id(run) if run.seed is None else f"seed {run.seed}" for run in self.runs})
 
     @property
+    def also(self) -> list[str]:
+        """Further names of its runs, of experiments that are the same."""
+        return list(dict.fromkeys(name for run in self.runs for name in run.facts.get("also", ())))
+
+    @property
     def num_lost(self) -> dict[str, int]:
         """Kind -> how many seeds were lost to it, the most frequent first."""
         return dict(Counter(one.kind for one in self.lost).most_common())

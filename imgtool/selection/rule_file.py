@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from imgtool.config.yaml_io import parse_tree, parse_value
+from imgtool.config.yaml_io import format_value, parse_tree, parse_value
 from imgtool.errors import ConfigError, UsageError, did_you_mean
 from imgtool.selection.columns import POSITIONS, direction
 
@@ -148,8 +148,8 @@ def load_rule(word: str, sets: Sequence[str] = ()) -> Rule:
         key = key.strip()
         if not equals or not key:
             raise ConfigError(f"--set: {one!r} is not key=value", hint="such as threshold=0.01")
-        values[key] = parse_value(value, f"--set {key}")
-        origins[key] = f"--set {key}"
+        values[key] = parse_value(value, _set(key))
+        origins[key] = _set(key)
     return _build(values, origins, label)
 
 
@@ -171,9 +171,7 @@ def _build(values: Mapping[str, Any], origins: Mapping[str, str], label: str) ->
         try:
             checked[key] = checks[key](value)
         except (ValueError, UsageError) as error:
-            raise ConfigError(
-                f"{where}: {key}: {error}", hint=getattr(error, "hint", None)
-            ) from error
+            raise _wrong(key, where, error) from error
     rule = Rule(**checked)
     mode = rule.mode or ("min" if rule.metric == MONITOR else direction(rule.metric))
     where = origins.get("metric", label)
@@ -197,8 +195,21 @@ def _build(values: Mapping[str, Any], origins: Mapping[str, str], label: str) ->
     try:
         _ = replace(rule, mode=mode).limits
     except ValueError as error:
-        raise ConfigError(f"{origins.get('threshold', label)}: threshold: {error}") from error
+        raise _wrong("threshold", origins.get("threshold", label), error) from error
     return rule if rule.metric == MONITOR else replace(rule, mode=mode)
+
+
+def _set(key: str) -> str:
+    return f"--set {key}"
+
+
+def _wrong(key: str, where: str, error: Exception) -> ConfigError:
+    """What is wrong with a value, with the key named once."""
+    named = where if where == _set(key) else f"{where}: {key}"
+    default = next(field.default for field in fields(Rule) if field.name == key)
+    is_told = isinstance(default, str | int | float | bool)
+    hint = f"the default is {_set(key)}={format_value(default)}" if is_told else None
+    return ConfigError(f"{named}: {error}", hint=hint or f"leave {key} out to have none")
 
 
 def resolved(rule: Rule, metric: str) -> Rule:

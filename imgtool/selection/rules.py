@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from imgtool.selection import criteria, reasons
-from imgtool.selection.candidates import aggregate, frontier, ordered, problem_of, unstable
+from imgtool.selection.candidates import (
+    DROPPED,
+    aggregate,
+    frontier,
+    ordered,
+    problem_of,
+    unstable,
+)
 from imgtool.selection.certainty import weigh
 from imgtool.selection.curves import Compared, with_rates
 from imgtool.selection.judge import Judge
@@ -141,7 +148,8 @@ def warnings(selection: Selection, rule: Rule) -> list[str]:
             found.append(f"{candidate.name}: {candidate.loss_told}")
         for run in candidate.runs:
             problem = problem_of(run, quiet)
-            policy = rule.unfinished if problem and problem.kind == "unfinished" else rule.failed
+            is_early = problem is not None and problem.kind in ("unfinished", DROPPED)
+            policy = rule.unfinished if is_early else rule.failed
             if problem and policy == "warn":
                 found.append(f"{run.name}: {problem.reason}")
         bad = candidate.metrics.get("num_nonfinite", 0)
@@ -156,6 +164,8 @@ def _problem(candidate: Candidate, rule: Rule) -> str | None:
     metrics, lost = candidate.metrics, candidate.lost
     if len(lost) > rule.lost_seeds or any(one.run in candidate.runs for one in lost):
         if len(lost) == 1 and lost[0].run is candidate.runs[0]:
+            return lost[0].reason
+        if all(one.kind == DROPPED for one in lost):  # its seeds fell together
             return lost[0].reason
         accepted = f"at most {rule.lost_seeds}" if rule.lost_seeds else "none"
         return f"{candidate.loss_told}: the rule accepts {accepted}; {lost[0].reason}"

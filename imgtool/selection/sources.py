@@ -27,6 +27,7 @@ class Source:
         table: a copy of the table for where the exp_dir has none, or is gone.
         name, state, overrides, origin: as the sweep knows them; None where it does not.
         sweep: the file or preset of that sweep.
+        also: further names of the same training.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Source:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     origin: str | None = None
     sweep: str | None = None
+    also: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +135,7 @@ def _of_sweep(folder: Path) -> Sources:
                 overrides=overrides if isinstance(overrides, dict) else {},
                 origin=origin if isinstance(origin, str) else None,
                 sweep=sweep if isinstance(sweep, str) else None,
+                also=_words(trial, "also"),
             )
         )
     phase = content.get("phase")
@@ -141,9 +144,9 @@ def _of_sweep(folder: Path) -> Sources:
     )
 
 
-def _words(content: Mapping[str, Any]) -> list[str]:
-    decides = content.get("decides")
-    return [key for key in decides if isinstance(key, str)] if isinstance(decides, list) else []
+def _words(content: Mapping[str, Any], key: str = "decides") -> list[str]:
+    words = content.get(key)
+    return [word for word in words if isinstance(word, str)] if isinstance(words, list) else []
 
 
 def _of_record(record: Mapping[str, Any]) -> Sources:
@@ -161,6 +164,7 @@ def _of_record(record: Mapping[str, Any]) -> Sources:
         reason=text("reason"),
         overrides=overrides if isinstance(overrides, dict) else {},
         origin=text("source"),
+        also=_words(record, "also"),
     )
     return Sources(runs=[run], phases=[phase] if phase else [], decides=_words(record))
 

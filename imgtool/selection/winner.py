@@ -14,6 +14,7 @@ from imgtool.config.load import SET, TINY, Loaded, load
 from imgtool.config.yaml_io import parse_tree
 from imgtool.errors import UserError
 from imgtool.models import registry
+from imgtool.selection.candidates import DROPPED
 from imgtool.selection.certainty import doubts
 from imgtool.selection.metric import PLAIN, lambdas, own_metric
 from imgtool.selection.records import Evidence, Selection, Verdict
@@ -157,6 +158,7 @@ def winner_record(
     peak = metrics.get("peak_memory_bytes")
     return {
         "name": candidate.name,
+        "also": candidate.also,
         "path": _path(run),
         "exp_dir": run.exp_dir,
         "phase": selection.phase,
@@ -177,6 +179,11 @@ def winner_record(
         "mse_per_dim": mse / dims if mse is not None and dims else None,
         "criteria": dict(verdict.criteria),
         "ties": list(selection.ties),
+        "dropped": {
+            v.candidate.name: found
+            for v in selection.verdicts
+            if (found := _dropped(v.candidate.runs[0])) is not None
+        },
         "reason": verdict.reason,
     }
 
@@ -250,6 +257,7 @@ def _ranking_record(verdict: Verdict) -> dict[str, Any]:
     return {
         "rank": verdict.rank,
         "name": verdict.candidate.name,
+        "also": verdict.candidate.also,
         "path": _path(run),
         "state": run.state,
         "is_eligible": verdict.is_eligible,
@@ -261,8 +269,15 @@ def _ranking_record(verdict: Verdict) -> dict[str, Any]:
         "interval": None if verdict.interval is None else list(verdict.interval),
         "share": verdict.share,
         "criteria": dict(verdict.criteria),
+        "dropped": _dropped(run),
         "reason": verdict.reason,
     }
+
+
+def _dropped(run: Evidence) -> dict[str, Any] | None:
+    """At which rung of its sweep, and by what: rung, metric, value, place, of, num_kept."""
+    found = run.facts.get(DROPPED)
+    return None if found is None else dict(found)
 
 
 def _plain(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from imgtool.experiment.alive import is_process, start_ticks
 from imgtool.experiment.job import write_job
 from imgtool.experiment.layout import ExperimentDir
+from imgtool.experiment.owner import holder
 from imgtool.experiment.status import now_iso, read_status
 from imgtool.process import leftovers
 from imgtool.process.ladder import KILL_AFTER_SEC, Ladder, Step
 from imgtool.schedulers import registry
 from imgtool.schedulers.base import WAITING, Key, Scheduler, SchedulerError
-from imgtool.sweep.refresh import Refreshed, job_words, refresh
+from imgtool.sweep.refresh import Refreshed, job_words, owners_job, refresh
 from imgtool.sweep.state import ACTIVE, is_open, read_job, read_state
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Leader:
 
 
 def leader_of(directory: ExperimentDir) -> Leader | None:
-    """Who trains here now on this host, as job.json says, else status.json; None if nobody does."""
+    """Who trains here now on this host, as job.json, status.json or its owner says; None: nobody."""
     job = read_job(directory) or {}
     if job.get("executor") == "local" and is_process(
         job.get("host"), job.get("pid"), ticks=job.get("start_ticks"), started=job.get("started")
@@ -72,6 +73,9 @@ def leader_of(directory: ExperimentDir) -> Leader | None:
         status.get("host"), status.get("pid"), started=status.get("started")
     ):
         return Leader(directory, status["pid"], start_ticks(status["pid"]))
+    owner = holder(directory)  # it has not said anything yet
+    if owner is not None and owner.trains and owner.trainer.is_alive() and owner.trainer.pid:
+        return Leader(directory, owner.trainer.pid, owner.trainer.start_ticks)
     return None
 
 
@@ -206,6 +210,19 @@ def _ask(
         if one not in told:
             write_job(one, **(before[one.path] or {}))
     return told
+
+
+def forget_waiting(directories: Sequence[ExperimentDir], *, say: Callable[[str], None]) -> None:
+    """Remove jobs that wait for a directory in which one submitted by hand trains.
+
+    job.json is about that one then, which can be stopped as any other.
+    """
+    for one in directories:
+        job = read_job(one) or {}
+        if job.get("stat") in WAITING and (other := owners_job(one, job)) is not None:
+            if is_open(job) and job.get("job_id"):
+                _tell([one], say, lambda scheduler, keys: scheduler.remove(keys))
+            write_job(one, **other)
 
 
 def _tell(

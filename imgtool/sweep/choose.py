@@ -35,7 +35,7 @@ def choose(plan: Plan, *, retry: frozenset[str] = frozenset()) -> Choice:
     another experiment is left alone.
 
     Args:
-        retry: states of failed trials to run again: failed, diverged, out_of_memory, stale.
+        retry: states of trials to run again: failed, diverged, out_of_memory, stale, dropped.
     """
     run: list[Trial] = []
     left: dict[str, str] = {}
@@ -63,6 +63,8 @@ def why_not(trial: Trial, found: TrialState, retry: frozenset[str]) -> str | Non
         return f"its directory holds another experiment ({differs})"
     if found.state in BROKEN and found.state not in retry:
         return f"{found.state}{_because(found)}; --retry {found.state} runs it again"
+    if found.state == "dropped" and found.state not in retry:
+        return f"{found.reason}; --retry dropped goes on with it"
     if found.state != "completed":
         return None
     is_raised = earlier is not None and raised(earlier.train, trial.loaded.experiment.train)

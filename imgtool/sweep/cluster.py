@@ -15,13 +15,13 @@ from typing import Any, Protocol
 from imgtool.errors import ExperimentError
 from imgtool.experiment import owner
 from imgtool.experiment.job import job_path, write_job
-from imgtool.experiment.layout import make_writable
+from imgtool.experiment.layout import ExperimentDir, make_writable
 from imgtool.experiment.status import now_iso
 from imgtool.files import write_text
 from imgtool.schedulers import registry
 from imgtool.schedulers.base import Scheduler, SchedulerError, Unavailable
 from imgtool.schedulers.profile import Profile, read_profile
-from imgtool.sweep import jobs
+from imgtool.sweep import jobs, manifest
 from imgtool.sweep.job_files import (
     AtWork,
     Options,
@@ -115,20 +115,16 @@ def submit(
         ExperimentError: something cannot be written.
     """
     scheduler = options.scheduler
-    if shutil.which(scheduler.submit_program) is None:
-        raise SchedulerError(
-            f"there is no {scheduler.submit_program} here",
-            hint="log in where it is, or use --script-dir DIR or --executor local",
-        )
     profile = options.profile or read_profile()
     options = replace(options, profile=profile, stamp=options.stamp or new_stamp())
-    scripts(plan, trials, options)  # what is wrong shows before anything is taken
+    _check(plan, trials, options)
     before = {trial.name: read_job(trial.directory) for trial in trials}
     parents = _parents(plan, scheduler) if options.then is not None else []
     submitted: list[Submission] = []
     with ExitStack() as stack:
         taken, attempts = [], {}
         for trial in trials:
+            stack.callback(_remove_unused, trial.directory, trial.directory.missing())
             try:
                 hold = stack.enter_context(owner.take(trial.directory, ticket=options.stamp))
             except owner.InUse as error:
@@ -143,11 +139,32 @@ def submit(
         there = _at_work(plan, taken, options)
         for script in scripts(plan, taken, replace(options, then=None), at_work=there):
             _say_limits(script, scheduler, note)
-            submitted.append(_submit_array(script, profile, scheduler, attempts))
+            submitted.append(_submit_array(plan, script, options, attempts))
+            manifest.write(plan)  # a refusal of the next one is not to hide this one
+    if not submitted:
+        manifest.write(plan)
     if options.then is not None:
         parents = [*parents, *(str(one.job_id) for one in submitted)]
         submitted.append(_submit_follow_up(plan, options, profile, parents))
     return submitted
+
+
+def _check(plan: Plan, trials: Sequence[Trial], options: Options) -> None:
+    """What is wrong shows before anything is taken or written."""
+    program = options.scheduler.submit_program
+    if shutil.which(program) is None:
+        raise SchedulerError(
+            f"there is no {program} here",
+            hint="log in where it is, or use --script-dir DIR or --executor local",
+        )
+    scripts(plan, trials, options)
+    manifest.check(plan)
+
+
+def _remove_unused(directory: ExperimentDir, new: Sequence[Path]) -> None:
+    """A directory of a trial that was refused."""
+    if read_job(directory) is None:
+        directory.remove_unused(new)
 
 
 def _say_limits(script: Script, scheduler: Scheduler, note: Callable[[str], None]) -> None:
@@ -162,9 +179,10 @@ def _at_work(plan: Plan, taken: Sequence[Trial], options: Options) -> dict[str |
     """What of the sweep, beside `taken`, is in each queue that has a limit."""
     counts: dict[str | None, Counter[str]] = {}
     most: dict[str, int] = {}
+    names = {trial.name for trial in taken}
     for trial in plan.trials:
         job = read_job(trial.directory)
-        if job is None or trial in taken or not is_open(job):
+        if job is None or trial.name in names or not is_open(job):
             continue
         queue = job.get("queue")
         if job["executor"] == options.scheduler.name and limit_of(plan, options, queue):
@@ -246,9 +264,10 @@ def _started_meanwhile(trial: Trial, before: dict[str, Any] | None) -> str | Non
 
 
 def _submit_array(
-    script: Script, profile: Profile, scheduler: Scheduler, attempts: Mapping[str, int]
+    plan: Plan, script: Script, options: Options, attempts: Mapping[str, int]
 ) -> Submission:
-    """Submit one array; on a refusal every job.json is what it was."""
+    """Submit one array; on a refusal every job.json is what it was, and its files are gone."""
+    scheduler, profile = options.scheduler, options.profile or read_profile()
     _write(script)
     old = {index: read_job(trial.directory) for index, trial in script.trials.items()}
     new = {
@@ -273,15 +292,27 @@ def _submit_array(
     try:
         job_id = _hand_in(script, profile, scheduler)
     except Unavailable:
+        manifest.write(plan)
         raise  # it may have been accepted: `refresh` looks for its name
     except SchedulerError:
         for index, trial in script.trials.items():
             _restore(trial, old[index])
+        _remove(script)
         raise
     for index, trial in script.trials.items():
         log = scheduler.log_path(script.log_pattern, (job_id, index))
         write_job(trial.directory, **{**new[index], "job_id": job_id, "log": log})
     return Submission(job_id, script)
+
+
+def _remove(script: Script) -> None:
+    """The files of `_write` beside the configs."""
+    with suppress(OSError):
+        for path in (script.path, script.manifest_path):
+            if path is not None:
+                path.unlink()
+        Path(script.request.log_prefix).parent.rmdir()
+        script.path.parent.rmdir()
 
 
 def _restore(trial: Trial, job: dict[str, Any] | None) -> None:

@@ -19,7 +19,7 @@ EXPERIMENTS = Path("experiments")
 MAX_DEPTH = 4
 _SIGNS = {"status.json", "trial.yaml", "job.json"}
 _SHARED = ("phase", "shared_dir", "decides", "source")
-_OWN = ("name", "identity", "family", "overrides", "source")
+_OWN = ("name", "also", "identity", "family", "overrides", "source")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,12 @@ class Found:
     @property
     def name(self) -> str:
         return str(self.known.get("name") or self.directory.path.name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name, and those of experiments that are the same."""
+        also = self.known.get("also")
+        return (self.name, *(map(str, also) if isinstance(also, list) else ()))
 
 
 def find(words: Sequence[str], *, experiments: Path = EXPERIMENTS) -> list[Found]:
@@ -79,7 +85,7 @@ def _meant(word: str, experiments: Path) -> list[Found]:
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return _of_spec(path, experiments)
     everything = _below(experiments.absolute()) if experiments.is_dir() else []
-    exact = [found for found in everything if word in (found.name, found.directory.path.name)]
+    exact = [found for found in everything if word in (*found.names, found.directory.path.name)]
     if exact:
         return exact
     manifests = _manifests(experiments)
@@ -87,7 +93,7 @@ def _meant(word: str, experiments: Path) -> list[Found]:
     if of_sweep:
         return [found for manifest in of_sweep for found in _listed(manifest)]
     part = re.compile(rf"(?:^|[_-]){re.escape(word)}(?:[_-]|$)")
-    return [found for found in everything if part.search(found.name)]
+    return [found for found in everything if any(map(part.search, found.names))]
 
 
 def _of_spec(path: Path, experiments: Path) -> list[Found]:

@@ -72,7 +72,8 @@ class Script:
     Attributes:
         request: what is asked for; its name is unique, and the scheduler can look for it.
         path, text: of the job file.
-        manifest_path, manifest_text: index, exp_dir and family, a line each; None for a follow-up.
+        manifest_path, manifest_text: index, exp_dir, family and pause, a line each; None for a
+            follow-up.
         trials: index -> trial; empty for a follow-up.
         log_pattern: with the scheduler's patterns for the job's id and index.
         memory: what is reserved, in words, such as `4GB x 8 cores = 32GB`.
@@ -131,7 +132,7 @@ def scripts(
         raise UsageError(f"--max-running is {options.max_running}", hint="give 1 or more")
     profile = options.profile or read_profile()
     stamp = options.stamp or new_stamp()
-    wanted = {trial.name for trial in trials}
+    wanted = {trial.name: trial for trial in trials}
     made: list[Script] = []
     for resources, indexed in _groups(plan, profile, wanted, options.scheduler.max_array):
         most = limit_of(plan, options, resources.queue)
@@ -184,6 +185,26 @@ def follow_up(
     return _Job(plan, resources, profile, options, name).follow_up(options.then or "", parents)
 
 
+def asked_for(plan: Plan, trial: Trial, options: Options) -> tuple[Cluster, int]:
+    """The resources of a trial's job, and its run limit in seconds.
+
+    Raises:
+        SchedulerError: a run limit that none is.
+    """
+    profile = options.profile or read_profile()
+    resources = profile.resources(trial.loaded)
+    return resources, _run_limit_sec(plan, resources, profile)
+
+
+def _run_limit_sec(plan: Plan, resources: Cluster, profile: Profile) -> int:
+    """Of whole minutes."""
+    if plan.duration_sec is not None:
+        wall = plan.duration_sec + parse_duration(profile.site.margin)
+    else:
+        wall = walltime_sec(resources.walltime)
+    return max(1, math.ceil(wall / 60)) * 60
+
+
 def limit_of(plan: Plan, options: Options, queue: str | None) -> int | None:
     """Most trials of a queue that run at once; None for no limit."""
     return options.max_running or plan.max_running.get(queue or "")
@@ -198,7 +219,7 @@ def _room(limit: int | None, there: AtWork | None) -> tuple[int | None, tuple[st
 
 
 def _groups(
-    plan: Plan, profile: Profile, wanted: set[str], max_array: int
+    plan: Plan, profile: Profile, wanted: Mapping[str, Trial], max_array: int
 ) -> Iterator[tuple[Cluster, dict[int, Trial]]]:
     """Resources with the wanted trials that ask for them, by index."""
     groups: dict[Cluster, list[Trial]] = {}
@@ -207,7 +228,7 @@ def _groups(
     for resources, members in groups.items():
         for start in range(0, len(members), max_array):
             part = enumerate(members[start : start + max_array], 1)
-            indexed = {index: trial for index, trial in part if trial.name in wanted}
+            indexed = {i: wanted[trial.name] for i, trial in part if trial.name in wanted}
             if indexed:
                 yield resources, indexed
 
@@ -281,7 +302,12 @@ class _Job:
             requeue=self.options.requeue,
         )
         rows = [
-            Row(index=index, exp_dir=str(trial.directory.path), family=trial.family)
+            Row(
+                index=index,
+                exp_dir=str(trial.directory.path),
+                family=trial.family,
+                pause_at=trial.pause_at,
+            )
             for index, trial in chunk.items()
         ]
         return self._script(
@@ -334,13 +360,8 @@ class _Job:
 
     def _walltime(self) -> tuple[int, int]:
         """Run limit and how long before it the scheduler warns, of whole minutes, in seconds."""
-        site = self.profile.site
-        if self.plan.duration_sec is not None:
-            wall = self.plan.duration_sec + parse_duration(site.margin)
-        else:
-            wall = walltime_sec(self.resources.walltime)
-        minutes = max(1, math.ceil(wall / 60))
-        return minutes * 60, min(site.warn_min, minutes // 2) * 60
+        limit_sec = _run_limit_sec(self.plan, self.resources, self.profile)
+        return limit_sec, min(self.profile.site.warn_min, limit_sec // 120) * 60
 
     def _duration(self, wall_sec: int, warn_sec: int) -> str:
         """When run-timed stops by itself, as the shell works it out.

@@ -26,6 +26,7 @@ def train_command(trial: Trial) -> list[str]:
         *launcher(trial.num_ranks),
         *("train", trial.family, "--config", str(trial.config_path)),
         *("--exp-dir", str(trial.directory.path), "--quiet"),
+        *(("--pause-at", trial.pause_at) if trial.pause_at else ()),
     ]
 
 
@@ -42,12 +43,15 @@ def timed_command(plan: Plan, trial: Trial, extra: Sequence[str] = ()) -> list[s
 
 
 def write_config(trial: Trial) -> None:
-    """Put the resolved config into the trial's directory, which is made.
+    """Put the resolved config into the trial's directory, which is made, and by what code.
 
     Raises:
-        ExperimentError: it cannot be written.
+        ExperimentError: the directory cannot be made or written to.
+        OSError: a file cannot be written.
     """
     from imgtool.config.load import to_yaml
+    from imgtool.experiment import provenance
 
     trial.directory.create()
     write_text(trial.config_path, to_yaml(trial.loaded))
+    provenance.note_submission(trial.directory, strict=trial.strict_code)

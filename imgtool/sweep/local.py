@@ -23,11 +23,13 @@ from imgtool.process.inbox import Inbox
 from imgtool.process.ladder import KILL_AFTER_SEC, POLL_SEC, WATCHED, Ladder, Requests, Step
 from imgtool.process.stopping import at_terminal
 from imgtool.sweep import jobs
+from imgtool.sweep.race import Race
 from imgtool.sweep.running import Running, start
 from imgtool.sweep.slots import Slot, give_back, take
 from imgtool.sweep.state import BROKEN, TrialState, read_state
 from imgtool.sweep.trial import Plan, Trial
 from imgtool.sweep.verdict import done_meanwhile, stamp, traces, verdict
+from imgtool.units import count
 
 if TYPE_CHECKING:
     import psutil
@@ -65,6 +67,7 @@ class Options:
         grace_sec: from asking a trial to stop to TERM.
         kill_after_sec: from TERM to KILL.
         command_of: program and arguments that train a trial.
+        race: says what is to be run after the first trials; None where they are all.
     """
 
     slots: tuple[Slot, ...]
@@ -72,6 +75,7 @@ class Options:
     grace_sec: float = GRACE_SEC
     kill_after_sec: float = KILL_AFTER_SEC
     command_of: Callable[[Plan, Trial], list[str]] = jobs.timed_command
+    race: Race | None = None
 
 
 def run(
@@ -119,7 +123,7 @@ class _Pool:
         self._waiting = deque((trial, traces(trial.directory)) for trial in trials)
         self._free = deque(options.slots)
         self._running: list[Running] = []
-        self._stopping = False
+        self._stopping = self._has_told = False
         self._requests = Requests()
         self._next_tick = 0.0
         if not leftovers.become_subreaper():
@@ -130,7 +134,7 @@ class _Pool:
         """Until nothing waits or runs."""
         while True:
             self._fill()
-            if not self._running:
+            if not self._running and not self._waits_for_others():
                 return
             for number in inbox.wait(self._wake_at()):
                 self._receive(number)
@@ -152,7 +156,10 @@ class _Pool:
                 running.ladder.ask(why, now)
 
     def _fill(self) -> None:
-        while self._waiting and not self._stopping:
+        while not self._stopping:
+            self._ask_for_more()
+            if not self._waiting:
+                return
             trial, before = self._waiting[0]
             slot = take(self._free, trial.num_ranks)
             if slot is None and self._running:
@@ -163,19 +170,41 @@ class _Pool:
             elif not self._start(trial, slot, before):
                 give_back(self._free, slot)
 
+    def _ask_for_more(self) -> None:
+        """Of a sweep with rungs, once a slot is free and nothing waits for it."""
+        race = self._options.race
+        if race is not None and self._free and not self._waiting:
+            self._waiting.extend((trial, traces(trial.directory)) for trial in race.more())
+            for line in race.news():
+                self.listener.note(line)
+
+    def _waits_for_others(self) -> bool:
+        """Whether verdicts want trials that somebody else runs."""
+        race = self._options.race
+        names = [] if race is None or self._stopping else race.waits_for
+        if names and not self._has_told:
+            self._has_told = True
+            self.listener.note(f"waiting for {count(len(names), 'trial')} that others run")
+        return bool(names)
+
+    def _leave(self, trial: Trial, reason: str) -> None:
+        self.listener.left(trial, reason)
+        if self._options.race is not None:
+            self._options.race.gone(trial)
+
     def _start(self, trial: Trial, slot: Slot, before: tuple[tuple[int, int] | None, ...]) -> bool:
         """Whether the trial runs now; else someone was told why not."""
         try:
             hold = owner.take(trial.directory)
         except owner.InUse as error:
-            self.listener.left(trial, f"in use by {error.owner}")
+            self._leave(trial, f"in use by {error.owner}")
             return False
         except UserError as error:
             self._refuse(trial, str(error))
             return False
         if reason := done_meanwhile(trial, before):
             hold.release()
-            self.listener.left(trial, reason)
+            self._leave(trial, reason)
             return False
         ladder = Ladder(self._options.grace_sec, self._options.kill_after_sec)
         try:
@@ -210,6 +239,8 @@ class _Pool:
 
     def _finish(self, trial: Trial, found: TrialState) -> None:
         self.listener.ended(trial, found)
+        if self._options.race is not None:
+            self._options.race.ended(trial, found)
         if self._options.fail_fast and found.state in BROKEN and not self._stopping:
             self.listener.note(f"{trial.name} {found.state}: the others are asked to save and stop")
             self.stop("another trial failed")

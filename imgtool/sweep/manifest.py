@@ -19,19 +19,41 @@ SCHEMA = "imgtool-sweep/1"
 LOCK_NAME = ".sweep.lock"
 
 
-def write(plan: Plan) -> None:
-    """Add the plan's trials to its manifest, and copy that into the shared folder.
-
-    Trials that are there already stay: none is lost when two sweeps write at once.
+def check(plan: Plan) -> None:
+    """See that it can be written; nothing is.
 
     Raises:
         ExperimentError: a folder cannot be written to.
     """
-    folders = [plan.root] + ([plan.shared_dir] if plan.shared_dir else [])
-    for folder, key in zip(folders, ("root", "shared_dir"), strict=False):
-        make_writable(folder, instead=f"choose another with `{key}:` in the sweep's file")
-    with _locked(plan.root):
-        earlier = {trial["exp_dir"]: trial for trial in read_trials(plan.manifest_path)}
+    for folder, key in zip(_folders(plan), ("root", "shared_dir"), strict=False):
+        instead = f"choose another with `{key}:` in the sweep's file"
+        make_writable(folder, instead=instead, keep=False)
+
+
+def _folders(plan: Plan) -> list[Path]:
+    return [plan.root] + ([plan.shared_dir] if plan.shared_dir else [])
+
+
+def write(plan: Plan) -> None:
+    """Add the plan's trials to its manifest, and copy that into the shared folder.
+
+    Trials that are there already stay: none is lost when two sweeps write at once. What is only
+    another name of a trial is none.
+
+    Raises:
+        ExperimentError: a folder cannot be written to.
+    """
+    check(plan)
+    others = {name for trial in plan.trials for name in trial.also}
+    folders = _folders(plan)
+    for folder in folders:
+        make_writable(folder)
+    with locked(plan.root):
+        earlier = {
+            trial["exp_dir"]: trial
+            for trial in read_trials(plan.manifest_path)
+            if trial.get("name") not in others or Path(trial["exp_dir"]).exists()
+        }
         content = {
             "schema": SCHEMA,
             "name": plan.name,
@@ -68,6 +90,7 @@ def _entries(plan: Plan) -> dict[str, dict[str, Any]]:
     return {
         str(trial.directory.path): {
             "name": trial.name,
+            "also": list(trial.also),
             "identity": trial.identity,
             "exp_dir": str(trial.directory.path),
             "family": trial.family,
@@ -79,7 +102,7 @@ def _entries(plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Others wait; where the file system has no locks, the last writer wins."""
     handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:

@@ -7,19 +7,27 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePath
 from typing import Any
 
 from imgtool.config.fields import TOP_KEYS, keys_of, suggest, today
 from imgtool.config.identity import identity
-from imgtool.config.load import Loaded, Override, load, read_resolved
+from imgtool.config.load import (
+    Loaded,
+    Override,
+    keys_meant,
+    load,
+    read_resolved,
+    to_dict,
+)
 from imgtool.config.schema import TINY_FOLDER, Cluster, Experiment, FamilySchema
 from imgtool.errors import ConfigError, UsageError, did_you_mean
-from imgtool.experiment.layout import ExperimentDir
+from imgtool.experiment.layout import TRIAL_CONFIG, ExperimentDir
 from imgtool.sweep import grid
+from imgtool.sweep.halving import read_halving
 from imgtool.sweep.spec import SEED, Spec, as_sets, chosen, read_spec, root_of
-from imgtool.sweep.trial import TRIAL_CONFIG, Plan, Trial
+from imgtool.sweep.trial import Plan, Trial
 
 SchemaOf = Callable[[str], FamilySchema]
 GRID = "--grid"
@@ -35,12 +43,13 @@ def make_plan(
     grid_words: Sequence[str] = (),
     tiny: bool = False,
     duration_sec: float | None = None,
+    halving: str | None = None,
 ) -> Plan:
     """Work a sweep out.
 
     A config that is trained as its file says keeps its name; values that make it another
-    experiment add the first digits of its hash. Equal trials are one. `--tiny` trials lie in a
-    folder of their own.
+    experiment add the first digits of its hash. Trials that differ in nothing but their names are
+    one. `--tiny` trials lie in a folder of their own.
 
     Args:
         word: a sweep's file or preset, or a config.
@@ -48,10 +57,12 @@ def make_plan(
         sets: `--set` words.
         grid_words: `--grid` words.
         duration_sec: a trial's time limit, instead of the file's.
+        halving: the words of `--halving`, instead of the file's.
 
     Raises:
         ConfigError: anything wrong in the files or words.
-        UsageError: no time, a folder of its own for every trial, or two trials of one name.
+        UsageError: no time, a folder of its own for every trial, two trials of one name, or
+            `--set` of a key that is varied.
     """
     spec = read_spec(word)
     if duration_sec is None:
@@ -59,27 +70,21 @@ def make_plan(
     if duration_sec is not None and duration_sec <= 0:
         raise UsageError("a trial's time limit is 0", hint="give it some time, such as 3h")
     extra = grid.product(grid.parse_grid(grid_words))
-    combinations = grid.times(spec.combinations, extra)
     grid_keys = frozenset(key for values in extra for key in values)
     maker = _Maker(spec, schema_of, tuple(sets), grid_keys, tiny)
+    combinations = grid.times(spec.combinations, extra)
     made = [maker.make(config, values) for config in spec.configs for values in combinations]
-    experiments = [loaded.experiment for loaded, *_ in made]
+    experiments = [one.loaded.experiment for one in made]
     families = dict.fromkeys(experiment.family for experiment in experiments)
     _refuse_unknown_decides(spec, [schema_of(family) for family in families])
     phase = _common(experiment.phase for experiment in experiments)
     root, shared_dir = _folders(spec, experiments, phase, tiny)
-    trials: dict[str, Trial] = {}
-    stems: dict[str, str] = {}
-    earlier = _Earlier(root, {name for _, name, *_ in made}, schema_of)
-    for loaded, name, values, config in made:
-        name = earlier.name_of(loaded.experiment, name)
-        trial = _trial(loaded, name, values, config, root, shared_dir)
-        _refuse_same_name(trials.get(trial.name), trial)
-        trials.setdefault(trial.name, trial)
-        stems[trial.name] = PurePath(config).stem
+    trials = _trials(made, root, shared_dir, schema_of)
     if only:
-        kept = chosen(list(trials), only, stems)
-        trials = {name: trial for name, trial in trials.items() if name in kept}
+        stems = {one.name: PurePath(one.config).stem for one in made}
+        stems |= {trial.name: PurePath(trial.source).stem for trial in trials}
+        kept = chosen([name for trial in trials for name in trial.names], only, stems)
+        trials = [trial for trial in trials if kept & {*trial.names}]
     varied = tuple(key for values in extra[:1] for key in values if key != SEED)
     return Plan(
         name=spec.name,
@@ -88,7 +93,7 @@ def make_plan(
         root=root,
         shared_dir=shared_dir,
         decides=spec.decides or varied,
-        trials=tuple(trials.values()),
+        trials=tuple(trials),
         max_running={
             queue: keys["max_running"]
             for queue, keys in spec.resources.items()
@@ -96,7 +101,50 @@ def make_plan(
         },
         duration_sec=duration_sec,
         then=None if spec.then is None else spec.then.replace("{root}", shlex.quote(str(root))),
+        halving=spec.halving if halving is None else read_halving(halving),
     )
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A config with its values: name, what sets it apart, and the file that it was made from."""
+
+    loaded: Loaded
+    name: str
+    overrides: Mapping[str, Any]
+    config: str
+
+
+def _trials(
+    made: Sequence[_Made], root: Path, shared_dir: Path | None, schema_of: SchemaOf
+) -> list[Trial]:
+    """One a training: configs that differ in their names alone are one trial of several names."""
+    earlier = _Earlier(root, {one.name for one in made}, schema_of)
+    named: dict[str, Trial] = {}
+    for one in made:
+        name = earlier.name_of(one.loaded.experiment, one.name)
+        trial = _trial(one, name, root, shared_dir)
+        _refuse_same_name(named.get(name), trial)
+        named.setdefault(name, trial)
+    same: dict[str, list[Trial]] = {}
+    for trial in named.values():
+        same.setdefault(_training(trial.loaded.experiment), []).append(trial)
+    return [_as_one(members) for members in same.values()]
+
+
+def _training(experiment: Experiment) -> str:
+    """All that a training depends on, and how long it is; not how it is called."""
+    content = {**to_dict(experiment), "name": None, "phase": None}
+    content["output"] = {**content["output"], "exp_dir": None}
+    return repr(content)
+
+
+def _as_one(trials: Sequence[Trial]) -> Trial:
+    """The first that has been begun, else the first, under the names of all."""
+    if len(trials) == 1:
+        return trials[0]
+    chosen = next((trial for trial in trials if trial.directory.path.exists()), trials[0])
+    return replace(chosen, also=tuple(one.name for one in trials if one is not chosen))
 
 
 class _Maker:
@@ -112,13 +160,16 @@ class _Maker:
     ) -> None:
         self.spec, self.schema_of, self.tiny = spec, schema_of, tiny
         self.sets, self.grid_keys = sets, grid_keys
+        self.meant: dict[tuple[str, str], set[str]] = {}
         self.plain: dict[str, str] = {}
         self.resources: dict[tuple[str, str], dict[str, Any]] = {}
 
-    def make(
-        self, config: str, values: Mapping[str, Any]
-    ) -> tuple[Loaded, str, dict[str, Any], str]:
-        """The config with its values, the trial's name, and what sets it apart."""
+    def make(self, config: str, values: Mapping[str, Any]) -> _Made:
+        """The config with its values.
+
+        Raises:
+            UsageError: `--set` of a key that the sweep varies, or of a folder.
+        """
         words = [Override(text, self.spec.source) for text in self.spec.sets]
         for key, value in values.items():
             origin = GRID if key in self.grid_keys else self.spec.source
@@ -129,6 +180,7 @@ class _Maker:
                 f"{EXP_DIR} is for one training", hint="a sweep's folder is `root:` in its file"
             )
         loaded = self.with_resources(self.load(config, words), config)
+        self.refuse_to_set_what_varies(loaded.experiment.family, values)
         found = identity(loaded.experiment, "")
         if config not in self.plain:
             plain = loaded if not words else self.load(config, [])
@@ -140,7 +192,24 @@ class _Maker:
         for word in (*self.spec.sets, *self.sets):
             key, _, text = word.partition("=")
             overrides[key.strip()] = _value_of(loaded, key.strip(), text)
-        return loaded, name, overrides, config
+        return _Made(loaded, name, overrides, config)
+
+    def refuse_to_set_what_varies(self, family: str, values: Mapping[str, Any]) -> None:
+        """Later words win: `--set` would make one trial of several, and nobody would see it."""
+        for word in self.sets:
+            given = self.keys_of(family, word)
+            for key, value in values.items():
+                (text,) = as_sets({key: value})
+                if given & self.keys_of(family, text):
+                    raise UsageError(
+                        f"--set {word.partition('=')[0].strip()}: the sweep varies {key}",
+                        hint=f"leave it out, or choose the values: --grid {key}=…",
+                    )
+
+    def keys_of(self, family: str, word: str) -> set[str]:
+        if (family, word) not in self.meant:
+            self.meant[family, word] = keys_meant(Override(word), self.schema_of(family))
+        return self.meant[family, word]
 
     def load(self, config: str, words: Sequence[str | Override]) -> Loaded:
         return load(config, family=None, schema_of=self.schema_of, sets=words, tiny=self.tiny)
@@ -248,15 +317,8 @@ def _common(values: Any) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _trial(
-    loaded: Loaded,
-    name: str,
-    overrides: Mapping[str, Any],
-    config: str,
-    root: Path,
-    shared_dir: Path | None,
-) -> Trial:
-    experiment = loaded.experiment
+def _trial(one: _Made, name: str, root: Path, shared_dir: Path | None) -> Trial:
+    experiment = one.loaded.experiment
     exp_dir = root / name
     output = replace(
         experiment.output,
@@ -265,16 +327,16 @@ def _trial(
     )
     loaded = Loaded(
         replace(experiment, name=name, output=output),
-        {**loaded.origins, EXP_DIR: "sweep", "output.shared_dir": "sweep"},
+        {**one.loaded.origins, EXP_DIR: "sweep", "output.shared_dir": "sweep"},
     )
     return Trial(
         name=name,
         identity=identity(experiment, ""),
         family=experiment.family,
         directory=ExperimentDir(exp_dir),
-        overrides=overrides,
+        overrides=one.overrides,
         loaded=loaded,
-        source=config,
+        source=one.config,
     )
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from imgtool.errors import ExitCode
 from imgtool.experiment.alive import parse_time
-from imgtool.experiment.job import attempt_of, speaks_of, write_job
+from imgtool.experiment.job import attempt_of, by_hand, is_same_job, speaks_of, write_job
 from imgtool.experiment.layout import ExperimentDir
+from imgtool.experiment.owner import holder
 from imgtool.experiment.status import heartbeat_age_sec, now_iso, read_status
 from imgtool.schedulers import registry
 from imgtool.schedulers.base import ENDED, WAITING, JobState, Key, Scheduler, SchedulerError, Seen
@@ -20,7 +21,8 @@ from imgtool.sweep.state import STALE_SEC, is_open, read_job
 
 CLEAN_SEC = 3600.0  # schedulers forget jobs some time after their end
 SETTLE_SEC = 60.0  # a job may take a moment to be seen
-_FINAL = frozenset({"completed", "stopped", "failed", "diverged"})
+_WELL = frozenset({"completed", "stopped", "dropped"})
+_FINAL = _WELL | {"failed", "diverged"}
 _SIGNALLED = frozenset({ExitCode.INTERRUPTED, 128 + signal.SIGTERM, 128 + signal.SIGKILL})
 _Job = tuple[ExperimentDir, dict[str, Any]]
 
@@ -53,6 +55,8 @@ def refresh(
     groups: dict[str, list[_Job]] = {}
     for directory in directories:
         job = read_job(directory)
+        if job is not None and job.get("exit_code") == ExitCode.USAGE:  # was it in use?
+            job = _note_owner(directory, job) or job
         if job is not None and is_open(job):
             groups.setdefault(str(job["executor"]), []).append((directory, job))
     trouble = {}
@@ -151,7 +155,7 @@ def _missed(directory: ExperimentDir, job: dict[str, Any]) -> dict[str, Any]:
     """A job that the scheduler no longer knows: the trainer's own word decides."""
     status = _own_status(directory, job)
     if status is not None and status.get("state") in _FINAL:
-        return _ended(job, "done" if status["state"] in ("completed", "stopped") else "failed")
+        return _ended(job, "done" if status["state"] in _WELL else "failed")
     if job.get("asked"):
         return _ended(job, "cancelled", state="stopped", reason=str(job["asked"]))
     age = heartbeat_age_sec(status) if status is not None else None
@@ -191,6 +195,28 @@ def _own_status(directory: ExperimentDir, job: Mapping[str, Any]) -> dict[str, A
 
 def _is_of(status: Mapping[str, Any], job: Mapping[str, Any]) -> bool:
     return speaks_of(status, {**job, "started": None})
+
+
+def owners_job(directory: ExperimentDir, job: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What job.json would say of a job by hand that owns the directory, if `job` is another one.
+
+    Args:
+        job: job.json as it is.
+    """
+    found = holder(directory)
+    other = None if found is None else found.job
+    if found is None or not other or other.get("name") is None or is_same_job(job, other):
+        return None
+    since = found.process.start
+    return by_hand(other, found.attempt or 1, job.get("identity"), since=since)
+
+
+def _note_owner(directory: ExperimentDir, job: Mapping[str, Any]) -> dict[str, Any] | None:
+    new = owners_job(directory, job)
+    if new is not None:
+        with suppress(OSError):
+            write_job(directory, **new)
+    return new
 
 
 def job_words(job: Mapping[str, Any]) -> str:

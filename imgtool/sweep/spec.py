@@ -12,14 +12,16 @@ from typing import Any
 
 from imgtool.config import presets
 from imgtool.config.chain import Source, find
+from imgtool.config.validate import MAX_NAME_BYTES
 from imgtool.config.yaml_io import parse_tree
 from imgtool.errors import ConfigError, UserError, did_you_mean
 from imgtool.sweep import grid
+from imgtool.sweep.halving import Halving, read_halving
 from imgtool.units import parse_duration
 
 KEYS = (
     *("sweep", "experiments", "base", "matrix", "exclude", "include", "zip", "random", "seeds"),
-    *("set", "root", "shared_dir", "decides", "resources", "duration", "then"),
+    *("set", "root", "shared_dir", "decides", "resources", "duration", "then", "halving"),
 )
 _SIGNS = {"sweep", "experiments", "matrix", "zip", "random", "seeds", "decides"}
 SEED = "train.seed"
@@ -40,6 +42,7 @@ class Spec:
         resources: queue -> keys of `cluster` and max_running.
         duration_sec: time limit of a trial.
         then: a shell command for when every trial has ended; `{root}` is the sweep's folder.
+        halving: rungs at which the best part of the trials goes on.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Spec:
     resources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     duration_sec: float | None = None
     then: str | None = None
+    halving: Halving | None = None
 
 
 def read_spec(word: str) -> Spec:
@@ -99,13 +103,15 @@ class _Reader:
         for key in self.values:
             if key not in KEYS:
                 raise self.fail(key, f"unknown key {key}", did_you_mean(key, list(KEYS)))
-        duration = self.text("duration")
+        duration, name = self.text("duration"), self.text("sweep") or self.source.stem
+        if len(name.encode()) > MAX_NAME_BYTES:
+            raise self.fail("sweep", f"its name has more than {MAX_NAME_BYTES} bytes", "shorten it")
         combinations, values = self.combinations(), self.mapping("set")
         for key in values:
             if any(key in row for row in combinations):
                 raise self.fail("set", f"set: {key} is what the sweep varies", "keep one of them")
         return Spec(
-            name=_name(self.text("sweep") or self.source.stem),
+            name=_name(name),
             source=self.source.label,
             configs=self.configs(),
             combinations=tuple(combinations),
@@ -116,6 +122,7 @@ class _Reader:
             resources=self.resources(),
             duration_sec=None if duration is None else self.told("duration", duration),
             then=self.text("then"),
+            halving=self.halving(),
         )
 
     def fail(self, key: str, problem: str, hint: str | None = None) -> ConfigError:
@@ -127,6 +134,14 @@ class _Reader:
             return parse_duration(text)
         except UserError as error:
             raise self.fail(key, f"{key}: {error}", error.hint) from error
+
+    def halving(self) -> Halving | None:
+        if self.values.get("halving") is None:
+            return None
+        try:
+            return read_halving(self.values["halving"])
+        except ConfigError as error:
+            raise self.fail("halving", str(error), error.hint) from error
 
     def text(self, key: str) -> str | None:
         value = self.values.get(key)

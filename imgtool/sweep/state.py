@@ -32,6 +32,7 @@ StateName = Literal[
     "running",
     "stopped",
     "completed",
+    "dropped",
     "failed",
     "diverged",
     "out_of_memory",
@@ -70,10 +71,13 @@ class TrialState:
         path: the directory.
         state: one of STATES.
         reason: why, in a few words.
+        warning: what the trainer said of this run's start that others should know; None for none.
         identity: as the sweep knows it, else as status.json says (with the data's fingerprint).
         loss: the last logged training loss.
         metrics: the last known val_* values.
         best: metric, value and iteration of the best validation.
+        paused: where it paused as it was told to: at, iteration, metrics; None where it did not.
+        dropped: at which rung, and by what (rung, metric, value, place, of, num_kept).
         checkpoint: the newest that the trainer named.
         elapsed_sec: trained so far, all starts together.
         heartbeat_age_sec: since the trainer's last sign of life; 0 where clocks disagree.
@@ -86,6 +90,7 @@ class TrialState:
     path: Path
     state: StateName
     reason: str | None = None
+    warning: str | None = None
     identity: str | None = None
     iteration: int | None = None
     max_iteration: int | None = None
@@ -94,6 +99,8 @@ class TrialState:
     loss: float | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     best: Mapping[str, Any] | None = None
+    paused: Mapping[str, Any] | None = None
+    dropped: Mapping[str, Any] | None = None
     checkpoint: str | None = None
     elapsed_sec: float | None = None
     heartbeat_age_sec: float | None = None
@@ -105,11 +112,17 @@ class TrialState:
         """The `experiment` record.
 
         Args:
-            known: what the sweep knows besides: name, phase, family, identity, overrides,
+            known: what the sweep knows besides: name, also, phase, family, identity, overrides,
                 shared_dir, decides, source.
         """
         first = {"path": None, "name": None, "phase": None, "family": None}
-        later: dict[str, Any] = {"overrides": {}, "shared_dir": None, "decides": [], "source": None}
+        later: dict[str, Any] = {
+            "also": [],
+            "overrides": {},
+            "shared_dir": None,
+            "decides": [],
+            "source": None,
+        }
         given = {key: value for key, value in known.items() if value is not None}
         return first | asdict(self) | later | given
 
@@ -133,11 +146,13 @@ def read_state(directory: ExperimentDir, *, now: datetime | None = None) -> Tria
     if state == "failed" and _tells_of_memory(reason, job or {}):
         state = "out_of_memory"
     is_running = state == "running"
+    is_own = (state, reason) == (status.get("state"), status.get("reason"))
     return TrialState(
         name=directory.path.name,
         path=directory.path,
         state=state,
         reason=reason,
+        warning=status.get("warning"),
         identity=(job or {}).get("identity") or status.get("identity"),
         iteration=status.get("iteration"),
         max_iteration=status.get("max_iteration"),
@@ -146,6 +161,8 @@ def read_state(directory: ExperimentDir, *, now: datetime | None = None) -> Tria
         loss=status.get("loss"),
         metrics=_last_metrics(directory) if status else {},
         best=status.get("best"),
+        paused=status.get("paused") if is_own else None,
+        dropped=status.get("dropped") if is_own and state == "dropped" else None,
         checkpoint=status.get("checkpoint"),
         elapsed_sec=status.get("elapsed_sec"),
         heartbeat_age_sec=age,

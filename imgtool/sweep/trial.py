@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imgtool.config.load import Loaded
-from imgtool.experiment.layout import MANIFEST_NAME, ExperimentDir
+from imgtool.experiment.layout import MANIFEST_NAME, TRIAL_CONFIG, ExperimentDir
 
-TRIAL_CONFIG = "trial.yaml"  # in the trial's directory: what is trained, resolved
+if TYPE_CHECKING:
+    from imgtool.sweep.halving import Halving
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,9 @@ class Trial:
         loaded: its config; `output.exp_dir` and `output.shared_dir` are filled in.
         source: the config or preset that it was made from, for people.
         num_ranks: processes that it trains on, one a GPU; whoever runs it says how many.
+        also: further names of the same training, by configs of the sweep that differ in no value.
+        strict_code: whether it refuses to train by other code than it was submitted with.
+        pause_at: the rung (iterations, or epochs such as 3ep) at which its next start pauses.
     """
 
     name: str
@@ -37,6 +41,14 @@ class Trial:
     loaded: Loaded
     source: str
     num_ranks: int = 1
+    also: tuple[str, ...] = ()
+    strict_code: bool = False
+    pause_at: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of its names, its directory's first."""
+        return (self.name, *self.also)
 
     @property
     def config_path(self) -> Path:
@@ -59,6 +71,7 @@ class Plan:
         max_running: queue -> most trials of it that run at once; other queues have no limit.
         duration_sec: time limit of a trial; None without one.
         then: a shell command for when every trial has ended.
+        halving: rungs at which the best part of the trials goes on; None where all do.
     """
 
     name: str
@@ -71,6 +84,7 @@ class Plan:
     max_running: Mapping[str, int] = field(default_factory=dict)
     duration_sec: float | None = None
     then: str | None = None
+    halving: Halving | None = None
 
     @property
     def manifest_path(self) -> Path:

@@ -73,6 +73,7 @@ def make_run(
     stop: StopRequest,
     reporter: Reporter,
     status: Status,
+    pause_at: int | str | None = None,
 ) -> Run:
     """The task on its device with its state put back, and the logs opened.
 
@@ -112,7 +113,7 @@ def make_run(
         batches=batches,
         throughput=throughput,
         validator=_validator(experiment, machine, material, stepper, say),
-        schedule=make_schedule(experiment, task, epoch, past.horizon, position.iteration),
+        schedule=make_schedule(experiment, task, epoch, past.horizon, position.iteration, pause_at),
         best=past.best,
         budget=TimeBudget(limit_sec, past.spent_sec),
         stop=stop,

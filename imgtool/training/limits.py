@@ -95,6 +95,12 @@ class BestValue:
         """True when patience has run out."""
         return self.patience is not None and self._without_gain >= self.patience
 
+    def told(self) -> dict[str, float | int | str | None] | None:
+        """For people and status.json; None where nothing was best."""
+        if self.value is None or not math.isfinite(self.value):
+            return None
+        return {"metric": self.metric, "value": self.value, "iteration": self.iteration}
+
     def state(self) -> dict[str, float | int | str | None]:
         """For a checkpoint's header."""
         return {

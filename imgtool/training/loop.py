@@ -14,7 +14,6 @@ from typing import Any
 from imgtool.errors import UsageError, did_you_mean
 from imgtool.training.context import Run
 from imgtool.training.device import peak_memory
-from imgtool.training.limits import BestValue
 from imgtool.training.report import Outcome, Progress
 from imgtool.training.saving import Saver, of_validation
 from imgtool.training.schedule import due
@@ -41,6 +40,7 @@ class Loop:
         self._ending: tuple[str, str] | None = None
         self._has_shown_losses = False
         self._gave_up_validating = False
+        self._is_paused = False
 
     def __call__(self) -> Outcome:
         """Run to the end and say how it was.
@@ -69,7 +69,15 @@ class Loop:
                 self._ending = ("completed", run.schedule.last_reason)
             elif run.best.exhausted:
                 self._ending = ("completed", "early stopping")
+            elif self._is_at_pause():
+                self._ending, self._is_paused = ("stopped", run.schedule.pause_reason), True
         return self._ending is not None or self._asked_to_stop()
+
+    def _is_at_pause(self) -> bool:
+        """Past a bad step it goes on until one is good, since nothing is saved in between."""
+        pause = self.run.schedule.pause
+        is_past = pause is not None and self.run.position.iteration >= pause
+        return is_past and not self.saver.last_step_is_bad()
 
     def _asked_to_stop(self) -> bool:
         run = self.run
@@ -106,6 +114,9 @@ class Loop:
             run.reporter.message(
                 f"warning: the last step was bad, so iteration {position.iteration} is not saved"
             )
+        elif self._is_paused:
+            self._is_paused = self._validate_at_pause()
+            state, reason = self._ending or (state, reason)
         elif state == "stopped":
             self._validate_once_more()
         self._sample()  # the state is safe; now show what it can do
@@ -123,11 +134,12 @@ class Loop:
             epoch=run.batches.epoch,
             elapsed_sec=run.budget.elapsed_sec,
             metrics=self.metrics,
-            best=_best(run.best),
+            best=run.best.told(),
             checkpoint=good,
             facts=run.facts,
             update=position.update,
             num_updates=len(run.stepper.task.updates(position.iteration + 1)),
+            is_paused=self._is_paused,
         )
 
     # One iteration
@@ -276,6 +288,16 @@ class Loop:
         if run.best.see(value, position.iteration, position.update):
             self._save(best=True)
 
+    def _validate_at_pause(self) -> bool:
+        """Somebody waits for these metrics; the resumed run knows nothing of them."""
+        if self.run.position.validated == self.run.position.iteration:
+            return True
+        if (metrics := self._measure(self._go_on_validating)) is None:  # stopped
+            return False
+        self.metrics = metrics
+        self._write_row(self.run.row_means(), metrics)
+        return True
+
     def _validate_once_more(self) -> None:
         """A stopped run should not end unmeasured; the resumed one knows nothing of this."""
         run, position = self.run, self.run.position
@@ -376,9 +398,3 @@ class Loop:
 def _is_sound(value: float, mode: str) -> bool:
     """Whether a monitored value is one; a perfect image's infinite PSNR is."""
     return math.isfinite(value) or value == (math.inf if mode == "max" else -math.inf)
-
-
-def _best(best: BestValue) -> dict[str, Any] | None:
-    if best.value is None or not math.isfinite(best.value):
-        return None
-    return {"metric": best.metric, "value": best.value, "iteration": best.iteration}

@@ -42,7 +42,8 @@ class Outcome:
 
     Attributes:
         state: completed, stopped or diverged.
-        reason: max_iter, epochs, max_time, early stopping, or a signal's name.
+        reason: max_iter, epochs, max_time, early stopping, a pause, or a signal's name.
+        is_paused: it stopped where it was to pause, and `metrics` are those of there.
         metrics: the last validation's, with `val_` names.
         best: value and iteration of the monitored metric.
         checkpoint: what to go on with (the best one after early stopping).
@@ -60,6 +61,7 @@ class Outcome:
     facts: Mapping[str, Any] = field(default_factory=dict)
     update: int = 0
     num_updates: int = 0
+    is_paused: bool = False
 
 
 class Reporter(Protocol):

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgtool.config.identity import identity_values, to_dict
 from imgtool.config.load import Loaded, to_yaml
@@ -43,6 +43,7 @@ def train(
     reporter: Reporter,
     ranks: Ranks | None = None,
     resume: str = "auto",
+    pause_at: int | str | None = None,
     argv: Sequence[str] = (),
     attempt: int | None = None,
 ) -> Outcome:
@@ -54,6 +55,8 @@ def train(
         ranks: this process among others, of `open_ranks`; alone when None.
         resume: `auto` goes on from the newest valid checkpoint, `never` refuses a directory
             that has one, a path names one.
+        pause_at: iterations or epochs (1000, 3ep) after which it saves, validates and stops;
+            going on from there gives what never pausing gives.
         argv: the command line, for provenance.json.
         attempt: the number of this start, as the directory's owner has it.
 
@@ -67,7 +70,7 @@ def train(
     with train_log(directory, first=ranks.is_first):
         news = LoggedReporter(reporter)
         try:
-            outcome = _train(loaded, directory, stop, news, ranks, status, resume, argv)
+            outcome = _train(loaded, directory, stop, news, ranks, status, resume, pause_at, argv)
         except BaseException as error:
             cause = ranks.explain(_memory_is_out(error) or error)
             _note_failure(ranks, status, cause, directory)
@@ -85,6 +88,7 @@ def train(
             eta_sec=None,
             best=outcome.best,
             checkpoint=str(outcome.checkpoint) if outcome.checkpoint else None,
+            **({"paused": _pause(pause_at, outcome)} if outcome.is_paused else {}),
         )
         within = f", after {outcome.update} of {outcome.num_updates} updates of the next"
         news.message(
@@ -102,12 +106,14 @@ def _train(
     ranks: Ranks,
     status: Status,
     resume: str,
+    pause_at: int | str | None,
     argv: Sequence[str],
 ) -> Outcome:
     experiment = loaded.experiment
     ranks.decide(lambda: forget_errors(directory.path))
     ranks.may_write = True
     ranks.check_equal(_settings(experiment), "their config")
+    warning = ranks.decide(lambda: provenance.check_code(directory))
     material = open_material(experiment, directory, ranks)
     start = find_start(resume, directory, loaded, material, ranks, reporter)
     check_material(experiment, material.datasets)
@@ -119,7 +125,8 @@ def _train(
 
     device = join_ranks(experiment, ranks)
     machine = set_up_machine(experiment, material, device, ranks)
-    for note in (*material.notes, *machine.notes):
+    notes = [*material.notes, *machine.notes, *([f"warning: {warning}"] if warning else [])]
+    for note in notes:
         reporter.message(note)
     if ranks.is_first:
         _write_start(loaded, directory, material, machine, start.identity, argv)
@@ -131,6 +138,7 @@ def _train(
         device=str(device),
         world_size=ranks.size,
         identity=start.identity,
+        warning=warning,
     )
     status.start_heartbeat()
     task = assemble.build_task(experiment, material, start, directory, ranks, reporter)
@@ -144,6 +152,7 @@ def _train(
         stop=stop,
         reporter=reporter,
         status=status,
+        pause_at=pause_at,
     )
     del start  # a whole checkpoint; its tensors have been copied
     status.remember(facts=dict(run.facts), max_iteration=run.schedule.last)
@@ -161,6 +170,11 @@ def _train(
         if run.validator is not None:
             run.validator.close()
         run.logs.close()
+
+
+def _pause(pause_at: int | str | None, outcome: Outcome) -> dict[str, Any]:
+    """What status.json says of a pause until training goes on."""
+    return {"at": pause_at, "iteration": outcome.iteration, "metrics": dict(outcome.metrics)}
 
 
 def _settings(experiment: Experiment) -> dict[str, str]:

@@ -71,6 +71,7 @@ class Schedule:
     """Limits and intervals, all in iterations; None is never.
 
     Attributes:
+        pause: where this start saves, validates and stops; no limit, the rest does not know of it.
         notes: what people are to be told of the learning rate.
     """
 
@@ -83,6 +84,8 @@ class Schedule:
     horizon: Horizon | None
     per_epoch: float
     train: Train
+    pause: int | None = None
+    pause_reason: str = ""
     notes: tuple[str, ...] = ()
 
     def lr_factor(self, iteration: int) -> float:
@@ -101,11 +104,13 @@ def make_schedule(
     num_batches: int,
     stored: int | Mapping[str, Any] | None = None,
     iteration: int = 0,
+    pause_at: int | str | None = None,
 ) -> Schedule:
     """The schedule of an experiment.
 
     Args:
         num_batches: batches an epoch.
+        pause_at: an interval after the beginning of training, such as 1000 or 3ep.
         stored: the horizon in the checkpoint that this start goes on from.
         iteration: of that checkpoint.
 
@@ -135,6 +140,8 @@ def make_schedule(
         horizon=horizon,
         per_epoch=num_batches,
         train=train,
+        pause=None if pause_at is None else math.ceil(iterations(pause_at)),
+        pause_reason=f"paused at {pause_at}",
         notes=(*notes, *_doubts(train, last, horizon, iteration)),
     )
 

@@ -34,13 +34,14 @@ def select(capsys, monkeypatch):
 
 @pytest.fixture
 def experiment(tmp_path):
-    def build(name, mse, dims, *, channels=4, bottleneck="none", state="completed"):
+    def build(name, mse, dims, *, channels=4, bottleneck="none", state="completed", **more):
         folder = tmp_path / "experiments" / name
         (folder / "checkpoints").mkdir(parents=True)
         (folder / "checkpoints" / "best.safetensors").write_bytes(b"x")
         facts = {"latent_dims": dims, "latent_shape": [channels, 8, dims // 8 // channels]}
         facts |= {"images_per_sec": 12.5, "peak_memory_bytes": 1000}
         status = {"state": state, "facts": facts, "best": {"metric": "val_mse", "iteration": 2}}
+        status |= more
         (folder / "status.json").write_text(json.dumps(status))
         text = CONFIG.format(name=name, channels=channels, bottleneck=bottleneck)
         (folder / "config.yaml").write_text(text)
@@ -59,11 +60,27 @@ def phase(tmp_path, experiment):
     shared = tmp_path / "outputs"
     shared.mkdir()
     trials = [{"name": f.name, "exp_dir": str(f), "overrides": {}, "source": "x"} for f in folders]
+    trials[1]["also"] = ["S2_again"]
     content = {"schema": "imgtool-sweep/1", "name": "phase1_1", "trials": trials}
     content |= {"phase": "phase1_1_latent_shape_sweep", "shared_dir": str(shared)}
     content |= {"decides": ["model.latent_channels", "loss.kld"]}
     (shared / "sweep.json").write_text(json.dumps(content))
     return shared
+
+
+def test_who_was_dropped_is_shown_with_its_rung_and_value(experiment, select):
+    facts = {"rung": "1ep", "metric": "val_mse", "value": 0.0021, "place": 3, "of": 3}
+    reason = "dropped at rung 1ep: val_mse 0.0021, place 3 of 3"
+    # Its value of that time is the best of all; it would have been chosen.
+    folders = [experiment("S1", 0.011, 64), experiment("S2", 0.02, 64)]
+    folders += [experiment("S3", 0.0021, 64, state="dropped", reason=reason, dropped=facts)]
+    code, (winner, *ranking), _ = select(*folders, "--rule", "best")
+    assert (code, winner["name"], winner["dropped"]) == (0, "S1", {"S3": facts})
+    assert [(r["name"], r["state"], r["reason"]) for r in ranking[2:]] == [
+        ("S3", "dropped", reason)
+    ]
+    assert (ranking[2]["dropped"], ranking[0]["dropped"]) == (facts, None)
+    assert "unfinished" not in json.dumps(ranking)
 
 
 def test_shared_folder_of_a_sweep(phase, select):
@@ -81,6 +98,7 @@ def test_shared_folder_of_a_sweep(phase, select):
     assert [(r["rank"], r["name"]) for r in ranking] == [
         (1, "S1"), (2, "S2"), (None, "S3"), (None, "S4"),
     ]  # fmt: skip
+    assert [r["also"] for r in ranking] == [[], ["S2_again"], [], []]
     assert "diverged" in ranking[2]["reason"]
     assert "pending" in ranking[3]["reason"]
 
@@ -89,13 +107,13 @@ def test_records_on_stdin(phase, tmp_path, select):
     common = {"schema": "imgtool/1", "kind": "experiment", "phase": "phase1_1_latent_shape_sweep"}
     lines = [
         {**common, "path": str(tmp_path / "experiments" / name), "name": name, "state": state,
-         "decides": ["model.latent_channels"]}
+         "also": [f"{name}_again"], "decides": ["model.latent_channels"]}
         for name, state in (("S1", "out_of_memory"), ("S2", "completed"))
     ]  # fmt: skip
     lines.append({"schema": "imgtool/1", "kind": "winner", "path": "/nowhere"})
     code, (winner, *ranking), _ = select(stdin="\n".join(map(json.dumps, lines)))
     assert code == 0
-    assert winner["name"] == "S2"
+    assert (winner["name"], winner["also"]) == ("S2", ["S2_again"])
     assert winner["parameters"] == {"model.latent_channels": 16}
     assert [r["name"] for r in ranking] == ["S2", "S1"]
 

@@ -51,6 +51,7 @@ def study(tmp_path):
         | {"family": "autoencoder", "overrides": {"train.seed": n}, "source": "x"}
         for n in (1, 2, 3, 4)
     ]
+    trials[1]["also"] = ["AE_T7"]
     manifest = {"schema": "imgtool-sweep/1", "name": "p", "phase": "ph", "source": "p.yaml"}
     shared = {"shared_dir": "/shared", "decides": ["model.x"], "trials": trials}
     (root / "sweep.json").write_text(json.dumps({**manifest, **shared}))
@@ -76,6 +77,7 @@ def test_records_know_what_the_sweep_knows(study):
     assert (first["phase"], first["family"], first["identity"]) == ("ph", "autoencoder", "id2")
     assert first["path"] == str(study / "experiments/p/AE_S2")
     assert (first["iteration"], first["eta_sec"]) == (5, 60.0)
+    assert (first["also"], records["AE_S1"]["also"]) == (["AE_T7"], [])
     assert (first["overrides"], first["decides"]) == ({"train.seed": 2}, ["model.x"])
     assert records["AE_S3"]["log_tail"] == ["loading", "error: no data"]
     assert "log_tail" not in first
@@ -87,6 +89,8 @@ def test_records_know_what_the_sweep_knows(study):
         ("p", ["AE_S1", "AE_S2", "AE_S3", "AE_S4"]),
         ("AE_S3", ["AE_S3"]),
         ("S2", ["AE_S2"]),
+        ("AE_T7", ["AE_S2"]),
+        ("T7", ["AE_S2"]),
         ("experiments", ["AE_S1", "AE_S2", "AE_S3", "AE_S4"]),
         ("experiments/p/AE_S1", ["AE_S1"]),
         ("experiments/p/sweep.json", ["AE_S1", "AE_S2", "AE_S3", "AE_S4"]),
@@ -140,7 +144,7 @@ def test_a_sweep_that_has_not_run_is_said_to_be_one(tmp_path):
 
 def test_the_table_shows_why_something_failed(study):
     answer = imgtool("status", "p", "--format", "table", cwd=study, env=wide())
-    assert "AE_S2       running         5/10" in answer.stdout
+    assert "AE_S2 = AE_T7  running         5/10" in answer.stdout
     assert "AE_S3 failed: DataError: no data" in answer.stdout
     assert "  | error: no data" in answer.stdout
     assert "4 experiments: 1 pending, 1 running, 1 completed, 1 failed" in answer.stdout
@@ -196,7 +200,8 @@ def test_lsf_is_asked_once_and_may_be_missing(study, tmp_path):
     tools.mkdir()
     env = {**os.environ, "PATH": str(tools)}
     answer = imgtool("status", "S4", cwd=study, env=env)
-    assert json.loads(answer.stdout)["state"] == "submitted"
+    record = json.loads(answer.stdout)
+    assert (record["state"], record["reason"]) == ("submitted", "as last heard of lsf")
     assert "states of cluster jobs may be old" in answer.stderr
     bjobs = tools / "bjobs"
     text = f"#!/bin/sh\necho call >> {tools}/calls\necho '7^1^RUN^-^-'\necho '7^4^RUN^-^-'\n"

@@ -251,6 +251,8 @@ def test_name_and_phase_are_flags_too() -> None:
         ("train.device", "gpu", "--device: train.device 'gpu' is not auto", None),
         ("train.max_time", "soon", "--max-time: train.max_time: 'soon' is not a duration", None),
         ("data.root", "\udc80", "--data-root: data.root is not UTF-8", None),
+        ("name", "ü" * 101, "--name: name has 202 bytes, and may have 200", None),
+        ("phase", "p" * 244, "--phase: phase has 244 bytes, and may have 200", None),
         ("name", "a/b", "--name: name is 'a/b', expected text without slashes", None),
     ],
 )

@@ -451,7 +451,7 @@ def test_of_many_racers_exactly_one_wins(tmp_path, kind, request):
 
 
 GUARDED = """
-import fcntl, random, signal
+import fcntl, random, signal, traceback
 import psutil
 guard = os.open(sys.argv[1] + "/guard", os.O_RDWR | os.O_CREAT)
 def work(hold):
@@ -486,7 +486,8 @@ for _ in range(int(sys.argv[2])):
     if child == 0:
         try:
             go()
-        finally:
+        except BaseException:
+            traceback.print_exc()
             os._exit(9)
     codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 print(sorted(set(codes)))

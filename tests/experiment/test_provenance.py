@@ -1,7 +1,10 @@
 import json
 import subprocess
 
+import pytest
+
 from imgtool import __version__
+from imgtool.errors import UsageError
 from imgtool.experiment import provenance
 
 
@@ -43,6 +46,43 @@ def test_git(monkeypatch, tmp_path):
 def test_without_git(monkeypatch):
     monkeypatch.setattr(provenance.shutil, "which", lambda name: None)
     assert collect()["git"] is None
+
+
+def test_other_code_than_that_of_the_submission(monkeypatch, experiment):
+    assert provenance.check_code(experiment) is None  # nobody submitted it
+    now = provenance.code()
+    assert (now["imgtool"], len(now["sha256"])) == (__version__, 16)
+    experiment.create()
+    for strict in (False, True):
+        provenance.note_submission(experiment, strict=strict)
+        assert provenance.check_code(experiment) is None
+    provenance.note_submission(experiment, strict=False)
+    later = {**now, "sha256": "0", "commit": "f" * 40, "dirty": True}
+    monkeypatch.setattr(provenance, "code", lambda: later)
+    said = provenance.check_code(experiment)
+    assert said.startswith("the code has changed since the submission: imgtool")
+    assert said.endswith(f"imgtool {__version__} at ffffffff with changes now")
+    monkeypatch.setattr(provenance, "code", lambda: now)
+    provenance.note_submission(experiment, strict=True)
+    monkeypatch.setattr(provenance, "code", lambda: later)
+    with pytest.raises(UsageError, match="the code has changed"):
+        provenance.check_code(experiment)
+    experiment.submitted_path.write_text("{ half")
+    assert provenance.check_code(experiment) is None
+
+
+def test_the_code_s_hash_is_that_of_its_files(monkeypatch, tmp_path):
+    for name in ("imgtool/__init__.py", "imgtool/a.py", "commands/b.py", "imgtool/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1")
+    monkeypatch.setattr(provenance.imgtool, "__file__", str(tmp_path / "imgtool/__init__.py"))
+    code = provenance.code.__wrapped__
+    first = code()
+    assert (first["commit"], first["dirty"]) == (None, None)
+    (tmp_path / "imgtool/notes.txt").write_text("2")
+    assert code() == first
+    (tmp_path / "commands/b.py").write_text("2")
+    assert code()["sha256"] != first["sha256"]
 
 
 def test_a_resumed_run_is_appended(experiment):

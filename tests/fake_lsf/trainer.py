@@ -2,12 +2,15 @@
 
 The file `behaviour` in the exp_dir says what it does: complete, crash, hang (deaf to signals),
 long (runs until it is asked, saves, and completes at its next start), silent (ends without a
-word). Each start adds a line to `starts`.
+word). Each start adds a line to `starts`. With `--pause-at` it pauses there; its val_mse says how
+far its learning rate is from 1e-3. `trainer.py sweep ...` is imgtool's own.
 """
 
 import contextlib
 import json
+import math
 import os
+import re
 import signal
 import socket
 import sys
@@ -27,6 +30,8 @@ def now():
 
 def write(folder, started, **fields):
     record = {"host": socket.gethostname(), "pid": os.getpid(), "started": started, **fields}
+    if "IMGTOOL_ATTEMPT" in os.environ:  # by the real run-timed
+        record["attempt"] = int(os.environ["IMGTOOL_ATTEMPT"])
     path = os.path.join(folder, "status.json")
     with open(path + ".new", "w") as file:
         json.dump({**record, "heartbeat": now()}, file)
@@ -69,9 +74,24 @@ def train(words):
             time.sleep(0.02)
         write(folder, started, state="stopped", reason="asked", iteration=turn)
         return 99 if os.environ.get("TRAINER_REQUEUE") else 0
-    write(folder, started, state="completed", iteration=turn)
+    ending = {"state": "completed", "iteration": turn}
+    with open(config) as file:
+        lr = float(re.search(r"^  lr: (\S+)", file.read(), re.M)[1])
+    metrics = {"val_mse": abs(math.log10(lr) + 3)}
+    if "--pause-at" in words:
+        at = words[words.index("--pause-at") + 1]
+        paused = {"at": at, "iteration": turn, "metrics": metrics}
+        ending = {"state": "stopped", "reason": f"paused at {at}", "paused": paused}
+    else:
+        with open(f"{folder}/metrics.jsonl", "a") as file:
+            file.write(json.dumps({"iteration": turn, **metrics}) + "\n")
+    write(folder, started, **ending)
     return 0
 
 
+def sweep(words):
+    os.execv(sys.executable, [sys.executable, "-m", "imgtool", "sweep", *words])
+
+
 if __name__ == "__main__":
-    sys.exit({"run-timed": run_timed, "train": train}[sys.argv[1]](sys.argv[2:]))
+    sys.exit({"run-timed": run_timed, "train": train, "sweep": sweep}[sys.argv[1]](sys.argv[2:]))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from imgtool.config.validate import MAX_NAME_BYTES
 from imgtool.evaluation.metrics import bootstrap, put, sums_by_scene
 from imgtool.models import registry
 from imgtool.models.base import Noise, StepResult, Task
@@ -115,7 +116,8 @@ def test_samples_are_pictures(task: Task, batch_of: Callable[..., Any]) -> None:
     for size in ((64, 64), (72, 100)):  # where images may have any
         pictures = task.sample(batch_of(task, size=size))
         assert pictures
-        for picture in pictures.values():
+        for name, picture in pictures.items():
+            assert MAX_NAME_BYTES + len(f"-12345678_iter_12345678_{name}.png") <= 255
             assert picture.dtype == torch.uint8
             assert picture.device.type == "cpu"
             assert picture.shape[0] == 3

@@ -10,6 +10,7 @@ from imgtool.selection.candidates import aggregate, frontier
 from imgtool.selection.rule_file import load_rule, names
 from imgtool.selection.rules import select
 from imgtool.selection.steps import required_gain
+from imgtool.selection.winner import ranking_records
 from tests.selection.making import run, winner
 
 A, B, C = run("A", 0.0100, 4096), run("B", 0.0095, 16384), run("C", 0.0300, 512)
@@ -86,6 +87,22 @@ def test_states_and_missing_metrics():
     assert "diverged" in reasons["D"]
     assert reasons["E"] == "has no latent_dims"
     assert winner(others, "efficiency", "unfinished=use") == "B"
+
+
+def test_the_dropped_are_not_unfinished():
+    told = {"reason": "dropped at rung 1ep: val_mse 0.2, place 2 of 2", "dropped": {"rung": "1ep"}}
+    fallen = [run(f"B{n}", 0.01, group="B", seed=n, state="dropped", facts=told) for n in (0, 1)]
+    runs = [run("A", 0.1), *fallen]
+    selection = select(runs, load_rule("best"))
+    assert selection.winner.candidate.name == "A"
+    assert selection.verdicts[1].reason == told["reason"]
+    assert selection.verdicts[1].candidate.loss_told == "2 of 2 dropped"
+    assert "unfinished" not in str([v.reason for v in selection.verdicts])
+    records = [*ranking_records(selection)]
+    assert [(r["rank"], r["state"], r["dropped"]) for r in records] == [
+        (1, "completed", None), (None, "dropped", {"rung": "1ep"})
+    ]  # fmt: skip
+    assert winner(runs, "best", "unfinished=use") == "B"
 
 
 def test_nan_and_unstable_policies():
@@ -182,6 +199,16 @@ def test_rule_files_are_strict(tmp_path):
         path.write_text(f"rule: mine\n{bad}\n")
         with pytest.raises(ConfigError):
             load_rule(str(path))
+
+
+def test_a_wrong_value_names_its_key_once():
+    for word in ("lost_seeds=-1", "lost_seeds=1.5", "threshold=soon", "choose=x", "margin=x"):
+        with pytest.raises(ConfigError) as caught:
+            load_rule("best", [word])
+        key = word.partition("=")[0]
+        assert str(caught.value).startswith(f"--set {key}: ")
+        assert str(caught.value).count(key) == 1
+        assert key in caught.value.hint
 
 
 def test_weights(tmp_path):

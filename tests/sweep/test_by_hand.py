@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from imgtool.experiment.job import write_job
 from imgtool.experiment.owner import holder
 from imgtool.sweep import cancel
 from imgtool.sweep.cluster import write_scripts
 from imgtool.sweep.state import read_job, read_state
 from tests.fake_lsf.plans import TRAINER, behave, starts, trainer_profile
-from tests.sweep.test_cluster import LSF, OPTIONS, cluster, plan_of, refresh, submit, wait
+from tests.sweep.test_cluster import OPTIONS, cluster, plan_of, refresh, submit, wait
 
 __all__ = ["cluster"]
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
@@ -53,7 +54,17 @@ def test_one_is_seen_left_alone_and_cancelled(tmp_path, cluster, options):
     left = []
     assert submit(plan, options, left=lambda trial, reason: left.append(reason)) == []
     assert left[0].startswith("in use by process ")
-    cancel.interrupt_jobs([trial.directory], say=print, get=lambda name: LSF)
+    # As if a sweep's own waited, and then as if it had come, and had found the directory in use.
+    own = {**job, "job_id": 900, "name": "another", "stat": "waiting"}
+    write_job(trial.directory, **own)
+    assert read_state(trial.directory).state == "running"
+    cancel.forget_waiting([trial.directory], say=print)
+    assert read_job(trial.directory)["job_id"] == 101
+    write_job(trial.directory, **{**own, "stat": "failed", "exit_code": 2})
+    assert read_state(trial.directory).state == "running"
+    refresh(trial)
+    assert (read_job(trial.directory)["job_id"], read_job(trial.directory)["attempt"]) == (101, 1)
+    cancel.interrupt_jobs([trial.directory], say=print)
     assert wait(plan) == {"S1": "stopped"}
     assert len(starts(trial)) == 1
     assert holder(trial.directory) is None
@@ -72,6 +83,6 @@ def test_beside_a_sweeps_own_the_one_that_trains_counts(tmp_path, cluster, optio
     assert read_state(trial.directory).state == "running"
     assert read_job(trial.directory)["job_id"] == 101
     assert trial.directory.child_log_path.read_text() == log
-    cancel.interrupt_jobs([trial.directory], say=print, get=lambda name: LSF)
+    cancel.interrupt_jobs([trial.directory], say=print)
     assert wait(plan) == {"S1": "stopped"}
     assert len(starts(trial)) == 1

@@ -12,9 +12,12 @@ import pytest
 
 from imgtool.experiment import owner
 from imgtool.experiment.job import write_job
+from imgtool.experiment.layout import ExperimentDir
+from imgtool.experiment.status import now_iso
 from imgtool.schedulers.base import SchedulerError, Seen
 from imgtool.schedulers.lsf import Lsf
 from imgtool.sweep import cluster as sweep_cluster
+from imgtool.sweep import manifest
 from imgtool.sweep import refresh as refreshing
 from imgtool.sweep.cluster import Options
 from imgtool.sweep.state import read_job, read_state
@@ -186,7 +189,9 @@ def test_a_submission_that_lsf_never_answers_is_looked_for_later(tmp_path, clust
     assert left == ["it is running already"]
     subprocess.run(["bkill", "-s", "INT", "101[1]"], check=True, capture_output=True)
     assert wait(plan) == {"S1": "stopped"}
-    assert read_job(plan.trials[0].directory)["job_id"] == 101
+    job = read_job(plan.trials[0].directory)
+    assert job["job_id"] == 101
+    assert job["log"].endswith(".101.1.out")
 
 
 def test_a_submission_that_lsf_never_took_can_be_repeated(tmp_path, cluster, monkeypatch):
@@ -209,10 +214,31 @@ def test_a_refusal_changes_nothing(tmp_path, cluster):
     assert "bqueues" in caught.value.hint
     assert len(cluster.calls("bsub")) == 1
     assert [read_job(trial.directory) for trial in plan.trials] == [None, None]
-    assert read_state(plan.trials[0].directory).state == "pending"
-    plan = plan_of(tmp_path, 1, walltime="30h")
+    assert not plan.root.exists()
+    behave(plan.trials[0], "long")  # something lies there already
+    with pytest.raises(SchedulerError, match="gpux: No such queue"):
+        submit(plan)
+    assert [path.name for path in plan.root.iterdir()] == ["S1"]
+    plan = plan_of(tmp_path / "b", 1, walltime="30h")
     with pytest.raises(SchedulerError, match="RUNLIMIT"):
         submit(plan)
+
+
+def test_what_lsf_has_taken_is_in_the_manifest(tmp_path, cluster):
+    trials = [make_trial(tmp_path / "x", "S1"), make_trial(tmp_path / "x", "S2", queue="gpux")]
+    plan = make_plan(tmp_path / "x", trials)
+    with pytest.raises(SchedulerError, match="gpux: No such queue"):
+        submit(plan)
+    assert [trial["name"] for trial in manifest.read_trials(plan.manifest_path)] == ["S1", "S2"]
+    assert not trials[1].directory.path.exists()
+    assert wait(replace(plan, trials=(trials[0],))) == {"S1": "completed"}
+
+
+def test_a_folder_named_like_a_pattern_is_refused_first(tmp_path, cluster):
+    plan = plan_of(tmp_path / "%J", 1)
+    with pytest.raises(SchedulerError, match="cannot stand in a directive of LSF"):
+        submit(plan)
+    assert not (tmp_path / "%J").exists()
 
 
 def test_no_lsf_here(tmp_path, monkeypatch):
@@ -408,3 +434,76 @@ def test_a_trial_that_is_deaf_to_the_limit(tmp_path, cluster, monkeypatch):
     found = read_state(plan.trials[0].directory)
     assert "TERM_RUNLIMIT" in found.reason
     assert found.exit_code == 137
+
+
+class Told:
+    """A scheduler that says what it is told to."""
+
+    name = "lsf"
+
+    def __init__(self, poll, history=None):
+        self._poll, self._history = poll, history or {}
+
+    def poll(self, jobs):
+        return self._poll
+
+    def history(self, jobs):
+        return self._history
+
+
+@pytest.mark.parametrize(
+    ("asked", "said", "seen", "state", "reason"),
+    [
+        (True, None, Seen(state="failed", exit_code=130), "stopped", "cancelled"),
+        (True, "running", Seen(state="failed", exit_code=130), "stopped", "cancelled"),
+        (True, "running", Seen(state="cancelled", exit_code=137), "stopped", "cancelled"),
+        (True, "completed", Seen(state="failed", exit_code=130), "completed", None),
+        (True, "running", Seen(state="failed", exit_code=1), "failed", "ended with code 1"),
+        (True, "running", None, "stopped", "cancelled"),  # it is forgotten already
+        (False, "running", Seen(state="failed", exit_code=130), "stopped", "before it could save"),
+        (False, "running", Seen(state="out_of_memory", exit_code=137), "out_of_memory", "ended it"),
+        (False, "running", Seen(state="preempted"), "stopped", "pre-empted"),
+        (False, "running", Seen(state="timed_out"), "failed", "time ran out"),
+        (False, None, Seen(state="never", reason="PartitionTimeLimit"), "submitted", "not start"),
+        (False, None, Seen(state="held"), "submitted", "held"),
+        (False, "running", Seen(state="lost"), "running", "lost sight"),
+    ],
+)
+def test_a_job_s_end_in_the_words_of_status(tmp_path, asked, said, seen, state, reason):
+    directory = ExperimentDir(tmp_path / "a")
+    directory.create()
+    job = {"executor": "lsf", "job_id": 7, "index": 1, "name": "x", "stat": "running"}
+    job |= {"attempt": 1, "submitted": now_iso()} | ({"asked": "cancelled"} if asked else {})
+    write_job(directory, **job)
+    if said is not None:
+        status = {"state": said, "attempt": 1, "started": now_iso(), "heartbeat": now_iso()}
+        directory.status_path.write_text(json.dumps({**status, "host": "elsewhere"}))
+    told = Told({} if seen is None else {(7, 1): seen})
+    assert refreshing.refresh([directory], get=lambda name: told).text is None
+    found = read_state(directory)
+    assert found.state == state
+    assert found.reason is None if reason is None else reason in found.reason
+
+
+def test_max_running_counts_what_is_at_work_already(tmp_path, cluster):
+    plan = replace(plan_of(tmp_path, 5), max_running={"gpuv100": 2})
+    for trial in plan.trials[:3]:
+        behave(trial, "hang")
+    submit(plan, replace(OPTIONS, stamp="a"), plan.trials[:1])
+    submit(plan, replace(OPTIONS, stamp="b"), plan.trials[1:3])
+    assert cluster.jobs["102"]["limit"] == 1  # beside the one that runs
+    notes = []
+    submit(plan, replace(OPTIONS, stamp="c"), plan.trials[3:], note=notes.append)
+    assert cluster.jobs["103"]["after"] == "ended(101) && ended(102)"
+    assert cluster.jobs["103"]["limit"] == 2
+    assert "starts after job 101, 102" in notes[0]
+
+
+def test_what_follows_cannot_wait_for_another_scheduler(tmp_path, cluster):
+    plan = plan_of(tmp_path, 2)
+    trial = plan.trials[0]
+    trial.directory.create()
+    write_job(trial.directory, executor="elsewhere", job_id=7, name="x", stat="running")
+    with pytest.raises(SchedulerError, match="cannot wait for jobs of elsewhere"):
+        submit(plan, replace(OPTIONS, then="true"), plan.trials[1:])
+    assert not cluster.calls("bsub")

@@ -39,9 +39,9 @@ source env.sh
 set -u  # not before: modules and conda do not live with it
 cd /tmp || exit 2
 manifest='/x y/jobs/demo-gpuv100-t.tsv'
-exp_dir="" family=""
-while IFS=$'\\t' read -r index row_dir row_family; do
-    if [ "$index" = "$LSB_JOBINDEX" ]; then exp_dir=$row_dir family=$row_family; fi
+exp_dir="" family="" pause=""
+while IFS=$'\\t' read -r index row_dir row_family row_pause; do
+    if [ "$index" = "$LSB_JOBINDEX" ]; then exp_dir=$row_dir family=$row_family pause=$row_pause; fi
 done < "$manifest"
 if [ -z "$exp_dir" ]; then
     echo "error: no trial $LSB_JOBINDEX in $manifest" >&2
@@ -50,7 +50,8 @@ fi
 export IMGTOOL_JOB=demo-gpuv100-t IMGTOOL_OWNER=t
 export IMGTOOL_RUN_LIMIT_SEC=$((21600 - SECONDS))
 exec imgtool run-timed --exp-dir "$exp_dir" --duration "$((20940 - SECONDS))s" --requeue -- \
-imgtool train "$family" --config "$exp_dir/trial.yaml" --exp-dir "$exp_dir" --quiet
+imgtool train "$family" --config "$exp_dir/trial.yaml" --exp-dir "$exp_dir" --quiet \
+${pause:+--pause-at "$pause"}
 """
 
 

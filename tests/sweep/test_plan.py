@@ -42,7 +42,8 @@ def test_shipped_sweeps_are_complete(name):
     found = plan(name)
     files = {n.partition("/")[2] for n in presets.names() if n.startswith(f"{name}/")}
     apart = {"base", "faces64", "vqvae", "delta_0.1", "small", "tiny"}
-    assert len({trial.source for trial in found.trials}) == len(files - apart)
+    also = [name for trial in found.trials for name in trial.also]
+    assert len({trial.source for trial in found.trials}) + len(also) == len(files - apart)
     assert found.phase == found.root.name == found.shared_dir.name
     assert set(found.decides) <= set(keys_of(schema(found.trials[0].family)))
     assert {t.loaded.experiment.output.shared_dir for t in found.trials} == {str(found.shared_dir)}
@@ -106,6 +107,63 @@ def test_values_of_before_find_the_config_that_had_them(folder):
     assert names(plan(word, sets=["train.lr=1e-3"])) == ["x"]
 
 
+def test_experiments_that_are_one_are_trained_once_under_every_name(folder):
+    found = plan("genegan")
+    (several,) = [trial for trial in found.trials if trial.also]
+    expected = ("EXP00_smiling_multires", "EXP03_smiling_all", "EXP06a_smiling_no_vqinit")
+    assert several.names == expected
+    for word in ("exp03_all", "EXP06a", "EXP00_smiling_multires"):
+        assert [trial.names for trial in plan("genegan", only=[word]).trials] == [expected]
+    (found.root / expected[1]).mkdir(parents=True)  # trained by a version that took it for another
+    (again,) = [trial for trial in plan("genegan").trials if trial.also]
+    assert again.names == (expected[1], expected[0], expected[2])
+    manifest.write(plan("genegan"))
+    listed = {trial["name"]: trial["also"] for trial in manifest.read_trials(found.manifest_path)}
+    assert listed[expected[1]] == [expected[0], expected[2]]
+    assert not set(listed) & {expected[0], expected[2]}
+
+
+def test_another_length_is_another_training(folder):
+    for name, epochs in (("a", 1), ("b", 2), ("c", 1)):
+        write(folder, f"{name}.yaml", f"{BASE}train: {{epochs: {epochs}}}\n")
+    found = plan(write(folder, "s.yaml", "experiments: [a.yaml, b.yaml, c.yaml]\n"))
+    assert [trial.names for trial in found.trials] == [("a", "c"), ("b",)]
+
+
+@pytest.mark.parametrize(
+    ("grid", "key"),
+    [
+        ("model.max_channels=64,128", "model.max_channels="),
+        ("train.lr=1e-3,1e-4", "train={lr: 1}"),
+        ("train.seed=0,1", "train.seed=5"),
+        ("model.bottleneck=none,kl", "model.variational=true"),
+    ],
+)
+def test_what_the_sweep_varies_cannot_be_set(folder, grid, key):
+    path = write(folder, "a.yaml", BASE)
+    with pytest.raises(UsageError, match=f"the sweep varies {grid.partition('=')[0]}"):
+        plan(path, grid_words=[grid], sets=[key])
+    with pytest.raises(UsageError, match="the sweep varies train.lr"):
+        spec = write(folder, "s.yaml", "base: a.yaml\nmatrix: {train.lr: [1, 2]}\n")
+        plan(spec, sets=["train.lr=1"])
+
+
+def test_a_rival_of_what_the_sweep_varies_cannot_be_set(folder):
+    path = write(folder, "a.yaml", "family: hpcm\nloss: {spectral_reg: true}\n")
+    with pytest.raises(UsageError, match="the sweep varies loss.truncation_epochs"):
+        plan(
+            path,
+            grid_words=["loss.truncation_epochs=1,2"],
+            sets=["loss.truncation_iterations=5"],
+        )
+
+
+def test_the_sign_of_nothing_is_none(folder):
+    path = write(folder, "a.yaml", BASE)
+    found = plan(path, grid_words=["loss.l1=-0.0,0,0.0", "train.betas=[-0.0, 0.9],[0, 0.9]"])
+    assert len(found.trials) == 1
+
+
 def test_tiny_trials_lie_apart():
     real, tiny = plan("phase1_1", only=["S4"]), plan("phase1_1", only=["S4"], tiny=True)
     assert tiny.root == real.root / "tiny"
@@ -166,6 +224,12 @@ def test_only_something_else():
         plan("phase1_1", only=["S13"])
 
 
+def test_a_file_s_own_name_may_be_too_long(folder):
+    path = write(folder, f"{'x' * 244}.yaml", BASE)
+    with pytest.raises(ConfigError, match=r"x\.yaml: name has 244 bytes, and may have 200"):
+        plan(path)
+
+
 def test_two_experiments_of_one_name_are_refused(folder):
     write(folder, "a/x.yaml", BASE)
     write(folder, "b/x.yaml", BASE + "train: {lr: 0.5}\n")
@@ -204,6 +268,7 @@ def test_two_experiments_of_one_name_are_refused(folder):
         ("base: a.yaml\nexclude: [{a: 1}]\nsweep: s\n", "belongs to a matrix"),
         ("base: a.yaml\nduration: soon\nsweep: s\n", "duration"),
         ("experiments: [a.yaml]\nresources: {q: {wall: 1h}}\nset: {lsf.queue: q}\n", "key wall"),
+        (f"sweep: {'x' * 201}\nexperiments: [a.yaml]\n", r"s\.yaml:1: its name has more than 200"),
         ("experiments: [a.yaml]\nresources: {q: {max_running: 0}}\n", "max_running is 0"),
     ],
 )

@@ -93,18 +93,26 @@ class Trained:
 
 @pytest.fixture
 def run(photos):
-    """run(exp_dir, *sets, stop_at=None, resume="auto") trains in this process."""
+    """run(exp_dir, *sets, stop_at=None, resume="auto", ...) trains in this process.
+
+    A small autoencoder, or a `preset` as `--tiny` makes it.
+    """
     from imgtool.training.run import train
 
-    def run(exp_dir, *sets, stop_at=None, stage="train", resume="auto", root=photos):
-        given = [*SMALL, f"data.root={root}", *sets]
-        loaded = load(None, family="autoencoder", schema_of=schema, sets=given)
+    def run(
+        exp_dir, *sets, stop_at=None, stage="train", resume="auto", root=photos, preset=None, **more
+    ):
+        if preset is None:
+            given = [*SMALL, f"data.root={root}", *sets]
+            loaded = load(None, family="autoencoder", schema_of=schema, sets=given)
+        else:
+            loaded = load(preset, family=None, schema_of=schema, sets=sets, tiny=True)
         directory = ExperimentDir(exp_dir)
         directory.create()
         stop = StopRequest()
         recorder = Recorder(stop, stop_at, stage)
         outcome = train(
-            loaded, directory, stop=stop, reporter=recorder, resume=resume, argv=sys.argv
+            loaded, directory, stop=stop, reporter=recorder, resume=resume, argv=sys.argv, **more
         )
         return Trained(outcome, directory, recorder.messages)
 

@@ -143,8 +143,6 @@ def be_rank(rank, path, port):
 
 
 def main(path, port):
-    import torch._dynamo  # noqa: F401
-    import torch.distributed
 
     import imgtool.training.assemble  # noqa: F401
 

@@ -70,10 +70,14 @@ class Model:
         0.99, "Decay of the averaged codebook (vqvae).", before=0.99
     )
     init_vqvae_ckpt: str | None = option(
-        None, "Checkpoint of a VQ-VAE whose weights splitter and joiner begin with."
+        None,
+        "Checkpoint of a VQ-VAE whose weights splitter and joiner begin with.",
+        reads="checkpoint",
     )
     init_vqvae_map: str | None = option(
-        None, "JSON: our tensor -> the VQ-VAE's; by unambiguous shape when unset."
+        None,
+        "JSON: our tensor -> the VQ-VAE's; by unambiguous shape when unset.",
+        reads="file",
     )
 
     def __post_init__(self) -> None:

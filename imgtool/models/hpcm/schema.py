@@ -18,6 +18,7 @@ from imgtool.config.schema import (
     PositiveFloat,
     PositiveInt,
     Train,
+    data_path,
     option,
 )
 from imgtool.errors import ConfigError
@@ -49,18 +50,13 @@ class HpcmData(Data):
 
     __pydantic_config__ = STRICT
 
-    root: str | None = option(
-        None,
+    root: str | None = data_path(
         "Folder of photos, or a packed .safetensors file.",
-        run=True,
         flag="data-root",
         aliases=("train-dataset",),
     )
-    test_root: str | None = option(
-        None,
-        "Photos for the final test; they never select the model.",
-        run=True,
-        flag="test-dataset",
+    test_root: str | None = data_path(
+        "Photos for the final test; they never select the model.", flag="test-dataset"
     )
     crop: PositiveInt | None = option(
         256, "Random square crop: pixels of its side.", aliases=("patch-size",)
