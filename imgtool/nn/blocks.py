@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -17,10 +18,31 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def conv_norm_act(
-    conv: nn.Conv2d | nn.ConvTranspose2d, groups: int, activation: str
+    conv: nn.Conv2d | nn.ConvTranspose2d, groups: int | None, activation: str
 ) -> list[nn.Module]:
-    """The convolution, GroupNorm over its output channels, and the activation by name."""
-    return [conv, nn.GroupNorm(groups, conv.out_channels), ACTIVATIONS[activation]()]
+    """The convolution, GroupNorm over its output channels, and the activation by name.
+
+    Args:
+        groups: None leaves the GroupNorm out; `he_init` then keeps signals at their size.
+    """
+    norm = [] if groups is None else [nn.GroupNorm(groups, conv.out_channels)]
+    return [conv, *norm, ACTIVATIONS[activation]()]
+
+
+def he_init(module: nn.Module) -> None:
+    """Weights with which signals keep their size through convolutions that no norm follows.
+
+    He et al. 2015, equation 10: variance 2 / (inputs of an output), biases 0. To be applied.
+    """
+    if isinstance(module, nn.ConvTranspose2d):
+        taps = module.weight[0, 0].numel() / math.prod(module.stride)
+        nn.init.normal_(module.weight, std=math.sqrt(2 / (module.in_channels * taps)))
+    elif isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 def without_autocast(like: Tensor) -> AbstractContextManager[object]:

@@ -1,4 +1,4 @@
-"""imgtool train through real processes: signals, kills, locks, ranks, exit codes."""
+"""imgtool train through real processes: signals, kills, owners, ranks, exit codes."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def test_sigint_saves_once_and_the_same_command_goes_on(photos, tmp_path, call):
     assert record["schema"] == "imgtool/1"
     assert newest(tmp_path / "a") == record["iteration"] >= 10
     assert len(list((tmp_path / "a/checkpoints").glob("iter_*"))) == 1
-    assert not (tmp_path / "a/lock").exists()
+    assert not (tmp_path / "a/owner").exists()
     again = call(*command, "--max-iter", record["iteration"] + 3, "--quiet")
     assert again[0] == 0
     assert again[1].strip() == str(tmp_path / "a")
@@ -157,7 +157,7 @@ def checkpoint_iteration(exp_dir):
     return found.iteration
 
 
-def test_two_kills_and_a_second_train_in_the_locked_directory(photos, tmp_path, call):
+def test_two_kills_and_a_second_train_in_the_directory_in_use(photos, tmp_path, call):
     def train_there_too(training):
         code, out, err = call(*words(photos, tmp_path / "a"))
         assert (code, out) == (2, "")

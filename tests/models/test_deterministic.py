@@ -62,7 +62,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "autoencoder": [
         {"model.bottleneck": bottleneck, "model.heads": ("rgb", "segmentation", "classification")}
         for bottleneck in ("none", "kl", "vq")
-    ],
+    ]
+    + [{"model.norm": "none", "model.upsampling": "nearest"}],
     "genegan": [
         {},
         {"loss.multi_res_mode": "random", "model.norm": "group_norm"},

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from imgtool.nn.blocks import ACTIVATIONS, conv_norm_act
+from imgtool.nn.blocks import ACTIVATIONS, conv_norm_act, he_init
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -24,3 +24,25 @@ def test_a_block_is_the_convolution_normalised_and_bent(activation: str) -> None
     }
     expected = by_hand[activation](normal.view(2, 8, 5, 5))
     torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.Conv2d(32, 64, 4, stride=2, padding=1),
+        nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1),
+    ],
+    ids=["conv", "strided", "transposed"],
+)
+def test_signals_keep_their_size_where_no_norm_follows(
+    conv: nn.Conv2d | nn.ConvTranspose2d,
+) -> None:
+    torch.manual_seed(0)
+    bent, _ = block = conv_norm_act(conv, None, "relu")
+    assert not any(isinstance(layer, nn.GroupNorm) for layer in block)
+    x = torch.randn(2, conv.in_channels, 32, 32).relu()
+    conv.apply(he_init)
+    inside = bent(x)[..., 2:-2, 2:-2]
+    # He et al. 2015, section 2.2: half of the inputs are 0, so twice their second moment comes out.
+    assert inside.square().mean().item() == pytest.approx(2 * x.square().mean().item(), rel=0.15)

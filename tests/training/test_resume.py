@@ -23,6 +23,15 @@ def same_tensors(a, b):
     assert not different, different[:5]
 
 
+def test_a_network_without_norms_resumes_exactly(run, tmp_path):
+    sets = ["model.norm=none", "model.upsampling=nearest"]
+    straight = run(tmp_path / "straight", *sets, "train.max_iter=8")
+    run(tmp_path / "parts", *sets, stop_at=5)
+    parts = run(tmp_path / "parts", *sets, "train.max_iter=8")
+    same_tensors(straight.tensors(), parts.tensors())
+    assert straight.rows() == parts.rows()
+
+
 @pytest.mark.parametrize(
     ("bottleneck", "workers"),
     [
@@ -273,6 +282,7 @@ def test_a_finished_experiment_stays_as_it_is(run, tmp_path):
     assert again.outcome.state == "completed"
     assert before == after
     assert again.outcome.metrics.keys() == first.outcome.metrics.keys()
+    assert read_status(again.directory)["loss"] is not None
 
 
 class Killed(BaseException):

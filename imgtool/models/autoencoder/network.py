@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from imgtool.models.autoencoder.bottleneck import Latent, make_bottleneck
 from imgtool.models.autoencoder.schema import Model
 from imgtool.models.base import Noise
-from imgtool.nn.blocks import conv_norm_act
+from imgtool.nn.blocks import conv_norm_act, he_init
 from imgtool.nn.images import pad_to_multiple, to_pm1
 
 
@@ -35,10 +35,24 @@ def make_encoder(model: Model) -> nn.Sequential:
             nn.Conv2d(channels, width, 3, padding=1),
             nn.Conv2d(width, width, 4, stride=2, padding=1),
         ):
-            layers += conv_norm_act(conv, model.norm_groups, model.activation)
+            layers += conv_norm_act(conv, model.groups, model.activation)
         channels = width
     last = nn.Conv2d(channels, channels, 3, padding=1)
-    return nn.Sequential(*layers, *conv_norm_act(last, model.norm_groups, model.activation))
+    return nn.Sequential(*layers, *conv_norm_act(last, model.groups, model.activation))
+
+
+def upsample(channels: int, width: int, model: Model) -> list[nn.Module]:
+    """(B, channels, h, w) to (B, width, 2h, 2w), as `model.upsampling` says.
+
+    A transposed convolution makes each of four neighbouring pixels with weights of its own, which
+    shows as a grid until they agree (Odena et al. 2016, Deconvolution and Checkerboard Artifacts).
+    """
+    if model.upsampling == "transposed":
+        conv = nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1)
+        return conv_norm_act(conv, model.groups, model.activation)
+    resized = nn.Conv2d(channels, width, 3, padding=1)
+    layers = conv_norm_act(resized, model.groups, model.activation)
+    return [nn.Upsample(scale_factor=2, mode="nearest"), *layers]
 
 
 class RgbHead(nn.Sequential):
@@ -47,7 +61,7 @@ class RgbHead(nn.Sequential):
     def __init__(self, features: int, model: Model) -> None:
         first = nn.Conv2d(features, features, 3, padding=1)
         last = nn.Conv2d(features, 3, 3, padding=1)
-        super().__init__(*conv_norm_act(first, model.norm_groups, model.activation), last)
+        super().__init__(*conv_norm_act(first, model.groups, model.activation), last)
 
     def forward(self, features: Tensor) -> Tensor:
         # tanh in float32: bfloat16 has too few levels near -1 and 1
@@ -60,7 +74,7 @@ class SegmentationHead(nn.Sequential):
     def __init__(self, features: int, num_classes: int, model: Model) -> None:
         first = nn.Conv2d(features, features, 3, padding=1)
         last = nn.Conv2d(features, num_classes, 3, padding=1)
-        super().__init__(*conv_norm_act(first, model.norm_groups, model.activation), last)
+        super().__init__(*conv_norm_act(first, model.groups, model.activation), last)
 
 
 class ClassificationHead(nn.Sequential):
@@ -77,10 +91,9 @@ class Decoder(nn.Module):
         super().__init__()
         *rest, channels = widths(model)
         first = nn.Conv2d(model.latent_channels, channels, 3, padding=1)
-        layers = conv_norm_act(first, model.norm_groups, model.activation)
+        layers = conv_norm_act(first, model.groups, model.activation)
         for width in [*reversed(rest), model.base_channels // 2]:
-            up = nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1)
-            layers += conv_norm_act(up, model.norm_groups, model.activation)
+            layers += upsample(channels, width, model)
             channels = width
         self.trunk = nn.Sequential(*layers)
         self.heads = nn.ModuleDict()
@@ -116,6 +129,8 @@ class Autoencoder(nn.Module):
         self.encoder = make_encoder(model)
         self.bottleneck = make_bottleneck(widths(model)[-1], model)
         self.decoder = Decoder(model, num_mask_classes, num_label_classes)
+        if model.groups is None:
+            self.apply(he_init)
 
     def encode(self, x: Tensor, noise: Noise | None = None) -> Latent:
         """The latent of x (B, 3, H, W) on [-1, 1].

@@ -38,8 +38,18 @@ class Model:
     max_channels: PositiveInt | None = option(
         None, "Upper limit of the width in channels; off when unset."
     )
+    norm: Literal["group", "none"] = option(
+        "group",
+        "After each convolution: GroupNorm, or none, which learns colour and brightness sooner.",
+        before="group",
+    )
     norm_groups: PositiveInt = option(8, "Groups of every GroupNorm.")
     activation: Literal["silu", "relu", "gelu", "leaky_relu"] = option("silu", "Activation.")
+    upsampling: Literal["transposed", "nearest"] = option(
+        "transposed",
+        "Decoder: transposed convolutions, or nearest neighbours and a convolution (no grid).",
+        before="transposed",
+    )
     bottleneck: Literal["none", "kl", "vq"] = option(
         "none", "Bottleneck: plain (none), variational (kl) or vector-quantised (vq)."
     )
@@ -58,16 +68,23 @@ class Model:
             )
         if len(set(self.heads)) != len(self.heads):
             raise ValueError("heads names one head twice")
-        if self.base_channels % (2 * self.norm_groups):
+        groups = self.groups or 1
+        if self.base_channels % (2 * groups):
+            multiple = "2" if self.groups is None else f"2 * norm_groups = {2 * groups}"
             raise ValueError(
-                f"base_channels {self.base_channels} is no multiple of 2 * norm_groups = "
-                f"{2 * self.norm_groups} (the decoder ends at base_channels / 2)"
+                f"base_channels {self.base_channels} is no multiple of {multiple} "
+                "(the decoder ends at base_channels / 2)"
             )
         if self.max_channels is not None:
-            if self.max_channels % self.norm_groups:
-                raise ValueError(f"max_channels is no multiple of norm_groups {self.norm_groups}")
+            if self.max_channels % groups:
+                raise ValueError(f"max_channels is no multiple of norm_groups {groups}")
             if self.max_channels < self.base_channels:
                 raise ValueError(f"max_channels is below base_channels {self.base_channels}")
+
+    @property
+    def groups(self) -> int | None:
+        """Groups of the norm after each convolution; None where there is none."""
+        return self.norm_groups if self.norm == "group" else None
 
     @staticmethod
     def rewrite(raw: dict[str, Any]) -> dict[str, Any]:
@@ -152,6 +169,7 @@ def channels_last(experiment: Experiment, device_type: str) -> bool:
 
 SCHEMA = FamilySchema(
     name="autoencoder",
+    example="--data-root photos --heads rgb --crop 128",
     sections={"model": Model, "loss": Loss},
     monitor="val_mse",
     tiny={
@@ -172,6 +190,7 @@ SCHEMA = FamilySchema(
     check_data=check_data,
     channels_last=channels_last,
     needs={
+        "model.norm_groups": ("model.norm", "group"),
         "loss.kld": ("model.bottleneck", "kl"),
         "loss.commitment": ("model.bottleneck", "vq"),
     },

@@ -87,9 +87,11 @@ def test_all_biases_and_group_norms_are_there() -> None:
             assert layer.num_groups == 8
 
 
+@pytest.mark.parametrize("upsampling", ["transposed", "nearest"])
 @pytest.mark.parametrize("size", [(64, 64), (50, 67), (8, 3)])
-def test_images_of_any_size_come_back_at_their_size(size: tuple[int, int]) -> None:
-    network = Autoencoder(Model(base_channels=16, downsampling_steps=3), 3, 2)
+def test_images_of_any_size_come_back_at_their_size(size: tuple[int, int], upsampling: str) -> None:
+    model = Model(base_channels=16, downsampling_steps=3, upsampling=upsampling)
+    network = Autoencoder(model, 3, 2)
     image = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
     x, latent, outputs = network.reconstruct(image)
     assert x.shape == outputs["rgb"].shape == image.shape
@@ -97,6 +99,43 @@ def test_images_of_any_size_come_back_at_their_size(size: tuple[int, int]) -> No
     assert outputs["classification"].shape == (2, 2)
     assert latent.z.shape[2:] == (-(-size[0] // 8), -(-size[1] // 8))
     assert outputs["rgb"].abs().max() <= 1
+
+
+def test_a_norm_hides_how_bright_an_image_is_and_without_one_it_is_seen() -> None:
+    """The cast of short trainings: each GroupNorm makes of an image's contrast 1 again, and what
+    is left of brightness and colour is learnt late.
+    """
+    x = torch.rand(4, 3, 64, 64) * 2 - 1
+    kept = {}
+    for norm in ("group", "none"):
+        encoder = Autoencoder(Model(norm=norm, heads=("rgb",))).encoder
+        with torch.no_grad():
+            bright, dim = (encoder(scale * x).std().item() for scale in (1.0, 0.25))
+        kept[norm] = dim / bright
+    assert kept["group"] > 0.8
+    assert kept["none"] < 0.4
+
+
+@pytest.mark.parametrize(("upsampling", "shows"), [("transposed", True), ("nearest", False)])
+def test_only_transposed_convolutions_make_a_grid_of_a_flat_latent(
+    upsampling: str, shows: bool
+) -> None:
+    model = Model(upsampling=upsampling, heads=("rgb",), downsampling_steps=3)
+    z = torch.randn(1, model.latent_channels, 1, 1).expand(-1, -1, 16, 16)
+    with torch.no_grad():
+        picture = Autoencoder(model).decode(z)["rgb"]
+    inside = picture[..., 48:80, 48:80]  # where the border's zeros do not reach
+    spread = inside.std(dim=(2, 3)).max().item()
+    assert (spread > 1e-3) is shows
+
+
+def test_without_norm_groups_any_even_width_will_do() -> None:
+    model = Model(norm="none", base_channels=6, max_channels=9, heads=("rgb",))
+    assert not any(isinstance(layer, nn.GroupNorm) for layer in on_meta(model).modules())
+    with pytest.raises(ValueError, match="no multiple of 2 "):
+        Model(norm="none", base_channels=7)
+    with pytest.raises(ValueError, match="no multiple of 2 \\* norm_groups = 16"):
+        Model(base_channels=6)
 
 
 def test_padding_repeats_the_edge_and_cuts_the_right_side_off() -> None:
