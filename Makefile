@@ -9,7 +9,7 @@ LOCK_OPTIONS := --extra dev --extra wandb --generate-hashes --no-emit-index-url 
 TEST_PROCESSES ?= 3
 CODE := imgtool commands tests benchmarks
 
-.PHONY: help setup demo test test-slow lint format lock completions bench wheel clean
+.PHONY: help setup demo test test-slow lint format lock completions reference docs bench wheel clean
 
 help:
 	@echo "make demo         set up, then run the main job on data made on the spot"
@@ -18,6 +18,8 @@ help:
 	@echo "make bench        time this tool against stated baselines"
 	@echo "make wheel        build the wheel and try it in an empty environment"
 	@echo "make completions  write completions/ anew"
+	@echo "make reference    write docs/reference/ anew"
+	@echo "make docs         build the site of docs/ into site/"
 	@echo "make lock         resolve requirements.lock anew"
 
 setup: $(READY)
@@ -55,6 +57,18 @@ format: setup
 lock: setup
 	$(UV) pip compile pyproject.toml $(LOCK_OPTIONS) --quiet -o requirements.lock
 
+reference: setup
+	$(BIN)/python -m commands._reference docs/reference
+
+# The site has an environment of its own: the extra `docs` alone, without torch.
+DOCS_EXTRA := import tomllib; \
+	print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")
+
+docs: setup
+	test -x .venv-docs/bin/python || $(UV) venv --quiet --python $(BIN)/python .venv-docs
+	$(BIN)/python -c '$(DOCS_EXTRA)' | $(UV) pip install --quiet --python .venv-docs/bin/python -r -
+	.venv-docs/bin/sphinx-build -W --keep-going -q docs site
+
 completions: setup
 	$(BIN)/python -m commands._completion completions
 
@@ -77,4 +91,4 @@ wheel: setup
 	UV=$(abspath $(UV)) bash .ci/try-wheel $(abspath $(BIN))
 
 clean:
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-docs site dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

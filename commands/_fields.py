@@ -28,7 +28,6 @@ PANELS = {
     "loss": "Loss (loss.KEY)",
     "train": "Training (train.KEY)",
     "output": "Files and logs (output.KEY)",
-    "lsf": "Cluster (lsf.KEY)",
     "cluster": "Cluster (cluster.KEY)",
 }
 _OUTPUT = {"format": FormatOption, "json": JsonOption, "quiet": QuietOption}

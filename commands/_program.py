@@ -26,7 +26,7 @@ from commands._fields import with_options
 from imgtool import __version__
 from imgtool.errors import ExitCode
 
-HELP = "Train, time, prune and compare image models on an LSF cluster or one workstation."
+HELP = "Train, time, prune and compare image models on a cluster or one workstation."
 COMPLETION = "_IMGTOOL_COMPLETE"  # set by the shells' scripts
 
 

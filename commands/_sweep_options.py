@@ -46,7 +46,7 @@ class Here:
         typer.Option(
             min=1,
             help="Trials at once; the threads are divided. One a GPU, or 1. A trial of several "
-            "GPUs (lsf.num_gpus) takes as many.",
+            "GPUs (cluster.num_gpus) takes as many.",
         ),
     ] = None
     slots_per_gpu: Annotated[int, typer.Option(min=1, help="Trials that share a GPU.")] = 1
@@ -63,19 +63,19 @@ class Cluster:
     """How trials become jobs."""
 
     max_running: Annotated[
-        int | None, typer.Option(min=1, help="Most elements of an LSF array that run at once.")
+        int | None, typer.Option(min=1, help="Most trials of a queue that run at once.")
     ] = None
     requeue: Annotated[
         bool,
-        typer.Option("--requeue", help="LSF: a trial whose time is up takes another turn."),
+        typer.Option("--requeue", help="Cluster: a trial whose time is up takes another turn."),
     ] = False
-    wait: Annotated[bool, typer.Option("--wait", help="LSF: wait until every trial has ended.")] = (
-        False
-    )
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Cluster: wait until every trial has ended.")
+    ] = False
     poll: Annotated[
-        str, typer.Option(metavar="TIME", help="LSF: between two questions of --wait.")
+        str, typer.Option(metavar="TIME", help="Cluster: between two questions of --wait.")
     ] = "30s"
     script_dir: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="LSF: write the job files there and submit nothing."),
+        typer.Option(metavar="DIR", help="Cluster: write the job files there and submit nothing."),
     ] = None

@@ -1,4 +1,4 @@
-"""What a sweep would do: its trials, commands and LSF scripts, for people and for pipes."""
+"""What a sweep would do: its trials, commands and job files, for people and for pipes."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def known(plan: Plan, trial: Trial) -> dict[str, Any]:
 
 def describe(output: Output, plan: Plan, left: Any) -> None:
     """A record a trial, with the upper bound of what it costs."""
-    from imgtool.sweep.lsf_words import walltime_sec
+    from imgtool.schedulers.words import walltime_sec
     from imgtool.units import count
 
     rows = []
     for trial in plan.trials:
-        lsf = trial.loaded.experiment.lsf
-        limit_sec = plan.duration_sec or walltime_sec(lsf.walltime)
-        hours = 0.0 if trial.name in left else limit_sec * max(lsf.num_gpus, 0) / 3600
+        asked = trial.loaded.experiment.cluster
+        limit_sec = plan.duration_sec or walltime_sec(asked.walltime)
+        hours = 0.0 if trial.name in left else limit_sec * max(asked.num_gpus, 0) / 3600
         rows.append(
             {
                 "path": trial.directory.path,
                 **known(plan, trial),
-                "queue": lsf.queue,
-                "num_gpus": lsf.num_gpus,
-                "walltime": lsf.walltime,
+                "queue": asked.queue,
+                "num_gpus": asked.num_gpus,
+                "walltime": asked.walltime,
                 "gpu_hours": round(hours, 3),
                 "next": left.get(trial.name, "would run"),
             }
@@ -87,12 +87,12 @@ def show_commands(
 
 
 def show_scripts(plan: Plan, trials: Sequence[Trial], options: Any) -> None:
-    from imgtool.sweep import lsf
+    from imgtool.sweep import cluster
 
     if not trials:
         return
-    for script in lsf.scripts(plan, trials, options):
-        _show(f"\n# {script.path}\n{script.text}")
+    for script in cluster.scripts(plan, trials, options):
+        _show(f"\n# {script.path} (memory: {script.memory})\n{script.text}")
         if script.manifest_text is not None:
             _show(f"# {script.manifest_path}\n{script.manifest_text}")
 
@@ -105,12 +105,12 @@ def _show(text: str) -> None:
 
 
 def write_scripts(output: Output, plan: Plan, trials: Sequence[Trial], options: Any) -> None:
-    from imgtool.sweep import lsf, manifest
+    from imgtool.sweep import cluster, manifest
 
     if not trials:
         say("nothing is to run")
         return
-    made = lsf.write_scripts(plan, trials, options)
+    made = cluster.write_scripts(plan, trials, options)
     manifest.write(plan)
     rows = [
         {
@@ -119,7 +119,7 @@ def write_scripts(output: Output, plan: Plan, trials: Sequence[Trial], options: 
             "queue": script.queue,
             "num_trials": len(script.trials),
             "manifest": script.manifest_path,
-            "submit": f"bsub < {shlex.quote(str(script.path))}",
+            "submit": options.scheduler.submit_command(script.path),
         }
         for script in made
     ]

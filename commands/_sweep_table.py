@@ -44,13 +44,23 @@ STYLES = {
 Named = tuple[str, TrialState]
 
 
-def ask_lsf(directories: Iterable[ExperimentDir]) -> None:
-    """Bring job.json of cluster jobs up to date; says so where LSF cannot be asked."""
-    from imgtool.sweep.lsf_refresh import refresh
+def ask_cluster(
+    directories: Iterable[ExperimentDir], *, timeout_sec: float = 60.0
+) -> Mapping[str, str]:
+    """Bring job.json of cluster jobs up to date; says so where no scheduler answers.
 
-    trouble = refresh(directories)
-    if trouble is not None:
-        say(f"note: states of LSF jobs may be old: {trouble}")
+    Returns:
+        executor -> why it could not be asked.
+    """
+    from functools import partial
+
+    from imgtool.schedulers import registry
+    from imgtool.sweep.refresh import refresh
+
+    said = refresh(directories, get=partial(registry.get, timeout_sec=timeout_sec))
+    if said.text is not None:
+        say(f"note: states of cluster jobs may be old: {said.text}")
+    return said.trouble
 
 
 def summary(states: Sequence[TrialState]) -> str:

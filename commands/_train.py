@@ -41,6 +41,7 @@ COLUMNS = (
 
 def train_command(family: str) -> Callable[..., Any]:
     """The Typer command that trains `family`; its options come from the schema."""
+    of = schema(family)
 
     def train(
         explicit_flags: dict[str, Any],
@@ -79,10 +80,10 @@ def train_command(family: str) -> Callable[..., Any]:
 
     \b
     Example:
-      imgtool train {family} --data-root photos --heads rgb --crop 128 --exp-dir out/a
-      imgtool train {family} --config phase1_1/S5 --set train.lr=1e-4 --exp-dir out/S5
+      imgtool train {family} {of.example} --exp-dir out/a
+      imgtool train {family} --config a.yaml --set train.lr=1e-4 --exp-dir out/b
     """
-    return with_options(train, schema(family))
+    return with_options(train, of)
 
 
 def _load(
@@ -127,7 +128,7 @@ def _describe(loaded: Loaded) -> None:
 
 def _train(loaded: Loaded, resume: str) -> Outcome:
     from imgtool.experiment.layout import ExperimentDir
-    from imgtool.experiment.lock import exclusive
+    from imgtool.process.ownership import take
     from imgtool.process.stopping import StopRequest
     from imgtool.training.environment import prepare
     from imgtool.training.group import open_ranks
@@ -136,21 +137,27 @@ def _train(loaded: Loaded, resume: str) -> Outcome:
     stop = StopRequest()
     stop.install()
     directory = ExperimentDir(loaded.experiment.output.exp_dir or ".")
+    attempt = None
     with ExitStack() as held:
         if not is_launched():  # what is wrong with the directory is said before torch is loaded
             directory.create()
-            held.enter_context(exclusive(directory))
+            attempt = held.enter_context(take(directory, trains=True)).attempt
         prepare(deterministic=loaded.experiment.train.deterministic)
         ranks = held.enter_context(open_ranks(directory, stop))
         directory = ExperimentDir(ranks.decide(lambda: str(directory.path)))
         if ranks.distributed and ranks.is_first:
             directory.create()
-            held.enter_context(exclusive(directory))
-        return _run(loaded, directory, stop, resume, ranks)
+            attempt = held.enter_context(take(directory, trains=True)).attempt
+        return _run(loaded, directory, stop, resume, ranks, attempt)
 
 
 def _run(
-    loaded: Loaded, directory: ExperimentDir, stop: StopRequest, resume: str, ranks: Ranks
+    loaded: Loaded,
+    directory: ExperimentDir,
+    stop: StopRequest,
+    resume: str,
+    ranks: Ranks,
+    attempt: int | None,
 ) -> Outcome:
     from commands._progress import TrainingDisplay
     from imgtool.training.report import Silence
@@ -166,6 +173,7 @@ def _run(
             ranks=ranks,
             resume=resume,
             argv=sys.argv,
+            attempt=attempt,
         )
     finally:
         if isinstance(reporter, TrainingDisplay):

@@ -35,8 +35,8 @@ def run(
 ) -> None:
     """Stop running and submitted experiments: INT first, wait for the save, then kill.
 
-    A trial on this machine gets INT; after --grace TERM, and 30 seconds later KILL. Jobs on LSF
-    that wait are removed; those that run get INT by bkill, and after --grace bkill. A process
+    A trial on this machine gets INT; after --grace TERM, and 30 seconds later KILL. Cluster
+    jobs that wait are removed; those that run get INT, and are ended after --grace. A process
     is signalled only if it is still the one that was started. What saved is `stopped`, and the
     same sweep goes on with it when it is run again.
 
@@ -49,8 +49,9 @@ def run(
       imgtool status --state running --quiet | imgtool cancel -
     """
     from commands._input import expand_paths
-    from commands._sweep_table import ask_lsf
+    from commands._sweep_table import ask_cluster
     from imgtool.errors import ExitCode, UsageError
+    from imgtool.schedulers.registry import QUICK_SEC
     from imgtool.sweep.find import find
     from imgtool.sweep.state import ACTIVE, read_state
     from imgtool.units import parse_duration
@@ -59,7 +60,7 @@ def run(
     if not words:
         raise UsageError("nothing to cancel was named", hint="imgtool cancel SPEC, DIR or NAME")
     found = find(expand_paths(words))
-    ask_lsf(one.directory for one in found)
+    ask_cluster((one.directory for one in found), timeout_sec=QUICK_SEC)
     active = [one for one in found if read_state(one.directory).state in ACTIVE]
     here, cluster, elsewhere = _sort(active)
     _announce(here, cluster, elsewhere, dry_run)
@@ -88,7 +89,7 @@ def _announce(
         say(f"{leader.directory.path.name}: {would} SIGINT to process {leader.pid}")
     for one in cluster:
         would = "would cancel" if dry_run else "cancelling"
-        say(f"{one.name}: {would} LSF job {job_name(one.directory)}")
+        say(f"{one.name}: {would} {job_name(one.directory)}")
 
 
 def _sort(active: Sequence[Found]) -> tuple[list[Leader], list[Found], list[Found]]:
@@ -102,7 +103,8 @@ def _sort(active: Sequence[Found]) -> tuple[list[Leader], list[Found], list[Foun
     for one in active:
         job = read_job(one.directory) or {}
         leader = leader_of(one.directory)
-        if job.get("executor") == "lsf" and type(job.get("job_id")) is int and job["job_id"] > 0:
+        is_job = job.get("executor") not in (None, "local")
+        if is_job and type(job.get("job_id")) is int and job["job_id"] > 0:
             cluster.append(one)
         elif leader is not None:
             here.append(leader)
@@ -117,8 +119,9 @@ def _where(one: Found) -> str:
 
     state = read_state(one.directory)
     job = read_job(one.directory) or {}
-    if job.get("executor") == "lsf" and not job.get("job_id"):
-        return f"was submitted as {job.get('name')}, and LSF has not said yet under which number"
+    if job.get("executor") not in (None, "local") and not job.get("job_id"):
+        name, executor = job.get("name"), job.get("executor")
+        return f"was submitted as {name}, and {executor} has not said yet under which number"
     if state.state == "submitted":
         return f"has not started yet: {state.reason}"
     host = (read_status(one.directory) or job).get("host")

@@ -32,8 +32,8 @@ def run(
 
     With -f it follows the log until the experiment ends, or Ctrl-C; a pending one is waited for.
 
-    An LSF job's own log has what it said before training, too, and LSF's report: it is
-    SWEEP_QUEUE.JOB.INDEX.out in `logs` beside the job files, which is experiments/PHASE/jobs/logs
+    A cluster job's own log has what it said before training, too: it is SWEEP_QUEUE and the
+    job's id and index in `logs` beside the job files, which is experiments/PHASE/jobs/logs
     without --script-dir. It is named here, and printed where there is no other.
 
     \b

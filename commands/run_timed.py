@@ -37,7 +37,7 @@ class Times:
         str | None,
         typer.Option(
             metavar="TIME",
-            help="When to stop the command: 3h, 90m, 1h30m. May be left out in an LSF job "
+            help="When to stop the command: 3h, 90m, 1h30m. May be left out in a cluster's job "
             "with a run limit.",
         ),
     ] = None
@@ -55,8 +55,8 @@ class Turns:
         bool,
         typer.Option(
             "--requeue",
-            help="End with 99 when the time was up and it stopped saved: `bsub -Q 99` then "
-            "runs the job again, which goes on.",
+            help="End with 99 when the time was up and it stopped saved, and ask the "
+            "cluster for it: the job runs again and goes on.",
         ),
     ] = False
     max_turns: Annotated[
@@ -108,8 +108,9 @@ def run(
     memory) the kernel sends the command INT.
 
     Its output goes to child.log and to stderr, the words of run-timed to watch.log and stderr,
-    and one record to stdout. In an LSF job the time is also capped by the run limit, less grace,
-    kill-after and a minute: IMGTOOL_RUN_LIMIT_SEC (seconds from now), else bjobs is asked once.
+    and one record to stdout. In a cluster's job the time is also capped by the run limit, less
+    grace, kill-after and a minute: IMGTOOL_RUN_LIMIT_SEC (seconds from now), else the scheduler
+    is asked once.
 
     Exit code: the command's own if it ended by itself; 0 if it stopped as asked and saved (or
     ended with 0); 124 if it had to be killed; 126 or 127 if it could not be started; 99 with
@@ -142,9 +143,13 @@ def run(
     if detach:
         _detach(job, output)
         return
-    record, code = timed.run(job, say=lambda text: say(f"run-timed: {text}"), on_output=_echo)
+
+    def tell(text: str) -> None:
+        say(f"run-timed: {text}")
+
+    record, code = timed.run(job, say=tell, on_output=_echo)
     output.emit("job", [record], columns=COLUMNS)
-    raise typer.Exit(code)
+    raise typer.Exit(timed.ask_again(code, tell))
 
 
 def _job(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,12 +87,26 @@ def _wanted(text: str | None) -> frozenset[str]:
 
 
 def _look(found: Sequence[Found], wanted: frozenset[str]) -> list[tuple[Found, TrialState]]:
-    from commands._sweep_table import ask_lsf
+    from commands._sweep_table import ask_cluster
+    from imgtool.schedulers.registry import QUICK_SEC
     from imgtool.sweep.state import read_state
 
-    ask_lsf(one.directory for one in found)
-    looks = ((one, read_state(one.directory)) for one in found)
+    trouble = ask_cluster((one.directory for one in found), timeout_sec=QUICK_SEC)
+    looks = ((one, _marked(read_state(one.directory), trouble)) for one in found)
     return [(one, look) for one, look in looks if look.state in wanted]
+
+
+def _marked(look: TrialState, trouble: Mapping[str, str]) -> TrialState:
+    """The state of a job that its scheduler was not heard about says so."""
+    from dataclasses import replace
+
+    from imgtool.sweep.state import is_open
+
+    job = look.job
+    if job is None or job.get("executor") not in trouble or not is_open(job):
+        return look
+    words = [look.reason] if look.reason else []
+    return replace(look, reason="; ".join([*words, f"as last heard of {job['executor']}"]))
 
 
 def _watch(found: Sequence[Found], wanted: frozenset[str], every_sec: float) -> None:

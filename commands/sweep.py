@@ -1,9 +1,9 @@
-"""imgtool sweep: run the experiments of a phase or a grid, here or on an LSF cluster."""
+"""imgtool sweep: run the experiments of a phase or a grid, here or on a cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,13 +11,22 @@ from commands._options import complete_presets
 from commands._output import Output, say
 from commands._sweep_options import Cluster, Here, Which
 from commands._sweep_plan import describe, known, show_commands, show_scripts, write_scripts
-from imgtool.errors import ExitCode, UsageError
+from imgtool.errors import ExitCode, UsageError, did_you_mean
+from imgtool.schedulers.registry import names
 
 if TYPE_CHECKING:
+    from imgtool.sweep.cluster import Options
     from imgtool.sweep.state import TrialState
     from imgtool.sweep.trial import Plan, Trial
 
+LOCAL, BY_PROFILE = "local", "cluster"
+EXECUTORS = (LOCAL, *names(), BY_PROFILE)
 RETRY = ("failed", "diverged", "out_of_memory", "stale")
+
+
+def complete_executors(incomplete: str) -> list[str]:
+    """What --executor takes, for the shell."""
+    return [name for name in EXECUTORS if name.startswith(incomplete)]
 
 
 def run(
@@ -34,12 +43,18 @@ def run(
     here: Here,
     cluster: Cluster,
     executor: Annotated[
-        Literal["local", "lsf"], typer.Option(help="Where trials run: here, or as LSF jobs.")
-    ] = "local",
+        str,
+        typer.Option(
+            metavar="|".join(EXECUTORS),
+            autocompletion=complete_executors,
+            help="Where trials run: here, or as jobs of this scheduler; cluster is the one that "
+            "the site's profile names or that is found.",
+        ),
+    ] = LOCAL,
     then: Annotated[
         str | None,
         typer.Option(
-            metavar="COMMAND", help="A command for when every trial has ended; LSF: a job."
+            metavar="COMMAND", help="A command for when every trial has ended; cluster: a job."
         ),
     ] = None,
     dry_run: Annotated[
@@ -61,7 +76,7 @@ def run(
     Example:
       imgtool sweep phase1_1 --set data.manifest=layouts.csv --dry-run
       imgtool sweep S5.yaml --grid loss.kld=1e-5,1e-4,1e-3 --grid train.seed=0,1,2 --slots 2
-      imgtool sweep phase1_1 --executor lsf --wait | imgtool select-winner -
+      imgtool sweep phase1_1 --executor cluster --wait | imgtool select-winner -
     """
     from imgtool.sweep.choose import choose
     from imgtool.units import parse_duration
@@ -72,8 +87,9 @@ def run(
     then = plan.then if then is None else then
     if then is not None and not then.strip():  # a shell variable that is not set
         raise UsageError("--then is empty", hint='such as --then "imgtool status DIR --json"')
-    if executor == "lsf":
-        _as_jobs(output, plan, again, cluster, then, poll_sec, dry_run=dry_run)
+    if executor != LOCAL:
+        jobs = _job_options(executor, cluster, then)
+        _as_jobs(output, plan, again, jobs, cluster.wait, poll_sec, dry_run=dry_run)
         return
     if dry_run:
         choice = choose(plan, retry=again)
@@ -108,43 +124,54 @@ def _as_jobs(
     output: Output,
     plan: Plan,
     retry: frozenset[str],
-    cluster: Cluster,
-    then: str | None,
+    options: Options,
+    wait: bool,
     poll_sec: float,
     *,
     dry_run: bool,
 ) -> None:
     from imgtool.sweep.choose import choose
-    from imgtool.sweep.lsf import Options
 
-    options = Options(
-        requeue=cluster.requeue,
-        then=then,
-        max_running=cluster.max_running,
-        script_dir=cluster.script_dir,
-    )
     if dry_run:
         choice = choose(plan, retry=retry)
         describe(output, plan, choice.left)
         show_scripts(plan, choice.run, options)
-    elif cluster.script_dir is not None:
+    elif options.script_dir is not None:
         write_scripts(output, plan, choose(plan, retry=retry).run, options)
     else:
-        raise typer.Exit(_on_lsf(output, plan, retry, options, cluster.wait, poll_sec))
+        raise typer.Exit(_on_cluster(output, plan, retry, options, wait, poll_sec))
+
+
+def _job_options(executor: str, cluster: Cluster, then: str | None) -> Options:
+    from imgtool.schedulers.profile import read_profile
+    from imgtool.sweep.cluster import Options
+
+    profile = read_profile()
+    return Options(
+        scheduler=profile.scheduler(executor),
+        requeue=cluster.requeue,
+        then=then,
+        max_running=cluster.max_running,
+        script_dir=cluster.script_dir,
+        profile=profile,
+    )
 
 
 def _refuse_other_executors_options(executor: str, here: Here, cluster: Cluster) -> None:
+    if executor not in EXECUTORS:
+        hint = did_you_mean(executor, list(EXECUTORS))
+        raise UsageError(f"--executor: no {executor!r}", hint=hint)
     local = {"--slots": here.slots, "--fail-fast": here.fail_fast or None}
-    lsf = {
+    jobs = {
         "--requeue": cluster.requeue or None,
         "--wait": cluster.wait or None,
         "--script-dir": cluster.script_dir,
         "--max-running": cluster.max_running,
     }
-    wrong: dict[str, Any] = lsf if executor == "local" else local
+    wrong: dict[str, Any] = jobs if executor == LOCAL else local
     for name, value in wrong.items():
         if value is not None:
-            other = "lsf" if executor == "local" else "local"
+            other = BY_PROFILE if executor == LOCAL else LOCAL
             raise UsageError(
                 f"{name} is for --executor {other}", hint=f"add --executor {other}, or leave it out"
             )
@@ -159,8 +186,6 @@ def _names(only: Sequence[str] | None) -> list[str]:
 
 
 def _states(retry: str | None) -> frozenset[str]:
-    from imgtool.errors import did_you_mean
-
     words = {word.strip().replace("-", "_") for word in (retry or "").split(",") if word.strip()}
     for word in words - {"all"}:
         if word not in RETRY:
@@ -181,12 +206,12 @@ def _here(
     fail_fast: bool,
     then: str | None,
 ) -> int:
-    from commands._sweep_table import ask_lsf, pool_listener
+    from commands._sweep_table import ask_cluster, pool_listener
     from imgtool.sweep import local, manifest
     from imgtool.sweep.choose import choose
     from imgtool.sweep.slots import fit
 
-    ask_lsf(trial.directory for trial in plan.trials)
+    ask_cluster(trial.directory for trial in plan.trials)
     choice = choose(plan, retry=retry)
     trials, notes = fit(choice.run, free)
     manifest.write(plan)
@@ -234,24 +259,25 @@ def _follow_up(command: str) -> bool:
     return done.returncode == 0
 
 
-def _on_lsf(
-    output: Output, plan: Plan, retry: frozenset[str], options: Any, wait: bool, poll_sec: float
+def _on_cluster(
+    output: Output, plan: Plan, retry: frozenset[str], options: Options, wait: bool, poll_sec: float
 ) -> int:
-    from commands._sweep_table import ask_lsf
-    from imgtool.sweep import lsf, manifest
+    from commands._sweep_table import ask_cluster
+    from imgtool.sweep import cluster, manifest
     from imgtool.sweep.choose import choose
 
-    ask_lsf(trial.directory for trial in plan.trials)
+    ask_cluster(trial.directory for trial in plan.trials)
     choice = choose(plan, retry=retry)
     manifest.write(plan)
     _say_what_is_left(plan, choice.left)
     submitted = []
     if choice.run or options.then is not None:
-        submitted = lsf.submit(
+        submitted = cluster.submit(
             plan,
             choice.run,
             options,
             left=lambda trial, reason: say(f"{trial.name} is left alone: {reason}"),
+            note=say,
         )
     for one in submitted:
         trials = f"{len(one.script.trials)} trials" if one.script.trials else "what follows"
@@ -259,7 +285,7 @@ def _on_lsf(
     if not wait:
         return _exit_code(_emit(output, plan), {"completed", "submitted", "running", "stopped"})
     try:
-        lsf.wait(plan, plan.trials, _Changes(), poll_sec=poll_sec)
+        cluster.wait(plan, plan.trials, _Changes(), poll_sec=poll_sec)
     except KeyboardInterrupt:
         say("no longer waiting; the jobs go on (imgtool cancel stops them)")
         _emit(output, plan)

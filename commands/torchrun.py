@@ -26,7 +26,7 @@ def run(
     It starts torchrun so that a stop saves: INT, TERM, USR2 and HUP reach every process, which
     have all the time they need, and the exit code is their own. Under torchrun itself a stop
     ends with 1 and KILL after 30 seconds, USR2 leaves the processes running, and every failure
-    ends with 1. A sweep's trial with `lsf.num_gpus` above 1 is started this way.
+    ends with 1. A sweep's trial with `cluster.num_gpus` above 1 is started this way.
 
     Exit code: 0 when every process ended with 0, else that of the first to fail; 1 when one was
     killed.

@@ -34,14 +34,14 @@ _cleaned: set[Path] = set()
 
 def temporary_beside(path: Path) -> Path:
     """A name in the same directory that no reader takes for the file itself."""
-    end, name, raw = f"{TEMPORARY_MARK}{os.getpid()}-{_here()}", path.name, os.fsencode(path.name)
+    end, name, raw = f"{TEMPORARY_MARK}{os.getpid()}-{here()}", path.name, os.fsencode(path.name)
     if len(raw) + len(end) >= MAX_NAME_BYTES:
         name = f"{zlib.crc32(raw):08x}{raw[len(end) + 9 :].decode(errors='ignore')}"
     return path.with_name(f".{name}{end}")
 
 
 @cache
-def _here() -> str:
+def here() -> str:
     """Eight hexadecimal digits for where process numbers mean what they do here."""
     name = os.uname().nodename
     with suppress(OSError):
@@ -62,7 +62,7 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def _is_abandoned(path: Path, pid: str, where: str) -> bool:
-    if where == _here():
+    if where == here():
         try:
             os.kill(int(pid), 0)
         except ProcessLookupError:

@@ -1,48 +1,18 @@
 """The study as its users run it: sweep | select-winner | update-config, phase after phase."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PROGRAM = [sys.executable, "-m", "imgtool"]
+from tests.docs.pages import DOCS, ROOT, blocks
+from tests.shell import Shell
 
 
 @pytest.fixture
-def shell(tmp_path, monkeypatch):
-    """Run bash in an empty folder where `imgtool` is this checkout's."""
-    bin_dir = tmp_path / "bin"
-    bin_dir.mkdir()
-    wrapper = bin_dir / "imgtool"
-    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -m imgtool "$@"\n')
-    wrapper.chmod(0o755)
-    work = tmp_path / "work"
-    work.mkdir()
-    environment = {
-        **os.environ,
-        "PATH": f"{bin_dir}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "XDG_CONFIG_HOME": str(tmp_path / "config"),
-    }
-
-    def run(script, timeout=600):
-        return subprocess.run(
-            ["bash", "-c", script],
-            cwd=work,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-        )
-
-    run.work = work
-    return run
+def shell(tmp_path):
+    return Shell(tmp_path)
 
 
 def records(text, kind):
@@ -50,9 +20,10 @@ def records(text, kind):
     return [row for row in rows if row["kind"] == kind]
 
 
-def readme_script():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return re.search(r"<!-- chain -->\n```bash\n(.*?)```", text, re.DOTALL)[1]
+def study():
+    """The study's script, from docs/choosing.md."""
+    (block,) = [block for block in blocks(DOCS / "choosing.md") if block.kind == "run by"]
+    return block.text
 
 
 def test_three_trials_to_the_next_phase(shell):
@@ -110,8 +81,8 @@ def test_a_failed_sweep_changes_nothing(shell):
 
 
 @pytest.mark.slow
-def test_the_script_of_the_readme(shell):
-    answer = shell(readme_script(), timeout=3600)
+def test_the_script_of_the_study(shell):
+    answer = shell(study(), timeout=3600)
     assert answer.returncode == 0, answer.stderr[-4000:]
     (final,) = records((shell.work / "out/phase1_final.winner.json").read_text(), "winner")
     assert Path(final["checkpoint_path"]).is_file()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from imgtool.config.chain import in_memory
-from imgtool.config.fields import TOP_KEYS, keys_of, suggest
+from imgtool.config.fields import FORMER_SECTIONS, TOP_KEYS, keys_of, suggest, today
 from imgtool.config.identity import to_dict
 from imgtool.config.load import DEFAULT, load
 from imgtool.config.schema import FamilySchema
@@ -151,6 +151,7 @@ def _read(path: Path) -> bytes:
 
 def _in_todays_spelling(changes: Mapping[str, Any], schema: FamilySchema) -> dict[str, Any]:
     """`variational: true` as bottleneck kl; the file may still have the older spelling."""
+    changes = {today(key): value for key, value in changes.items()}
     found = dict(changes)
     for section, cls in schema.section_types().items():
         rewrite, start = getattr(cls, "rewrite", None), f"{section}."
@@ -158,10 +159,10 @@ def _in_todays_spelling(changes: Mapping[str, Any], schema: FamilySchema) -> dic
         if rewrite is None or not own:
             continue
         try:
-            today = rewrite({key.removeprefix(start): found.pop(key) for key in own})
+            spelled = rewrite({key.removeprefix(start): found.pop(key) for key in own})
         except ValueError as error:
             raise ConfigError(f"{section}: {error}", hint="give one of them") from error
-        found |= {start + name: value for name, value in today.items()}
+        found |= {start + name: value for name, value in spelled.items()}
     return found
 
 
@@ -208,6 +209,9 @@ def _spelling(
 ) -> tuple[str, Any]:
     """The key as the file spells it, and its value there: `variational: true` for bottleneck kl."""
     section, _, name = key.partition(".")
+    for former, now in FORMER_SECTIONS.items():
+        if section == now and any(older.startswith(f"{former}.") for older in own):
+            return f"{former}.{name}", value
     rewrite = getattr(schema.section_types().get(section), "rewrite", None)
     if key in own or rewrite is None or value is DROP:
         return key, value

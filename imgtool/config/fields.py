@@ -15,6 +15,8 @@ from imgtool.config.schema import FamilySchema
 _TEXTS = {"interval": "epochs such as 5ep", "percent": "a percentage such as 1%"}
 
 TOP_KEYS = ("name", "phase", "base", "family")
+# A section's former name -> its name today.
+FORMER_SECTIONS = {"lsf": "cluster"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +171,12 @@ def spellings(schema: FamilySchema) -> dict[str, str]:
     known.update({dotted: dotted for dotted in keys_of(schema)})
     known.update({word: word for word in (*TOP_KEYS, *schema.section_types())})
     return known
+
+
+def today(key: str) -> str:
+    """A dotted key, or a section, by the section's name of today: `lsf.queue` is `cluster.queue`."""
+    section, dot, name = key.partition(".")
+    return FORMER_SECTIONS.get(section, section) + dot + name
 
 
 def suggest(word: str, schema: FamilySchema) -> str:

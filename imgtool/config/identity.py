@@ -15,7 +15,7 @@ from typing import Any
 
 from imgtool.config.schema import Experiment
 
-SECTIONS = ("model", "data", "train", "loss", "output", "lsf")
+SECTIONS = ("model", "data", "train", "loss", "output", "cluster")
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:

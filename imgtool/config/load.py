@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from imgtool.config.chain import RESOLVED, Source, find, in_memory, read_chain
-from imgtool.config.fields import TOP_KEYS, keys_of, suggest
+from imgtool.config.fields import TOP_KEYS, keys_of, suggest, today
 from imgtool.config.flags import fields_of, parse_flag
 from imgtool.config.identity import identity, identity_diff, to_dict
 from imgtool.config.schema import TINY_FOLDER, Experiment, FamilySchema
@@ -263,7 +263,12 @@ def _today(
     sections = schema.section_types()
     known = keys_of(schema)
     entries: dict[str, Entry] = {}
-    for key, entry in document.items():
+    for written, entry in document.items():
+        key = today(written)
+        if key != written and key in document and key not in sections:
+            text = f"{written} and {key} are one"
+            problems.append(Problem(entry.origin, text, f"keep {key}"))
+            continue
         if key in sections and entry.value is None:
             continue  # a heading with nothing below it
         if key in sections:

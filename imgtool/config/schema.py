@@ -16,15 +16,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from imgtool.config.bounds import Ge, Gt, Le, Lt
+from imgtool.config.bounds import Ge, Le
+from imgtool.config.cluster import Cluster as Cluster
+from imgtool.config.option import STRICT as STRICT
+from imgtool.config.option import Fraction as Fraction
+from imgtool.config.option import NonNegativeFloat as NonNegativeFloat
+from imgtool.config.option import NonNegativeInt as NonNegativeInt
+from imgtool.config.option import PositiveFloat as PositiveFloat
+from imgtool.config.option import PositiveInt as PositiveInt
+from imgtool.config.option import option as option
 from imgtool.errors import UsageError
 from imgtool.units import parse_duration
 
-PositiveInt = Annotated[int, Ge(1)]
-NonNegativeInt = Annotated[int, Ge(0)]
-PositiveFloat = Annotated[float, Gt(0)]
-NonNegativeFloat = Annotated[float, Ge(0)]
-Fraction = Annotated[float, Ge(0), Lt(1)]
 # A count of iterations (1000), or of epochs (5ep).
 Interval = PositiveInt | Annotated[str, "interval"]
 # A number in a metric's own unit (1e-4), or a part of the best value (1%).
@@ -33,37 +36,7 @@ Gain = NonNegativeFloat | Annotated[str, "percent"]
 # Where runs of `--tiny` lie, within the folders of the others.
 TINY_FOLDER = "tiny"
 
-_NOT_GIVEN = object()
 _PERCENT = re.compile(r"\d{1,2}(\.\d+)?%", re.ASCII)
-STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
-
-
-def option(
-    default: Any,
-    doc: str,
-    *,
-    run: bool = False,
-    before: Any = _NOT_GIVEN,
-    flag: str | None = None,
-    aliases: tuple[str, ...] = (),
-) -> Any:
-    """A documented field.
-
-    Args:
-        default: its value when nobody sets it.
-        doc: one line for `--help` and the resolved config.
-        run: True when changing it leaves the experiment the same experiment.
-        before: the value that behaves as programs did before there was this choice. Every new
-            field gives it: stored configs that lack the field have this value, and hashes leave
-            it out. An identity field that becomes a run field gives its former default, which
-            holds its position in hashes; one that was added with a `before` gives none then.
-        flag: its option of `imgtool train`, without dashes; the field's name by default.
-        aliases: further spellings of the flag.
-    """
-    metadata = {"doc": doc, "run": run, "flag": flag, "aliases": aliases}
-    if before is not _NOT_GIVEN:
-        metadata["before"] = before
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,33 +251,6 @@ class Output:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """Resources that a cluster job of this experiment asks for."""
-
-    __pydantic_config__ = STRICT
-
-    queue: str | None = option(None, "Queue of the LSF job, such as gpuv100.", run=True)
-    num_cores: PositiveInt = option(8, "Cores of the LSF job.", run=True)
-    num_gpus: NonNegativeInt = option(
-        1, "GPUs of a trial, on LSF or here: one rank each.", run=True
-    )
-    gpu_mode: Literal["shared", "exclusive_process"] | None = option(
-        None, "Mode of the LSF job's GPUs; the site's own when unset.", run=True
-    )
-    memory: str = option("4GB", "Memory of the LSF job, with its unit.", run=True)
-    memory_per: Literal["core", "job"] = option(
-        "core", "What the memory of the LSF job counts for.", run=True
-    )
-    walltime: str = option("6h", "Run limit of the LSF job.", run=True)
-    select: str | None = option(None, "What LSF hosts must have, such as gpu32gb.", run=True)
-    project: str | None = option(None, "Project that the LSF job is charged to.", run=True)
-    modules: tuple[str, ...] = option((), "Modules that the LSF job loads.", run=True)
-    setup: tuple[str, ...] = option(
-        (), "Shell lines of the LSF job before imgtool starts, such as source env.sh.", run=True
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """One experiment, complete. `model` and `loss` are the family's own dataclasses.
 
@@ -319,7 +265,7 @@ class Experiment:
     train: Train
     loss: Any
     output: Output
-    lsf: Cluster
+    cluster: Cluster
 
 
 def _accept(experiment: Experiment) -> None:
@@ -354,6 +300,7 @@ class FamilySchema:
             as `loss.kld`, which means nothing without a variational bottleneck.
         rivals: key -> the keys that it excludes, with the value by which each is not there. A key
             that is given clears them where they were given earlier (a preset, then an option).
+        example: what the first example of `imgtool train NAME --help` gives to it.
         monitor: the metric that its tasks call best, as far as the name alone tells.
         has_best: whether it really tells better weights from worse ones.
         takes_turns: whether a backward pass may leave parameters out that others train.
@@ -367,6 +314,7 @@ class FamilySchema:
     name: str
     sections: Mapping[str, type]
     tiny: Mapping[str, Any]
+    example: str = "--data-root photos"
     monitor: str = "val_loss"
     has_best: bool = True
     check: Callable[[Experiment], None] = _accept
@@ -379,7 +327,7 @@ class FamilySchema:
     def section_types(self) -> dict[str, type]:
         """Every section of the file, in the order in which it is written."""
         shared: dict[str, type] = {"model": object, "data": Data, "train": Train, "loss": object}
-        return {**shared, "output": Output, "lsf": Cluster, **self.sections}
+        return {**shared, "output": Output, "cluster": Cluster, **self.sections}
 
     def is_given(self, key: str, value: Any) -> bool:
         """Whether a key of this value is there, by what its rivals would clear it to."""

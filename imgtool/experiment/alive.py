@@ -41,7 +41,28 @@ def is_process(host: Any, pid: Any, *, ticks: Any = None, started: Any = None) -
     except psutil.AccessDenied:
         return True  # another user's, of whom nothing more can be known
     except psutil.NoSuchProcess:
+        return _is_hidden(pid)
+
+
+def is_ancestor(pid: Any) -> bool:
+    """Whether this process was started by process `pid` of this host, or by one below it."""
+    import psutil
+
+    try:
+        return pid in {parent.pid for parent in psutil.Process().parents()}
+    except psutil.Error:
         return False
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether it is another user's, and /proc is mounted so that it shows none of those."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        pass
+    return False
 
 
 def start_ticks(pid: int) -> int | None:

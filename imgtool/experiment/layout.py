@@ -40,8 +40,9 @@ class ExperimentDir:
         return self.path / "provenance.json"
 
     @property
-    def lock_path(self) -> Path:
-        return self.path / "lock"
+    def owner_path(self) -> Path:
+        """Who may write here."""
+        return self.path / "owner"
 
     @property
     def status_path(self) -> Path:

@@ -21,7 +21,6 @@ from imgtool.experiment.status import now_iso
 from imgtool.files import write_text
 
 PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "pillow")
-LSF_VARIABLES = ("LSB_JOBID", "LSB_JOBINDEX", "LSB_QUEUE", "LSB_JOBNAME", "LSB_HOSTS")
 GIT_SEC = 5.0
 
 
@@ -31,6 +30,7 @@ def collect(
     data_fingerprint: str | None,
     identity: str,
     arithmetic: Mapping[str, Any] | None = None,
+    job: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What is known of this start; nothing of it is needed to go on.
 
@@ -39,6 +39,7 @@ def collect(
         seed: of weights, data order, augmentation and noise.
         data_fingerprint: the data's hash.
         identity: the experiment's hash.
+        job: the cluster's, as `schedulers.registry.own_job` has it; None outside one.
         arithmetic: device, precision, layout and whatever else results depend on.
     """
     return {
@@ -58,7 +59,7 @@ def collect(
         "num_cpus": os.cpu_count(),
         "user": _user(),
         "pid": os.getpid(),
-        "lsf": {name: os.environ[name] for name in LSF_VARIABLES if name in os.environ},
+        "job": dict(job) if job else None,
     }
 
 

@@ -31,13 +31,17 @@ class StatusFile:
 
     Fields once given are remembered and written again until they are changed; `reason`
     belongs to one `write` alone. host, pid and started are filled in.
+
+    Args:
+        attempt: the number of this start, which says whose word is the later; None if unknown.
     """
 
-    def __init__(self, experiment: ExperimentDir) -> None:
+    def __init__(self, experiment: ExperimentDir, *, attempt: int | None = None) -> None:
         self._path = experiment.status_path
         self._fields: dict[str, Any] = {
             "state": "pending",
             "reason": None,
+            **({} if attempt is None else {"attempt": attempt}),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "started": now_iso(),

@@ -1,21 +1,18 @@
-"""How long a command may run: what the user says, capped by what the LSF job has left."""
+"""How long a command may run: what the user says, capped by what the job has left."""
 
 from __future__ import annotations
 
 import os
-import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from imgtool.errors import UsageError
+from imgtool.schedulers import registry
+from imgtool.schedulers.base import LIMIT_VARIABLE
 from imgtool.units import format_duration
 
-LIMIT_VARIABLE = "IMGTOOL_RUN_LIMIT_SEC"
-ASK_SEC = 20.0
 SAFETY_SEC = 60.0
-_FIELDS = "time_left runtimelimit run_time delimiter='^'"
 
 
 @dataclass(frozen=True)
@@ -35,8 +32,8 @@ def choose(
 ) -> Budget:
     """The smaller of `duration_sec` and what the job's run limit leaves, less the margin.
 
-    The run limit is IMGTOOL_RUN_LIMIT_SEC, in seconds from now, or, in an LSF job, what one
-    question to bjobs says. A limit that cannot be found out caps nothing.
+    The run limit is IMGTOOL_RUN_LIMIT_SEC, in seconds from now, or, in a cluster's job, what
+    its scheduler says. A limit that cannot be found out caps nothing.
 
     Args:
         duration_sec: what the user asked for; None leaves it to the run limit.
@@ -51,7 +48,7 @@ def choose(
     if left is None:
         if duration_sec is None:
             raise UsageError(
-                "there is no --duration and no run limit of an LSF job",
+                "there is no --duration and no run limit of a job",
                 hint="give a time such as --duration 3h",
             )
         return Budget(duration_sec, "duration", notes)
@@ -80,64 +77,11 @@ def _time_left(environment: Mapping[str, str]) -> tuple[float | None, list[str]]
         raise UsageError(
             f"{LIMIT_VARIABLE} is {given!r}", hint="set it to seconds, such as 86400, or unset it"
         )
-    job = environment.get("LSB_JOBID")
-    if not job:
+    scheduler = registry.of_job(environment)
+    if scheduler is None:
         return None, []
-    index = environment.get("LSB_JOBINDEX", "0")
-    answer = _ask_bjobs(f"{job}[{index}]" if index.isdigit() and index != "0" else job, environment)
-    left = parse_time_left(answer)
+    left = scheduler.time_left(environment)
     if left is None:
+        job = environment[scheduler.id_variable]
         return None, [f"the run limit of job {job} is unknown; the budget is not capped"]
     return left, []
-
-
-def _ask_bjobs(job: str, environment: Mapping[str, str]) -> str:
-    """What bjobs prints about `job`; nothing when it fails or hangs."""
-    try:
-        return subprocess.run(
-            ["bjobs", "-noheader", "-o", _FIELDS, job],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=ASK_SEC,
-            env=dict(environment),
-            text=True,
-            errors="replace",
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ""
-
-
-def parse_time_left(text: str) -> float | None:
-    """Seconds left to a job, from a line `time_left^runtimelimit^run_time` of bjobs.
-
-    time_left is hours:minutes with L (of the run limit), E or X (of an estimate, which ends no
-    job); runtimelimit is minutes, perhaps with a host or `min` behind; run_time is seconds.
-    With LSB_HMS_TIME_FORMAT all three are hours:minutes:seconds. Unset values are `-`.
-    """
-    rows = [line.split("^") for line in text.splitlines() if line.count("^") == 2]
-    if len(rows) != 1:
-        return None
-    left_text, limit_text, used_text = (word.strip() for word in rows[0])
-    found = []
-    limit, used = _clock(limit_text, unit_sec=60.0), _clock(used_text, unit_sec=1.0)
-    if limit is not None and used is not None:
-        found.append(limit - used)
-    if left_text.endswith("L"):
-        left = _clock(left_text, unit_sec=60.0)
-        if left is not None:
-            found.append(left)
-    return max(0.0, min(found)) if found else None
-
-
-def _clock(text: str, *, unit_sec: float) -> float | None:
-    """Seconds in `1:30`, `01:30:00`, `90.0/host`, `90.0 min`, `5400 second(s)`; else None.
-
-    Args:
-        unit_sec: what a number without colons counts.
-    """
-    if match := re.match(r"(\d+):(\d\d)(?::(\d\d))?(?!\d)", text):
-        return int(match[1]) * 3600.0 + int(match[2]) * 60.0 + int(match[3] or 0)
-    if match := re.match(r"(\d+(?:\.\d+)?)(?=$|[ /])", text):
-        return float(match[1]) * unit_sec
-    return None

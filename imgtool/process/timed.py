@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from imgtool.process.budget import Budget
 from imgtool.process.child import check_runnable
 from imgtool.process.inbox import Inbox
 from imgtool.process.ladder import WATCHED
+from imgtool.process.ownership import take
+from imgtool.schedulers import registry
 from imgtool.units import format_bytes, format_duration
 
 EXP_DIR_OPTIONS = ("--exp-dir", "--exp_dir")
@@ -80,12 +83,20 @@ def run(
         the record of the job, and the code to end with.
 
     Raises:
-        ExperimentError: the experiment's directory cannot be written to.
+        InUse: somebody else owns the experiment's directory.
+        ExperimentError: it cannot be written to.
         NotFound, NotRunnable: the command cannot be run.
     """
     check_runnable(job.command[0])
-    watch = _Watch(job.experiment, say)
-    with Inbox(WATCHED) as inbox:  # pruning is not to be cut short by a late TERM
+    with ExitStack() as stack:
+        environment = None
+        if job.experiment is not None:
+            make_writable(job.experiment.path)
+            hold = stack.enter_context(take(job.experiment))  # before anything is written
+            environment = {**os.environ, **hold.environment()}
+        watch = _Watch(job.experiment, say)
+        # Pruning is not to be cut short by a late TERM.
+        inbox = stack.enter_context(Inbox(WATCHED))
         for note in job.budget.notes:
             watch.log(note)
         watch.log(f"running for {format_duration(job.budget.seconds)}: {shlex.join(job.command)}")
@@ -101,6 +112,7 @@ def run(
             on_start=on_start,
             on_stop=progress.mark_stop,
             inbox=inbox,
+            env=environment,
         )
         return _conclude(job, outcome, progress, watch)
 
@@ -178,6 +190,21 @@ def _take_turn(
     return number, ExitCode.REQUEUE
 
 
+def ask_again(code: int, say: Callable[[str], None]) -> int:
+    """Ask the scheduler for another turn where the code says so, as the last thing of all: it may
+    end the job at once.
+
+    Returns:
+        the code to end with: 1 where there is no other turn.
+    """
+    scheduler = registry.of_job(os.environ) if code == ExitCode.REQUEUE else None
+    why = scheduler.again(os.environ) if scheduler else None
+    if why is None:
+        return code
+    say(f"no other turn: {why}")
+    return ExitCode.NO
+
+
 def _turns_path(experiment: ExperimentDir) -> Path:
     return experiment.path / "turns.json"
 
@@ -198,7 +225,6 @@ class _Watch:
         self._path = experiment.watch_log_path if experiment else None
         self._say = say
         if experiment is not None:
-            make_writable(experiment.path)
             for path in (experiment.watch_log_path, experiment.child_log_path):
                 _check_appendable(path)
 

@@ -1,7 +1,4 @@
-"""What this process was given of its machine. Torch-free.
-
-A scheduler's own words, to submit and to cancel, come into this package as well.
-"""
+"""What this process was given of its machine. Torch-free."""
 
 from __future__ import annotations
 
@@ -9,6 +6,9 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from imgtool.schedulers import registry
+from imgtool.schedulers.words import whole_number
 
 
 def cores(
@@ -20,7 +20,7 @@ def cores(
     """Cores that this process may use: the least that anybody grants, at least one.
 
     Asked are the affinity mask, the CPU quota of the cgroups around the process (rounded down)
-    and the job: LSF's slots on this host, Slurm's cores a task.
+    and the scheduler of the job.
 
     Args:
         environ: variables of the job; this process's when None.
@@ -29,9 +29,10 @@ def cores(
     """
     environ = os.environ if environ is None else environ
     granted = [_usable(), *_quotas(Path(root))]
-    for given in (_lsf_slots(environ, host or os.uname().nodename), _slurm_cores(environ)):
-        if given is not None:
-            granted.append(given)
+    scheduler = registry.of_job(environ)
+    given = scheduler.cores(environ, host or os.uname().nodename) if scheduler else None
+    if given is not None:
+        granted.append(given)
     return max(1, min(granted))
 
 
@@ -39,38 +40,6 @@ def _usable() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def whole_number(text: str | None) -> int | None:
-    """A variable's value where it is a number above zero."""
-    return int(text) if text and re.fullmatch(r"\s*0*[1-9]\d{0,8}\s*", text, re.ASCII) else None
-
-
-# --- jobs -----------------------------------------------------------------------------------
-
-
-def _lsf_slots(environ: Mapping[str, str], host: str) -> int | None:
-    """This host's share of a job that may hold several: `hostA 4 hostB 8`."""
-    words = environ.get("LSB_MCPU_HOSTS", "").split()
-    shares: dict[str, int] = {}
-    for name, text in zip(words[::2], words[1::2], strict=False):
-        count = whole_number(text)
-        if count is not None:
-            short = _short(name)
-            shares[short] = shares.get(short, 0) + count
-    if len(shares) == 1:  # LSF may know the machine by another name than it does itself
-        return next(iter(shares.values()))
-    return shares.get(_short(host))
-
-
-def _short(host: str) -> str:
-    return host.split(".")[0].lower()
-
-
-def _slurm_cores(environ: Mapping[str, str]) -> int | None:
-    if "SLURM_JOB_ID" not in environ:
-        return None
-    return whole_number(environ.get("SLURM_CPUS_PER_TASK"))
 
 
 # --- control groups -------------------------------------------------------------------------

@@ -34,6 +34,9 @@ ALIVE = frozenset({"running", "suspended", "lost"})
 ENDED = frozenset(JOB_STATES) - WAITING - ALIVE
 
 Key = tuple[int, int]  # a job's id, and its index in an array; 0 outside an array
+REQUEUE_CODE = 99  # with which a job ends that asks for another turn
+LIMIT_VARIABLE = "IMGTOOL_RUN_LIMIT_SEC"  # in a job: seconds from now until its run limit
+JOB_VARIABLE = "IMGTOOL_JOB"  # in a job whose file is ours: its name
 
 
 class SchedulerError(UserError):
@@ -73,7 +76,8 @@ class Request:
         walltime_sec: the run limit.
         warn_sec: from the warning (INT to the job's first process) to the run limit; 0 for none.
         log_prefix: absolute path; the scheduler's patterns for id and index and `.out` follow it.
-        after: ids of jobs that must have ended first, well or not.
+        after: ids of jobs that must have ended first, well or not. In a file for people who
+            submit by hand, and in a dry run, there are no ids yet: names in double quotes.
         requeue: the job may ask for another turn (`again`).
         extra: further options of the scheduler's own, a string each.
     """
@@ -93,12 +97,15 @@ class Request:
 class Scheduler(Protocol):
     """A scheduler; calls time out, and never take silence for an answer.
 
+    Its class takes the keyword `timeout_sec` (`schedulers.calls.Caller` has it).
+
     Attributes:
         name: as `--executor`, the profile and job.json have it.
         submit_program: whose presence on PATH tells that the scheduler is here.
         id_variable, index_variable: environment variables of a job; the index is empty or 0
             outside an array.
         max_array: most elements of an array, and its largest index.
+        max_spec: most characters of an array's name, indices and limit, `name[1-3,7]%2`.
     """
 
     name: str
@@ -106,6 +113,7 @@ class Scheduler(Protocol):
     id_variable: str
     index_variable: str
     max_array: int
+    max_spec: int
 
     # --- job files: pure text ---
 
@@ -137,8 +145,14 @@ class Scheduler(Protocol):
 
     # --- calls ---
 
-    def submit(self, text: str, path: Path, *, name: str) -> int:
+    def submit(self, text: str, path: Path, *, name: str, from_file: bool = False) -> int:
         """Submit a job file once, whatever becomes of the replies; its id.
+
+        Args:
+            text, path: of the job file, which is written.
+            name: of the job, unique: by it an accepted job is found whose reply was lost.
+            from_file: the program is to be told the path, at a site that wants no text on its
+                standard input; where that is the only way anyhow this changes nothing.
 
         Raises:
             Unavailable: no answer; the job may have been accepted, and `find` may know it.
@@ -180,6 +194,9 @@ class Scheduler(Protocol):
         """End jobs, those that wait and those that run; otherwise as `signal`."""
 
     # --- inside a job ---
+
+    def own_key(self, environ: Mapping[str, str]) -> Key | None:
+        """The job with these variables, as `poll` has it; None outside a job."""
 
     def time_left(self, environ: Mapping[str, str]) -> float | None:
         """Seconds until this job's run limit; None where there is none or nobody says."""

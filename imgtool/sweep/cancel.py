@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from imgtool.experiment.alive import is_process, start_ticks
+from imgtool.experiment.job import write_job
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import now_iso, read_status
 from imgtool.process import leftovers
 from imgtool.process.ladder import KILL_AFTER_SEC, Ladder, Step
-from imgtool.sweep.lsf_client import Client, spec
-from imgtool.sweep.lsf_words import LsfError
-from imgtool.sweep.state import ACTIVE, WAITING, read_job, read_state, write_job
+from imgtool.schedulers import registry
+from imgtool.schedulers.base import WAITING, Key, Scheduler, SchedulerError
+from imgtool.sweep.refresh import Refreshed, job_words, refresh
+from imgtool.sweep.state import ACTIVE, is_open, read_job, read_state
 
 if TYPE_CHECKING:
     import psutil
 
 POLL_SEC = 0.1
-JOB_POLL_SEC = 1.0
-_TAKEN = re.compile(r"is being (signaled|terminated)|already finished", re.IGNORECASE)
+JOB_POLL_SEC, JOB_POLL_MAX_SEC = 1.0, 5.0
+KILLED_WAIT_SEC = 30.0
+CANCELLED = "cancelled"
+CANCELLED_WAITING = "cancelled before it started"
+CANCELLED_DEAF = "cancelled; it did not stop in time and was killed"
 
 
 @dataclass(frozen=True)
@@ -131,68 +136,100 @@ class _Stop:
 
 
 def job_name(directory: ExperimentDir) -> str:
-    """As bkill wants it: `123`, or `123[4]` for one of an array."""
-    return spec(*_job_of(directory))
+    """Its job for people: `lsf job 123[4]`."""
+    job = read_job(directory) or {}
+    return f"{job.get('executor')} job {job_words(job)}"
 
 
 def interrupt_jobs(directories: Sequence[ExperimentDir], *, say: Callable[[str], None]) -> None:
-    """INT to LSF jobs that run; those that wait are removed.
-
-    bkill alone would send only KILL to a job of several cores, and nothing would be saved.
-    """
+    """INT to cluster jobs that run; those that wait are removed. `end_jobs` sees to their end."""
     waiting = [one for one in directories if (read_job(one) or {}).get("stat") in WAITING]
     running = [one for one in directories if one not in waiting]
-    if running:
-        _bkill(running, say, number="INT")
-    if waiting and _bkill(waiting, say):
-        for one in waiting:
-            ended = {"stat": "EXIT", "state": "stopped", "ended": now_iso()}
-            reason = {"reason": "cancelled before it started"}
-            write_job(one, **{**(read_job(one) or {}), **ended, **reason})
+    _ask(running, CANCELLED, say, lambda scheduler, keys: scheduler.signal(keys, "INT"))
+    _ask(waiting, CANCELLED_WAITING, say, lambda scheduler, keys: scheduler.remove(keys))
 
 
 def end_jobs(
     directories: Sequence[ExperimentDir], *, grace_sec: float, say: Callable[[str], None]
 ) -> None:
-    """Wait until the jobs of `interrupt_jobs` have saved, then end those that have not."""
-    deadline = time.monotonic() + grace_sec
-    left = [one for one in directories if read_state(one).state in ACTIVE]
-    while left and time.monotonic() < deadline:
-        time.sleep(min(JOB_POLL_SEC, max(0.0, deadline - time.monotonic())))
-        left = [one for one in left if read_state(one).state in ACTIVE]
+    """Wait until the jobs of `interrupt_jobs` have ended, then end those that have not."""
+    left = _wait_for_end(directories, grace_sec, say)
     if not left:
         return
-    if _bkill(left, say):
-        for one in left:
-            ended = {"stat": "EXIT", "state": "stopped", "ended": now_iso()}
-            reason = {"reason": "cancelled; it did not stop in time and was killed"}
-            write_job(one, **{**(read_job(one) or {}), **ended, **reason})
+    told = _ask(left, CANCELLED_DEAF, say, lambda scheduler, keys: scheduler.remove(keys))
+    for one in _wait_for_end(told, KILLED_WAIT_SEC, say):
+        ended = {"stat": "cancelled", "state": "stopped", "ended": now_iso()}
+        write_job(one, **{**(read_job(one) or {}), **ended, "reason": CANCELLED_DEAF})
 
 
-def _bkill(
-    directories: Sequence[ExperimentDir], say: Callable[[str], None], *, number: str | None = None
-) -> bool:
-    """Whether LSF was told; the trials on this machine are not to suffer when it was not."""
-    words = ["bkill", *(["-s", number] if number else []), *map(job_name, directories)]
-    try:
-        reply = Client().call(words)
-    except LsfError as error:
-        say(f"LSF jobs are not cancelled: {error}")
+def _wait_for_end(
+    directories: Sequence[ExperimentDir], wait_sec: float, say: Callable[[str], None]
+) -> list[ExperimentDir]:
+    """Ask schedulers again and again; those that have not ended. Where one does not answer, the
+    trainer's own word has to do."""
+    deadline = time.monotonic() + wait_sec
+    left, pause, complaint = list(directories), JOB_POLL_SEC, None
+    while left:
+        said = refresh(left, get=partial(registry.get, timeout_sec=registry.QUICK_SEC))
+        if said.text is not None and said.text != complaint:
+            say(f"{said.text}; going by what the files say")
+        complaint = said.text
+        left = [one for one in left if _is_at_work(one, said)]
+        rest = deadline - time.monotonic()
+        if rest <= 0:
+            break
+        if left:
+            time.sleep(min(pause, rest))
+            pause = min(JOB_POLL_MAX_SEC, pause * 1.5)
+    return left
+
+
+def _is_at_work(directory: ExperimentDir, said: Refreshed) -> bool:
+    job = read_job(directory)
+    if job is None or not is_open(job):
         return False
-    for line in reply.text.splitlines():
-        if line.strip() and not _TAKEN.search(line):
-            say(f"bkill: {line.strip()}")
-    return reply.code == 0 or bool(_TAKEN.search(reply.text))
+    return job["executor"] not in said.trouble or read_state(directory).state in ACTIVE
 
 
-def _job_of(directory: ExperimentDir) -> tuple[int, int]:
-    """Job and index, as job.json says; never 0, which bkill takes for all that one has.
+def _ask(
+    directories: Sequence[ExperimentDir],
+    why: str,
+    say: Callable[[str], None],
+    what: Callable[[Scheduler, list[Key]], list[str]],
+) -> list[ExperimentDir]:
+    """As `_tell`; that we asked stands in job.json before the job can end of it."""
+    before = {one.path: read_job(one) for one in directories}
+    for one in directories:
+        write_job(one, **{**(before[one.path] or {}), "asked": why})
+    told = _tell(directories, say, what)
+    for one in directories:
+        if one not in told:
+            write_job(one, **(before[one.path] or {}))
+    return told
 
-    Raises:
-        KeyError, ValueError: it names no job.
-    """
+
+def _tell(
+    directories: Sequence[ExperimentDir],
+    say: Callable[[str], None],
+    what: Callable[[Scheduler, list[Key]], list[str]],
+) -> list[ExperimentDir]:
+    """Those whose scheduler was told; trials elsewhere are not to suffer when one was not."""
+    groups: dict[str, list[ExperimentDir]] = {}
+    for directory in directories:
+        groups.setdefault(str((read_job(directory) or {}).get("executor")), []).append(directory)
+    told = []
+    for name, members in groups.items():
+        try:
+            lines = what(registry.get(name), [_key(one) for one in members])
+        except SchedulerError as error:
+            say(f"{name} jobs are not cancelled: {error}")
+            continue
+        for line in lines:
+            say(line)
+        told += members
+    return told
+
+
+def _key(directory: ExperimentDir) -> Key:
     job = read_job(directory) or {}
-    job_id = int(job["job_id"])
-    if job_id <= 0:
-        raise ValueError(f"{job_id} is no job")
-    return job_id, int(job.get("index") or 0)
+    return int(job["job_id"]), int(job.get("index") or 0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from imgtool.config.schema import Experiment, Train
 from imgtool.errors import ConfigError
 from imgtool.experiment.layout import ExperimentDir
-from imgtool.sweep import claim
+from imgtool.experiment.owner import holder
 from imgtool.sweep.state import ACTIVE, BROKEN, TrialState, read_state
 from imgtool.sweep.trial import Plan, Trial
 from imgtool.units import parse_duration
@@ -40,10 +40,10 @@ def choose(plan: Plan, *, retry: frozenset[str] = frozenset()) -> Choice:
     run: list[Trial] = []
     left: dict[str, str] = {}
     for trial in plan.trials:
-        owner = claim.holder(trial.directory)
+        owner = holder(trial.directory)
         reason = why_not(trial, read_state(trial.directory), retry)
         if reason is None and owner is not None:
-            reason = f"claimed by process {owner.pid} on {owner.host} since {owner.since}"
+            reason = f"in use by {owner}"
         if reason is None:
             run.append(trial)
         else:
@@ -52,7 +52,7 @@ def choose(plan: Plan, *, retry: frozenset[str] = frozenset()) -> Choice:
 
 
 def why_not(trial: Trial, found: TrialState, retry: frozenset[str]) -> str | None:
-    """Why a trial is not to be run, claims aside; None when it is."""
+    """Why a trial is not to be run, its owner aside; None when it is."""
     if found.state in ACTIVE:
         return f"{found.state}{_because(found)}"
     try:

@@ -15,15 +15,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from imgtool.errors import UserError
+from imgtool.experiment import owner
+from imgtool.experiment.job import write_job
 from imgtool.experiment.status import now_iso
 from imgtool.process import leftovers
 from imgtool.process.inbox import Inbox
 from imgtool.process.ladder import KILL_AFTER_SEC, POLL_SEC, WATCHED, Ladder, Requests, Step
 from imgtool.process.stopping import at_terminal
-from imgtool.sweep import claim, jobs
+from imgtool.sweep import jobs
 from imgtool.sweep.running import Running, start
 from imgtool.sweep.slots import Slot, give_back, take
-from imgtool.sweep.state import BROKEN, TrialState, read_state, write_job
+from imgtool.sweep.state import BROKEN, TrialState, read_state
 from imgtool.sweep.trial import Plan, Trial
 from imgtool.sweep.verdict import done_meanwhile, stamp, traces, verdict
 
@@ -78,7 +80,7 @@ def run(
     """Run trials until all have ended; in the main thread, one pool at a time.
 
     Each runs in a session of its own, its output goes to child.log; job.json says what became
-    of it even where it could not say so itself. A claim keeps others from starting it. INT,
+    of it even where it could not say so itself. Its owner file keeps others from starting it. INT,
     TERM, USR2, HUP and QUIT ask every trial once to stop and save; a second Ctrl-C at a
     terminal goes on to the next step.
 
@@ -164,27 +166,27 @@ class _Pool:
     def _start(self, trial: Trial, slot: Slot, before: tuple[tuple[int, int] | None, ...]) -> bool:
         """Whether the trial runs now; else someone was told why not."""
         try:
-            held = claim.take(trial.directory)
+            hold = owner.take(trial.directory)
+        except owner.InUse as error:
+            self.listener.left(trial, f"in use by {error.owner}")
+            return False
         except UserError as error:
             self._refuse(trial, str(error))
             return False
-        if held is None:
-            self.listener.left(trial, "another sweep has it")
-            return False
         if reason := done_meanwhile(trial, before):
-            held.release()
+            hold.release()
             self.listener.left(trial, reason)
             return False
         ladder = Ladder(self._options.grace_sec, self._options.kill_after_sec)
         try:
-            running = start(trial, slot, held, self._options.command_of(self._plan, trial), ladder)
+            running = start(trial, slot, hold, self._options.command_of(self._plan, trial), ladder)
         except (OSError, UserError) as error:
-            held.release()
+            hold.release()
             self._refuse(trial, str(error))
             return False
         self._running.append(running)
         with suppress(OSError):
-            held.add_child(running.child.pid)
+            hold.add_child(running.child.pid)
         self._note_job(running)
         self.listener.started(trial, slot, running.child.pid)
         return True
@@ -196,7 +198,7 @@ class _Pool:
                 write_job(
                     trial.directory,
                     executor="local",
-                    stat="EXIT",
+                    stat="failed",
                     exit_code=None,
                     ended=now_iso(),
                     state="failed",
@@ -228,7 +230,6 @@ class _Pool:
     def _look_after(self, running: Running) -> None:
         """Whatever is due for one trial."""
         now = time.monotonic()
-        running.claim.refresh()
         if running.child.has_ended():
             running.ladder.leader_ended(len(self._orphans_of(running)), now)
         for step in running.ladder.advance(now):
@@ -264,7 +265,7 @@ class _Pool:
     def _conclude(self, running: Running) -> None:
         """Write down how a trial ended, and free its slot."""
         code = running.child.code
-        running.job |= {"stat": "EXIT" if code else "DONE", "exit_code": code, "ended": now_iso()}
+        running.job |= {"stat": "failed" if code else "done", "exit_code": code, "ended": now_iso()}
         if running.ladder.why:
             running.job["asked"] = running.ladder.why
         is_silent = stamp(running.trial.directory) == running.status_before
@@ -276,7 +277,7 @@ class _Pool:
             stuck = f"process {running.child.pid} does not die even of KILL"
             running.job |= {"state": "failed", "reason": stuck}
         self._note_job(running)
-        running.claim.release()
+        running.hold.release()
         self._running.remove(running)
         give_back(self._free, running.slot)
         self._finish(running.trial, read_state(running.trial.directory))

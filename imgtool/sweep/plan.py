@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from imgtool.config.fields import TOP_KEYS, keys_of, suggest
+from imgtool.config.fields import TOP_KEYS, keys_of, suggest, today
 from imgtool.config.identity import identity
 from imgtool.config.load import Loaded, Override, load, read_resolved
 from imgtool.config.schema import TINY_FOLDER, Cluster, Experiment, FamilySchema
@@ -146,25 +146,26 @@ class _Maker:
         return load(config, family=None, schema_of=self.schema_of, sets=words, tiny=self.tiny)
 
     def with_resources(self, loaded: Loaded, config: str) -> Loaded:
-        """What the sweep says of the experiment's queue; `--set lsf.…` still wins."""
+        """What the sweep says of the experiment's queue; `--set cluster.…` still wins."""
         experiment = loaded.experiment
-        queue = experiment.lsf.queue
+        queue = experiment.cluster.queue
         if queue is None or queue not in self.spec.resources:
             return loaded
         key = (queue, experiment.family)
         if key not in self.resources:
             self.resources[key] = self.checked(queue, config)
-        given = {word.partition("=")[0].strip() for word in self.sets}
-        values = {k: v for k, v in self.resources[key].items() if f"lsf.{k}" not in given}
-        origins = {f"lsf.{name}": f"{self.spec.source} resources" for name in values}
+        given = {today(word.partition("=")[0].strip()) for word in self.sets}
+        values = {k: v for k, v in self.resources[key].items() if f"cluster.{k}" not in given}
+        origins = {f"cluster.{name}": f"{self.spec.source} resources" for name in values}
         return Loaded(
-            replace(experiment, lsf=replace(experiment.lsf, **values)),
+            replace(experiment, cluster=replace(experiment.cluster, **values)),
             {**loaded.origins, **origins},
         )
 
     def checked(self, queue: str, config: str) -> dict[str, Any]:
         """The resources of a queue with their types checked."""
-        given = {k: v for k, v in self.spec.resources[queue].items() if k != "max_running"}
+        keys = self.spec.resources[queue].items()
+        given = Cluster.rewrite({k: v for k, v in keys if k != "max_running"})
         known = [field.name for field in fields(Cluster) if field.name != "queue"]
         for key in given:
             if key not in known:
@@ -172,8 +173,9 @@ class _Maker:
                     f"{self.spec.source}: resources: {queue}: unknown key {key}",
                     hint=did_you_mean(key, [*known, "max_running"]),
                 )
-        lsf = self.load(config, as_sets({f"lsf.{k}": v for k, v in given.items()})).experiment.lsf
-        return {key: getattr(lsf, key) for key in given}
+        words = as_sets({f"cluster.{k}": v for k, v in given.items()})
+        cluster = self.load(config, words).experiment.cluster
+        return {key: getattr(cluster, key) for key in given}
 
 
 class _Earlier:
@@ -221,7 +223,7 @@ def _refuse_unknown_decides(spec: Spec, schemas: Sequence[FamilySchema]) -> None
 
 def _value_of(loaded: Loaded, key: str, text: str) -> Any:
     """The value that an override came to; its text where the key names no single field."""
-    section, _, name = key.partition(".")
+    section, _, name = today(key).partition(".")
     part = getattr(loaded.experiment, section, None)
     value = getattr(part, name, text) if name else part
     return list(value) if isinstance(value, tuple) else value

@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from imgtool.experiment.alive import start_ticks
+from imgtool.experiment.owner import Hold
 from imgtool.experiment.status import now_iso
 from imgtool.process.child import Child
 from imgtool.process.ladder import Ladder
 from imgtool.process.leftovers import MARK
 from imgtool.sweep import jobs
-from imgtool.sweep.claim import Claim
 from imgtool.sweep.slots import Slot
-from imgtool.sweep.state import read_job
 from imgtool.sweep.trial import Trial
 from imgtool.sweep.verdict import stamp
 
@@ -28,7 +27,7 @@ class Running:
 
     Attributes:
         ladder: how far it has been brought to its end.
-        claim: keeps others from starting it.
+        hold: keeps others from starting it.
         job: its job.json.
         status_before: what status.json was when it was started.
         begun: by the monotonic clock.
@@ -38,22 +37,21 @@ class Running:
     slot: Slot
     child: Child
     ladder: Ladder
-    claim: Claim
+    hold: Hold
     job: dict[str, Any]
     status_before: tuple[int, int] | None
     begun: float = field(default_factory=time.monotonic)
 
 
-def start(trial: Trial, slot: Slot, held: Claim, command: Sequence[str], ladder: Ladder) -> Running:
+def start(trial: Trial, slot: Slot, hold: Hold, command: Sequence[str], ladder: Ladder) -> Running:
     """Start a trial in a session of its own, which outlives us; its output goes to child.log.
 
     Raises:
         OSError, UserError: it cannot be started.
     """
-    earlier = read_job(trial.directory) or {}
     before = stamp(trial.directory)
     jobs.write_config(trial)
-    environment = {**os.environ, **slot.env, MARK: str(trial.directory.path)}
+    environment = {**os.environ, **slot.env, **hold.environment(), MARK: str(trial.directory.path)}
     now = now_iso()  # before the trainer can say when it started
     with open(trial.directory.child_log_path, "ab") as log:
         child = Child(command, env=environment, output=log.fileno())
@@ -61,9 +59,9 @@ def start(trial: Trial, slot: Slot, held: Claim, command: Sequence[str], ladder:
         "executor": "local",
         "job_id": None,
         "index": None,
-        "stat": "RUN",
+        "stat": "running",
         "exit_code": None,
-        "attempt": _number(earlier.get("attempt")) + 1,
+        "attempt": hold.attempt,
         "submitted": now,
         "started": now,
         "host": socket.gethostname(),
@@ -78,11 +76,7 @@ def start(trial: Trial, slot: Slot, held: Claim, command: Sequence[str], ladder:
         slot=slot,
         child=child,
         ladder=ladder,
-        claim=held,
+        hold=hold,
         job=job,
         status_before=before,
     )
-
-
-def _number(value: Any) -> int:
-    return value if type(value) is int else 0

@@ -37,7 +37,7 @@ class Spec:
         sets: for every trial, as `--set` has it.
         root, shared_dir: folders as written; None when left to the experiments.
         decides: config keys that its winner decides.
-        resources: queue -> keys of `lsf` and max_running.
+        resources: queue -> keys of `cluster` and max_running.
         duration_sec: time limit of a trial.
         then: a shell command for when every trial has ended; `{root}` is the sweep's folder.
     """

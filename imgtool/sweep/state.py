@@ -1,7 +1,8 @@
 """What has become of a trial, told from the small files in its directory. Torch-free and quick.
 
 status.json is the trainer's own word; job.json is that of whoever started it (this machine's
-pool, or LSF). The later of the two counts; silence counts as death after five minutes.
+pool, or a cluster). The number of the start that each is about tells which is the later; that
+counts, and silence counts as death after five minutes.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from imgtool.errors import ExitCode
+from imgtool.experiment import job as job_file
 from imgtool.experiment.alive import is_process, parse_time
+from imgtool.experiment.job import is_last_word, speaks_of
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import read_status
-from imgtool.files import temporary_beside
 from imgtool.process.child import KILLED
+from imgtool.schedulers.base import ALIVE, ENDED, JOB_STATES, WAITING
 
 StateName = Literal[
     "pending",
@@ -38,10 +42,6 @@ ACTIVE = frozenset({"submitted", "running"})
 BROKEN = frozenset({"failed", "diverged", "out_of_memory", "stale"})
 STALE_SEC = 300.0
 
-JOB_NAME = "job.json"
-WAITING = ("PEND", "PSUSP", "WAIT", "PROV")
-_ALIVE = ("RUN", "USUSP", "SSUSP")
-ENDED = ("DONE", "EXIT", "ZOMBI")
 _MEMORY_WORDS = (
     "out of memory",
     "outofmemory",
@@ -52,6 +52,13 @@ _MEMORY_WORDS = (
     "alloc_failed",
 )
 _TAIL_BYTES = 65536
+# What a job's end means for a trainer that had no last word.
+_ENDS: dict[str, tuple[StateName, str]] = {
+    "out_of_memory": ("out_of_memory", "the cluster ended it"),
+    "timed_out": ("failed", "its time ran out before it had saved"),
+    "preempted": ("stopped", "pre-empted"),
+    "cancelled": ("stopped", "cancelled"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +127,9 @@ def read_state(directory: ExperimentDir, *, now: datetime | None = None) -> Tria
     beat = parse_time(status.get("heartbeat"))
     age = None if beat is None else max(0.0, (now - beat).total_seconds())
     state, reason = _judge(status, job or {}, age)
-    if state == "pending" and reason is None and not status:
-        state, reason = _claimed(directory)
+    refused = state == "failed" and (job or {}).get("exit_code") == ExitCode.USAGE
+    if refused or (state == "pending" and not status):
+        state, reason = _by_owner(directory, refused=refused) or (state, reason)
     if state == "failed" and _tells_of_memory(reason, job or {}):
         state = "out_of_memory"
     is_running = state == "running"
@@ -177,42 +185,20 @@ def complaint(log: Path | None) -> str | None:
     return found[-1] if found else None
 
 
-def job_path(directory: ExperimentDir) -> Path:
-    """Where `write_job` writes."""
-    return directory.path / JOB_NAME
-
-
 def read_job(directory: ExperimentDir) -> dict[str, Any] | None:
-    """job.json, or None when there is none that can be read."""
-    try:
-        record = json.loads(job_path(directory).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
+    """job.json, its state in today's words; None when there is none that can be read."""
+    record = job_file.read_job(directory)
+    stat = (record or {}).get("stat")
+    return (
+        record if stat is None or stat in JOB_STATES else {**(record or {}), "stat": _today(stat)}
+    )
 
 
-def write_job(directory: ExperimentDir, **fields: Any) -> None:
-    """Write job.json in one step; what it held before is gone.
+def _today(stat: Any) -> str | None:
+    """A state in our words of one that was written in LSF's."""
+    from imgtool.schedulers.lsf_replies import STATES as LSF_STATES
 
-    Without fsync: after a power cut there is no process that it could describe.
-
-    Args:
-        fields: executor, job_id, index, stat (LSF's words: PEND, RUN, DONE, EXIT …), exit_code,
-            attempt, submitted, log; `state` and `reason` are the executor's own verdict on a
-            trainer that ended without a word, `ended` its time.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    path = job_path(directory)
-    temporary = temporary_beside(path)
-    try:
-        temporary.write_text(json.dumps(fields, indent=2, default=str) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    return LSF_STATES.get(stat) if isinstance(stat, str) else None
 
 
 def is_open(job: Mapping[str, Any] | None) -> bool:
@@ -222,7 +208,7 @@ def is_open(job: Mapping[str, Any] | None) -> bool:
     """
     return (
         job is not None
-        and job.get("executor") == "lsf"
+        and job.get("executor") not in (None, "local")
         and job.get("stat") not in ENDED
         and bool(job.get("job_id") or job.get("name"))
     )
@@ -234,20 +220,23 @@ def _judge(
     """State and reason, from the later of the two files."""
     said, reason = status.get("state"), status.get("reason")
     stat = job.get("stat")
-    if (stat or is_open(job)) and not _is_of_job(status, job):
+    if (stat or is_open(job)) and not speaks_of(status, job):
         return _without_status(job)
     if said not in STATES:
         return "pending", None
+    verdict = job.get("state")
+    is_doubtful = verdict == "stale"  # it was out of sight: what the trainer said is known
     if said != "running":
-        verdict = job.get("state")
-        if verdict in STATES and _is_later(job.get("ended"), status.get("heartbeat")):
+        if verdict in STATES and not is_doubtful and is_last_word(status, job, missing=False):
             return verdict, job.get("reason")
         return said, reason
-    if stat in ENDED and _is_later(job.get("ended"), status.get("heartbeat"), missing=True):
+    if is_doubtful and age is not None and age < STALE_SEC:
+        return "running", reason
+    if stat in ENDED and is_last_word(status, job, missing=True):
         return _ended(job)
-    if stat in ("USUSP", "SSUSP"):
+    if stat == "suspended":
         return "running", "suspended by the cluster"  # its heart stands still, and it lives
-    if stat == "UNKWN":
+    if stat == "lost":
         return "running", "the cluster has lost sight of it"
     host, pid = status.get("host"), status.get("pid")
     if host == socket.gethostname() and not is_process(host, pid, started=status.get("started")):
@@ -261,14 +250,21 @@ def _without_status(job: Mapping[str, Any]) -> tuple[StateName, str | None]:
     """A job whose trainer has not said anything yet."""
     stat = job.get("stat")
     if stat in WAITING:
-        return "submitted", "held" if stat == "PSUSP" else None
-    if stat in _ALIVE:
+        return "submitted", _waits(stat, job.get("reason"))
+    if stat == "lost":
+        return "submitted", "the cluster has lost sight of it"
+    if stat in ALIVE:
         if job.get("executor") == "local" and not _is_leader_alive(job):
             return "stale", f"its process {job.get('pid')} is gone"
         return "running", "starting"
     if stat in ENDED:
         return _ended(job)
-    return "submitted", "the cluster has lost sight of it" if stat == "UNKWN" else None
+    return "submitted", None
+
+
+def _waits(stat: str, why: str | None) -> str | None:
+    word = {"held": "held", "never": "it will not start as it stands"}.get(stat)
+    return f"{word}: {why}" if word and why else word or why
 
 
 def _is_leader_alive(job: Mapping[str, Any]) -> bool:
@@ -282,35 +278,28 @@ def _ended(job: Mapping[str, Any]) -> tuple[StateName, str | None]:
     verdict = job.get("state")
     if verdict in STATES:
         return verdict, job.get("reason")
-    code, why = job.get("exit_code"), job.get("reason")
+    stat, code, why = job.get("stat"), job.get("exit_code"), job.get("reason")
+    if stat in _ENDS:
+        state, words = _ENDS[stat]
+        return state, f"{words}: {why}" if why else words
     if code == KILLED and not why:
         return "failed", "killed (perhaps out of memory)"
     what = f"it ended with code {code}" if code is not None else "it ended"
     return "failed", f"{what}: {why}" if why else f"{what} and did not say why"
 
 
-def _is_of_job(status: Mapping[str, Any], job: Mapping[str, Any]) -> bool:
-    """Whether the trainer's words are of this job or later, not of an earlier attempt."""
-    if not status:
-        return False
-    return _is_later(
-        status.get("started"), job.get("started") or job.get("submitted"), missing=True
-    )
+def _by_owner(directory: ExperimentDir, *, refused: bool) -> tuple[StateName, str | None] | None:
+    """What an owner that lives makes of an experiment that has not said anything itself.
 
+    Args:
+        refused: its job ended as one does that finds the directory in use.
+    """
+    from imgtool.experiment.owner import holder
 
-def _is_later(first: Any, second: Any, *, missing: bool = False) -> bool:
-    """Whether time `first` is `second` or later; `missing` where one is not known."""
-    a, b = parse_time(first), parse_time(second)
-    return missing if a is None or b is None else a >= b
-
-
-def _claimed(directory: ExperimentDir) -> tuple[StateName, str | None]:
-    from imgtool.sweep import claim
-
-    owner = claim.holder(directory)
-    if owner is None:
-        return "pending", None
-    return "submitted", f"claimed by process {owner.pid} on {owner.host}"
+    owner = holder(directory)
+    if owner is not None and (owner.trains or owner.job):
+        return "running", f"by {owner}"
+    return None if owner is None or refused else ("submitted", f"claimed by {owner}")
 
 
 def _tells_of_memory(reason: str | None, job: Mapping[str, Any]) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 
+from imgtool.experiment.job import job_path
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.process.child import KILLED
 from imgtool.sweep.choose import why_not
-from imgtool.sweep.state import BROKEN, complaint, job_path, read_state
+from imgtool.sweep.state import BROKEN, complaint, read_state
 from imgtool.sweep.trial import Trial
 from imgtool.units import format_duration
 
@@ -36,7 +37,7 @@ def verdict(
 
 
 def done_meanwhile(trial: Trial, before: tuple[tuple[int, int] | None, ...]) -> str | None:
-    """Why a trial that was to be run, and is claimed now, has become someone else's."""
+    """Why a trial that was to be run, and is ours now, has become someone else's."""
     found = read_state(trial.directory)
     if traces(trial.directory) != before:
         return f"another sweep has just run it: {found.state}"

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from imgtool.schedulers.allocation import cores, whole_number
+from imgtool.schedulers.allocation import cores
+from imgtool.schedulers.words import whole_number
 
 SLOTS_VARIABLE = "IMGTOOL_SLOTS"  # trainings that share this machine's cores, set by a sweep
 

@@ -36,6 +36,8 @@ class Loop:
             for name, value in run.metrics.items()
             if name not in self.metrics and value is not None
         }
+        if "loss" in self.losses:  # of a start that trains nothing more, it is the last word
+            run.status.remember(loss=self.losses["loss"])
         self._ending: tuple[str, str] | None = None
         self._has_shown_losses = False
         self._gave_up_validating = False

@@ -6,6 +6,7 @@ Torch is imported once the data are open and the directory is known to be this e
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import SilentStatus, Status, StatusFile, say_for
 from imgtool.files import write_text
 from imgtool.process.stopping import StopRequest
+from imgtool.schedulers import registry
 from imgtool.training.environment import resume_collection
 from imgtool.training.material import Material, check_material, find_start, open_material
 from imgtool.training.ranks import KILLED, RankFailed, Ranks, forget_errors
@@ -42,8 +44,9 @@ def train(
     ranks: Ranks | None = None,
     resume: str = "auto",
     argv: Sequence[str] = (),
+    attempt: int | None = None,
 ) -> Outcome:
-    """Train an experiment in its directory, which the caller has created and locked on rank 0.
+    """Train an experiment in its directory, which the caller has created and owns on rank 0.
 
     Args:
         loaded: the checked config with the origin of each value.
@@ -52,13 +55,14 @@ def train(
         resume: `auto` goes on from the newest valid checkpoint, `never` refuses a directory
             that has one, a path names one.
         argv: the command line, for provenance.json.
+        attempt: the number of this start, as the directory's owner has it.
 
     Raises:
         UserError: of the kind that says what is wrong; status.json says so too. Where another
             rank failed first, its words.
     """
     ranks = ranks or Ranks()
-    status: Status = StatusFile(directory) if ranks.is_first else SilentStatus()
+    status: Status = StatusFile(directory, attempt=attempt) if ranks.is_first else SilentStatus()
     ranks.on_failure = lambda error: _note_failure(ranks, status, error, directory)
     with train_log(directory, first=ranks.is_first):
         news = LoggedReporter(reporter)
@@ -189,7 +193,8 @@ def _write_start(
         ) from error
     seed, fingerprint = loaded.experiment.train.seed, material.datasets.fingerprint
     words = list(argv) or sys.argv
-    record = provenance.collect(words, seed, fingerprint, identity, machine.arithmetic)
+    job = registry.own_job(os.environ)
+    record = provenance.collect(words, seed, fingerprint, identity, machine.arithmetic, job)
     provenance.write(directory, record)
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from imgtool.experiment.alive import start_ticks
+from imgtool.experiment.job import write_job
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import now_iso
-from imgtool.sweep.state import read_job, read_state, write_job
+from imgtool.sweep.state import read_job, read_state
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 
@@ -73,7 +74,12 @@ def start(tmp_path):
         while not directory.status_path.exists():
             assert child.poll() is None
             time.sleep(0.01)
-        job = {"executor": "local", "stat": "RUN", "host": socket.gethostname(), "pid": child.pid}
+        job = {
+            "executor": "local",
+            "stat": "running",
+            "host": socket.gethostname(),
+            "pid": child.pid,
+        }
         write_job(directory, **job, started=directory.made, start_ticks=start_ticks(child.pid))
         directory.child = child
         return directory
@@ -133,7 +139,7 @@ def test_another_process_with_its_number_is_left_alone(tmp_path):
     bystander = subprocess.Popen(["sleep", "60"])
     try:
         directory = make(tmp_path / "a")
-        job = {"executor": "local", "stat": "RUN", "host": socket.gethostname()}
+        job = {"executor": "local", "stat": "running", "host": socket.gethostname()}
         write_job(directory, **job, pid=bystander.pid, start_ticks=1)
         record = json.loads((directory.path / "base.json").read_text())
         old = {**record, "started": "2020-01-01T00:00:00Z", "state": "running"}
@@ -159,11 +165,11 @@ def test_what_runs_on_another_host_is_named(tmp_path):
 def test_a_job_that_lsf_has_not_numbered_is_named(tmp_path):
     directory = make(tmp_path / "a")
     (directory.path / "status.json").unlink(missing_ok=True)
-    job = {"executor": "lsf", "job_id": None, "name": "sweep-1", "stat": "PEND"}
+    job = {"executor": "lsf", "job_id": None, "name": "sweep-1", "stat": "waiting"}
     (directory.path / "job.json").write_text(json.dumps({**job, "submitted": now_iso()}))
     answer = imgtool("cancel", directory.path)
     assert answer.returncode == 1
-    assert "a was submitted as sweep-1, and LSF has not said yet" in answer.stderr
+    assert "a was submitted as sweep-1, and lsf has not said yet" in answer.stderr
 
 
 def test_nothing_named(tmp_path):
@@ -176,22 +182,31 @@ def cluster(tmp_path):
     """Three elements of job 7: one waits, one runs and saves on INT, one runs and is deaf."""
     tools = tmp_path / "tools"
     tools.mkdir()
-    for index, stat in ((1, "PEND"), (2, "RUN"), (3, "RUN")):
+    for index, stat in ((1, "waiting"), (2, "running"), (3, "running")):
         directory = make(tmp_path / "experiments" / f"t{index}")
         submitted = now_iso()
         job = {"executor": "lsf", "job_id": 7, "index": index, "stat": stat}
         write_job(directory, **job, submitted=submitted)
-        if stat == "RUN":
+        if stat == "running":
             record = json.loads((directory.path / "base.json").read_text())
             there = {**record, "state": "running", "host": "elsewhere", "pid": 5}
             directory.status_path.write_text(json.dumps(there))
     saved = tmp_path / "experiments/t2/status.json"
-    rows = r"7^1^PEND^-^-\n7^2^RUN^-^-\n7^3^RUN^-^-\n"
-    (tools / "bjobs").write_text(f"#!/bin/sh\nprintf '{rows}'\n")
+    (tools / "rows").write_text("7^1^PEND^-^-\n7^2^RUN^-^-\n7^3^RUN^-^-\n")
+    (tools / "bjobs").write_text(
+        f"#!/bin/sh\n[ -e {tools}/down ] && exec sleep 60\ncat {tools}/rows\n"
+    )
     (tools / "bkill").write_text(
-        f'#!/bin/sh\necho "$*" >> {tools}/calls\n'
-        f"sed -i s/running/stopped/ {saved}\n"
-        'for word; do case $word in *\\]) echo "Job <$word> is being signaled";; esac; done\n'
+        f"""#!/bin/sh
+echo "$*" >> {tools}/calls
+sed -i s/running/stopped/ {saved}
+sed -i 's/7^2^RUN^-/7^2^DONE^-/' {tools}/rows
+case "$*" in
+"7[1]") sed -i 's/7^1^PEND^-^-/7^1^EXIT^130^TERM_OWNER: killed/' {tools}/rows;;
+"7[3]") sed -i 's/7^3^RUN^-^-/7^3^EXIT^137^TERM_OWNER: killed/' {tools}/rows;;
+esac
+for word; do case $word in *\\]) echo "Job <$word> is being signaled";; esac; done
+"""
     )
     for tool in tools.iterdir():
         tool.chmod(0o755)
@@ -201,7 +216,7 @@ def cluster(tmp_path):
 def test_cluster_jobs_save_before_they_are_killed(cluster, tmp_path):
     env = {**os.environ, "PATH": f"{cluster}:{os.environ['PATH']}"}
     answer = imgtool("cancel", "experiments", "--dry-run", cwd=tmp_path, env=env)
-    assert "t3: would cancel LSF job 7[3]" in answer.stderr
+    assert "t3: would cancel lsf job 7[3]" in answer.stderr
     assert not (cluster / "calls").exists()
     answer = imgtool("cancel", "experiments", "--grace", "1s", cwd=tmp_path, env=env)
     assert answer.returncode == 0, answer.stderr
@@ -218,5 +233,5 @@ def test_without_bkill_nothing_is_called_cancelled(cluster, tmp_path):
     env = {**os.environ, "PATH": f"{cluster}:/usr/bin:/bin"}
     answer = imgtool("cancel", "t1", "--grace", "0s", cwd=tmp_path, env=env)
     assert answer.returncode == 1
-    assert "LSF jobs are not cancelled: bkill cannot be run" in answer.stderr
-    assert read_job(ExperimentDir(tmp_path / "experiments/t1"))["stat"] == "PEND"
+    assert "lsf jobs are not cancelled: bkill cannot be run" in answer.stderr
+    assert read_job(ExperimentDir(tmp_path / "experiments/t1"))["stat"] == "waiting"

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from imgtool.experiment.job import write_job
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import now_iso
-from imgtool.sweep.state import write_job
 
 PROGRAM = [sys.executable, "-m", "imgtool", "logs"]
 
@@ -48,7 +48,7 @@ def test_the_last_lines_of_the_childs_log_else_of_the_engines(directory, tmp_pat
 
 def test_the_log_of_a_cluster_job(directory, tmp_path):
     log = tmp_path / "p_gpuv100.31.1.out"
-    write_job(directory, executor="lsf", job_id=31, index=1, stat="EXIT", log=str(log))
+    write_job(directory, executor="lsf", job_id=31, index=1, stat="failed", log=str(log))
     assert logs("S1", cwd=tmp_path).returncode == 1
     log.write_text("no module cuda\n")
     answer = logs("S1", cwd=tmp_path)

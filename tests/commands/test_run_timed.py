@@ -298,7 +298,7 @@ def test_a_closed_terminal_stops_gracefully(tmp_path):
 def test_nothing_heavy_is_loaded():
     program = (
         "import sys, commands.run_timed, commands.prune, imgtool.process.timed\n"
-        "from imgtool.experiment import lock, provenance, retention, status\n"
+        "from imgtool.experiment import owner, provenance, retention, status\n"
         "heavy = {'torch', 'numpy', 'safetensors', 'PIL', 'rich.table'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 import pytest
 
 from commands import _sweep_table
+from imgtool.experiment.job import write_job
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import now_iso
 from imgtool.sweep.slots import Slot
-from imgtool.sweep.state import read_state, write_job
+from imgtool.sweep.state import read_state
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 
@@ -190,13 +191,14 @@ def test_lsf_is_asked_once_and_may_be_missing(study, tmp_path):
         directory.path.mkdir(exist_ok=True)
         submitted = datetime.now(UTC).isoformat()
         job = {"executor": "lsf", "job_id": 7, "index": int(name[-1]), "submitted": submitted}
-        write_job(directory, **job, stat="PEND")
+        write_job(directory, **job, stat="waiting")
     tools = tmp_path / "tools"
     tools.mkdir()
     env = {**os.environ, "PATH": str(tools)}
     answer = imgtool("status", "S4", cwd=study, env=env)
-    assert json.loads(answer.stdout)["state"] == "submitted"
-    assert "states of LSF jobs may be old" in answer.stderr
+    record = json.loads(answer.stdout)
+    assert (record["state"], record["reason"]) == ("submitted", "as last heard of lsf")
+    assert "states of cluster jobs may be old" in answer.stderr
     bjobs = tools / "bjobs"
     text = f"#!/bin/sh\necho call >> {tools}/calls\necho '7^1^RUN^-^-'\necho '7^4^RUN^-^-'\n"
     bjobs.write_text(text)
@@ -278,7 +280,7 @@ def test_without_a_terminal_there_is_a_line_for_each_start_and_end(tmp_path, cap
 def test_a_thousand_experiments(tmp_path):
     for number in range(1000):
         directory = put(tmp_path / "r", f"e{number}", log="x\n" * 99, state="running", loss=0.1)
-        write_job(directory, executor="local", stat="RUN")
+        write_job(directory, executor="local", stat="running")
         row = {"iteration": 1, "val_mse": 0.1, "val_psnr": 9.0}
         directory.metrics_path.write_text(json.dumps(row) + "\n" + '{"loss": 1}\n' * 40)
     rows = [json.loads(line) for line in imgtool("status", tmp_path / "r").stdout.splitlines()]

@@ -91,7 +91,7 @@ def test_scripts_for_people_who_submit_by_hand(folder, capsys):
         (["phase1_1", "--set", "train.lrr=1"], "unknown key train.lrr"),
         (["phase1_1", "--grid", "loss.kld"], "not KEY=VALUE"),
         (["phase1_1", "--retry", "broken"], "no state 'broken'"),
-        (["phase1_1", "--wait"], "--wait is for --executor lsf"),
+        (["phase1_1", "--wait"], "--wait is for --executor cluster"),
         (["phase1_1", "--executor", "lsf", "--slots", "2"], "--slots is for --executor local"),
         (["phase1_1", "--duration", "soon"], "soon"),
         (["phase1_1", "--duration", "0"], "time limit is 0"),
@@ -99,6 +99,8 @@ def test_scripts_for_people_who_submit_by_hand(folder, capsys):
         (["phase1_1", "--set", "output.exp_dir=x"], "output.exp_dir is for one training"),
         (["phase1_1", "--executor", "lsf", "--dry-run", "--then", "ls 'x"], "No closing quotation"),
         (["phase1_1", "--executor", "lsf"], "there is no bsub here"),
+        (["phase1_1", "--executor", "lfs"], "no 'lfs'"),
+        (["phase1_1", "--executor", "cluster"], "there is no cluster here"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_starts(folder, capsys, words, said):

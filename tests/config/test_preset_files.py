@@ -117,7 +117,7 @@ def test_the_study_shares_its_recipe(name):
     assert experiment.phase is not None
     assert experiment.output.shared_dir == f"outputs/{experiment.phase}"
     assert experiment.phase.startswith(name.partition("/")[0])
-    assert (experiment.lsf.num_cores, experiment.lsf.num_gpus) == (8, 1)
+    assert (experiment.cluster.num_cores, experiment.cluster.num_gpus) == (8, 1)
 
 
 def test_phases_do_not_share_a_folder():
@@ -137,7 +137,7 @@ def test_the_sweep_is_the_table(name):
     assert (model.latent_channels, model.downsampling_steps) == (channels, steps)
     assert (model.base_channels, model.bottleneck) == (32, "none")
     assert (loss.mse, loss.l1, loss.seg, loss.cls) == (1.0, 0.0, 0.05, 0.01)
-    assert experiment.lsf.queue == queue
+    assert experiment.cluster.queue == queue
     assert 512 // 2**steps == side
     shape = f"{name}: {channels} x {side} x {side} = {channels * side * side:,} dims"
     assert presets.description(f"phase1_1/{name}").startswith(shape)

@@ -11,16 +11,13 @@ def collect(**changes):
 
 
 def test_what_is_recorded(monkeypatch, tmp_path):
-    monkeypatch.setenv("LSB_JOBID", "123")
-    monkeypatch.setenv("LSB_QUEUE", "gpuv100")
-    monkeypatch.delenv("LSB_JOBINDEX", raising=False)
     monkeypatch.chdir(tmp_path)
-    record = collect()
+    record = collect(job={"executor": "lsf", "job_id": 123, "index": 0})
     assert record["argv"] == ["imgtool", "train"]
     assert (record["seed"], record["data_fingerprint"], record["identity"]) == (42, "f00", "abc")
     assert record["imgtool"] == __version__
     assert record["packages"]["numpy"]
-    assert record["lsf"] == {"LSB_JOBID": "123", "LSB_QUEUE": "gpuv100"}
+    assert record["job"] == {"executor": "lsf", "job_id": 123, "index": 0}
     assert record["cwd"] == str(tmp_path)
     assert record["git"] is None
     json.dumps(record, allow_nan=False)

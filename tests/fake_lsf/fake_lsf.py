@@ -116,6 +116,7 @@ def describe(key, number, element, job, state):
     return {
         "jobid": key,
         "jobindex": number,
+        "job_name": f"{job['name']}[{number}]" if number != "0" else job["name"],
         "stat": stat,
         "exit_code": str(code) if stat == "EXIT" else "-",
         "exit_reason": element.get("reason") or "-",

@@ -8,7 +8,7 @@ from imgtool.config import load
 from imgtool.config.identity import identity
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.registry import schema
-from imgtool.sweep.profile import Profile, Site
+from imgtool.schedulers.profile import Profile, Site
 from imgtool.sweep.trial import Plan, Trial
 
 TRAINER = [sys.executable, "-I", "-S", str(Path(__file__).parent / "trainer.py")]
@@ -16,7 +16,7 @@ TRAINER = [sys.executable, "-I", "-S", str(Path(__file__).parent / "trainer.py")
 
 def make_trial(root, name, **lsf):
     directory = ExperimentDir(root / name)
-    sets = [f"lsf.{key}={json.dumps(value)}" for key, value in lsf.items()]
+    sets = [f"cluster.{key}={json.dumps(value)}" for key, value in lsf.items()]
     sets += [f"output.exp_dir={json.dumps(str(directory.path))}", f"name={name}"]
     loaded = load.load("phase1_1/S1", family=None, schema_of=schema, sets=sets)
     return Trial(

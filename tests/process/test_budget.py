@@ -2,11 +2,10 @@ import os
 import stat
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from imgtool.errors import UsageError
 from imgtool.process import budget
+from imgtool.schedulers import lsf
 
 HOUR = 3600.0
 
@@ -91,37 +90,9 @@ def test_an_unknown_limit_caps_nothing_and_is_said(bjobs, text):
 
 
 def test_a_bjobs_that_hangs_or_is_missing(bjobs, monkeypatch):
-    monkeypatch.setattr(budget, "ASK_SEC", 0.2)
+    monkeypatch.setattr(lsf, "ASK_SEC", 0.2)
     environment = bjobs("1:00 L^60.0^0 second(s)", seconds=30)
     assert budget.choose(HOUR, margin_sec=1.0, environment=environment).source == "duration"
     monkeypatch.setenv("PATH", "/nowhere")
     found = budget.choose(HOUR, margin_sec=1.0, environment={"LSB_JOBID": "1", "PATH": "/nowhere"})
     assert found.source == "duration"
-
-
-@pytest.mark.parametrize(
-    ("line", "seconds"),
-    [
-        ("23:12 L^1440.0^2880 second(s)", 1392 * 60),
-        ("23:12 L^-^2880 second(s)", 1392 * 60),
-        ("1:00 E^120.0^60 second(s)", 119 * 60),
-        ("0:10 X^90.0/hostA^60 second(s)", 89 * 60),
-        ("-^60.0 min^0 second(s)", 3600),
-        ("01:00:00 L^02:00:00^01:00:30", 3570),
-        ("0:00 L^60.0^3700 second(s)", 0),
-        ("100:05 L^-^-", 100 * 3600 + 300),
-        ("-^-^12 second(s)", None),
-        ("1:00 L^60.0", None),
-        ("1:00 L^60.0^0 second(s)\n2:00 L^60.0^0 second(s)", None),
-        ("some chatter\n1:00 L^60.0^0 second(s)", 3600),
-        ("soon L^lots^none", None),
-    ],
-)
-def test_what_bjobs_may_say(line, seconds):
-    assert budget.parse_time_left(line) == seconds
-
-
-@given(st.text(alphabet="0123456789:^-. LEX/minsecond()\n", max_size=60))
-def test_any_answer_is_a_time_or_none(text):
-    found = budget.parse_time_left(text)
-    assert found is None or 0 <= found < float("inf")

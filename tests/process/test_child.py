@@ -1,6 +1,5 @@
 """What becomes of a command when whoever started it is killed, shown by real processes."""
 
-import json
 import os
 import signal
 import subprocess
@@ -9,10 +8,7 @@ import time
 
 import pytest
 
-from imgtool.errors import ExperimentError
 from imgtool.experiment.alive import is_word_alive, word_of
-from imgtool.experiment.layout import ExperimentDir
-from imgtool.experiment.lock import exclusive
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs prctl")
 
@@ -77,20 +73,6 @@ print(os.waitstatus_to_exitcode(os.wait()[1]))
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert answer.stdout == "130\n"
     assert not (tmp_path / "late").exists()
-
-
-def test_a_training_without_its_run_timed_says_how_to_end_it(tmp_path, monkeypatch):
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    directory = ExperimentDir(tmp_path)
-    for word, is_gone in ((f"{gone.pid}:1", True), (word_of(os.getppid()), False)):
-        monkeypatch.setenv("IMGTOOL_SUPERVISOR", word)
-        with exclusive(directory):
-            assert json.loads(directory.lock_path.read_text())["supervisor"] == word
-            with pytest.raises(ExperimentError) as caught, exclusive(directory):
-                pass
-        assert ("is gone, and no limit holds" in str(caught.value)) == is_gone
-        assert f"kill -INT {os.getpid()}" in caught.value.hint
 
 
 def test_words_that_name_a_process():

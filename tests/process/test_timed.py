@@ -7,6 +7,7 @@ import pytest
 
 from imgtool.errors import ExperimentError
 from imgtool.experiment.layout import ExperimentDir
+from imgtool.experiment.owner import InUse, take
 from imgtool.process import timed
 from imgtool.process.budget import Budget
 from imgtool.process.child import NotFound
@@ -174,6 +175,26 @@ def test_without_a_directory(tmp_path, monkeypatch, capfd):
     assert (code, record["saved"], record["pruned"], record["path"]) == (0, None, None, None)
     assert capfd.readouterr().err == "hi\n"
     assert os.listdir(tmp_path) == []
+
+
+def test_in_a_directory_in_use_nothing_is_written(run, experiment):
+    with take(experiment):
+        before = sorted(os.listdir(experiment.path))
+        with pytest.raises(InUse, match=f"in use by process {os.getpid()} "):
+            run("echo hello")
+        assert sorted(os.listdir(experiment.path)) == before
+
+
+def test_what_it_runs_may_train_there(run, experiment):
+    """By the ticket in its environment; and nobody else may, until the pruning is over."""
+    program = "from imgtool.experiment import owner, layout; import sys; \\\n"
+    program += "hold = owner.take(layout.ExperimentDir(sys.argv[1]), trains=True); print(hold.role)"
+    text = f"{sys.executable} -c '{program}' {experiment.path}; cat {experiment.path}/owner"
+    assert run(text)[1] == 0
+    role, _, words = experiment.child_log_path.read_text().partition("\n")
+    assert role == "trainer"
+    assert json.loads(words)["process"]["pid"] == os.getpid()
+    assert not experiment.owner_path.exists()
 
 
 def test_a_wrong_command_leaves_no_directory_behind(tmp_path):

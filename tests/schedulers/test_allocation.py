@@ -136,20 +136,12 @@ def test_both_versions_side_by_side(tmp_path):
     ],
 )
 def test_lsf_gives_this_host_s_share(tmp_path, hosts, expected):
-    environ = {"LSB_MCPU_HOSTS": hosts, "LSB_DJOB_NUMPROC": "2"}
+    environ = {"LSB_JOBID": "1", "LSB_MCPU_HOSTS": hosts, "LSB_DJOB_NUMPROC": "2"}
     assert cores(environ, root=tmp_path, host="hosta.example.com") == expected
 
 
-def test_slurm_gives_cores_a_task(tmp_path):
-    assert cores({"SLURM_JOB_ID": "1", "SLURM_CPUS_PER_TASK": "12"}, root=tmp_path) == 12
-    assert cores({"SLURM_CPUS_PER_TASK": "12"}, root=tmp_path) == 64  # no job: left over
-    for text in ("", "0", "-3", "lots"):
-        assert cores({"SLURM_JOB_ID": "1", "SLURM_CPUS_PER_TASK": text}, root=tmp_path) == 64
-
-
 def test_the_smallest_wins(tmp_path):
-    environ = {"LSB_MCPU_HOSTS": "a 8", "SLURM_JOB_ID": "1", "SLURM_CPUS_PER_TASK": "5"}
     root = tree(tmp_path, "0::/a", [V2.format(within="/")], {"a/cpu.max": "700000 100000"})
-    assert cores(environ, root=root) == 5
-    assert cores({**environ, "SLURM_CPUS_PER_TASK": "90"}, root=root) == 7
-    assert cores({**environ, "SLURM_CPUS_PER_TASK": "90", "LSB_MCPU_HOSTS": "a 2"}, root=root) == 2
+    for hosts, least in (("a 5", 5), ("a 90", 7)):
+        assert cores({"LSB_JOBID": "1", "LSB_MCPU_HOSTS": hosts}, root=root) == least
+    assert cores({"LSB_MCPU_HOSTS": "a 5"}, root=root) == 7  # no job: left over

@@ -18,16 +18,20 @@ from imgtool.sweep.trial import Plan, Trial
 # A trainer: says that it runs, obeys INT by saving, ends as its last word says.
 TRAINER = """
 import json, os, signal, socket, sys, time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 folder, ending = sys.argv[1], sys.argv[2]
+def clock():
+    ahead = timedelta(seconds=float(os.environ.get("TRAINER_AHEAD_SEC", 0)))
+    return (datetime.now(UTC) + ahead).strftime("%Y-%m-%dT%H:%M:%SZ")
 def say(state, reason=None, **more):
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = clock()
     record = dict(state=state, reason=reason, host=socket.gethostname(), pid=os.getpid(),
-                  started=started, heartbeat=now, iteration=5, max_iteration=10, loss=0.5, **more)
+                  started=started, heartbeat=now, iteration=5, max_iteration=10, loss=0.5,
+                  attempt=int(os.environ["IMGTOOL_ATTEMPT"]), **more)
     with open(folder + "/status.tmp", "w") as file:
         json.dump(record, file)
     os.replace(folder + "/status.tmp", folder + "/status.json")
-started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+started = clock()
 def stop(number, frame):
     if ending == "deaf":
         return

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from imgtool.errors import UsageError
-from imgtool.sweep import claim, local
+from imgtool.experiment import owner
+from imgtool.sweep import local
 from imgtool.sweep.slots import Slot, find_slots
 from imgtool.sweep.state import read_job, read_state
 from tests.waiting import is_alive, wait_until
@@ -92,10 +93,10 @@ def test_all_run_no_more_at_once_than_slots(make_plan, trainer):
     assert told.received is None
     for trial in plan.trials:
         job = read_job(trial.directory)
-        assert (job["stat"], job["exit_code"], job["attempt"]) == ("DONE", 0, 1)
+        assert (job["stat"], job["exit_code"], job["attempt"]) == ("done", 0, 1)
         assert trial.config_path.exists()
         assert trial.directory.child_log_path.read_text() == "at work\n"
-        assert sorted(p.name for p in trial.directory.path.glob("*claim*")) == []
+        assert sorted(p.name for p in trial.directory.path.glob("*owner*")) == []
 
 
 def test_what_died_without_a_word_has_failed_and_keeps_its_last_line(make_plan, trainer):
@@ -239,7 +240,7 @@ def test_a_trial_that_cannot_be_started_fails_and_the_rest_go_on(make_plan, trai
 
 def test_a_claimed_trial_and_one_that_was_just_run_are_left_alone(make_plan, trainer):
     plan = make_plan("a", "b", "c")
-    held = claim.take(plan.trials[1].directory)
+    held = owner.take(plan.trials[1].directory)
 
     def others_run_c(trial):
         plan.trials[2].directory.path.mkdir(exist_ok=True)
@@ -247,7 +248,7 @@ def test_a_claimed_trial_and_one_that_was_just_run_are_left_alone(make_plan, tra
 
     told = pool(plan, trainer(), Recorder(others_run_c), num_slots=1)
     assert set(told.states) == {"a"}
-    assert told.reasons["b"] == "another sweep has it"
+    assert told.reasons["b"].startswith(f"in use by process {os.getpid()} ")
     assert told.reasons["c"] == "another sweep has just run it: completed"
     held.release()
 
@@ -314,11 +315,11 @@ def test_a_killed_sweep_leaves_its_trial_training_and_it_is_found_again(
         pid = json.loads(trial.directory.status_path.read_text())["pid"]
         assert is_alive(pid)
         assert read_state(trial.directory).state == "running"
-        assert claim.holder(trial.directory).child_pid == pid
-        assert pool(plan, of).reasons == {"a": "another sweep has it"}
+        assert owner.holder(trial.directory).child.pid == pid
+        assert pool(plan, of).reasons["a"].startswith(f"in use by process {pid} ")
         os.kill(pid, signal.SIGINT)
         wait_until(lambda: read_state(trial.directory).state == "stopped")
-        wait_until(lambda: claim.holder(trial.directory) is None)
+        wait_until(lambda: owner.holder(trial.directory) is None)
         assert pool(plan, trainer()).states["a"].state == "completed"
     finally:
         sweep.kill()

@@ -55,7 +55,7 @@ def test_later_phases_decide_what_the_earlier_ones_did():
 
 def test_queues_of_phase_1_1():
     found = plan("phase1_1")
-    queues = {t.name.split("_")[3]: t.loaded.experiment.lsf.queue for t in found.trials}
+    queues = {t.name.split("_")[3]: t.loaded.experiment.cluster.queue for t in found.trials}
     assert queues == {f"S{n}": "gpuv100" if n <= 10 else "gpul40s" for n in range(1, 13)}
     assert found.max_running == {"gpuv100": 4, "gpul40s": 2}
 
@@ -151,9 +151,9 @@ def test_resources_are_below_set(folder):
         "s.yaml",
         "experiments: [a.yaml]\nresources: {gpuv100: {walltime: 2h, num_cores: 3}}\n",
     )
-    lsf = plan(spec).trials[0].loaded.experiment.lsf
+    lsf = plan(spec).trials[0].loaded.experiment.cluster
     assert (lsf.walltime, lsf.num_cores) == ("2h", 3)
-    assert plan(spec, sets=["lsf.walltime=9h"]).trials[0].loaded.experiment.lsf.walltime == "9h"
+    assert plan(spec, sets=["lsf.walltime=9h"]).trials[0].loaded.experiment.cluster.walltime == "9h"
 
 
 @pytest.mark.parametrize("word", ["S3", "phase1_1_AE_S3_ch4_ds3"])

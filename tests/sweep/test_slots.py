@@ -23,8 +23,8 @@ def of_gpus(make_plan):
         trials = []
         for trial in plan.trials:
             experiment = trial.loaded.experiment
-            lsf = replace(experiment.lsf, num_gpus=numbers[trial.name])
-            loaded = replace(trial.loaded, experiment=replace(experiment, lsf=lsf))
+            lsf = replace(experiment.cluster, num_gpus=numbers[trial.name])
+            loaded = replace(trial.loaded, experiment=replace(experiment, cluster=lsf))
             trials.append(replace(trial, loaded=loaded))
         return replace(plan, trials=tuple(trials))
 
@@ -52,14 +52,14 @@ def test_a_trial_trains_on_as_many_ranks_as_it_asks_for_gpus(of_gpus, monkeypatc
 def test_more_gpus_than_there_are_is_refused(of_gpus, monkeypatch, choices):
     with pytest.raises(UsageError, match=r"b asks for 3 GPUs .* and there are [12]") as caught:
         fit(of_gpus(a=1, b=3).trials, gpus(monkeypatch, 2, **choices))
-    assert "--set lsf.num_gpus=" in caught.value.hint
+    assert "--set cluster.num_gpus=" in caught.value.hint
 
 
 def test_without_a_gpu_it_trains_as_one_process_unless_there_are_slots(of_gpus, monkeypatch):
     trials = of_gpus(a=2, b=1, c=2).trials
     fitted, (note,) = fit(trials, gpus(monkeypatch, 0))
     assert [trial.num_ranks for trial in fitted] == [1, 1, 1]
-    assert "a asks for 2 GPUs (lsf.num_gpus) and 1 more, and there is none" in note
+    assert "a asks for 2 GPUs (cluster.num_gpus) and 1 more, and there is none" in note
     fitted, notes = fit(trials, gpus(monkeypatch, 0, slots=2))
     assert ([trial.num_ranks for trial in fitted], notes) == ([2, 1, 2], [])
 

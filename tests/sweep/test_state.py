@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from imgtool.experiment.alive import start_ticks
+from imgtool.experiment.job import write_job
 from imgtool.experiment.layout import ExperimentDir
+from imgtool.experiment.owner import take
 from imgtool.experiment.status import now_iso
-from imgtool.sweep import claim
 from imgtool.sweep.choose import choose
-from imgtool.sweep.state import complaint, last_lines, read_job, read_state, write_job
+from imgtool.sweep.state import complaint, last_lines, read_job, read_state
 
 DEAD = 2**22 - 3
+PEND, RUN, DONE, EXIT = "waiting", "running", "done", "failed"
 
 
 def ago(seconds):
@@ -103,7 +105,7 @@ def job_fields(**fields):
     [
         ({"stat": "PEND"}, "submitted", None),
         ({"stat": "PSUSP"}, "submitted", "held"),
-        ({"stat": "RUN"}, "running", "starting"),
+        ({"stat": "running"}, "running", "starting"),
         ({"stat": "USUSP"}, "running", "starting"),
         ({"stat": "UNKWN"}, "submitted", "lost sight"),
         ({"stat": "EXIT", "exit_code": 1}, "failed", "code 1"),
@@ -126,10 +128,66 @@ def test_states_of_a_cluster_job_without_a_word_of_its_trainer(tmp_path, job, st
 
 def test_an_earlier_attempts_words_do_not_count_for_a_new_job(write_status):
     directory = write_status("a", state="stopped", started=ago(500), heartbeat=ago(400))
-    write_job(directory, **job_fields(stat="PEND"))
+    write_job(directory, **job_fields(stat="waiting"))
     assert read_state(directory).state == "submitted"
     directory = write_status("a", state="completed", started=ago(50))
     assert read_state(directory).state == "completed"
+
+
+# Of a trainer's word and its job's, as two hosts write them down whose clocks differ: name ->
+# status.json, job.json, what it is. Times are seconds before now.
+WORDS = {
+    "completed": ({"attempt": 3, "state": "completed"}, {"stat": DONE, "exit_code": 0}, "completed"),
+    "its end not seen yet": ({"attempt": 3, "state": "completed"}, {"stat": RUN}, "completed"),
+    "trains": ({"attempt": 3}, {"stat": RUN}, "running"),
+    "died at work": ({"attempt": 3}, {"stat": EXIT, "exit_code": 140}, "failed"),
+    "waits": ({"attempt": 2, "state": "stopped"}, {"stat": PEND}, "submitted"),
+    "has started": ({"attempt": 2, "state": "failed"}, {"stat": RUN}, "running"),
+    "said nothing": ({"attempt": 2, "state": "completed"}, {"stat": DONE, "exit_code": 0}, "failed"),
+    "verdict": ({"attempt": 3}, {"stat": EXIT, "state": "stopped", "reason": "x"}, "stopped"),
+    "late verdict": ({"attempt": 3, "state": "failed"}, {"stat": EXIT, "state": "stopped"}, "stopped"),
+    "by hand since": ({"attempt": 4}, {"stat": EXIT, "exit_code": 2, "state": "failed"}, "running"),
+    "done since": ({"attempt": 4, "state": "completed"}, {"stat": EXIT, "exit_code": 2}, "completed"),
+    "next turn waits": ({"attempt": 3, "state": "stopped"}, {"stat": PEND, "goes_on_after": 3}, "submitted"),
+    "next turn trains": ({"attempt": 4}, {"stat": RUN, "goes_on_after": 3}, "running"),
+    "next turn died": (
+        {"attempt": 3, "state": "stopped"}, {"stat": EXIT, "exit_code": 1, "goes_on_after": 3}, "failed"
+    ),
+    "forgotten, yet it lives": ({"attempt": 3}, {"stat": EXIT, "state": "stale"}, "running"),
+    "forgotten, then done": ({"attempt": 3, "state": "completed"}, {"stat": EXIT, "state": "stale"}, "completed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ahead", [-120, -2, 0, 2, 120])
+@pytest.mark.parametrize("case", WORDS)
+def test_the_later_start_counts_whatever_the_clocks_say(write_status, case, ahead):
+    """`ahead`: seconds of the trainer's clock before that of whoever started it."""
+    status, job, state = WORDS[case]
+    times = {"started": ago(9 - ahead), "heartbeat": ago(-ahead)}
+    directory = write_status("a", **{"host": "elsewhere", **times, **status})
+    ended = {"ended": ago(0)} if job["stat"] in (DONE, EXIT) else {}
+    write_job(directory, **job_fields(submitted=ago(10), attempt=3, **ended, **job))
+    assert read_state(directory).state == state
+
+
+def test_a_job_that_was_refused_while_its_trial_trains(tmp_path):
+    """Another's that has begun, and has not said anything yet."""
+    directory = ExperimentDir(tmp_path)
+    write_job(directory, **job_fields(stat=EXIT, exit_code=2, attempt=1))
+    assert read_state(directory).state == "failed"
+    with take(directory):  # a sweep that looks at it is no training
+        assert read_state(directory).state == "failed"
+    with take(directory, trains=True):
+        found = read_state(directory)
+    assert found.state == "running"
+    assert f"by process {os.getpid()} " in found.reason
+
+
+def test_what_trains_has_an_owner_before_it_says_so(tmp_path):
+    directory = ExperimentDir(tmp_path)
+    with take(directory, trains=True):
+        assert read_state(directory).state == "running"
+    assert read_state(directory).state == "pending"
 
 
 def test_running_by_its_word_in_a_job_that_has_ended(write_status):
@@ -148,7 +206,12 @@ def test_a_suspended_job_is_alive_though_its_heart_stands_still(write_status):
 
 def test_a_local_job_that_starts_or_died_while_starting(tmp_path):
     directory = ExperimentDir(tmp_path)
-    job = {"executor": "local", "stat": "RUN", "host": socket.gethostname(), "started": now_iso()}
+    job = {
+        "executor": "local",
+        "stat": "running",
+        "host": socket.gethostname(),
+        "started": now_iso(),
+    }
     pid = os.getpid()
     write_job(directory, **job, pid=pid, start_ticks=start_ticks(pid))
     assert (read_state(directory).state, read_state(directory).reason) == ("running", "starting")
@@ -175,7 +238,7 @@ def test_a_zombie_is_gone(tmp_path):
     while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
         time.sleep(0.01)
     directory = ExperimentDir(tmp_path)
-    job = {"executor": "local", "stat": "RUN", "host": socket.gethostname(), "pid": child.pid}
+    job = {"executor": "local", "stat": "running", "host": socket.gethostname(), "pid": child.pid}
     write_job(directory, **job, start_ticks=start_ticks(child.pid))
     assert read_state(directory).state == "stale"
     child.wait()
@@ -217,7 +280,7 @@ def test_choosing(make_plan, write_status):
         write_status(name, plan.root, state=state, reason="why")
         write_config(by_name[name])
     write_status("running", plan.root, pid=os.getpid())
-    held = claim.take(by_name["claimed"].directory)
+    held = take(by_name["claimed"].directory)
     write_status("raised", plan.root, state="completed")
     write_config(by_name["raised"], epochs=1)
     write_status("other", plan.root, state="stopped")

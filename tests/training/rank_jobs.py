@@ -1,20 +1,23 @@
-"""One rank of a group: trains what a list of jobs says, one after the other, in one process.
+"""Two ranks of a group: each trains what a list of jobs says, one after the other.
 
-python rank_jobs.py JOBS.json, with torchrun's variables set; what it found is left in
-JOBS.json's folder as JOB.RANK.json.
+python rank_jobs.py JOBS.json PORT; in JOBS.json's folder are left what a rank has found, as
+JOB.RANK.json, its stderr, as rankRANK.log, and as pids.json and codes.json how they are called
+and have ended. torch is imported once, before there are two.
 """
 
 import hashlib
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 
+from imgtool.files import write_text
 from imgtool.process.stopping import StopRequest
 from imgtool.training.group import open_ranks
 from imgtool.training.report import Silence
 
-RANK = int(os.environ.get("RANK", 0))
+RANK = 0
 
 
 class Watcher(Silence):
@@ -103,7 +106,7 @@ def refuse_job(job, folder, ranks, stop):
         del ranks.explain
 
 
-def main(path):
+def train_all(path):
     stop = StopRequest()
     stop.install()
     from imgtool.experiment.layout import ExperimentDir
@@ -116,11 +119,45 @@ def main(path):
             stop.reason = None
 
 
-if __name__ == "__main__":
+def be_rank(rank, path, port):
+    """The exit code of a rank."""
+    global RANK
     from imgtool.errors import UserError
 
+    RANK = rank
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in {**ranks, **where}.items()})
+    log = os.open(path.with_name(f"rank{rank}.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     try:
-        main(sys.argv[1])
+        train_all(path)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(int(error.exit_code))
+        return int(error.exit_code)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def main(path, port):
+
+    import imgtool.training.assemble  # noqa: F401
+
+    pids = []
+    for rank in (0, 1):
+        pid = os.fork()
+        if pid == 0:
+            code = be_rank(rank, path, port)
+            sys.stderr.flush()
+            os._exit(code)
+        pids.append(pid)
+    write_text(path.with_name("pids.json"), json.dumps(pids))
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    write_text(path.with_name("codes.json"), json.dumps(codes))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -23,6 +23,7 @@ from imgtool.training.device import Precision
 from imgtool.training.ranks import Ranks
 from imgtool.training.step import Stepper
 from imgtool.training.throughput import Throughput
+from tests.small import SMALL_FACES
 
 # Beside what `--tiny` chooses, what else of a family has a state that a forward may change.
 VARIANTS = {
@@ -30,6 +31,7 @@ VARIANTS = {
     "genegan": ["model.base_channels=8"],
     "hpcm": ["loss.phase2_reg=true"],
 }
+SMALLER = {"genegan": SMALL_FACES}
 CASES = [(family, ()) for family in registry.FAMILIES] + [
     (family, tuple(sets)) for family, sets in VARIANTS.items()
 ]
@@ -54,7 +56,8 @@ def endless(experiment, start):
 
 
 def make(family, sets, *more):
-    given = ["data.root=x", "train.ema_decay=0.9", "train.device=cpu", *sets, *more]
+    given = ["data.root=x", "train.ema_decay=0.9", "train.device=cpu"]
+    given += [*SMALLER.get(family, ()), *sets, *more]
     experiment = load(
         None, family=family, schema_of=registry.schema, sets=given, tiny=True
     ).experiment

@@ -282,6 +282,7 @@ def test_a_finished_experiment_stays_as_it_is(run, tmp_path):
     assert again.outcome.state == "completed"
     assert before == after
     assert again.outcome.metrics.keys() == first.outcome.metrics.keys()
+    assert read_status(again.directory)["loss"] is not None
 
 
 class Killed(BaseException):

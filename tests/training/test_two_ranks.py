@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,8 @@ from imgtool.experiment import checkpoint_file
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import read_status
 from imgtool.models import registry
+from tests.small import SMALL_FACES
+from tests.waiting import wait_until
 
 FAMILIES = list(registry.FAMILIES)
 WORKER = Path(__file__).with_name("rank_jobs.py")
@@ -41,7 +42,10 @@ COMMON = [
 OF_FAMILY = {
     "autoencoder": ["model.bottleneck=vq", "model.heads=[rgb]", "model.codebook_size=16"],
     # Faces are on 0..255, and gradients of a mean difference jump: small steps stay comparable.
-    "genegan": ["loss.critic_burst=2", "model.base_channels=8", "train.lr=0.0001"],
+    "genegan": [
+        *("loss.critic_burst=2", "model.base_channels=8", "train.lr=0.0001"),
+        *SMALL_FACES,
+    ],
 }
 
 
@@ -71,28 +75,10 @@ def sets_of(family, data, batch_size, *more):
     return [*COMMON, *given, *OF_FAMILY.get(family, []), *more]
 
 
-def start(path, rank, port):
-    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": os.getcwd()}
-    environment = {**os.environ, **{k: str(v) for k, v in {**ranks, **where}.items()}}
-    with open(path.with_name(f"rank{rank}.log"), "wb") as log:
-        return subprocess.Popen(
-            [sys.executable, str(WORKER), str(path)], env=environment, stdout=log, stderr=log
-        )
-
-
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def wait_for(condition, processes, seconds=240):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        assert all(process.poll() is None for process in processes), "a rank ended"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -108,20 +94,19 @@ def two(shared):
 
 
 def run_two_ranks(data, folder):
-    """Of each family ten iterations, the first five of them and a resume; a run that is asked to
+    """Of each family six iterations, the first three of them and a resume; a run that is asked to
     stop; one in which rank 1 fails.
     """
     jobs = []
     for family in FAMILIES:
         sets = sets_of(family, data, 1, "train.ema_decay=0.9")
         whole, parts = str(folder / f"{family}-whole"), str(folder / f"{family}-parts")
-        for name, exp_dir, last in (
-            ("one", str(folder / f"{family}-one"), 1),
-            ("five", parts, 5),
-            ("whole", whole, 10),
-            ("parts", parts, 10),
+        for name, exp_dir, last, more in (
+            ("three", parts, 3, ["train.save_every=1"]),
+            ("whole", whole, 6, []),
+            ("parts", parts, 6, []),
         ):
-            limit = [f"train.max_iter={last}"]
+            limit = [f"train.max_iter={last}", *more]
             jobs.append(
                 {
                     "name": f"{family}-{name}",
@@ -131,7 +116,7 @@ def run_two_ranks(data, folder):
                 }
             )
     endless = {"family": FAMILIES[0], "sets": sets_of(FAMILIES[0], data, 1)}
-    more = ["train.ema_decay=0.9", "train.max_iter=12"]
+    more = ["train.ema_decay=0.9", "train.max_iter=8"]
     again = {"family": FAMILIES[0], "sets": sets_of(FAMILIES[0], data, 1, *more), "refused": True}
     again["exp_dir"] = str(folder / f"{FAMILIES[0]}-parts")
     jobs.append({**again, "name": "config", "rank_sets": [[], ["train.val_every=3"]]})
@@ -140,16 +125,18 @@ def run_two_ranks(data, folder):
     jobs.append({**endless, "name": "failed", "exp_dir": str(folder / "failed"), "fails": [1, 3]})
     path = folder / "jobs.json"
     path.write_text(json.dumps(jobs))
-    port = free_port()
-    processes = [start(path, rank, port) for rank in (0, 1)]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    words = [sys.executable, str(WORKER), str(path), str(free_port())]
+    both = subprocess.Popen(words, env=environment, start_new_session=True)
     try:
-        wait_for((folder / "asked.1.there").exists, processes)
-        processes[1].send_signal(signal.SIGINT)
-        codes = [process.wait(60) for process in processes]
+        wait_until(lambda: (folder / "asked.1.there").exists() or both.poll() is not None, 240)
+        assert both.poll() is None, "a rank ended"
+        os.kill(json.loads((folder / "pids.json").read_text())[1], signal.SIGINT)
+        assert both.wait(60) == 0
     finally:
-        for process in processes:
-            process.kill()
-    (folder / "codes.json").write_text(json.dumps(codes))
+        if both.poll() is None:
+            os.killpg(both.pid, signal.SIGKILL)
+            both.wait()
 
 
 def left(two, job, rank):
@@ -159,15 +146,15 @@ def left(two, job, rank):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_two_ranks_hold_equal_parameters_buffers_and_averages(two, family):
     first, second = left(two, f"{family}-whole", 0), left(two, f"{family}-whole", 1)
-    assert (first["state"], first["iteration"]) == ("completed", 10)
+    assert (first["state"], first["iteration"]) == ("completed", 6)
     assert first["digests"]
     assert first == second
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_two_ranks_resume_where_they_stopped(two, family):
-    whole = checkpoint_file.read(two / f"{family}-whole/checkpoints/iter_000010.safetensors")
-    parts = checkpoint_file.read(two / f"{family}-parts/checkpoints/iter_000010.safetensors")
+    whole = checkpoint_file.read(two / f"{family}-whole/checkpoints/iter_000006.safetensors")
+    parts = checkpoint_file.read(two / f"{family}-parts/checkpoints/iter_000006.safetensors")
     assert whole.tensors.keys() == parts.tensors.keys()
     different = [n for n, t in whole.tensors.items() if not torch.equal(t, parts.tensors[n])]
     assert not different, different[:5]
@@ -181,14 +168,14 @@ def test_two_ranks_of_half_the_batch_are_one_process_of_the_whole(two, data, tmp
     from imgtool.training.report import Silence
     from imgtool.training.run import train
 
-    sets = sets_of(family, data, 2, "train.max_iter=5", "train.ema_decay=0.9")
+    sets = sets_of(family, data, 2, "train.max_iter=3", "train.ema_decay=0.9")
     loaded = load(None, family=family, schema_of=registry.schema, sets=sets, tiny=True)
     directory = ExperimentDir(tmp_path / "one")
     directory.create()
     train(loaded, directory, stop=StopRequest(), reporter=Silence())
-    one = checkpoint_file.read(directory.checkpoint_path(5))
-    both = checkpoint_file.read(two / f"{family}-parts/checkpoints/iter_000005.safetensors")
-    start = checkpoint_file.read(two / f"{family}-one/checkpoints/iter_000001.safetensors")
+    one = checkpoint_file.read(directory.checkpoint_path(3))
+    both = checkpoint_file.read(two / f"{family}-parts/checkpoints/iter_000003.safetensors")
+    start = checkpoint_file.read(two / f"{family}-parts/checkpoints/iter_000001.safetensors")
     moved = [
         (t.double() - start.tensors[f"model.{n}"].double()).abs().max()
         for n, t in one.part("model").items()

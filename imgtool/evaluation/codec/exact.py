@@ -71,15 +71,15 @@ def exact_arithmetic(device: torch.device, threads: int) -> Iterator[None]:
     before = (
         torch.get_num_threads(),
         torch.get_float32_matmul_precision(),
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.get_deterministic_debug_mode(),
         memory.fill_uninitialized_memory,
     )
     try:
         if threads:
             torch.set_num_threads(threads)
         torch.set_float32_matmul_precision("highest")
-        torch.use_deterministic_algorithms(True)
+        # use_deterministic_algorithms would import torch's compiler, seconds of a short command.
+        torch.set_deterministic_debug_mode("error")
         # A pass over every new tensor, for kernels that would read what nobody wrote.
         memory.fill_uninitialized_memory = False
         with (
@@ -102,5 +102,5 @@ def exact_arithmetic(device: torch.device, threads: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(before[0])
         torch.set_float32_matmul_precision(before[1])
-        torch.use_deterministic_algorithms(before[2], warn_only=before[3])
-        memory.fill_uninitialized_memory = before[4]
+        torch.set_deterministic_debug_mode(before[2])
+        memory.fill_uninitialized_memory = before[3]

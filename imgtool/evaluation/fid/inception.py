@@ -108,6 +108,8 @@ def make_network(features: str) -> Inception3:
 class Extractor:
     """Features of images: fp32 without TF32, channels_last, no gradients.
 
+    `side` is what images are resized to, pixels: another gives features that compare with none.
+
     Args:
         features: one of FEATURE_SETS.
         weights: as `find_weights` gives them.
@@ -116,6 +118,8 @@ class Extractor:
     Raises:
         DataError: the file is no Inception of this kind.
     """
+
+    side = SIDE
 
     def __init__(
         self, features: str, weights: Weights, *, resize: str, device: torch.device
@@ -149,7 +153,7 @@ class Extractor:
     def prepare(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 on any device to what the network takes, on the extractor's."""
         with torch.inference_mode():
-            return prepare(images.to(self.device), self.resize)
+            return prepare(images.to(self.device), self.resize, self.side)
 
     def features_of(self, prepared: Tensor) -> Tensor:
         """At most BATCH prepared images, of which the rest is filled up, to (B, 2048) float32."""

@@ -169,6 +169,7 @@ def channels_last(experiment: Experiment, device_type: str) -> bool:
 
 SCHEMA = FamilySchema(
     name="autoencoder",
+    example="--data-root photos --heads rgb --crop 128",
     sections={"model": Model, "loss": Loss},
     monitor="val_mse",
     tiny={

@@ -207,6 +207,7 @@ def channels_last(experiment: Experiment, device_type: str) -> bool:
 
 SCHEMA = FamilySchema(
     name="genegan",
+    example="--attribute Smiling --data-root img_align_celeba",
     sections={
         "model": Model,
         "data": FacesData,

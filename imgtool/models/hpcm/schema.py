@@ -210,6 +210,7 @@ BY_FRACTIONS = {"train.step_fractions": (), "train.step_factors": ()}
 
 SCHEMA = FamilySchema(
     name="hpcm",
+    example="--config hpcm/tiny --train_dataset photos",
     sections={
         "model": Model,
         "data": HpcmData,

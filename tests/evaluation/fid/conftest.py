@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from imgtool.evaluation.fid import inception
+from imgtool.evaluation.fid.resize import SIDE
 from imgtool.evaluation.fid.weights import Weights
+from tests.evaluation.fid.making import SMALLEST_SIDE
 
 
 @pytest.fixture(scope="session")
@@ -32,20 +34,21 @@ def _network(random_state):
 
 @pytest.fixture
 def extractor(_network):
-    """Of resize `clean`; a test may set another."""
+    """Of resize `clean` and 299 pixels; a test may set others."""
     yield _network
-    _network.resize = "clean"
+    _network.resize, _network.side = "clean", SIDE
 
 
 @pytest.fixture
 def ready_weights(monkeypatch, random_state):
-    """`--weights random` without calibrating them anew."""
+    """`--weights random` without calibrating them anew, of images that cost a tenth."""
 
     def fill(network):
         state = {key: value.clone() for key, value in random_state.items()}
         network.load_state_dict(state, assign=True)
 
     monkeypatch.setattr(inception, "_fill_at_random", fill)
+    monkeypatch.setattr(inception.Extractor, "side", SMALLEST_SIDE)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import torch
 from imgtool.errors import DataError
 from imgtool.evaluation.fid import inception
 from imgtool.evaluation.fid.weights import Weights
+from tests.evaluation.fid.making import SMALLEST_SIDE
 
 RECORDED = json.loads(Path(__file__).with_name("features.json").read_text())
 CPU = torch.device("cpu")
@@ -56,6 +57,7 @@ def test_features_are_useful_and_leave_no_trace(extractor, pattern):
 def test_batches_do_not_matter(extractor, pattern):
     """To the last bit, of images that come in any pieces: the network's batch is always one."""
     seen = []
+    extractor.side = SMALLEST_SIDE
     network = extractor.network
     images = torch.cat([pattern] * 4)[:10]
     found = []
@@ -85,6 +87,7 @@ def test_weights_from_a_file(extractor, random_state, pattern, tmp_path):
     torch.save(random_state, path, _use_new_zipfile_serialization=False)
     weights = Weights(path, "hash", verified=False)
     found = inception.Extractor("inception-fid", weights, resize="clean", device=CPU)
+    found.side = extractor.side = SMALLEST_SIDE
     assert torch.equal(found(pattern[:1]), extractor(pattern[:1]))
     del random_state
     for content in (b"", b"no weights", path.read_bytes()[:5000]):

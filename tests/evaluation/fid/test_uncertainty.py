@@ -20,7 +20,7 @@ from imgtool.evaluation.fid.uncertainty import (
     num_blocks,
 )
 
-WIDTH, COUNT, DRAWS, MEASURED = 20, 180, 200, 32
+WIDTH, COUNT, DRAWS, MEASURED = 20, 180, 100, 16
 MIX = np.random.default_rng(99).standard_normal((WIDTH, WIDTH)) / np.sqrt(WIDTH)
 MIX *= np.sqrt(np.exp(-np.arange(WIDTH) / 4) + 0.02)[:, None]
 SIZES = tuple(np.linspace(COUNT // 2, COUNT, 6).astype(int).tolist())

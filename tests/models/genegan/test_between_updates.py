@@ -24,12 +24,14 @@ from imgtool.training.loop import Loop
 from imgtool.training.report import Silence
 from imgtool.training.run import train
 from imgtool.training.step import Stepper
+from tests.small import SMALL_FACES
 
 SETS = [
     *("model.base_channels=8", "model.norm_groups=4", "data.max_images=16", "data.val_fraction=0"),
     *("train.batch_size=2", "train.max_iter=4", "train.save_every=2", "train.val_every=1"),
     *("loss.critic_burst=3", "train.threads=1", "train.device=cpu", "data.num_workers=0"),
     *("train.log_every=1", "train.monitor=train_cycle_Ax"),
+    *SMALL_FACES,
 ]
 BEST = 2
 PARTIAL = "iter_000002_update_1.safetensors"

@@ -1,0 +1,26 @@
+"""The Python of docs/codec.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.docs.materials import kodak
+from tests.docs.pages import DOCS, blocks
+from tests.evaluation.codec.making import write_checkpoint
+
+
+def test_five_lines_code_an_image(tmp_path, monkeypatch):
+    from imgtool.evaluation.codec.export import read
+
+    (block,) = [block for block in blocks(DOCS / "codec.md") if block.language == "python"]
+    assert len([line for line in block.text.splitlines() if line]) == 5
+    kodak(tmp_path)
+    folder = tmp_path / "out/h"
+    folder.mkdir(parents=True)
+    checkpoint = write_checkpoint(tmp_path / "iter_000007.safetensors")
+    read(str(checkpoint)).write(folder / "codec.safetensors")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(block.text, names)
+    codec, encoded = names["codec"], names["encoded"]
+    assert codec.decode(encoded.data).equal(encoded.reconstruction)
