@@ -47,7 +47,7 @@ class Model:
     activation: Literal["silu", "relu", "gelu", "leaky_relu"] = option("silu", "Activation.")
     upsampling: Literal["transposed", "nearest"] = option(
         "transposed",
-        "Decoder: transposed convolutions, or nearest neighbours and a convolution (no grid).",
+        "Decoder: transposed convolutions, or nearest neighbours and a convolution.",
         before="transposed",
     )
     bottleneck: Literal["none", "kl", "vq"] = option(
