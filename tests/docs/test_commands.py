@@ -123,3 +123,12 @@ def test_the_checks_find_mistakes(root):
     assert commands_in(script) == [
         ["prune", "a"], ["run-timed", "--"], ["train", "hpcm", "--dry-run"],
     ]  # fmt: skip
+
+
+def test_the_profile_of_the_page_is_one(tmp_path):
+    from imgtool.schedulers.profile import read_profile
+
+    (block,) = [b for b in blocks(ROOT / "docs/clusters.md") if b.mark == "profile"]
+    path = tmp_path / "cluster.yaml"
+    path.write_text(block.text)
+    assert read_profile(path).cluster["queue"] == "gpuv100"
