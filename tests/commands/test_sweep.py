@@ -245,6 +245,7 @@ def rungs(folder):
 
 
 def test_a_dry_run_with_rungs(rungs, capsys):
+    (rungs / "photos").mkdir()
     assert run("sweep", "sweep.yaml", "--dry-run") == 0
     said = capsys.readouterr().err
     assert "halving: trials pause at 4, 8; the best 1/3 by val_mse and who is within" in said
