@@ -171,7 +171,7 @@ def write_scripts(output: Output, plan: Plan, trials: Sequence[Trial], options: 
             "queue": script.queue,
             "num_trials": len(script.trials),
             "manifest": script.manifest_path,
-            "submit": options.scheduler.submit_command(script.path),
+            "submit": options.scheduler.submit_command(script.path, script.request),
         }
         for script in made
     ]

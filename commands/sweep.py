@@ -293,6 +293,12 @@ def _here(
     if choice.run:
         with pool_listener(len(choice.run)) as listener:
             received = local.run(plan, trials, options, listener)
+    if received is None and follow is not None:
+        try:
+            follow.wait(say)
+        except KeyboardInterrupt:
+            say("no longer waiting: --then is not run")
+            follow = None
     states = _emit(output, plan)
     if received is not None:
         return _after_a_stop(plan, states)

@@ -134,8 +134,8 @@ class Scheduler(Protocol):
         """The pattern as the job's shell writes it, where the scheduler would hold the log back
         until the end; None where it writes the log at once."""
 
-    def submit_command(self, path: Path) -> str:
-        """What a person types to submit a job file."""
+    def submit_command(self, path: Path, request: Request) -> str:
+        """What a person types to submit the job file of a request."""
 
     def memory_words(self, resources: Cluster) -> str:
         """What is reserved in all, for people: `4GB x 8 cores = 32GB`."""

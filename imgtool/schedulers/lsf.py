@@ -110,7 +110,7 @@ class Lsf(Caller):
         parts = re.split("(%J|%I)", pattern)
         return "".join(known.get(part) or shlex.quote(part) for part in parts if part)
 
-    def submit_command(self, path: Path) -> str:
+    def submit_command(self, path: Path, request: Request) -> str:
         """As `Scheduler.submit_command`."""
         return f"bsub < {shlex.quote(str(path))}"
 

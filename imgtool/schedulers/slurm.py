@@ -27,7 +27,14 @@ from imgtool.schedulers.slurm_replies import (
     parse_submitted,
     parse_time,
 )
-from imgtool.schedulers.slurm_words import options, own_key, spec, submission_environ, without_ours
+from imgtool.schedulers.slurm_words import (
+    options,
+    own_key,
+    spec,
+    submission_environ,
+    unknown_parents,
+    without_ours,
+)
 from imgtool.schedulers.words import memory_words, whole_number
 from imgtool.units import format_duration
 
@@ -67,10 +74,10 @@ class Slurm(Caller):
         """As `Scheduler.directives`."""
         given = options(request, self.log_pattern(request))
         lines = [f"#SBATCH {option}" for option in given]
-        unknown = [parent.strip('"') for parent in request.after if not parent.isdecimal()]
-        if unknown:  # Slurm knows no dependency by name
-            lines.append("# Submit with --dependency=afterany:ID:ID..., the ids of these jobs:")
-            lines.append(f"# {', '.join(unknown)}")
+        parents = unknown_parents(request)
+        if parents:  # Slurm knows no dependency by name
+            lines += ["# Submit it after these jobs, by --dependency=afterany:ID:ID...:"]
+            lines += [f"#   {name}" for name in parents]
         return tuple(lines)
 
     def log_pattern(self, request: Request) -> str:
@@ -87,9 +94,14 @@ class Slurm(Caller):
         """As `Scheduler.shell_log`: Slurm writes it at once."""
         return None
 
-    def submit_command(self, path: Path) -> str:
-        """As `Scheduler.submit_command`."""
-        return f"sbatch {shlex.quote(str(path))}"
+    def submit_command(self, path: Path, request: Request) -> str:
+        """As `Scheduler.submit_command`; jobs that have no id yet are looked up by their names."""
+        words = ["sbatch", shlex.quote(str(path))]
+        parents = unknown_parents(request)
+        if parents:
+            asked = f"squeue -h --me -n {','.join(parents)} -o %F | sort -u | paste -sd:"
+            words.insert(1, f'--dependency="afterany:$({asked})"')
+        return " ".join(words)
 
     def memory_words(self, resources: Cluster) -> str:
         """As `Scheduler.memory_words`."""

@@ -60,10 +60,15 @@ def options(request: Request, log: str) -> list[str]:
     given.append(f"--output={_quoted(log, 'the log')}")
     given.append("--open-mode=append")  # another turn would empty the log
     given.append("--requeue" if request.requeue else "--no-requeue")
-    if request.after and all(parent.isdecimal() for parent in request.after):
+    if request.after and not unknown_parents(request):
         given.append(f"--dependency=afterany:{':'.join(request.after)}")
         given.append("--kill-on-invalid-dep=yes")
     return given + [_one_line(option) for option in request.extra]
+
+
+def unknown_parents(request: Request) -> list[str]:
+    """Names of jobs to wait for that have no id yet."""
+    return [parent.strip('"') for parent in request.after if not parent.isdecimal()]
 
 
 def spec(key: Key) -> str:
@@ -73,11 +78,10 @@ def spec(key: Key) -> str:
 
 def own_key(environ: Mapping[str, str]) -> Key | None:
     """The job with these variables: an array's id and index, or the job's own id and 0."""
-    array, index = (environ.get(name, "") for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"))
-    if array.isdecimal() and index.isdecimal():
-        return int(array), int(index)
-    job = environ.get("SLURM_JOB_ID", "")
-    return (int(job), 0) if job.isdecimal() else None
+    job, index = environ.get("SLURM_JOB_ID", ""), environ.get("SLURM_ARRAY_TASK_ID", "")
+    if index.isdecimal():
+        job = environ.get("SLURM_ARRAY_JOB_ID", job)
+    return (int(job), int(index) if index.isdecimal() else 0) if job.isdecimal() else None
 
 
 def without_ours(environ: Mapping[str, str]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from imgtool.experiment import owner
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.files import write_text
 from imgtool.sweep.state import ACTIVE, read_state
-from imgtool.sweep.trial import Plan
+from imgtool.sweep.trial import Plan, Trial
 from imgtool.sweep.verdict import traces
 
 LOOK_SEC = 2.0
@@ -40,14 +40,26 @@ class FollowUp:
         self._note_path = self._folder.path / "done.json"
         self._before = self._note()
 
-    def run(
-        self,
-        start: Callable[[str], int],
-        say: Callable[[str], None],
-        *,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> int:
-        """Run the command, if nobody else does, when no trial is at work any more.
+    def wait(
+        self, say: Callable[[str], None], *, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        """Until the trials that others run have ended too, and nobody has them any more.
+
+        A trial's own last word comes before that of whoever started it.
+
+        Args:
+            say: takes a line for people.
+        """
+        is_told = False
+        while names := [trial.name for trial in self._plan.trials if _is_at_work(trial)]:
+            if not is_told:
+                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+                say(f"then: waiting for {names[0]}{more}, run by others")
+                is_told = True
+            sleep(LOOK_SEC)
+
+    def run(self, start: Callable[[str], int], say: Callable[[str], None]) -> int:
+        """Run the command, if nobody else does or has, after `wait`.
 
         Args:
             start: runs the command to its end and gives its exit code.
@@ -56,7 +68,6 @@ class FollowUp:
         Raises:
             ExperimentError: the sweep's folder cannot be written to.
         """
-        self._wait(say, sleep)
         try:
             hold = owner.take(self._folder)
         except owner.InUse as error:
@@ -73,18 +84,6 @@ class FollowUp:
                 write_text(self._note_path, json.dumps(content) + "\n")
             return code
 
-    def _wait(self, say: Callable[[str], None], sleep: Callable[[float], None]) -> None:
-        """Until the trials that others run have ended too."""
-        is_told = False
-        while names := [
-            trial.name for trial in self._plan.trials if read_state(trial.directory).state in ACTIVE
-        ]:
-            if not is_told:
-                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-                say(f"then: waiting for {names[0]}{more}, run by others")
-                is_told = True
-            sleep(LOOK_SEC)
-
     def _seen(self) -> str:
         """Of the results that the command is run on."""
         found = [traces(trial.directory) for trial in self._plan.trials]
@@ -95,3 +94,9 @@ class FollowUp:
             found = json.loads(self._note_path.read_bytes())
             return found if isinstance(found, dict) else None
         return None
+
+
+def _is_at_work(trial: Trial) -> bool:
+    if read_state(trial.directory).state in ACTIVE:
+        return True
+    return owner.holder(trial.directory) is not None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from imgtool.errors import UserError
 from imgtool.experiment import owner
-from imgtool.experiment.job import write_job
+from imgtool.experiment.job import next_attempt, write_job
 from imgtool.experiment.status import now_iso
 from imgtool.process import leftovers
 from imgtool.process.inbox import Inbox
@@ -227,6 +227,7 @@ class _Pool:
                 write_job(
                     trial.directory,
                     executor="local",
+                    attempt=next_attempt(trial.directory),
                     stat="failed",
                     exit_code=None,
                     ended=now_iso(),

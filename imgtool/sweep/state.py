@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -124,7 +124,7 @@ class TrialState:
             "source": None,
         }
         given = {key: value for key, value in known.items() if value is not None}
-        return first | asdict(self) | later | given
+        return first | vars(self) | later | given
 
 
 def read_state(directory: ExperimentDir, *, now: datetime | None = None) -> TrialState:

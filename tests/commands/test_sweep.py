@@ -63,6 +63,16 @@ def test_a_dry_run_tells_what_is_not_there(folder, capsys):
     assert run("sweep", "phase1_1", "--set", "data.manifest=no.csv", *words) == 0
 
 
+def test_grace_is_the_pool_s_and_run_timed_s(folder, capsys):
+    from commands._sweep_options import Here
+    from commands.sweep import _pool_options
+
+    assert _pool_options(Here(grace="20s")).grace_sec == 20
+    words = ("--duration", "1h", "--grace", "1m", "--dry-run")
+    assert run("sweep", "phase1_1/S5", *words) == 0
+    assert " --duration 3600.000s --grace 60s -- " in capsys.readouterr().err
+
+
 def test_a_dry_run_counts_what_the_job_files_ask_for(folder, capsys):
     profile = folder / "config/imgtool/cluster.yaml"
     profile.parent.mkdir(parents=True)
@@ -147,7 +157,6 @@ def test_scripts_for_people_who_submit_by_hand(folder, capsys):
         (["phase1_1", "--notify", "x", "--executor", "lsf"], "the sweep ends before its jobs do"),
         (["phase1_1", "--notify", ""], "--notify is empty"),
         (["phase1_1", "--executor", "lfs"], "no 'lfs'"),
-        (["phase1_1", "--executor", "cluster"], "there is no cluster here"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_starts(folder, capsys, words, said):
@@ -157,6 +166,12 @@ def test_what_is_wrong_is_said_and_nothing_starts(folder, capsys, words, said):
     assert said in error
     assert hint.startswith("hint: ")
     assert [path.name for path in folder.iterdir()] == ["layouts.csv"]
+
+
+def test_no_cluster_here(folder, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", str(folder))
+    assert run("sweep", "phase1_1", "--executor", "cluster") == 2
+    assert "error: there is no cluster here" in capsys.readouterr().err
 
 
 def test_a_trial_that_cannot_start_is_a_failed_one(folder):

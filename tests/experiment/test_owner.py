@@ -245,7 +245,7 @@ def test_what_cannot_be_written(directory, obstacle):
 # --- a part in what one's starter holds -------------------------------------------------------
 
 
-def test_who_was_started_trains_by_its_ticket(directory, links):
+def test_who_was_started_trains_by_its_ticket(directory):
     with take(directory) as sweep:
         with pytest.raises(InUse):
             take(directory, trains=True)
@@ -427,8 +427,8 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize("kind", ["free", "stale"])
-def test_of_many_racers_exactly_one_wins(tmp_path, kind, request):
-    num_racers, num_rounds = 4, 20
+def test_of_many_racers_exactly_one_wins(tmp_path, kind):
+    num_racers, num_rounds = 3, 20
     everywhere = ExperimentDir(tmp_path)
     for n in range(num_rounds):
         if kind == "stale":
@@ -497,7 +497,7 @@ print(sorted(set(codes)))
 def test_never_two_train_whoever_dies(directory):
     """Starters, their trainings, and trainings by hand; each may be killed at its work."""
     directory.path.mkdir()
-    racers = [start(GUARDED, directory, "15") for _ in range(3)]
+    racers = [start(GUARDED, directory, "10") for _ in range(3)]
     for racer in racers:
         out, complaint = racer.communicate(timeout=120)
         assert (out in ("[-9, 0]\n", "[-9]\n", "[0]\n"), complaint) == (True, "")

@@ -115,7 +115,8 @@ def test_without_its_programs_nothing_is_taken_for_an_answer(scheduler, monkeypa
 def test_its_limits_and_words(scheduler):
     assert scheduler.max_array >= 100
     assert scheduler.max_spec >= 255
-    assert shlex.split(scheduler.submit_command(Path("/x y/job.sh")))[0] == scheduler.submit_program
+    typed = scheduler.submit_command(Path("/x y/job.sh"), request())
+    assert shlex.split(typed)[0] == scheduler.submit_program
     assert "32GB" in scheduler.memory_words(Cluster(num_cores=8, memory="4GB"))
     words = scheduler.per_node(["echo", "a b"])
     assert words[-2:] == ["echo", "a b"]

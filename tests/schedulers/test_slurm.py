@@ -1,16 +1,15 @@
 """Slurm's words: directives as a text, replies as it prints them. tests/slurm asks a real one."""
 
-import re
 import shlex
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from imgtool.schedulers.calls import Reply
 
 from imgtool.config.schema import Cluster
 from imgtool.schedulers import slurm_replies as replies
 from imgtool.schedulers.base import JOB_STATES, Request, SchedulerError, Unavailable
+from imgtool.schedulers.calls import Reply
 from imgtool.schedulers.slurm import Slurm, partition_notes
 from imgtool.schedulers.slurm_words import clock, own_key, submission_environ
 
@@ -70,7 +69,7 @@ def test_the_head_of_a_single_job_that_waits_for_jobs_without_an_id_yet():
     assert "#SBATCH --mem-per-cpu=4G" in lines
     assert "#SBATCH --output=/work/logs/phase1.%j.out" in lines
     assert not any("gres" in line or line.startswith("#SBATCH --dependency") for line in lines)
-    assert lines[-1] == "# phase1-a"
+    assert lines[-1] == "#   phase1-a"
 
 
 @pytest.mark.parametrize(
@@ -330,7 +329,8 @@ def test_cores_and_time_left_by_variables():
     assert slurm.time_left({}) is None
 
 
-def test_the_file_knows_no_word_that_a_shell_would_take(tmp_path):
-    command = Slurm().submit_command(tmp_path / "a b.sh")
+def test_what_a_person_types(tmp_path):
+    command = Slurm().submit_command(tmp_path / "a b.sh", request())
     assert shlex.split(command) == ["sbatch", str(tmp_path / "a b.sh")]
-    assert re.match(r"#SBATCH --", Slurm().directives(request())[0])
+    then = Slurm().submit_command(tmp_path / "then.sh", request(after=('"a"', '"b"')))
+    assert "afterany:$(squeue -h --me -n a,b " in then

@@ -27,8 +27,8 @@ def states(slurm, job_id, name="job"):
     return {key[1]: seen.state for key, seen in slurm.poll({job_id: name}).items()}
 
 
-def until(slurm, job_id, expected, name="job"):
-    wait_until(lambda: states(slurm, job_id, name) == expected, 60)
+def until(slurm, job_id, expected, name="job", seconds=60):
+    wait_until(lambda: states(slurm, job_id, name) == expected, seconds)
 
 
 def test_an_array_runs_with_its_limit_its_cores_and_its_own_gpus(job, slurm, tmp_path):
@@ -69,7 +69,6 @@ def test_the_reasons_of_waiting_jobs_are_told_apart(job, slurm):
 def test_how_jobs_end(job, slurm):
     fails = job("exit 3", name="fails")
     killed = job("kill -KILL $$", name="killed")
-    late = job("sleep 300", name="late", walltime_sec=60)
     unlogged = job("true", name="unlogged", log_prefix="/proc/nowhere/log")
     cancelled = job("sleep 300", name="cancelled")
     names = {fails: "fails", killed: "killed", unlogged: "unlogged", cancelled: "cancelled"}
@@ -82,7 +81,6 @@ def test_how_jobs_end(job, slurm):
     assert found["unlogged"].state == "failed"
     assert "could not be set up" in found["unlogged"].reason
     assert found["cancelled"].state == "cancelled"
-    wait_until(lambda: states(slurm, late, "late") == {0: "timed_out"}, 150)
 
 
 def test_int_reaches_the_job_alone_and_one_that_waits_is_let_be(job, slurm, tmp_path):
@@ -99,11 +97,13 @@ def test_int_reaches_the_job_alone_and_one_that_waits_is_let_be(job, slurm, tmp_
     assert states(slurm, held, "held") == {0: "held"}
 
 
-def test_the_warning_comes_before_the_limit(job, slurm, tmp_path):
+def test_the_warning_and_the_limit(job, slurm, tmp_path):
     log = tmp_path / "heard"
-    job_id = job(LISTEN.format(log=log), walltime_sec=120, warn_sec=90)
-    until(slurm, job_id, {0: "failed"})
+    warned = job(LISTEN.format(log=log), name="warned", walltime_sec=120, warn_sec=90)
+    late = job("sleep 300", name="late", walltime_sec=60)
+    until(slurm, warned, {0: "failed"}, "warned", 150)
     assert log.read_text() == "started\nINT\n"
+    until(slurm, late, {0: "timed_out"}, "late", 150)
 
 
 def test_another_turn_is_asked_for_from_inside(job, slurm, tmp_path):

@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -157,15 +158,28 @@ def test_a_kill_a_scancel_and_a_restarted_controller(work, rig):
     check_nothing_ran_twice(40, {"S7": 1, "S8": 2, "S10": 2})
 
 
+def speed():
+    """Seconds that a trial takes here to start, and those of an iteration, the machine as it is."""
+    begin = time.monotonic()
+    words = ("train", "autoencoder", "--config", "phase1_1/S7", "--tiny", "--max-iter", 20)
+    done = imgtool(*words, "--manifest", "l/layouts.csv", "--exp-dir", "first")
+    (record,) = [json.loads(line) for line in done.stdout.splitlines()]
+    busy = record["elapsed_sec"]
+    return time.monotonic() - begin - busy, busy / 20
+
+
 def test_time_that_runs_out_takes_another_turn(work):
+    start_sec, iteration_sec = speed()
+    duration = round(10 + 2 * start_sec)
+    iterations = round(1.2 * duration / iteration_sec)  # more than one turn can do
     done = imgtool(
-        *sweep("--only", "S7", "--wait", "--poll", "1s", "--requeue", iterations=400),
-        *("--duration", "15s"),
+        *sweep("--only", "S7", "--wait", "--poll", "1s", "--requeue", iterations=iterations),
+        *("--duration", f"{duration}s"),
     )
     assert states(done.stdout) == {"S7": "completed"}, done.stderr
     turns = len(read("S7", "provenance.json")["starts"])
     assert turns >= 2
-    check_nothing_ran_twice(400, {"S7": turns})
+    check_nothing_ran_twice(iterations, {"S7": turns})
     job = read("S7", "job.json")
     shown = subprocess.run(
         ["scontrol", "-o", "show", "job", str(job["job_id"])], capture_output=True, text=True

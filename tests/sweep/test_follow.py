@@ -81,18 +81,19 @@ def test_other_results_than_those_that_it_was_run_on(plan, tmp_path, write_statu
 
 def test_it_waits_for_trials_that_others_run(plan, tmp_path, write_status):
     write_status("b", tmp_path / "root", state="running", pid=os.getpid())
+    hold = owner.take(plan.trials[1].directory)
     said, sleeps = [], []
 
     def sleep(seconds):
-        assert not runs(tmp_path)
         sleeps.append(seconds)
-        if len(sleeps) == 3:
+        if len(sleeps) == 2:
             write_status("b", tmp_path / "root", state="completed")
+        if len(sleeps) == 4:  # whoever started it has written down how it ended
+            hold.release()
 
-    FollowUp(plan, "command").run(note(tmp_path), said.append, sleep=sleep)
+    FollowUp(plan, "command").wait(said.append, sleep=sleep)
     assert said == ["then: waiting for b, run by others"]
-    assert len(sleeps) == 3
-    assert len(runs(tmp_path)) == 1
+    assert len(sleeps) == 4
 
 
 def test_a_killed_sweep_does_not_keep_it_from_running(plan, tmp_path):

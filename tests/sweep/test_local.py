@@ -99,6 +99,18 @@ def test_all_run_no_more_at_once_than_slots(make_plan, trainer):
         assert sorted(p.name for p in trial.directory.path.glob("*owner*")) == []
 
 
+@pytest.mark.parametrize("ahead", [-120, 120])
+def test_trials_whose_clock_is_another(make_plan, trainer, monkeypatch, ahead):
+    """As on a host whose clock is so many seconds before ours; twice, the second after the first."""
+    monkeypatch.setenv("TRAINER_AHEAD_SEC", str(ahead))
+    plan = make_plan("a", "b", "c")
+    pool(plan, trainer({"a": "fail", "b": "kill", "c": "refuse"}))
+    told = pool(plan, trainer({"b": "kill", "c": "refuse"}))
+    found = {name: (state.state, state.exit_code) for name, state in told.states.items()}
+    assert found == {"a": ("completed", 0), "b": ("failed", 137), "c": ("failed", 2)}
+    assert [read_job(trial.directory)["attempt"] for trial in plan.trials] == [2, 2, 2]
+
+
 def test_what_died_without_a_word_has_failed_and_keeps_its_last_line(make_plan, trainer):
     endings = {"a": "refuse", "b": "kill", "c": "fail", "d": "memory"}
     told = pool(make_plan(*"abcde"), trainer(endings))

@@ -143,8 +143,7 @@ def be_rank(rank, path, port):
 
 
 def main(path, port):
-
-    import imgtool.training.assemble  # noqa: F401
+    import imgtool.training.assemble  # noqa: F401  what every rank would import
 
     pids = []
     for rank in (0, 1):
