@@ -62,10 +62,16 @@ class Rungs:
     def changing(self) -> Iterator[None]:
         """Take the record as others have left it; write it in one step where it is changed.
 
+        Where the sweep's folder is not there yet, nothing has happened and nothing is written.
+
         Raises:
             UsageError: its verdicts are by other rungs, or another part or metric.
             ExperimentError: it cannot be read or written.
         """
+        if not self._root.exists():
+            self.peek()
+            yield
+            return
         with locked(self._root):
             self._record = self._read()
             before = json.dumps(self._record)

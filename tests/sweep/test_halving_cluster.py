@@ -26,6 +26,10 @@ root: runs
 halving: {rungs: [1ep, 3ep], keep: 1/2, metric: val_mse}
 """
 BEST, SECOND = 0.001, 0.002
+SWEEP = [
+    *(sys.executable, "-m", "imgtool", "sweep", "sweep.yaml", "--json"),
+    *("--executor", "lsf", "--no-check-data"),
+]
 
 
 @pytest.fixture
@@ -45,8 +49,7 @@ def cluster(tmp_path, monkeypatch):
 
 
 def sweep(*words):
-    command = [sys.executable, "-m", "imgtool", "sweep", "sweep.yaml", "--executor", "lsf"]
-    done = subprocess.run([*command, *words, "--json"], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*SWEEP, *words], capture_output=True, text=True, timeout=300)
     return done.returncode, done.stderr
 
 
@@ -108,7 +111,7 @@ def test_who_waits_decides(tmp_path, cluster):
 
 @pytest.mark.slow
 def test_a_cancelled_trial_holds_its_rung_until_the_sweep_is_run_again(tmp_path, cluster):
-    dry = [sys.executable, "-m", "imgtool", "sweep", "sweep.yaml", "--dry-run", "--json"]
+    dry = [*SWEEP, "--dry-run"]
     rows = subprocess.run(dry, capture_output=True, text=True, check=True, timeout=120).stdout
     paths = {
         row["overrides"]["train.lr"]: row["path"] for row in map(json.loads, rows.splitlines())
