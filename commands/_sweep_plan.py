@@ -169,7 +169,7 @@ def write_scripts(output: Output, plan: Plan, trials: Sequence[Trial], options: 
             "path": script.path,
             "name": script.name,
             "queue": script.queue,
-            "num_trials": len(script.trials),
+            "num_trials": script.num_trials,
             "manifest": script.manifest_path,
             "submit": options.scheduler.submit_command(script.path, script.request),
         }
