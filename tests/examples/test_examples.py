@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -164,3 +165,18 @@ def test_a_job_file_runs_here(ending: str, shell: Shell) -> None:
     answer = shell(f"TINY=1 {words} bash examples/genegan_queue{ending}")
     assert answer.returncode == 0, answer.stderr[-4000:]
     assert (shell.work / "out/genegan_queue/queue/exp02/fid_128_n5000.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["apptainer.def", "Dockerfile"])
+def test_an_image_is_built_by_the_two_commands_of_the_readme(name: str) -> None:
+    text = (EXAMPLES / name).read_text()
+    for command in ("make demo", "make test"):
+        assert command in text
+        assert f"{command}  " in (ROOT / "README.md").read_text()
+    if name == "apptainer.def":
+        copied = re.findall(r"^    (\S+) /opt/imgtool/(\S+)$", text, re.MULTILINE)
+        assert copied
+        assert all(ours == theirs and (ROOT / ours).exists() for ours, theirs in copied)
+        kept = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+        top = {line.split("/")[0] for line in kept.stdout.splitlines() if line[0] != "."}
+        assert top <= {ours for ours, _ in copied}
