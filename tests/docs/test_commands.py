@@ -7,16 +7,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
-import typer
 
-from commands._program import build_app, discover
-from imgtool.config import presets
-from imgtool.config.fields import spellings
-from imgtool.models.registry import FAMILIES, schema
 from tests.docs.pages import ALL, OUTSIDE, ROOT, WRITTEN, Block, blocks, commands_in
+from tests.docs.understanding import program, understand
 
-KEYED = ("train", "sweep", "config", "update-config")  # their --set names keys of a config
 MARKED = [*WRITTEN, *(page for page in OUTSIDE if page.name == "CONTRIBUTING.md" and page.exists())]
 
 
@@ -25,10 +21,8 @@ def name(page: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def root() -> object:
-    modules = discover()
-    command = typer.main.get_command(build_app(modules, [*modules, *FAMILIES]))
-    return command.make_context("imgtool", [], resilient_parsing=True)
+def root() -> click.Context:
+    return program()
 
 
 def shells(page: Path) -> Iterator[Block]:
@@ -47,42 +41,6 @@ def test_every_command_of_a_page_is_understood(page, root):
             except Exception as error:
                 told = getattr(error, "message", None) or error
                 pytest.fail(f"{block}: imgtool {shlex.join(words)}: {told}")
-
-
-def understand(context, words):
-    """Parse as the program does, with types and what is missing, and run nothing."""
-    if words[0] == "…" or words[-1] == "…":
-        return
-    if words[0].startswith("-"):
-        context.command.make_context("imgtool", list(words))
-        return
-    path = []
-    while hasattr(context.command, "commands"):
-        word, *words = words
-        below = context.command.get_command(context, word)
-        assert below is not None, f"there is no command {' '.join([*path, word])}"
-        path.append(word)
-        context = below.make_context(word, [], parent=context, resilient_parsing=True)
-    if path == ["torchrun"]:
-        begin = next(number for number, word in enumerate(words) if word in ("train", "--"))
-        understand(context.parent, [word for word in words[begin:] if word != "--"])
-    own = words[: words.index("--")] if path == ["run-timed"] and "--" in words else words
-    given = context.command.make_context(path[-1], own, parent=context.parent).params
-    check_names(path, given, words)
-
-
-def check_names(path, given, words):
-    sets = [words[number + 1] for number, word in enumerate(words) if word == "--set"]
-    if path[0] in KEYED:
-        family = path[1] if path[0] == "train" else None
-        known = {
-            key for one in ([family] if family else FAMILIES) for key in spellings(schema(one))
-        }
-        for setting in sets:
-            assert setting.partition("=")[0] in known, f"there is no key {setting!r}"
-    config = given.get("config") if path[0] == "train" else None
-    if config and not config.endswith(".yaml"):
-        assert config in presets.names(), f"there is no preset {config!r}"
 
 
 @pytest.mark.parametrize("page", MARKED, ids=name)
