@@ -260,7 +260,7 @@ def _here(
     choice = choose(plan, retry=retry)
     trials, notes = fit(choice.run, options.slots, gpus_per_trial=here.gpus_per_trial)
     if dry_run:
-        describe(output, plan, choice.left)
+        describe(output, plan, choice.left, gpus_per_trial=here.gpus_per_trial)
         race = race_of(plan)
         first = trials if race is None else race.preview(trials)
         show_commands(plan, first, notes, options, then)
