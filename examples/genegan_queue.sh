@@ -22,7 +22,7 @@ for word in "$@"; do
         --tiny)
             tiny=(--tiny)
             num_faces=64
-            fid=(--img-size 64 --n 4 --weights random)
+            fid=(--n 4 --weights random)
             ;;
         *) chosen=("${queue[word - 1]}") ;;
     esac

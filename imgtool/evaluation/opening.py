@@ -11,7 +11,7 @@ import torch
 
 from imgtool.config.load import read_stored
 from imgtool.config.schema import Experiment
-from imgtool.errors import CheckpointError, UsageError
+from imgtool.errors import CheckpointError, ConfigError, UsageError
 from imgtool.experiment import checkpoint_file
 from imgtool.experiment.layout import ExperimentDir, find_checkpoint
 from imgtool.models.base import DataInfo, Task
@@ -43,7 +43,17 @@ class Trained:
         return read_stored(self.config, self.path, schema).experiment
 
     def build(self, experiment: Experiment, info: DataInfo) -> Task:
-        """Its task with fresh weights, for an experiment that differs in data at most."""
+        """Its task with fresh weights, for an experiment that differs in data at most.
+
+        Raises:
+            ConfigError: its family does not take these data, such as another size.
+        """
+        if experiment != self.experiment:
+            try:
+                schema(experiment.family).check(experiment)
+            except ValueError as error:
+                hint = "give what it was trained with, or leave it out"
+                raise ConfigError(f"{self.path}: {error}", hint=hint) from error
         return find_family(experiment.family).build(experiment, info)
 
     def put_into(self, task: Task, experiment: Experiment, device: torch.device) -> None:
