@@ -36,7 +36,7 @@ def run_shared(manifest: str, index: int, which: Which, here: Here, *, requeue: 
     """Train the trials of one element of an array at once, and wait for all.
 
     Returns:
-        99 where one asks for another turn, 1 where one is broken, else 0.
+        99 where one asks for another turn, 1 where one ended with another code than 0, else 0.
     """
     from imgtool.process import timed
     from imgtool.process.ownership import this_job
@@ -56,11 +56,10 @@ def run_shared(manifest: str, index: int, which: Which, here: Here, *, requeue: 
     options = _options(plan, slots, which.duration, here.grace, requeue=requeue)
     received = local.run(plan, trials, replace(options, cluster_job=job), listener)
     if any(state.exit_code == ExitCode.REQUEUE for state in listener.states) and received is None:
-        code = timed.ask_again(ExitCode.REQUEUE, say)
-        if code == ExitCode.REQUEUE:
-            return code
+        return timed.ask_again(ExitCode.REQUEUE, say)
+    codes = {state.exit_code or 0 for state in listener.states} - {ExitCode.REQUEUE}
     is_broken = any(state.state in BROKEN for state in listener.states)
-    return ExitCode.NO if is_broken else ExitCode.OK
+    return ExitCode.NO if is_broken or any(codes) else ExitCode.OK
 
 
 def _slots(num_trials: int, gpus_per_trial: int) -> tuple[Slot, ...]:

@@ -27,7 +27,7 @@ from imgtool.sweep.listener import Listener, Silence
 from imgtool.sweep.memory import Lone, carried, company, is_of_gpu, meet, take_alone
 from imgtool.sweep.race import Race
 from imgtool.sweep.running import Running, start
-from imgtool.sweep.shared import clear_cancel, has_left, is_cancel_asked
+from imgtool.sweep.shared import clear_cancel, is_cancel_asked, why_left
 from imgtool.sweep.slots import Slot, give_back, take
 from imgtool.sweep.state import BROKEN, TrialState, read_state
 from imgtool.sweep.trial import Plan, Trial
@@ -198,8 +198,8 @@ class _Pool:
     ) -> bool:
         """Whether the trial runs now; else someone was told why not."""
         job = self._options.cluster_job
-        if job is not None and has_left(trial.directory, job):
-            self._leave(trial, "it was cancelled, or another job has it")
+        if job is not None and (reason := why_left(trial.directory, job)):
+            self._leave(trial, reason)
             return False
         try:
             hold = owner.take(trial.directory) if job is None else ownership.take(trial.directory)

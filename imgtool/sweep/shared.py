@@ -17,7 +17,7 @@ from imgtool.experiment.layout import TRIAL_CONFIG, ExperimentDir
 from imgtool.files import write_text
 from imgtool.schedulers.base import ENDED
 from imgtool.schedulers.script import parse_manifest
-from imgtool.sweep.state import is_open, read_job
+from imgtool.sweep.state import is_open, read_job, read_state
 from imgtool.sweep.trial import Plan, Trial
 
 CANCEL_NAME = "cancel"
@@ -76,12 +76,13 @@ def plan_of(manifest: Path, index: int) -> Plan:
     )
 
 
-def has_left(directory: ExperimentDir, job: Mapping[str, Any]) -> bool:
-    """Whether a job has done with a trial, in an earlier turn or by a cancel, or another has it."""
+def why_left(directory: ExperimentDir, job: Mapping[str, Any]) -> str | None:
+    """Why a job leaves a trial alone: it has done with it in an earlier turn or by a cancel, or
+    another has it; None where it is to train it."""
     found = read_job(directory)
     if found is not None and is_same_job(found, job):
-        return found.get("stat") in ENDED
-    return is_open(found)
+        return read_state(directory).state if found.get("stat") in ENDED else None
+    return "another job has it" if is_open(found) else None
 
 
 def companions(directory: ExperimentDir, named: Iterable[Path]) -> list[str]:
