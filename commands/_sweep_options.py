@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from commands._options import SetOption, TinyOption
+from imgtool.errors import UsageError, did_you_mean
+from imgtool.schedulers.registry import names
+
+LOCAL, BY_PROFILE = "local", "cluster"
+EXECUTORS = (LOCAL, *names(), BY_PROFILE)
+
+
+def complete_executors(incomplete: str) -> list[str]:
+    """What --executor takes, for the shell."""
+    return [name for name in EXECUTORS if name.startswith(incomplete)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +73,12 @@ class Here:
         ),
     ] = None
     slots_per_gpu: Annotated[int, typer.Option(min=1, help="Trials that share a GPU.")] = 1
+    gpus_per_trial: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="GPUs that each trial trains on; cluster.num_gpus says else."
+        ),
+    ] = None
     fail_fast: Annotated[
         bool,
         typer.Option(
@@ -80,6 +96,15 @@ class Cluster:
 
     max_running: Annotated[
         int | None, typer.Option(min=1, help="Most trials of a queue that run at once.")
+    ] = None
+    trials_per_job: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="K",
+            help="Cluster: trials that one job runs at once, on what it is given; "
+            "cluster.trials_per_job says else.",
+        ),
     ] = None
     requeue: Annotated[
         bool,
@@ -103,3 +128,34 @@ class Cluster:
             "hosts alone have them.",
         ),
     ] = True
+
+
+def refuse_other_executors_options(executor: str, here: Here, cluster: Cluster) -> None:
+    """Say so where an option means nothing to this executor.
+
+    Raises:
+        UsageError: an executor that there is not, or an option of another.
+    """
+    if executor not in EXECUTORS:
+        hint = did_you_mean(executor, list(EXECUTORS))
+        raise UsageError(f"--executor: no {executor!r}", hint=hint)
+    local = {
+        "--slots": here.slots,
+        "--gpus-per-trial": here.gpus_per_trial,
+        "--fail-fast": here.fail_fast or None,
+    }
+    jobs = {
+        "--requeue": cluster.requeue or None,
+        "--wait": cluster.wait or None,
+        "--script-dir": cluster.script_dir,
+        "--max-running": cluster.max_running,
+        "--trials-per-job": cluster.trials_per_job,
+        "--no-check-data": None if cluster.check_data else True,
+    }
+    wrong: dict[str, Any] = jobs if executor == LOCAL else local
+    for name, value in wrong.items():
+        if value is not None:
+            other = BY_PROFILE if executor == LOCAL else LOCAL
+            raise UsageError(
+                f"{name} is for --executor {other}", hint=f"add --executor {other}, or leave it out"
+            )

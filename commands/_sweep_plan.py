@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,20 +32,35 @@ def known(plan: Plan, trial: Trial) -> dict[str, Any]:
     }
 
 
-def describe(output: Output, plan: Plan, left: Any, options: Options | None = None) -> None:
+def describe(
+    output: Output,
+    plan: Plan,
+    left: Any,
+    options: Options | None = None,
+    *,
+    gpus_per_trial: int | None = None,
+) -> None:
     """A record a trial, with the upper bound of what it costs.
 
     Args:
         left: name -> why that trial would not run.
         options: how it would become a job; None where it would run here.
+        gpus_per_trial: here, whatever the trials ask for.
     """
     from imgtool.units import count, format_duration
 
+    asked = [_asked(plan, trial, options) for trial in plan.trials]
+    pairs = zip(plan.trials, asked, strict=True)
+    to_run = Counter(found[0] for trial, found in pairs if trial.name not in left)
     rows = []
-    for trial in plan.trials:
-        resources, limit_sec = _asked(plan, trial, options)
+    for trial, (resources, limit_sec) in zip(plan.trials, asked, strict=True):
         num_gpus = resources.num_gpus * resources.num_nodes
+        if options is None:
+            num_gpus = gpus_per_trial or num_gpus
         hours = 0.0 if trial.name in left else limit_sec * num_gpus / 3600
+        if hours and options is not None:  # trials that share a job share what it costs
+            number = to_run[resources]
+            hours *= -(-number // resources.trials_per_job) / number
         rows.append(
             {
                 "path": trial.directory.path,
@@ -169,7 +185,7 @@ def write_scripts(output: Output, plan: Plan, trials: Sequence[Trial], options: 
             "path": script.path,
             "name": script.name,
             "queue": script.queue,
-            "num_trials": len(script.trials),
+            "num_trials": script.num_trials,
             "manifest": script.manifest_path,
             "submit": options.scheduler.submit_command(script.path, script.request),
         }

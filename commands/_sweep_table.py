@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from imgtool.experiment.layout import ExperimentDir
-    from imgtool.sweep.local import Listener
+    from imgtool.sweep.listener import Listener
     from imgtool.sweep.running import Running
     from imgtool.sweep.slots import Slot
     from imgtool.sweep.trial import Trial

@@ -116,9 +116,9 @@ class Waves:
         if race is None or race.is_over:
             self.options = replace(self.options, then=None)
         for one in submitted:
-            words = f"{len(one.script.trials)} trials" if one.script.trials else "what follows"
+            words = f"{one.script.num_trials} trials" if one.script.trials else "what follows"
             say(f"submitted job {one.job_id} ({one.script.name}): {words}")
-        return sum(len(one.script.trials) for one in submitted)
+        return sum(one.script.num_trials for one in submitted)
 
     def go_on(self) -> bool:
         """After a wave has ended: judge its rung and submit the next; False where none is left."""

@@ -11,7 +11,15 @@ import typer
 from commands._notify import NotifyOption
 from commands._options import complete_presets
 from commands._output import Output, say
-from commands._sweep_options import Cluster, Here, Which
+from commands._sweep_options import (
+    EXECUTORS,
+    LOCAL,
+    Cluster,
+    Here,
+    Which,
+    complete_executors,
+    refuse_other_executors_options,
+)
 from commands._sweep_plan import (
     describe,
     known,
@@ -29,22 +37,14 @@ from commands._sweep_waves import (
     say_what_is_left,
 )
 from imgtool.errors import ExitCode, UsageError, did_you_mean
-from imgtool.schedulers.registry import names
 
 if TYPE_CHECKING:
     from imgtool.sweep.cluster import Options
     from imgtool.sweep.state import TrialState
     from imgtool.sweep.trial import Plan, Trial
 
-LOCAL, BY_PROFILE = "local", "cluster"
-EXECUTORS = (LOCAL, *names(), BY_PROFILE)
 RETRY = ("failed", "diverged", "out_of_memory", "stale")
 DROPPED = "dropped"
-
-
-def complete_executors(incomplete: str) -> list[str]:
-    """What --executor takes, for the shell."""
-    return [name for name in EXECUTORS if name.startswith(incomplete)]
 
 
 def run(
@@ -82,6 +82,7 @@ def run(
         typer.Option("--dry-run", help="Show trials, cost, commands and scripts; start nothing."),
     ] = False,
     next_rung: Annotated[bool, typer.Option(NEXT_RUNG, hidden=True)] = False,
+    index: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run every experiment of a sweep; what is done is skipped, what stopped goes on.
 
@@ -94,6 +95,9 @@ def run(
     are dropped. Seeds of one experiment rise and fall together. Verdicts are kept in halving.json,
     so that the same sweep goes on wherever it was ended. On a cluster every rung is a wave of jobs.
     Dropped trials go on to their end with --retry dropped, or when --only names nothing else.
+
+    A trial that runs out of memory beside others, on its GPU or here, is tried once more, alone.
+    With --trials-per-job K a job runs K trials at once, and its resources are for all of them.
 
     Exit code: 0 when every trial has completed or was dropped (or was submitted), and after Ctrl-C
     when what ran has saved; 1 when one has not completed; 130 when a Ctrl-C, or a second one, cost
@@ -110,7 +114,11 @@ def run(
     from commands._sweep_end import tell
     from imgtool.units import parse_duration
 
-    _refuse_other_executors_options(executor, here, cluster)
+    if index is not None:  # in a job that trials share: SPEC is its manifest
+        from commands._sweep_job import run_shared
+
+        raise typer.Exit(run_shared(spec, index, which, here, requeue=cluster.requeue))
+    refuse_other_executors_options(executor, here, cluster)
     if notify_by is not None and executor != LOCAL and not cluster.wait:
         raise UsageError(
             "--notify: the sweep ends before its jobs do",
@@ -194,30 +202,10 @@ def _job_options(executor: str, cluster: Cluster, then: str | None) -> Options:
         requeue=cluster.requeue,
         then=then,
         max_running=cluster.max_running,
+        trials_per_job=cluster.trials_per_job,
         script_dir=cluster.script_dir,
         profile=profile,
     )
-
-
-def _refuse_other_executors_options(executor: str, here: Here, cluster: Cluster) -> None:
-    if executor not in EXECUTORS:
-        hint = did_you_mean(executor, list(EXECUTORS))
-        raise UsageError(f"--executor: no {executor!r}", hint=hint)
-    local = {"--slots": here.slots, "--fail-fast": here.fail_fast or None}
-    jobs = {
-        "--requeue": cluster.requeue or None,
-        "--wait": cluster.wait or None,
-        "--script-dir": cluster.script_dir,
-        "--max-running": cluster.max_running,
-        "--no-check-data": None if cluster.check_data else True,
-    }
-    wrong: dict[str, Any] = jobs if executor == LOCAL else local
-    for name, value in wrong.items():
-        if value is not None:
-            other = BY_PROFILE if executor == LOCAL else LOCAL
-            raise UsageError(
-                f"{name} is for --executor {other}", hint=f"add --executor {other}, or leave it out"
-            )
 
 
 def _names(only: Sequence[str] | None) -> list[str]:
@@ -270,9 +258,9 @@ def _here(
     if not dry_run:
         ask_cluster(trial.directory for trial in plan.trials)
     choice = choose(plan, retry=retry)
-    trials, notes = fit(choice.run, options.slots)
+    trials, notes = fit(choice.run, options.slots, gpus_per_trial=here.gpus_per_trial)
     if dry_run:
-        describe(output, plan, choice.left)
+        describe(output, plan, choice.left, gpus_per_trial=here.gpus_per_trial)
         race = race_of(plan)
         first = trials if race is None else race.preview(trials)
         show_commands(plan, first, notes, options, then)

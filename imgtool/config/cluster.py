@@ -27,7 +27,7 @@ class Cluster:
     num_nodes: PositiveInt = option(1, "Hosts of the cluster job.", run=True)
     num_cores: PositiveInt = option(8, "Cores of the cluster job, on each host.", run=True)
     num_gpus: NonNegativeInt = option(
-        1, "GPUs of a trial on each host, on a cluster or here: one rank each.", run=True
+        1, "GPUs of a trial, or of the job that trials share, on each host: a rank each.", run=True
     )
     gpu_type: str | None = option(None, "Kind of the cluster job's GPUs, such as v100.", run=True)
     gpu_mode: Literal["shared", "exclusive_process"] | None = option(

@@ -1,6 +1,6 @@
 """torchrun, run by `imgtool.process.torchrun`: `python -m imgtool.process.agent FILE WORDS`.
 
-Who failed by itself, and how, goes to FILE as JSON (rank -> exit code, -n for signal n) rather
+Who failed by itself, and how, goes to FILE as JSON (rank of this host -> exit code, -n for signal n) rather
 than to a banner.
 """
 
@@ -31,7 +31,7 @@ def main(report: Path, words: list[str]) -> int:
     try:
         torchrun(words)
     except ChildFailedError as error:
-        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        codes = {one.local_rank: one.exitcode for one in error.failures.values()}
         report.write_text(json.dumps(codes), encoding="utf-8")
         return ExitCode.NO
     except SignalException:

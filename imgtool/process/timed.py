@@ -23,6 +23,7 @@ from imgtool.process.inbox import Inbox
 from imgtool.process.ladder import WATCHED
 from imgtool.process.ownership import take
 from imgtool.schedulers import registry
+from imgtool.schedulers.base import SHARED_VARIABLE
 from imgtool.units import format_bytes, format_duration
 
 EXP_DIR_OPTIONS = ("--exp-dir", "--exp_dir")
@@ -194,12 +195,13 @@ def _take_turn(
 
 def ask_again(code: int, say: Callable[[str], None]) -> int:
     """Ask the scheduler for another turn where the code says so, as the last thing of all: it may
-    end the job at once.
+    end the job at once. A trial that shares its job leaves that to the job's pool.
 
     Returns:
         the code to end with: 1 where there is no other turn.
     """
-    scheduler = registry.of_job(os.environ) if code == ExitCode.REQUEUE else None
+    asks = code == ExitCode.REQUEUE and SHARED_VARIABLE not in os.environ
+    scheduler = registry.of_job(os.environ) if asks else None
     why = scheduler.again(os.environ) if scheduler else None
     if why is None:
         return code

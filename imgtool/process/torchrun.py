@@ -1,5 +1,7 @@
 """Several processes that train one experiment, one a GPU: torchrun, so that a stop saves.
 
+Of several machines each runs this with its own ranks; torchrun's agents meet at an endpoint.
+
     this process --a request to stop--> every rank
          `- the agent (torchrun, deaf to INT, HUP and USR2)
                 `- rank 0, rank 1 ...
@@ -14,11 +16,13 @@ import json
 import math
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +43,33 @@ QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
 DEAF_TO = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 
 
-def run(command: Sequence[str], num_ranks: int, *, say: Callable[[str], None]) -> int:
+@dataclass(frozen=True)
+class Meeting:
+    """Several machines that train together; this runs on each of them.
+
+    Attributes:
+        num_nodes: how many there are.
+        endpoint: `host:port`, a host of theirs and a free port of it, the same for all.
+    """
+
+    num_nodes: int
+    endpoint: str
+
+
+def free_endpoint() -> str:
+    """This host and a port that is free now, for a Meeting."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return f"{socket.gethostname()}:{probe.getsockname()[1]}"
+
+
+def run(
+    command: Sequence[str],
+    num_ranks: int,
+    *,
+    say: Callable[[str], None],
+    meeting: Meeting | None = None,
+) -> int:
     """Run `imgtool` with these words as so many ranks of this machine.
 
     INT, TERM and USR2 go to every rank, each once, HUP and QUIT as TERM; a rank that does not
@@ -50,6 +80,7 @@ def run(command: Sequence[str], num_ranks: int, *, say: Callable[[str], None]) -
         command: imgtool's own words, such as `train genegan --exp-dir out`.
         num_ranks: processes.
         say: takes a line for people.
+        meeting: with which other machines; None where this is the only one.
 
     Returns:
         0 if every rank ended with 0, else the code of the first to fail, 1 for one that was
@@ -59,7 +90,7 @@ def run(command: Sequence[str], num_ranks: int, *, say: Callable[[str], None]) -
     ours = leftovers.children()
     with tempfile.TemporaryDirectory(prefix="imgtool-ranks-") as name, Inbox(WATCHED) as inbox:
         folder = Path(name)
-        ranks = _Ranks(command, num_ranks, folder)
+        ranks = _Ranks(command, num_ranks, folder, meeting)
         ladder = Ladder(math.inf, SAVE_SEC, insistent=at_terminal(), leftover_sec=SAVE_SEC)
         outcome = Supervision(ranks, ladder, ours, say).watch(inbox)
         found = words.read_words(folder, num_ranks)
@@ -79,7 +110,9 @@ class _Ranks(Child):
     When a rank has failed and the others do not end by themselves, they are killed.
     """
 
-    def __init__(self, command: Sequence[str], num_ranks: int, folder: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], num_ranks: int, folder: Path, meeting: Meeting | None
+    ) -> None:
         self._folder, self._num_ranks = folder, num_ranks
         self._waiting: list[tuple[int, signal.Signals]] = []
         self._ranks: dict[int, psutil.Process] = {}
@@ -87,7 +120,8 @@ class _Ranks(Child):
         self._patient_from = 0.0
         self.ended_by_us: set[int] = set()
         torchrun = [
-            *("--standalone", "--nnodes", "1", "--nproc-per-node", str(num_ranks)),
+            *_where(meeting),
+            *("--nproc-per-node", str(num_ranks)),
             *("--signals-to-handle", "SIGTERM", "--shutdown-timeout", str(int(SAVE_SEC))),
             # Without the dashes torchrun takes --monitor for a short form of two of its own.
             *("-m", "--", "imgtool", *command),
@@ -149,12 +183,20 @@ class _Ranks(Child):
         return any(words.is_saving(self._folder, rank) for rank in ranks)
 
 
+def _where(meeting: Meeting | None) -> list[str]:
+    """Where torchrun's agents find one another."""
+    if meeting is None:
+        return ["--standalone", "--nnodes", "1"]
+    found = ["--rdzv-endpoint", meeting.endpoint, "--rdzv-id", meeting.endpoint]
+    return ["--nnodes", str(meeting.num_nodes), "--rdzv-backend", "c10d", *found]
+
+
 def _report(folder: Path) -> Path:
     return folder / "failures.json"
 
 
 def _failures(folder: Path) -> dict[int, int]:
-    """What torchrun saw: rank -> exit code of those that failed by themselves."""
+    """What torchrun saw: rank of this host -> exit code of those that failed by themselves."""
     try:
         content = json.loads(_report(folder).read_text(encoding="utf-8"))
         return {int(rank): int(code) for rank, code in content.items()}

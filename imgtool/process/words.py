@@ -31,6 +31,11 @@ class Word:
     at: float
 
 
+def _place(environment: Mapping[str, str]) -> str:
+    """Its number among the ranks of this host, which this host's launcher knows it by."""
+    return environment.get("LOCAL_RANK") or environment["RANK"]
+
+
 @contextmanager
 def speaking(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
     """Be a rank while the block runs: it says who it is, and at last how it ended.
@@ -38,7 +43,7 @@ def speaking(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
     A stop that comes before StopRequest is installed waits for it. When torchrun dies, the
     kernel interrupts the rank, which saves and stops.
     """
-    folder, rank = Path(environment[FOLDER_VARIABLE]), environment["RANK"]
+    folder, rank = Path(environment[FOLDER_VARIABLE]), _place(environment)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     end_with_parent(signal.SIGINT)
     _leave(folder / f"pid_{rank}", os.getpid())
@@ -59,7 +64,7 @@ def speaking(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
 def say_code(code: int, environment: Mapping[str, str] = os.environ) -> None:
     """What this process ends with, for one that ends without unwinding; nothing without a launcher."""
     if {FOLDER_VARIABLE, "RANK"} <= environment.keys():
-        path = Path(environment[FOLDER_VARIABLE]) / f"code_{environment['RANK']}"
+        path = Path(environment[FOLDER_VARIABLE]) / f"code_{_place(environment)}"
         _leave(path, {"code": int(code), "at": time.time()})
 
 
@@ -69,7 +74,7 @@ def saving(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
     if not {FOLDER_VARIABLE, "RANK"} <= environment.keys():
         yield
         return
-    path = Path(environment[FOLDER_VARIABLE]) / f"saving_{environment['RANK']}"
+    path = Path(environment[FOLDER_VARIABLE]) / f"saving_{_place(environment)}"
     _leave(path, os.getpid())
     try:
         yield

@@ -36,6 +36,9 @@ ENDED = frozenset(JOB_STATES) - WAITING - ALIVE
 Key = tuple[int, int]  # a job's id, and its index in an array; 0 outside an array
 REQUEUE_CODE = 99  # with which a job ends that asks for another turn
 LIMIT_VARIABLE = "IMGTOOL_RUN_LIMIT_SEC"  # in a job: seconds from now until its run limit
+SHARED_VARIABLE = (
+    "IMGTOOL_SHARED_JOB"  # in a trial that shares its job: another turn is not its own
+)
 JOB_VARIABLE = "IMGTOOL_JOB"  # in a job whose file is ours: its name
 
 

@@ -66,6 +66,7 @@ def array_body(
     walltime_sec: int,
     duration: str,
     requeue: bool,
+    per_node: Sequence[str] = (),
 ) -> str:
     """What an element of an array does: look its trial up, and train it under run-timed.
 
@@ -80,8 +81,13 @@ def array_body(
         walltime_sec: the run limit.
         duration: when run-timed stops by itself, as the shell reads it.
         requeue: whether it may ask for another turn.
+        per_node: words that start `launcher` on every node; empty on one.
     """
     words = shlex.join(program)
+    meeting = ""
+    if per_node:
+        meeting = _MEETING.format(program=words)
+        launcher = [*launcher[:1], "--rdzv-endpoint", '"$meeting"', *launcher[1:]]
     return _ARRAY_BODY.format(
         manifest=shlex.quote(str(manifest)),
         index=scheduler.index_variable,
@@ -93,8 +99,49 @@ def array_body(
         requeue=" --requeue" if requeue else "",
         program=words,
         launcher="".join(f"{word} " for word in launcher),
+        per_node="".join(f"{shlex.quote(word)} " for word in per_node),
+        meeting=meeting,
     )
 
+
+def shared_body(
+    scheduler: Scheduler,
+    *,
+    name: str,
+    ticket: str,
+    manifest: Path,
+    program: Sequence[str],
+    gpus_per_trial: int,
+    walltime_sec: int,
+    duration: str,
+    requeue: bool,
+) -> str:
+    """What an element of an array does whose trials share the job: run them in a pool of its own.
+
+    Args:
+        gpus_per_trial: ranks of each trial; at least 1.
+        name, ticket, manifest, program, walltime_sec, duration, requeue: as `array_body`.
+    """
+    return _SHARED_BODY.format(
+        job=f"{JOB_VARIABLE}={shlex.quote(name)}",
+        ticket=f"{TICKET_VARIABLE}={shlex.quote(ticket)}",
+        limit=LIMIT_VARIABLE,
+        walltime=walltime_sec,
+        program=shlex.join(program),
+        manifest=shlex.quote(str(manifest)),
+        index=scheduler.index_variable,
+        gpus=gpus_per_trial,
+        duration=duration,
+        requeue=" --requeue" if requeue else "",
+    )
+
+
+_SHARED_BODY = """\
+export {job} {ticket}
+export {limit}=$(({walltime} - SECONDS))
+exec {program} sweep {manifest} --index "${index}" --gpus-per-trial {gpus} \
+--duration {duration}{requeue}
+"""
 
 # SECONDS counts from the start of the script: setting up the environment takes time too.
 _ARRAY_BODY = """\
@@ -108,10 +155,15 @@ if [ -z "$exp_dir" ]; then
     exit 2
 fi
 export {job} {ticket}
-export {limit}=$(({walltime} - SECONDS))
+{meeting}export {limit}=$(({walltime} - SECONDS))
 exec {program} run-timed --exp-dir "$exp_dir" --duration {duration}{requeue} -- \
-{program} {launcher}train "$family" --config "$exp_dir/trial.yaml" --exp-dir "$exp_dir" --quiet \
+{per_node}{program} {launcher}train "$family" --config "$exp_dir/trial.yaml" --exp-dir "$exp_dir" --quiet \
 ${{pause:+--pause-at "$pause"}}
+"""
+
+
+_MEETING = """\
+meeting=$({program} torchrun --free-endpoint) || exit 1  # where the nodes meet: here
 """
 
 
@@ -131,6 +183,20 @@ def manifest_text(rows: Iterable[Row]) -> str:
         fields = [str(row.index), _whole(row.exp_dir), row.family]
         lines.append("\t".join([*fields, row.pause_at] if row.pause_at else fields) + "\n")
     return "".join(lines)
+
+
+def parse_manifest(text: str) -> list[Row]:
+    """The rows of `manifest_text`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    rows = []
+    for line in text.splitlines():
+        index, exp_dir, family, *pause = line.split("\t")
+        pause_at = pause[0] if pause else None
+        rows.append(Row(index=int(index), exp_dir=exp_dir, family=family, pause_at=pause_at))
+    return rows
 
 
 def _whole(path: str) -> str:

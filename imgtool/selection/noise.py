@@ -25,6 +25,7 @@ import numpy as np
 EQUALITY_LEVEL, EQUALITY_LEVEL_OF_FEW, FEW_DOF = 0.3, 0.4, 10
 DRAWS = 20_000  # of a simulated distribution
 TINY = 1e-12  # of the pooled variance: seeds that agree to the last digit still have one
+FAR = 600.0  # exp of it, and of as much again below 1, is still a float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,8 @@ class Noise:
         return np.log(array) if self.is_log else array
 
     def unscaled(self, values: np.ndarray | float) -> np.ndarray:
-        return np.exp(values) if self.is_log else np.asarray(values)
+        """In the metric's unit; of logarithms what no float could hold stays just within one."""
+        return np.exp(np.clip(values, -FAR, FAR)) if self.is_log else np.asarray(values)
 
     def mean(self, sample: Sample) -> float:
         """Mean over seeds, as compared."""

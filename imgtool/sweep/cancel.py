@@ -22,6 +22,7 @@ from imgtool.process.ladder import KILL_AFTER_SEC, Ladder, Step
 from imgtool.schedulers import registry
 from imgtool.schedulers.base import WAITING, Key, Scheduler, SchedulerError
 from imgtool.sweep.refresh import Refreshed, job_words, owners_job, refresh
+from imgtool.sweep.shared import ask_cancel, companions
 from imgtool.sweep.state import ACTIVE, is_open, read_job, read_state
 
 if TYPE_CHECKING:
@@ -146,18 +147,48 @@ def job_name(directory: ExperimentDir) -> str:
 
 
 def interrupt_jobs(directories: Sequence[ExperimentDir], *, say: Callable[[str], None]) -> None:
-    """INT to cluster jobs that run; those that wait are removed. `end_jobs` sees to their end."""
-    waiting = [one for one in directories if (read_job(one) or {}).get("stat") in WAITING]
-    running = [one for one in directories if one not in waiting]
+    """INT to cluster jobs that run; those that wait are removed. `end_jobs` sees to their end.
+
+    Where others share the job, and are not to be stopped, the job's own pool is asked.
+    """
+    alone = []
+    named = [one.path for one in directories]
+    for one in directories:
+        others = companions(one, named)
+        if others:
+            _ask_pool(one, others, say)
+        else:
+            alone.append(one)
+    waiting = [one for one in alone if (read_job(one) or {}).get("stat") in WAITING]
+    running = [one for one in alone if one not in waiting]
     _ask(running, CANCELLED, say, lambda scheduler, keys: scheduler.signal(keys, "INT"))
     _ask(waiting, CANCELLED_WAITING, say, lambda scheduler, keys: scheduler.remove(keys))
+
+
+def _ask_pool(directory: ExperimentDir, others: Sequence[str], say: Callable[[str], None]) -> None:
+    """A job that waits finds in job.json that the trial is no longer its own."""
+    job, name = read_job(directory) or {}, directory.path.name
+    ask_cancel(directory)
+    say(
+        f"{name}: its job is shared with {', '.join(others)}; its pool is asked to stop {name} alone"
+    )
+    if job.get("stat") in WAITING:
+        ended = {"stat": "cancelled", "state": "stopped", "ended": now_iso()}
+        write_job(directory, **{**job, **ended, "reason": CANCELLED_WAITING})
+    else:
+        write_job(directory, **{**job, "asked": CANCELLED})
 
 
 def end_jobs(
     directories: Sequence[ExperimentDir], *, grace_sec: float, say: Callable[[str], None]
 ) -> None:
     """Wait until the jobs of `interrupt_jobs` have ended, then end those that have not."""
+    named = [one.path for one in directories]
     left = _wait_for_end(directories, grace_sec, say)
+    for one in left:
+        if others := companions(one, named):
+            say(f"{one.path.name} has not stopped yet; its job goes on with {', '.join(others)}")
+    left = [one for one in left if not companions(one, named)]
     if not left:
         return
     told = _ask(left, CANCELLED_DEAF, say, lambda scheduler, keys: scheduler.remove(keys))
@@ -237,7 +268,7 @@ def _tell(
     told = []
     for name, members in groups.items():
         try:
-            lines = what(registry.get(name), [_key(one) for one in members])
+            lines = what(registry.get(name), sorted({_key(one) for one in members}))
         except SchedulerError as error:
             say(f"{name} jobs are not cancelled: {error}")
             continue

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from imgtool.sweep.job_files import (
     new_stamp,
     scripts,
 )
+from imgtool.sweep.memory import carried
 from imgtool.sweep.refresh import refresh
 from imgtool.sweep.state import (
     ACTIVE,
@@ -177,7 +177,7 @@ def _say_limits(script: Script, scheduler: Scheduler, note: Callable[[str], None
 
 def _at_work(plan: Plan, taken: Sequence[Trial], options: Options) -> dict[str | None, AtWork]:
     """What of the sweep, beside `taken`, is in each queue that has a limit."""
-    counts: dict[str | None, Counter[str]] = {}
+    counts: dict[str | None, dict[str, set[int]]] = {}
     most: dict[str, int] = {}
     names = {trial.name for trial in taken}
     for trial in plan.trials:
@@ -187,11 +187,11 @@ def _at_work(plan: Plan, taken: Sequence[Trial], options: Options) -> dict[str |
         queue = job.get("queue")
         if job["executor"] == options.scheduler.name and limit_of(plan, options, queue):
             name = str(job.get("job_id") or job.get("name"))
-            counts.setdefault(queue, Counter())[name] += 1
+            counts.setdefault(queue, {}).setdefault(name, set()).add(int(job.get("index") or 0))
             most[name] = job.get("max_running") or len(plan.trials)
     return {
         queue: AtWork(
-            num_trials=sum(min(count, most[name]) for name, count in found.items()),
+            num_jobs=sum(min(len(places), most[name]) for name, places in found.items()),
             ids=tuple(sorted(name for name in found if name.isdecimal())),
         )
         for queue, found in counts.items()
@@ -243,6 +243,8 @@ def wait(
 
 def _is_at_work(trial: Trial, found: TrialState, doubted: set[str]) -> bool:
     job = read_job(trial.directory)
+    if is_open(job) and (job or {}).get("alone", {}).get("tried") is False:
+        return True  # its job tries it once more
     if found.state in ("completed", "failed", "diverged", "out_of_memory"):
         is_done_unsaid = job is not None and job.get("stat") == "done" and found.state == "failed"
         if not is_done_unsaid or trial.name in doubted:
@@ -269,9 +271,10 @@ def _submit_array(
     """Submit one array; on a refusal every job.json is what it was, and its files are gone."""
     scheduler, profile = options.scheduler, options.profile or read_profile()
     _write(script)
-    old = {index: read_job(trial.directory) for index, trial in script.trials.items()}
+    placed = [(index, trial) for index, trials in script.trials.items() for trial in trials]
+    old = {trial.name: read_job(trial.directory) for _, trial in placed}
     new = {
-        index: {
+        trial.name: {
             "executor": scheduler.name,
             "job_id": None,
             "name": script.name,
@@ -284,25 +287,33 @@ def _submit_array(
             "max_running": script.request.max_running,
             "log": script.log_pattern,
             "identity": trial.identity,
+            **_shared_with(script, index, trial),
+            **carried(old[trial.name]),
         }
-        for index, trial in script.trials.items()
+        for index, trial in placed
     }
-    for index, trial in script.trials.items():
-        write_job(trial.directory, **new[index])
+    for _, trial in placed:
+        write_job(trial.directory, **new[trial.name])
     try:
         job_id = _hand_in(script, profile, scheduler)
     except Unavailable:
         manifest.write(plan)
         raise  # it may have been accepted: `refresh` looks for its name
     except SchedulerError:
-        for index, trial in script.trials.items():
-            _restore(trial, old[index])
+        for _, trial in placed:
+            _restore(trial, old[trial.name])
         _remove(script)
         raise
-    for index, trial in script.trials.items():
+    for index, trial in placed:
         log = scheduler.log_path(script.log_pattern, (job_id, index))
-        write_job(trial.directory, **{**new[index], "job_id": job_id, "log": log})
+        write_job(trial.directory, **{**new[trial.name], "job_id": job_id, "log": log})
     return Submission(job_id, script)
+
+
+def _shared_with(script: Script, index: int, trial: Trial) -> dict[str, Any]:
+    """The other trials of its job, where there are any."""
+    others = [str(one.directory.path) for one in script.trials[index] if one is not trial]
+    return {"shared_with": others} if others else {}
 
 
 def _remove(script: Script) -> None:
@@ -362,7 +373,7 @@ def _write(script: Script) -> None:
     try:
         # Without the folder logs are lost.
         Path(script.request.log_prefix).parent.mkdir(exist_ok=True)
-        for trial in script.trials.values():
+        for trial in (one for trials in script.trials.values() for one in trials):
             jobs.write_config(trial)
         if script.manifest_path is not None and script.manifest_text is not None:
             write_text(script.manifest_path, script.manifest_text)

@@ -9,18 +9,27 @@ import math
 import re
 import shlex
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from imgtool.config.schema import Cluster
 from imgtool.errors import UsageError
 from imgtool.schedulers.base import Request, Scheduler
 from imgtool.schedulers.profile import Profile, read_profile
-from imgtool.schedulers.script import Row, array_body, command_body, job_text, manifest_text
-from imgtool.schedulers.words import array_spec, checked_extra, walltime_sec
+from imgtool.schedulers.script import (
+    Row,
+    array_body,
+    command_body,
+    job_text,
+    manifest_text,
+    shared_body,
+)
+from imgtool.schedulers.words import checked_extra, walltime_sec
 from imgtool.sweep import jobs
+from imgtool.sweep.packing import chunks, groups, resources_of
 from imgtool.sweep.trial import Plan, Trial
 from imgtool.units import parse_duration
 
@@ -38,6 +47,7 @@ class Options:
         requeue: a trial whose time is up goes back into the queue (exit 99) and goes on later.
         then: a shell command that runs when every job of the sweep has ended; None for none.
         max_running: most trials of a queue that run at once; the plan's own by queue when None.
+        trials_per_job: that share a job; as `cluster.trials_per_job` says when None.
         script_dir: folder of the job files and manifests; the sweep's `jobs` when None.
         profile: the site; read from the user's file when None.
         stamp: makes the jobs' names unique; the time and some random digits when None.
@@ -47,6 +57,7 @@ class Options:
     requeue: bool = False
     then: str | None = None
     max_running: int | None = None
+    trials_per_job: int | None = None
     script_dir: Path | None = None
     profile: Profile | None = None
     stamp: str | None = None
@@ -57,11 +68,11 @@ class AtWork:
     """What of a sweep a scheduler has in a queue already.
 
     Attributes:
-        num_trials: that run or may start at any time.
+        num_jobs: that run or may start at any time.
         ids: of their jobs.
     """
 
-    num_trials: int
+    num_jobs: int
     ids: tuple[str, ...]
 
 
@@ -74,7 +85,7 @@ class Script:
         path, text: of the job file.
         manifest_path, manifest_text: index, exp_dir, family and pause, a line each; None for a
             follow-up.
-        trials: index -> trial; empty for a follow-up.
+        trials: index -> the trials of that job; empty for a follow-up.
         log_pattern: with the scheduler's patterns for the job's id and index.
         memory: what is reserved, in words, such as `4GB x 8 cores = 32GB`.
     """
@@ -84,7 +95,7 @@ class Script:
     text: str
     manifest_path: Path | None = None
     manifest_text: str | None = None
-    trials: Mapping[int, Trial] = field(default_factory=dict)
+    trials: Mapping[int, tuple[Trial, ...]] = field(default_factory=dict)
     log_pattern: str
     memory: str
 
@@ -92,6 +103,11 @@ class Script:
     def name(self) -> str:
         """Of the job."""
         return self.request.name
+
+    @property
+    def num_trials(self) -> int:
+        """In all of its jobs."""
+        return sum(map(len, self.trials.values()))
 
     @property
     def queue(self) -> str | None:
@@ -115,7 +131,8 @@ def scripts(
     """The jobs of these trials: an array for each queue and set of resources, then the follow-up.
 
     A trial's index is its position among the plan's trials of the same resources, so that an array
-    of what is left over names the very indices that are left.
+    of what is left over names the very indices that are left. Trials that share jobs are numbered
+    anew each time, so that no job is half empty.
 
     Args:
         plan: the sweep.
@@ -134,10 +151,13 @@ def scripts(
     stamp = options.stamp or new_stamp()
     wanted = {trial.name: trial for trial in trials}
     made: list[Script] = []
-    for resources, indexed in _groups(plan, profile, wanted, options.scheduler.max_array):
+    for resources, indexed in groups(
+        plan, profile, wanted, options.trials_per_job, options.scheduler.max_array
+    ):
         most = limit_of(plan, options, resources.queue)
         limit, after = _room(most, (at_work or {}).get(resources.queue))
-        for chunk in _chunks(plan.name, resources, indexed, limit, stamp, options.scheduler):
+        longest = f"{_job_name(plan.name, resources.queue, stamp, 9999)}[]%{limit or ''}"
+        for chunk in chunks(indexed, options.scheduler.max_spec - len(longest)):
             name = _job_name(plan.name, resources.queue, stamp, len(made))
             job = _Job(plan, resources, profile, replace(options, stamp=stamp), name)
             made.append(job.array(chunk, limit, after))
@@ -192,7 +212,7 @@ def asked_for(plan: Plan, trial: Trial, options: Options) -> tuple[Cluster, int]
         SchedulerError: a run limit that none is.
     """
     profile = options.profile or read_profile()
-    resources = profile.resources(trial.loaded)
+    resources = resources_of(trial, profile, options.trials_per_job)
     return resources, _run_limit_sec(plan, resources, profile)
 
 
@@ -212,45 +232,10 @@ def limit_of(plan: Plan, options: Options, queue: str | None) -> int | None:
 
 def _room(limit: int | None, there: AtWork | None) -> tuple[int | None, tuple[str, ...]]:
     """How many more may run at once; none at all: after the jobs that are there."""
-    if limit is None or there is None or there.num_trials == 0:
+    if limit is None or there is None or there.num_jobs == 0:
         return limit, ()
-    left = limit - there.num_trials
+    left = limit - there.num_jobs
     return (left, ()) if left > 0 else (limit, there.ids)
-
-
-def _groups(
-    plan: Plan, profile: Profile, wanted: Mapping[str, Trial], max_array: int
-) -> Iterator[tuple[Cluster, dict[int, Trial]]]:
-    """Resources with the wanted trials that ask for them, by index."""
-    groups: dict[Cluster, list[Trial]] = {}
-    for trial in plan.trials:
-        groups.setdefault(profile.resources(trial.loaded), []).append(trial)
-    for resources, members in groups.items():
-        for start in range(0, len(members), max_array):
-            part = enumerate(members[start : start + max_array], 1)
-            indexed = {i: wanted[trial.name] for i, trial in part if trial.name in wanted}
-            if indexed:
-                yield resources, indexed
-
-
-def _chunks(
-    name: str,
-    resources: Cluster,
-    indexed: dict[int, Trial],
-    limit: int | None,
-    stamp: str,
-    scheduler: Scheduler,
-) -> Iterator[dict[int, Trial]]:
-    """Parts whose array specification is short enough for the scheduler."""
-    longest = f"{_job_name(name, resources.queue, stamp, 9999)}[]%{limit or ''}"
-    room = scheduler.max_spec - len(longest)
-    chunk: list[int] = []
-    for index in sorted(indexed):
-        if chunk and len(array_spec([*chunk, index])) > room:
-            yield {one: indexed[one] for one in chunk}
-            chunk = []
-        chunk.append(index)
-    yield {one: indexed[one] for one in chunk}
 
 
 def _job_name(plan_name: str, queue: str | None, stamp: str, number: int) -> str:
@@ -275,7 +260,9 @@ class _Job:
         chosen = self.options.script_dir
         return chosen.absolute() if chosen else self.plan.jobs_dir
 
-    def array(self, chunk: dict[int, Trial], limit: int | None, after: tuple[str, ...]) -> Script:
+    def array(
+        self, chunk: dict[int, tuple[Trial, ...]], limit: int | None, after: tuple[str, ...]
+    ) -> Script:
         wall_sec, warn_sec = self._walltime()
         manifest = self.folder / f"{self.name}.tsv"
         request = Request(
@@ -290,17 +277,6 @@ class _Job:
             requeue=self.options.requeue,
             extra=checked_extra(self.resources.extra),
         )
-        body = array_body(
-            self.options.scheduler,
-            name=self.name,
-            ticket=self.options.stamp or self.name,
-            manifest=manifest,
-            program=self._program(),
-            launcher=jobs.launcher(self.resources.num_gpus),
-            walltime_sec=wall_sec,
-            duration=self._duration(wall_sec, warn_sec),
-            requeue=self.options.requeue,
-        )
         rows = [
             Row(
                 index=index,
@@ -308,14 +284,37 @@ class _Job:
                 family=trial.family,
                 pause_at=trial.pause_at,
             )
-            for index, trial in chunk.items()
+            for index, trials in chunk.items()
+            for trial in trials
         ]
         return self._script(
             request,
-            body,
+            self._body(manifest, wall_sec, self._duration(wall_sec, warn_sec)),
             manifest_path=manifest,
             manifest_text=manifest_text(rows),
             trials=chunk,
+        )
+
+    def _body(self, manifest: Path, wall_sec: int, duration: str) -> str:
+        resources, scheduler = self.resources, self.options.scheduler
+        known: dict[str, Any] = {
+            "name": self.name,
+            "ticket": self.options.stamp or self.name,
+            "manifest": manifest,
+            "program": self._program(),
+            "walltime_sec": wall_sec,
+            "duration": duration,
+            "requeue": self.options.requeue,
+        }
+        if resources.trials_per_job > 1:
+            each = max(1, resources.num_gpus // resources.trials_per_job)
+            return shared_body(scheduler, gpus_per_trial=each, **known)
+        is_one = resources.num_nodes == 1
+        return array_body(
+            scheduler,
+            launcher=jobs.launcher(resources.num_gpus, resources.num_nodes),
+            per_node=() if is_one else scheduler.per_node([]),
+            **known,
         )
 
     def follow_up(self, command: str, parents: Sequence[str]) -> Script:
@@ -344,7 +343,7 @@ class _Job:
         *,
         manifest_path: Path | None = None,
         manifest_text: str | None = None,
-        trials: Mapping[int, Trial] | None = None,
+        trials: Mapping[int, tuple[Trial, ...]] | None = None,
     ) -> Script:
         scheduler = self.options.scheduler
         return Script(

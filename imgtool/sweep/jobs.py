@@ -14,8 +14,15 @@ def program() -> list[str]:
     return [sys.executable, "-m", "imgtool"]
 
 
-def launcher(num_ranks: int) -> list[str]:
-    """What stands between this program and `train` where several processes train."""
+def launcher(num_ranks: int, num_nodes: int = 1) -> list[str]:
+    """What stands between this program and `train` where several processes train.
+
+    Args:
+        num_ranks: on each node.
+    """
+    if num_nodes > 1:
+        nodes = ["--nnodes", str(num_nodes)]
+        return ["torchrun", *nodes, "--nproc-per-node", str(max(1, num_ranks))]
     return ["torchrun", "--nproc-per-node", str(num_ranks)] if num_ranks > 1 else []
 
 

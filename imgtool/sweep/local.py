@@ -9,22 +9,25 @@ from __future__ import annotations
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
-from imgtool.errors import UserError
+from imgtool.errors import ExitCode, UserError
 from imgtool.experiment import owner
-from imgtool.experiment.job import next_attempt, write_job
+from imgtool.experiment.job import next_attempt, read_job, write_job
 from imgtool.experiment.status import now_iso
-from imgtool.process import leftovers
+from imgtool.process import leftovers, ownership
 from imgtool.process.inbox import Inbox
 from imgtool.process.ladder import KILL_AFTER_SEC, POLL_SEC, WATCHED, Ladder, Requests, Step
 from imgtool.process.stopping import at_terminal
 from imgtool.sweep import jobs
+from imgtool.sweep.listener import Listener, Silence
+from imgtool.sweep.memory import Lone, carried, company, is_of_gpu, meet, take_alone
 from imgtool.sweep.race import Race
 from imgtool.sweep.running import Running, start
+from imgtool.sweep.shared import clear_cancel, has_left, is_cancel_asked
 from imgtool.sweep.slots import Slot, give_back, take
 from imgtool.sweep.state import BROKEN, TrialState, read_state
 from imgtool.sweep.trial import Plan, Trial
@@ -38,25 +41,6 @@ GRACE_SEC = 300.0
 TICK_SEC = 1.0
 
 
-class Listener(Protocol):
-    """Is told what happens, for people."""
-
-    def started(self, trial: Trial, slot: Slot, pid: int) -> None:
-        """A trial's process runs."""
-
-    def ended(self, trial: Trial, state: TrialState) -> None:
-        """It has ended, or could not be started."""
-
-    def left(self, trial: Trial, reason: str) -> None:
-        """It is not run, since someone else runs it or has just run it."""
-
-    def tick(self, running: Sequence[Running]) -> None:
-        """About once a second."""
-
-    def note(self, text: str) -> None:
-        """Something worth a line."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """How a pool works.
@@ -68,6 +52,8 @@ class Options:
         kill_after_sec: from TERM to KILL.
         command_of: program and arguments that train a trial.
         race: says what is to be run after the first trials; None where they are all.
+        cluster_job: executor, job_id, index and name of the cluster's job that the pool runs in and
+            its trials belong to; None where the trials are this machine's own.
     """
 
     slots: tuple[Slot, ...]
@@ -76,6 +62,7 @@ class Options:
     kill_after_sec: float = KILL_AFTER_SEC
     command_of: Callable[[Plan, Trial], list[str]] = jobs.timed_command
     race: Race | None = None
+    cluster_job: Mapping[str, Any] | None = None
 
 
 def run(
@@ -97,18 +84,10 @@ def run(
             pool.loop(inbox)
         except BaseException:
             pool.stop("the sweep failed")  # a fault of ours costs no trial its work
-            pool.listener = _Silence()
+            pool.listener = Silence()
             pool.loop(inbox)
             raise
     return pool.received
-
-
-class _Silence:
-    def started(self, trial: Trial, slot: Slot, pid: int) -> None: ...
-    def ended(self, trial: Trial, state: TrialState) -> None: ...
-    def left(self, trial: Trial, reason: str) -> None: ...
-    def tick(self, running: Sequence[Running]) -> None: ...
-    def note(self, text: str) -> None: ...
 
 
 class _Pool:
@@ -121,6 +100,7 @@ class _Pool:
         self.received: signal.Signals | None = None
         self._plan, self._options = plan, options
         self._waiting = deque((trial, traces(trial.directory)) for trial in trials)
+        self._alone: deque[Lone] = deque()
         self._free = deque(options.slots)
         self._running: list[Running] = []
         self._stopping = self._has_told = False
@@ -149,6 +129,9 @@ class _Pool:
         if self._stopping:
             return
         self._stopping = True
+        for lone in self._alone:
+            self._finish(lone.trial, read_state(lone.trial.directory))
+        self._alone.clear()
         now = time.monotonic()
         self._requests.sent(signal.SIGINT, now)
         for running in self._running:
@@ -159,6 +142,9 @@ class _Pool:
         while not self._stopping:
             self._ask_for_more()
             if not self._waiting:
+                self._fill_alone()
+                return
+            if any(running.is_alone for running in self._running):
                 return
             trial, before = self._waiting[0]
             slot = take(self._free, trial.num_ranks)
@@ -168,6 +154,17 @@ class _Pool:
             if slot is None:
                 self._refuse(trial, f"it needs {trial.num_ranks} slots, and there are too few")
             elif not self._start(trial, slot, before):
+                give_back(self._free, slot)
+
+    def _fill_alone(self) -> None:
+        """Trials that ran out of memory beside others, once nobody else wants the slots."""
+        while self._alone:
+            lone = self._alone[0]
+            slot = take_alone(self._free, lone, self._running)
+            if slot is None:
+                return
+            self._alone.popleft()
+            if not self._start(lone.trial, slot, traces(lone.trial.directory), lone):
                 give_back(self._free, slot)
 
     def _ask_for_more(self) -> None:
@@ -192,27 +189,47 @@ class _Pool:
         if self._options.race is not None:
             self._options.race.gone(trial)
 
-    def _start(self, trial: Trial, slot: Slot, before: tuple[tuple[int, int] | None, ...]) -> bool:
+    def _start(
+        self,
+        trial: Trial,
+        slot: Slot,
+        before: tuple[tuple[int, int] | None, ...],
+        lone: Lone | None = None,
+    ) -> bool:
         """Whether the trial runs now; else someone was told why not."""
+        job = self._options.cluster_job
+        if job is not None and has_left(trial.directory, job):
+            self._leave(trial, "it was cancelled, or another job has it")
+            return False
         try:
-            hold = owner.take(trial.directory)
+            hold = owner.take(trial.directory) if job is None else ownership.take(trial.directory)
         except owner.InUse as error:
             self._leave(trial, f"in use by {error.owner}")
             return False
         except UserError as error:
             self._refuse(trial, str(error))
             return False
-        if reason := done_meanwhile(trial, before):
+        changed = (
+            job is None and traces(trial.directory) != before
+        )  # the job's start is noted there
+        if reason := done_meanwhile(trial, changed=changed):
             hold.release()
             self._leave(trial, reason)
             return False
         ladder = Ladder(self._options.grace_sec, self._options.kill_after_sec)
         try:
-            running = start(trial, slot, hold, self._options.command_of(self._plan, trial), ladder)
+            command = self._options.command_of(self._plan, trial)
+            earlier = read_job(trial.directory)
+            running = start(trial, slot, hold, command, ladder, job)
         except (OSError, UserError) as error:
             hold.release()
             self._refuse(trial, str(error))
             return False
+        running.job |= carried(earlier)
+        if lone is not None:
+            running.is_alone = lone.kind
+            running.job["alone"] = {"tried": True, "beside": [*lone.beside]}
+        meet(running, self._running)
         self._running.append(running)
         with suppress(OSError):
             hold.add_child(running.child.pid)
@@ -298,6 +315,8 @@ class _Pool:
         """Write down how a trial ended, and free its slot."""
         code = running.child.code
         running.job |= {"stat": "failed" if code else "done", "exit_code": code, "ended": now_iso()}
+        if code == ExitCode.REQUEUE and self._options.cluster_job is not None:
+            running.job |= {"stat": "running"}  # it goes on in the job's next turn
         if running.ladder.why:
             running.job["asked"] = running.ladder.why
         is_silent = stamp(running.trial.directory) == running.status_before
@@ -309,10 +328,30 @@ class _Pool:
             stuck = f"process {running.child.pid} does not die even of KILL"
             running.job |= {"state": "failed", "reason": stuck}
         self._note_job(running)
+        found = read_state(running.trial.directory)
+        others = [] if self._stopping else company(running, found)
+        if others:
+            self._note_company(running, found, others)
+        elif found.state == "out_of_memory" and running.is_alone:
+            running.job |= {"state": found.state, "reason": f"{found.reason}; alone as well"}
+            self._note_job(running)
+        clear_cancel(running.trial.directory)
         running.hold.release()
         self._running.remove(running)
         give_back(self._free, running.slot)
-        self._finish(running.trial, read_state(running.trial.directory))
+        if not others:
+            self._finish(running.trial, read_state(running.trial.directory))
+
+    def _note_company(self, running: Running, found: TrialState, others: Sequence[str]) -> None:
+        """It is to be tried again, alone."""
+        why = f"out of memory beside {', '.join(others)}"
+        running.job |= {"alone": {"tried": False, "beside": [*others]}, "state": found.state}
+        running.job["reason"] = f"{why}; to be tried once more, alone: {found.reason}"
+        if self._options.cluster_job is not None:
+            running.job["stat"] = "running"  # the job has not done with it
+        self._note_job(running)
+        self._alone.append(Lone(running.trial, is_of_gpu(running, found), tuple(others)))
+        self.listener.note(f"{running.trial.name} ran {why}: it is tried once more, alone")
 
     def _verdict(self, running: Running, code: int) -> tuple[str, str]:
         return verdict(
@@ -324,8 +363,10 @@ class _Pool:
         )
 
     def _note_job(self, running: Running) -> None:
+        known = {} if self._options.cluster_job is None else read_job(running.trial.directory) or {}
+        known = {key: known[key] for key in known.keys() - {"state", "reason", "ended"}}
         try:
-            write_job(running.trial.directory, **running.job)
+            write_job(running.trial.directory, **{**known, **running.job})
         except OSError as error:
             self.listener.note(f"{running.trial.name}: cannot write job.json: {error}")
 
@@ -340,4 +381,7 @@ class _Pool:
         now = time.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + TICK_SEC
+            for running in self._running if self._options.cluster_job is not None else []:
+                if is_cancel_asked(running.trial.directory, self._options.cluster_job):
+                    running.ladder.ask("cancelled", now)
             self.listener.tick(tuple(self._running))

@@ -84,7 +84,8 @@ def _ask(scheduler: Scheduler, jobs: list[_Job]) -> None:
             else:
                 seen = rows[_key(job)] or Seen(state=job["stat"])
                 new = _noted(directory, job, seen, said[directory])
-            if new != job:
+            # The pool of a job that trials share writes there too, and knows better.
+            if new != job and read_job(directory) == job:
                 write_job(directory, **new)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from imgtool.experiment.alive import start_ticks
 from imgtool.experiment.owner import Hold
@@ -31,6 +31,8 @@ class Running:
         job: its job.json.
         status_before: what status.json was when it was started.
         begun: by the monotonic clock.
+        beside: the trials that ran meanwhile, by name, and whether on a GPU of this one's.
+        is_alone: whether nobody else is to be on its GPUs, or on the machine.
     """
 
     trial: Trial
@@ -41,36 +43,53 @@ class Running:
     job: dict[str, Any]
     status_before: tuple[int, int] | None
     begun: float = field(default_factory=time.monotonic)
+    beside: dict[str, bool] = field(default_factory=dict)
+    is_alone: Literal["gpu", "machine"] | None = None
 
 
-def start(trial: Trial, slot: Slot, hold: Hold, command: Sequence[str], ladder: Ladder) -> Running:
+def start(
+    trial: Trial,
+    slot: Slot,
+    hold: Hold,
+    command: Sequence[str],
+    ladder: Ladder,
+    cluster_job: Mapping[str, Any] | None = None,
+) -> Running:
     """Start a trial in a session of its own, which outlives us; its output goes to child.log.
+
+    Args:
+        cluster_job: the cluster's job that this process runs in, to which the trial belongs; who
+            submitted it has written the config.
 
     Raises:
         OSError, UserError: it cannot be started.
     """
     before = stamp(trial.directory)
-    jobs.write_config(trial)
+    if cluster_job is None:
+        jobs.write_config(trial)
     environment = {**os.environ, **slot.env, **hold.environment(), MARK: str(trial.directory.path)}
     now = now_iso()  # before the trainer can say when it started
     with open(trial.directory.child_log_path, "ab") as log:
         child = Child(command, env=environment, output=log.fileno())
-    job = {
-        "executor": "local",
-        "job_id": None,
-        "index": None,
+    job: dict[str, Any] = {
         "stat": "running",
         "exit_code": None,
         "attempt": hold.attempt,
-        "submitted": now,
         "started": now,
-        "host": socket.gethostname(),
-        "pid": child.pid,
-        "start_ticks": start_ticks(child.pid),
         "slot": slot.label,
-        "log": str(trial.directory.child_log_path),
         "identity": trial.identity,
     }
+    if cluster_job is None:
+        job |= {
+            "executor": "local",
+            "job_id": None,
+            "index": None,
+            "submitted": now,
+            "host": socket.gethostname(),
+            "pid": child.pid,
+            "start_ticks": start_ticks(child.pid),
+            "log": str(trial.directory.child_log_path),
+        }
     return Running(
         trial=trial,
         slot=slot,

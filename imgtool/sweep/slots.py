@@ -56,23 +56,29 @@ def find_slots(*, slots: int | None = None, slots_per_gpu: int = 1) -> tuple[Slo
     return tuple(Slot(slot.label, {**slot.env, **share}) for slot in found)
 
 
-def fit(trials: Iterable[Trial], slots: Sequence[Slot]) -> tuple[list[Trial], list[str]]:
+def fit(
+    trials: Iterable[Trial], slots: Sequence[Slot], *, gpus_per_trial: int | None = None
+) -> tuple[list[Trial], list[str]]:
     """The trials with the number of processes that each trains on here, and notes on them.
 
     As many as it asks for GPUs (`cluster.num_gpus`), each in a slot of its own. Where there is no
     GPU it is as many only if there are so many slots of the CPU, else one.
+
+    Args:
+        gpus_per_trial: of each trial, whatever it asks for.
 
     Raises:
         UsageError: a trial asks for more GPUs than there are.
     """
     num_gpus = len({slot.env[VISIBLE] for slot in slots if VISIBLE in slot.env})
     fitted, single = [], []
+    key = "cluster.num_gpus" if gpus_per_trial is None else "--gpus-per-trial"
     for trial in trials:
-        wanted = max(1, trial.loaded.experiment.cluster.num_gpus)
+        wanted = gpus_per_trial or max(1, trial.loaded.experiment.cluster.num_gpus)
         if num_gpus and wanted > num_gpus:
             raise UsageError(
-                f"{trial.name} asks for {wanted} GPUs (cluster.num_gpus) and there are {num_gpus}",
-                hint=f"--set cluster.num_gpus={num_gpus}, or a machine with more GPUs",
+                f"{trial.name} asks for {wanted} GPUs ({key}) and there are {num_gpus}",
+                hint=f"{key if gpus_per_trial else '--set cluster.num_gpus'}={num_gpus}, or a machine with more GPUs",
             )
         if wanted > max(len(slots), 1):
             single.append(f"{trial.name} asks for {wanted}")
@@ -82,7 +88,7 @@ def fit(trials: Iterable[Trial], slots: Sequence[Slot]) -> tuple[list[Trial], li
         return fitted, []
     more = f" and {len(single) - 1} more" if len(single) > 1 else ""
     note = (
-        f"note: {single[0]} GPUs (cluster.num_gpus){more}, and there is none: it trains as one "
+        f"note: {single[0]} GPUs ({key}){more}, and there is none: it trains as one "
         "process, with the batches of one GPU (more --slots give it more processes)"
     )
     return fitted, [note]

@@ -36,10 +36,14 @@ def verdict(
     return "failed", f"{what}: {last}"[:500] if last else f"{what} and said nothing"
 
 
-def done_meanwhile(trial: Trial, before: tuple[tuple[int, int] | None, ...]) -> str | None:
-    """Why a trial that was to be run, and is ours now, has become someone else's."""
+def done_meanwhile(trial: Trial, *, changed: bool) -> str | None:
+    """Why a trial that was to be run, and is ours now, has become someone else's.
+
+    Args:
+        changed: its `traces` are not what they were.
+    """
     found = read_state(trial.directory)
-    if traces(trial.directory) != before:
+    if changed:
         return f"another sweep has just run it: {found.state}"
     return why_not(trial, found, BROKEN) if found.state == "completed" else None
 

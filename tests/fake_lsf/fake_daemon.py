@@ -92,6 +92,7 @@ def launch(job, element, job_id, number, processes):
         "LSB_JOBNAME": job["name"],
         "LSB_QUEUE": job["queue"].split()[0],
         "LSB_HOSTS": " ".join(["localhost"] * job["num_cores"]),
+        "LSB_DJOB_HOSTFILE": host_file(job, job_id),
         "LS_SUBCWD": job["cwd"],
     }
     if job["script"] is not None:
@@ -116,6 +117,15 @@ def launch(job, element, job_id, number, processes):
     element.pop("killed", None)
     element["signals"] = []
     element["log"].append("Starting (Pid 1)")
+
+
+def host_file(job, job_id):
+    """A line for each slot; hosts of ptile slots each."""
+    path = os.path.join(HOME, f"{job_id}.hosts")
+    with open(path, "w") as file:
+        for slot in range(job["num_cores"]):
+            file.write(f"node{slot // (job['ptile'] or job['num_cores']) + 1}\n")
+    return path
 
 
 def look_after(job, element, job_id, number, processes):

@@ -8,6 +8,8 @@ minute in seconds. What LSF 10 refuses, or would misread in silence, is refused 
 import os
 import re
 import shlex
+import signal
+import subprocess
 import sys
 import time
 
@@ -200,7 +202,21 @@ def signal_element(job, element, name, word):
         print(f"Job <{word}> is being terminated")
 
 
+def blaunch():
+    """The command once for each host of -z, all of them on this machine; a signal goes to all."""
+    if sys.argv[2] != "-z":
+        sys.exit(fail("only -z HOSTS is known here"))
+    tasks = [
+        subprocess.Popen(sys.argv[4:], env={**os.environ, "FAKE_HOST": host})
+        for host in sys.argv[3].split()
+    ]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, lambda got, frame: [task.send_signal(got) for task in tasks])
+    sys.exit(max(abs(task.wait()) for task in tasks))
+
+
 if __name__ == "__main__":
     if not HOME:
         sys.exit("FAKE_LSF_DIR is not set")
-    {"bsub": bsub, "bjobs": bjobs, "bhist": bhist, "bkill": bkill, "daemon": daemon}[sys.argv[1]]()
+    known = (bsub, bjobs, bhist, bkill, blaunch, daemon)
+    {one.__name__: one for one in known}[sys.argv[1]]()

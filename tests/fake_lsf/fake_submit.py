@@ -104,6 +104,7 @@ def make_job(options, script, command):
         "warn_signal": options.get("-wa"),
         "output": options.get("-o") or options.get("-oo"),
         "num_cores": int(options.get("-n", "1")),
+        "ptile": int((re.search(r"ptile=(\d+)", options.get("-R", "")) or [0, 0])[1]),
         "requeue": options.get("-Q"),
         "after": options.get("-w"),
         "orphans": bool(options.get("-ti")),

@@ -1,8 +1,8 @@
 """A trainer without torch, for jobs of the fake LSF: `trainer.py run-timed|train ...`.
 
 The file `behaviour` in the exp_dir says what it does: complete, crash, hang (deaf to signals),
-long (runs until it is asked, saves, and completes at its next start), silent (ends without a
-word). Each start adds a line to `starts`. With `--pause-at` it pauses there; its val_mse says how
+long (runs until it is asked, saves, and completes at its next start), memory (runs out of it at
+its first start), silent (ends without a word). Each start adds a line to `starts`. With `--pause-at` it pauses there; its val_mse says how
 far its learning rate is from 1e-3. `trainer.py sweep ...` is imgtool's own.
 """
 
@@ -21,6 +21,8 @@ def run_timed(words):
     cut = words.index("--")
     if "--requeue" in words[:cut]:
         os.environ["TRAINER_REQUEUE"] = "1"
+    if "--grace" in words[:cut]:  # of a job that trials share
+        os.environ["TRAINER_SEC"] = words[words.index("--duration") + 1].rstrip("s")
     os.execv(words[cut + 1], words[cut + 1 :])
 
 
@@ -42,7 +44,8 @@ def train(words):
     folder = words[words.index("--exp-dir") + 1]
     config = words[words.index("--config") + 1]
     asked = []
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+    signal.setitimer(signal.ITIMER_REAL, float(os.environ.get("TRAINER_SEC", 0)))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGALRM):
         signal.signal(number, lambda got, frame: asked.append(got))
     behaviour = "complete"
     with contextlib.suppress(FileNotFoundError), open(f"{folder}/behaviour") as file:
@@ -67,13 +70,18 @@ def train(words):
     if behaviour == "crash":
         write(folder, started, state="failed", reason="a bad day", iteration=turn)
         return 1
+    if behaviour == "memory" and turn == 1:
+        reason = "OutOfMemoryError: out of memory"
+        write(folder, started, state="failed", reason=reason, iteration=turn)
+        return 1
     while behaviour == "hang":
         time.sleep(0.05)
     if behaviour == "long" and turn == 1:
         while not asked:
             time.sleep(0.02)
         write(folder, started, state="stopped", reason="asked", iteration=turn)
-        return 99 if os.environ.get("TRAINER_REQUEUE") else 0
+        by_itself = "TRAINER_SEC" not in os.environ or signal.SIGALRM in asked
+        return 99 if os.environ.get("TRAINER_REQUEUE") and by_itself else 0
     ending = {"state": "completed", "iteration": turn}
     with open(config) as file:
         lr = float(re.search(r"^  lr: (\S+)", file.read(), re.M)[1])
@@ -90,6 +98,9 @@ def train(words):
 
 
 def sweep(words):
+    if "--index" in words:
+        pool = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pool.py")
+        os.execv(sys.executable, [sys.executable, pool, "sweep", *words])
     os.execv(sys.executable, [sys.executable, "-m", "imgtool", "sweep", *words])
 
 

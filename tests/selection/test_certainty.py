@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from imgtool.selection import comparisons
 from imgtool.selection.certainty import doubts
+from imgtool.selection.noise import Sample, measure
 from imgtool.selection.rule_file import load_rule
 from imgtool.selection.rules import select
 from tests.selection.making import run, winner
@@ -152,3 +154,18 @@ def test_of_many_experiments_of_unequal_noise_a_best_one_is_seldom_ruled_out(mon
         means = rows.mean(1)
         missed += bool((means - means[0] > comparisons.reaches(samples, noise)[0]).any())
     assert missed / 400 < 0.07
+
+
+def test_noise_of_orders_of_magnitude_is_no_fault():
+    """Two seeds each, some a thousandfold apart: reruns of it leave what a float can hold."""
+    samples = [
+        Sample(name=name, values={0: 1.0e-2 * scale, 1: 3.0e1 * scale})
+        for name, scale in (("a", 1.0), ("b", 1.1), ("c", 0.9))
+    ]
+    noise = measure(samples, positive=True)
+    assert noise.is_log
+    found = comparisons.shares(samples, noise, lambda means: min(means, key=means.__getitem__))
+    assert sum(found.values()) == pytest.approx(1)
+    seen = []
+    comparisons.shares(samples, noise, lambda means: seen.extend(means.values()))
+    assert all(0 < value < float("inf") and math.isfinite(math.log(value)) for value in seen)

@@ -97,7 +97,7 @@ def test_an_array_for_each_queue_and_resources(tmp_path):
     trials.append(make_trial(tmp_path, "S12", memory="16GB"))
     plan = replace(make_plan(tmp_path, trials), max_running={"gpul40s": 2})
     first, second, third = made(plan)
-    assert [trial.name for trial in first.trials.values()] == ["S1", "S2", "S3"]
+    assert [trial.name for (trial,) in first.trials.values()] == ["S1", "S2", "S3"]
     assert directives(second)[1] == "demo-gpul40s-t-1[1]%2"
     assert list(third.trials) == [1]
     assert len({script.path for script in (first, second, third)}) == 3
@@ -127,7 +127,7 @@ def test_arrays_stay_within_lsfs_limits(tmp_path):
     for script in odd:
         assert len(directives(script)[1]) <= 255
         assert max(script.trials) <= 1000
-    assert [t.name for s in odd for t in s.trials.values()] == [t.name for t in trials[::2]]
+    assert [t.name for s in odd for (t,) in s.trials.values()] == [t.name for t in trials[::2]]
 
 
 @pytest.mark.parametrize(
@@ -164,6 +164,20 @@ def test_a_job_with_several_gpus_trains_on_as_many_ranks(tmp_path):
     assert '-- imgtool torchrun --nproc-per-node 4 train "$family"' in script.text
 
 
+@pytest.mark.parametrize(("num_gpus", "each"), [(0, 1), (1, 1), (2, 1), (4, 2)])
+def test_trials_that_share_a_job(tmp_path, num_gpus, each):
+    exclusive = {"gpu_mode": "exclusive_process"} if num_gpus > 1 else {}
+    plan = plan_of(tmp_path, ("A", "B", "C", "D", "E"), num_gpus=num_gpus, **exclusive)
+    (script,) = made(plan, plan.trials[1:], trials_per_job=2, requeue=True)
+    assert script.request.indices == (1, 2)
+    assert [line.split("\t")[0] for line in script.manifest_text.splitlines()] == list("1122")
+    assert script.num_trials == 4
+    assert script.gpu_hours == 2 * 6 * num_gpus
+    words = f'--index "$LSB_JOBINDEX" --gpus-per-trial {each} --duration '
+    assert words in script.text
+    assert " --requeue\n" in script.text
+
+
 def test_a_follow_up(tmp_path):
     array, after = made(plan_of(tmp_path), then="imgtool status . | tee 'a b'")
     words = directives(after)
@@ -189,6 +203,9 @@ def test_a_follow_up(tmp_path):
         ({"queue": "a;b"}, "cluster.queue"),
         ({"select": "a] rusage[mem=1"}, "cluster.select"),
         ({"account": 'a"b'}, "cannot stand in a directive"),
+        ({"trials_per_job": 2, "gpu_mode": "exclusive_process"}, "takes one trial, and 2 are to"),
+        ({"trials_per_job": 2, "num_gpus": 3}, "3 GPUs cannot be divided among 2 trials"),
+        ({"trials_per_job": 2, "num_nodes": 2}, "cannot share a job of 2 nodes"),
     ],
 )
 def test_resources_that_no_job_can_have(tmp_path, lsf, message):

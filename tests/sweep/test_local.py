@@ -395,3 +395,37 @@ def test_trainings_of_a_sweep_share_the_cores(monkeypatch):
     assert environment.cpu_threads(2, 0) == 2
     monkeypatch.setenv("IMGTOOL_SLOTS", "many")
     assert environment.cpu_threads(1, 0) == 16
+
+
+def test_who_ran_out_of_memory_beside_others_is_tried_once_more_alone(make_plan, trainer):
+    """Three on one GPU and one on another: only who shared one is tried again, and only once."""
+    plan = make_plan(*"abcd")
+    command = trainer({"a": "memory", "c": "memory", "d": "memory"})
+    slots = tuple(
+        Slot(f"gpu {gpu} {n}", {"CUDA_VISIBLE_DEVICES": gpu})
+        for gpu, n in zip("0001", "abca", strict=True)
+    )
+    told = Recorder()
+    options = local.Options(slots=slots, command_of=command)
+    assert local.run(plan, plan.trials, options, told) is None
+    count = {name: [e[:2] for e in told.events].count(("started", name)) for name in "abcd"}
+    assert count == {"a": 2, "b": 1, "c": 2, "d": 1}
+    at_work = {}
+    for what, name, *label in told.events[4:]:  # once all four have begun
+        if what == "started":
+            assert label[0][:5] not in at_work.values()
+            at_work[name] = label[0][:5]
+        at_work.pop(name if what == "ended" else None, None)
+    assert told.events[-1][0] == "ended"
+    assert {name: state.state for name, state in told.states.items()} == {
+        **dict.fromkeys("acd", "out_of_memory"),
+        "b": "completed",
+    }
+    a, _, _, d = plan.trials
+    assert read_job(a.directory)["alone"] == {"tried": True, "beside": ["b", "c"]}
+    assert read_state(a.directory).reason.endswith("Tried to allocate 2 GiB; alone as well")
+    assert "alone" not in read_job(d.directory)
+    assert any("a ran out of memory beside b, c: it is tried once more" in n for n in told.notes)
+    again = Recorder()
+    local.run(plan, [a, *plan.trials[2:3]], options, again)
+    assert [event[0] for event in again.events].count("started") == 2  # never a third time

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from imgtool.errors import UsageError
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.sweep import jobs, local
+from imgtool.sweep.listener import Silence
 from imgtool.sweep.slots import Slot, find_slots, fit, give_back, take
 from imgtool.sweep.state import read_job
 
@@ -106,7 +107,7 @@ def test_a_pool_gives_each_its_gpus_and_never_more_than_there_are(
     options = local.Options(slots=gpus(monkeypatch, 3), command_of=trainer())
     used, most = {}, []
 
-    class Listener(local._Silence):
+    class Listener(Silence):
         def started(self, trial, slot, pid):
             used[trial.name] = slot
             names = [n for one in used.values() for n in one.env["CUDA_VISIBLE_DEVICES"].split(",")]
@@ -127,7 +128,7 @@ def test_what_no_slots_can_hold_fails_and_the_rest_go_on(of_gpus, trainer):
     trials = [replace(plan.trials[0], num_ranks=2), plan.trials[1]]
     states = {}
 
-    class Listener(local._Silence):
+    class Listener(Silence):
         def ended(self, trial, state):
             states[trial.name] = state.state
 
