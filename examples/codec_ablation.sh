@@ -18,6 +18,7 @@ trials=experiments/hpcm_phases
 case " $* " in *" --tiny "*)
     size=(--n 12 --size 96)
     trials=experiments/hpcm_phases/tiny
+    set -- --set data.val_fraction=0.34 "$@"  # four images, for an interval
     ;;
 esac
 photos=${PHOTOS:-$out/photos}

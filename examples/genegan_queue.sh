@@ -16,13 +16,16 @@ queue=(exp00 exp01 exp02 exp02_critics exp03_all exp03_random exp04_group_norm e
 chosen=("${queue[@]}")
 tiny=()
 num_faces=4000
-fid=(--img-size 128 ${CELEBA:+--n 5000})
+fid=(--img-size 128 --n 5000)
+rule=(--rule fid)
+[ -n "${CELEBA-}" ] || fid=(--img-size 128) rule=(--rule fid --set "filters=[]")  # fewer images
 for word in "$@"; do
     case $word in
         --tiny)
             tiny=(--tiny)
             num_faces=64
             fid=(--n 4 --weights random)
+            rule=(--rule fid --set "filters=[]")
             ;;
         *) chosen=("${queue[word - 1]}") ;;
     esac
@@ -59,6 +62,6 @@ for name in "${chosen[@]}"; do
         --out "$out/queue/$name/fid_128_n5000.json"
 done
 if [ ${#chosen[@]} -gt 1 ]; then
-    imgtool select-winner "$out"/queue/* --rule fid --report "$out/report"
+    imgtool select-winner "$out"/queue/* "${rule[@]}" --report "$out/report"
 fi
 exit "$failed"
