@@ -237,6 +237,8 @@ def _refuse_negative(
 
 def _open(path: Path, columns: str) -> tuple[_Named, _Lines]:
     header, lines = _lines(path)
+    if header and header[0].lstrip().startswith("{"):
+        raise DataError(f"{path} holds records, which come by standard input: - < {path}")
     translate = rename(columns)
     named = [translate(column.strip()) for column in header]
     names = [name for name, _ in named if name]

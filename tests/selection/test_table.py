@@ -81,6 +81,13 @@ def test_no_table(write, text):
         read_table(write(text))
 
 
+def test_a_file_of_records_is_for_standard_input(tmp_path):
+    path = tmp_path / "sweep.json"
+    path.write_text('{"schema": "imgtool/1", "kind": "experiment", "name": "a"}\n' * 2)
+    with pytest.raises(DataError, match="holds records, which come by standard input"):
+        read_table(path)
+
+
 @given(st.lists(st.floats(0, 1e6) | st.just(math.nan), min_size=1, max_size=20))
 def test_best_is_the_lowest_finite(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("t") / "x.csv"
