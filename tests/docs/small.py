@@ -20,7 +20,7 @@ _LAST_WORDS = {
     },
     ("eval-fid",): {"--n": "8", "--img-size": "32"},
     ("data", "make"): {"--n": "12", "--size": "64"},
-    ("data", "align"): {"--size": "64", "--workers": "0"},
+    ("data", "align"): {"--size": "64", "--workers": "1"},
     ("demo",): {"--seconds": "5"},
 }
 _LIMITS = ("max_iter=2", "val_every=2", "save_every=1", "sample_every=2", "threads=1")
