@@ -38,6 +38,7 @@ from imgtool.errors import CheckpointError
 __all__ = [
     "Batch",
     "DataInfo",
+    "Encoded",
     "Evaluator",
     "Fake",
     "Family",
@@ -199,6 +200,19 @@ class Fake:
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """Images as latents, float32 (B, C, h, w).
+
+    Attributes:
+        mean: of the posterior, or the latent itself where there is none.
+        logvar: of the posterior, in nats; None where the encoder gives one latent an image.
+    """
+
+    mean: Tensor
+    logvar: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Study:
     """What a family has to say of a trained model besides its metrics.
 
@@ -324,6 +338,17 @@ class Task(ABC):
 
     def reconstruct(self, batch: Batch) -> Tensor | None:
         """What the model makes of whole images, uint8 (B, 3, H, W); None where it makes none."""
+        return None
+
+    def encode(self, images: Tensor) -> Encoded | None:
+        """Images, uint8 (B, 3, H, W), as latents that can be generated; None where there are none.
+
+        In eval mode and under no_grad, like `decode`.
+        """
+        return None
+
+    def decode(self, latent: Tensor) -> Tensor | None:
+        """The images of latents (B, C, h, w), uint8 (B, 3, f h, f w); None where `encode` is."""
         return None
 
     def fakes(self, batch: Batch) -> Mapping[str, Fake]:

@@ -175,3 +175,19 @@ def test_metrics_of_single_images_add_up_to_those_of_all(
     found = {name: value for name, value in single.compute().items() if value is not None}
     assert found == pytest.approx(expected, rel=1e-4)
     assert drawn.keys() == expected.keys()
+
+
+def test_latents_decode_to_what_the_task_reconstructs(
+    task: Task, batch_of: Callable[..., Any]
+) -> None:
+    batch = batch_of(task)
+    task.modules.eval()
+    with torch.no_grad():
+        encoded = task.encode(batch["image"])
+        if encoded is None:
+            assert task.decode(torch.zeros(1, 4, 2, 2)) is None
+            return
+        made, expected = task.decode(encoded.mean), task.reconstruct(batch)
+    assert made is not None
+    assert expected is not None
+    assert torch.equal(made, expected)

@@ -15,10 +15,19 @@ from imgtool.models.autoencoder.evaluator import AutoencoderEvaluator
 from imgtool.models.autoencoder.losses import Criterion, code_counts, perplexity
 from imgtool.models.autoencoder.network import Autoencoder
 from imgtool.models.autoencoder.schema import SCHEMA
-from imgtool.models.base import Batch, DataInfo, Family, StepResult, Study, Task, Update
+from imgtool.models.base import (
+    Batch,
+    DataInfo,
+    Encoded,
+    Family,
+    StepResult,
+    Study,
+    Task,
+    Update,
+)
 from imgtool.nn.cost import count_macs, count_parameters
 from imgtool.nn.global_batch import sum_over_ranks
-from imgtool.nn.images import colour_map, grid, to_uint8
+from imgtool.nn.images import colour_map, grid, to_pm1, to_uint8
 
 
 class AutoencoderUpdate(Update):
@@ -98,6 +107,21 @@ class AutoencoderTask(Task):
             return None
         _, _, outputs = self.network.reconstruct(batch["image"], ("rgb",))
         return to_uint8(outputs["rgb"])
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Encoded | None:
+        """Mean and log variance of kl, the code vectors of vq; None without an rgb head."""
+        if "rgb" not in self.criterion.heads:
+            return None
+        latent = self.network.encode(to_pm1(images))
+        return Encoded(latent.z, latent.logvar)
+
+    @torch.no_grad()
+    def decode(self, latent: Tensor) -> Tensor | None:
+        """What the rgb head makes of latents; None without one."""
+        if "rgb" not in self.criterion.heads:
+            return None
+        return to_uint8(self.network.decode(latent, ("rgb",))["rgb"])
 
     def study(
         self, batches: Iterable[Batch], pairs: Iterable[Batch], *, num_images: int
