@@ -120,8 +120,8 @@ def test_limits(run, tmp_path):
     by_time = run(tmp_path / "time", "train.max_time=0.5s")
     assert (by_time.outcome.state, by_time.outcome.reason) == ("completed", "max_time")
     spent = run(tmp_path / "time", "train.max_time=0.5s")
-    # The last checkpoint may be from just before the time was up.
-    assert spent.outcome.iteration <= by_time.outcome.iteration + 1
+    # The last checkpoint may be from just before the time was up, and a new half second is more.
+    assert spent.outcome.iteration < 2 * by_time.outcome.iteration
 
 
 def test_intervals_may_count_epochs(run, tmp_path):
