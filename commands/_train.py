@@ -88,6 +88,8 @@ def train_command(family: str) -> Callable[..., Any]:
         if is_first_launched():
             record = _record(loaded.experiment, outcome)
             output.emit("experiment", [record], columns=COLUMNS)
+            if outcome.state == "completed":
+                output.suggest("eval", "metrics", record["path"])
             notify(notify_by, "experiment", record)
 
     train.__doc__ = f"""Train one {family} experiment.
