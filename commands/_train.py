@@ -60,7 +60,7 @@ def train_command(family: str) -> Callable[..., Any]:
             str | None,
             typer.Option(
                 metavar="N|Nep",
-                help="Save, validate and stop there; the rest stays what the whole training has.",
+                help="Save, validate and stop there; schedule and limits stay those of the whole training.",
             ),
         ] = None,
         dry_run: Annotated[
