@@ -21,7 +21,8 @@ class AutoencoderEvaluator(Evaluator):
     Every value is a mean over images, unless it says otherwise:
 
     loss            the weighted sum of the losses; for the log, no measure of quality
-    mse_pm1, l1_pm1, seg, cls, kld, commitment    the unweighted losses with a weight above 0
+    mse_pm1, l1_pm1, gradient, seg, cls, kld, commitment
+                    the unweighted losses with a weight above 0
     mse, psnr       on [0, 1], not rounded to 8 bits; psnr of each image (dB, at most 100) averaged
     highpass_psnr   the same of gradients: differences of neighbouring pixels, across and down
     ms_ssim         over the images of at least 161 pixels on the shorter side; None without any

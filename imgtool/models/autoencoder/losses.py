@@ -17,6 +17,7 @@ from torch import Tensor
 from imgtool.models.autoencoder.bottleneck import Latent
 from imgtool.models.autoencoder.schema import Loss, Model
 from imgtool.models.base import Batch
+from imgtool.nn.quality import gradient_energy
 
 IGNORED = 255  # mask value of a pixel without a class
 
@@ -66,13 +67,13 @@ class Criterion:
 
     Attributes:
         weights: weight by name of every loss that is computed, all above 0: `mse_pm1`, `l1_pm1`
-            (on [-1, 1]), `seg`, `cls`, `kld`, `commitment`.
+            and `gradient` (on [-1, 1]), `seg`, `cls`, `kld`, `commitment`.
         heads: the heads that some loss trains. The others are neither trained nor validated.
     """
 
     def __init__(self, model: Model, loss: Loss) -> None:
         of_head = {
-            "rgb": {"mse_pm1": loss.mse, "l1_pm1": loss.l1},
+            "rgb": loss.of_rgb,
             "segmentation": {"seg": loss.seg},
             "classification": {"cls": loss.cls},
         }
@@ -107,6 +108,8 @@ class Criterion:
                 return errors.mean(dim=(1, 2, 3))
             case "l1_pm1":
                 return (outputs["rgb"].float() - x).abs().mean(dim=(1, 2, 3))
+            case "gradient":
+                return gradient_energy(outputs["rgb"].float() - x)
             case "seg":
                 return segmentation_cross_entropy(outputs["segmentation"].float(), batch["mask"])
             case "cls":

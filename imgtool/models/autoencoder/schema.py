@@ -124,6 +124,17 @@ class Loss:
     commitment: NonNegativeFloat = option(
         0.25, "Weight of the encoder's pull towards its code vectors (vq).", flag="loss-commitment"
     )
+    gradient: NonNegativeFloat = option(
+        0.0,
+        "Weight of the mean squared error of gradients (neighbours' differences), on [-1,1].",
+        flag="loss-gradient",
+        before=0.0,
+    )
+
+    @property
+    def of_rgb(self) -> dict[str, float]:
+        """Weights of what compares pictures, by the names of the losses."""
+        return {"mse_pm1": self.mse, "l1_pm1": self.l1, "gradient": self.gradient}
 
 
 def check(experiment: Experiment) -> None:
@@ -134,7 +145,8 @@ def check(experiment: Experiment) -> None:
         size = getattr(experiment.data, key)
         if size is not None and size % unit:
             raise ValueError(f"data.{key} {size} is no multiple of {unit} (2^downsampling_steps)")
-    weight_of = {"rgb": loss.mse + loss.l1, "segmentation": loss.seg, "classification": loss.cls}
+    weight_of = {"segmentation": loss.seg, "classification": loss.cls}
+    weight_of["rgb"] = sum(loss.of_rgb.values())
     if not any(weight_of[head] > 0 for head in model.heads):
         raise ValueError("every head has loss weight 0: there is nothing to train")
 
