@@ -156,10 +156,11 @@ def _given(
         size = path.stat().st_size
         what = f"SHA-256 {found[:12]}…, {size:,} bytes"
         wanted = f"{published.sha256[:12]}…, {published.num_bytes:,} bytes"
-        takes = f"; {flags.unverified} takes it, for numbers that compare with nobody else's"
+        hint = f"fetch {published.url} again"
+        if flags:
+            hint += f"; {flags.unverified} takes it, for numbers that compare with nobody else's"
         raise DataError(
-            f"{path} is not the published {published.names[0]}: {what}, not {wanted}",
-            hint=f"fetch it again{takes}" if flags else f"fetch {published.url} again",
+            f"{path} is not the published {published.names[0]}: {what}, not {wanted}", hint=hint
         )
     return Weights(path, found, verified=False)
 
