@@ -16,10 +16,13 @@ from imgtool.config.schema import (
     option,
 )
 from imgtool.errors import ConfigError
+from imgtool.nn.lpips_weights import SMALLEST, VGG16
 
 if TYPE_CHECKING:
     from imgtool.data.base import DataInfo
+    from imgtool.published import Published
 
+LARGE = 1 << 30  # pixels of a side
 TARGET_OF_HEAD = {"segmentation": "mask", "classification": "label"}
 
 
@@ -186,6 +189,27 @@ class Loss:
     commitment: NonNegativeFloat = option(
         0.25, "Weight of the encoder's pull towards its code vectors (vq).", flag="loss-commitment"
     )
+    gradient: NonNegativeFloat = option(
+        0.0,
+        "Weight of the mean squared error of gradients (neighbours' differences), on [-1,1].",
+        flag="loss-gradient",
+        before=0.0,
+    )
+    lpips: NonNegativeFloat = option(
+        0.0,
+        "Weight of LPIPS (VGG16), whose weights are downloaded once, 528 MB.",
+        flag="loss-lpips",
+        before=0.0,
+    )
+    measure_lpips: bool = option(
+        False, "Measure LPIPS in validation, also where it is no loss.", run=True, before=False
+    )
+
+    @property
+    def of_rgb(self) -> dict[str, float]:
+        """Weights of what compares pictures, by the names of the losses."""
+        weights = {"mse_pm1": self.mse, "l1_pm1": self.l1, "gradient": self.gradient}
+        return {**weights, "lpips": self.lpips}
 
 
 def check(experiment: Experiment) -> None:
@@ -196,9 +220,17 @@ def check(experiment: Experiment) -> None:
         size = getattr(experiment.data, key)
         if size is not None and size % unit:
             raise ValueError(f"data.{key} {size} is no multiple of {unit} (2^downsampling_steps)")
-    weight_of = {"rgb": loss.mse + loss.l1, "segmentation": loss.seg, "classification": loss.cls}
+    weight_of = {"segmentation": loss.seg, "classification": loss.cls}
+    weight_of["rgb"] = sum(loss.of_rgb.values())
     if not any(weight_of[head] > 0 for head in model.heads):
         raise ValueError("every head has loss weight 0: there is nothing to train")
+    if "rgb" not in model.heads:
+        for key in ("gradient", "lpips", "measure_lpips"):
+            if getattr(loss, key):
+                raise ValueError(f"loss.{key} compares pictures: model.heads must have rgb")
+    smallest = min(experiment.data.crop or LARGE, experiment.data.image_size or LARGE)
+    if (loss.lpips or loss.measure_lpips) and smallest < SMALLEST:
+        raise ValueError(f"LPIPS needs {SMALLEST} pixels a side or more: {smallest} is too small")
 
 
 def check_data(experiment: Experiment, data: DataInfo) -> None:
@@ -215,6 +247,12 @@ def check_data(experiment: Experiment, data: DataInfo) -> None:
         f"the data has no {targets} for the {' and '.join(missing)} head",
         hint=f"leave it out: --heads {','.join(kept)}",
     )
+
+
+def weights(experiment: Experiment) -> tuple[Published, ...]:
+    """Those of LPIPS, where anybody asks for it."""
+    loss = experiment.loss
+    return (VGG16,) if loss.lpips or loss.measure_lpips else ()
 
 
 def channels_last(experiment: Experiment, device_type: str) -> bool:
@@ -251,6 +289,7 @@ SCHEMA = FamilySchema(
     check=check,
     check_data=check_data,
     channels_last=channels_last,
+    weights=weights,
     needs={
         "model.norm_groups": ("model.norm", "group"),
         "model.upsampling": ("model.architecture", "plain"),
