@@ -313,6 +313,8 @@ class FamilySchema:
         channels_last: whether NHWC is the faster order on a device (cpu, cuda, mps), as measured:
             what an unset `train.channels_last` means. It depends on the two arguments alone, so
             that a resumed run has the same.
+        exports: formats of `imgtool export` that its checkpoints can be written in
+            (`imgtool.evaluation.export.formats`); where there is one, `--to` need not name it.
         sections may define `rewrite(raw: dict) -> dict`, a static method that turns an older
             spelling in a file into today's (`variational: true` into `bottleneck: kl`).
     """
@@ -329,6 +331,7 @@ class FamilySchema:
     rivals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     takes_turns: Callable[[Experiment], bool] = _never
     channels_last: Callable[[Experiment, str], bool] = _always
+    exports: tuple[str, ...] = ()
 
     def section_types(self) -> dict[str, type]:
         """Every section of the file, in the order in which it is written."""

@@ -189,6 +189,7 @@ SCHEMA = FamilySchema(
     check=check,
     check_data=check_data,
     channels_last=channels_last,
+    exports=("diffusers", "onnx"),
     needs={
         "model.norm_groups": ("model.norm", "group"),
         "loss.kld": ("model.bottleneck", "kl"),

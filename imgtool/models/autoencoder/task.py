@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from imgtool.config.schema import Experiment
-from imgtool.models.autoencoder import latents
+from imgtool.models.autoencoder import graphs, latents
 from imgtool.models.autoencoder.bottleneck import VectorQuantizer
 from imgtool.models.autoencoder.evaluator import AutoencoderEvaluator
 from imgtool.models.autoencoder.losses import Criterion, code_counts, perplexity
@@ -20,6 +20,7 @@ from imgtool.models.base import (
     DataInfo,
     Encoded,
     Family,
+    Graph,
     StepResult,
     Study,
     Task,
@@ -122,6 +123,17 @@ class AutoencoderTask(Task):
         if "rgb" not in self.criterion.heads:
             return None
         return to_uint8(self.network.decode(latent, ("rgb",))["rgb"])
+
+    def graphs(self) -> Mapping[str, Graph]:
+        """The encoder and the decoder, with the heads that were trained."""
+        channels = {
+            "rgb": 3,
+            "segmentation": len(self.data.mask_names),
+            "classification": len(self.data.label_names),
+        }
+        model, trained = self.experiment.model, self.criterion.heads
+        classes = {head: channels[head] for head in model.heads if head in trained}
+        return graphs.of(self.network, model, classes)
 
     def study(
         self, batches: Iterable[Batch], pairs: Iterable[Batch], *, num_images: int
