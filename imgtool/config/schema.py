@@ -119,7 +119,7 @@ class Train:
     warmup_iterations: NonNegativeInt = option(0, "Iterations of linear warm-up.")
     decay_iterations: PositiveInt | None = option(
         None,
-        "Iteration at which a schedule with an end has it; the run's own limit when unset.",
+        "Iteration at which the schedule ends; the run's limit when unset.",
         run=True,
         before=None,
     )
@@ -169,7 +169,9 @@ class Train:
     log_every: PositiveInt = option(50, "Iterations between logged values.", run=True)
     keep: NonNegativeInt = option(3, "Newest checkpoints to keep; 0 keeps all.", run=True)
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1 or mps.", run=True)
-    precision: Literal["32", "bf16-mixed", "16-mixed"] = option("32", "Arithmetic.", run=True)
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = option(
+        "32", "Arithmetic: float32, or mixed with bfloat16 or float16.", run=True
+    )
     matmul_precision: Literal["highest", "high"] = option(
         "highest",
         "Products and convolutions of float32 on a GPU: float32, or the faster TF32 (high).",
@@ -182,7 +184,7 @@ class Train:
     )
     compile: bool = option(
         False,
-        "Compile the networks with torch.compile, for GPUs: on a CPU little is won, or lost.",
+        "Compile the networks with torch.compile: for GPUs; on a CPU it gains little.",
         run=True,
     )
     deterministic: bool = option(False, "Refuse algorithms that are not repeatable.", run=True)
