@@ -34,9 +34,9 @@ def write(opened: Opened, library: str, using: str, format_words: str) -> str:
     parts = [
         _front(library, opened.experiment.family, [key.removeprefix("val_") for key in metrics]),
         f"# {name}",
-        f"An {opened.experiment.family} trained with imgtool and exported by version "
-        f"{__version__} for {library}. The weights are those of iteration {header.iteration}, "
-        f"{weights}.",
+        f"A model of the family {opened.experiment.family}, trained with imgtool and exported for "
+        f"{library} by version {__version__}. The weights are those of iteration "
+        f"{header.iteration}, {weights}.",
         "## Load it",
         f"```python\n{using}\n```",
         format_words,
@@ -66,12 +66,13 @@ def _measured(metrics: Mapping[str, float], opened: Opened) -> str:
     if not metrics:
         return "The checkpoint has none: it was written before the first validation."
     count = _num_held_out(opened.trained.path)
-    images = "the validation images" if count is None else f"{count} validation images"
+    known = "validation images" if count is None else f"validation images ({count})"
     rows = [f"| {name.removeprefix('val_')} | {value:.6g} |" for name, value in metrics.items()]
     return "\n".join(
         [
-            f"On {images}, which were held out from training but chose among checkpoints. `mse` and "
-            "`psnr` are on [0, 1], `mse_pm1` is on [-1, 1]; losses are the training's own.",
+            f"By the last validation up to this checkpoint, on the {known}, which were held out from "
+            "training but may have chosen this checkpoint. `mse` and `psnr` are on [0, 1], "
+            "`mse_pm1` is on [-1, 1]; losses are the training's own.",
             "",
             "| metric | value |",
             "| --- | --- |",

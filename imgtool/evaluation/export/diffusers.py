@@ -46,9 +46,7 @@ def write(request: Request) -> dict[str, Any]:
     opened = open_model(request.source)
     form = _form(opened)
     found = of_latents(request, opened) if request.latents else of_training_images(request)
-    form = replace(
-        form, config={**form.config, **found.keys(per_channel=request.per_channel)}
-    )
+    form = replace(form, config={**form.config, **found.keys(per_channel=request.per_channel)})
     keys = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
     facts: dict[str, Any] = {
         **opened.facts(),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from imgtool.errors import DataError
+from imgtool.evaluation.export.folder import Opened
 from imgtool.evaluation.export.formats import Request
 from imgtool.evaluation.restore import restore
 from imgtool.models.base import Encoded
@@ -124,3 +125,7 @@ def _encoded(found: Any, part: Any) -> Iterator[Encoded]:
         encoded = found.task.encode(batch["image"])
         if encoded is not None:
             yield encoded
+
+
+def of_latents(request: Request, opened: Opened) -> Normalisation:
+    raise NotImplementedError

@@ -31,6 +31,7 @@ from imgtool.models.base import Graph
 TOLERANCE = 1e-4  # of the largest value, where it is above 1: float32, in other orders of sums
 OTHER_CODES = 1e-3  # share of values that rounding may choose otherwise, where they are chosen
 EXAMPLE = {"batch": 2, "h": 3, "w": 4}  # no two alike, none 1: a graph may take such for the same
+USED = {"batch": 1, "h": 8, "w": 8}  # in the card's example
 CHECKED = ({"batch": 1, "h": 2, "w": 5}, {"batch": 3, "h": 4, "w": 2}, {"batch": 1, "h": 1, "w": 1})
 
 
@@ -186,13 +187,19 @@ def _compare(runtime: Any, graph: Graph, path: Path, source: Path) -> dict[str, 
 
 
 def _using(graphs: Mapping[str, Graph]) -> str:
+    """Python that runs each part, on what an earlier one gave where it fits."""
     lines = ["import numpy, onnxruntime"]
-    made = {}
+    lines += [f'{name} = onnxruntime.InferenceSession("{name}.onnx")' for name in graphs]
+    given: dict[tuple[int | str, ...], str] = {}
     for name, graph in graphs.items():
+        if graph.shape not in given:
+            shape = tuple(_input(graph, USED, torch.Generator()).shape)
+            lines.append(f"{graph.input} = numpy.zeros({shape}, numpy.float32)  # yours instead")
+            given[graph.shape] = graph.input
         outputs = ", ".join(graph.outputs) + ("," if len(graph.outputs) == 1 else "")
-        lines.append(f'{name} = onnxruntime.InferenceSession("{name}.onnx")')
-        made[name] = f'{outputs} = {name}.run(None, {{"{graph.input}": {graph.input}}})'
-    return "\n".join([*lines, *made.values()])
+        lines.append(f'{outputs} = {name}.run(None, {{"{graph.input}": {given[graph.shape]}}})')
+        given |= {shape: key for key, shape in reversed(graph.outputs.items())}
+    return "\n".join(lines)
 
 
 def _words(graphs: Mapping[str, Graph], facts: Mapping[str, Any]) -> str:
