@@ -45,7 +45,10 @@ def write(request: Request) -> dict[str, Any]:
     """
     opened = open_model(request.source)
     form = _form(opened)
-    found = of_latents(request, opened) if request.latents else of_training_images(request)
+    if request.latents is None:
+        found = of_training_images(request)
+    else:
+        found = of_latents(request.latents, opened)
     form = replace(form, config={**form.config, **found.keys(per_channel=request.per_channel)})
     keys = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
     facts: dict[str, Any] = {
@@ -201,7 +204,7 @@ def _words(form: Diffusers, found: Normalisation, facts: Mapping[str, Any]) -> s
     )
     lines = [
         "Sides of images are multiples of the downsampling factor.",
-        f"{numbers} are statistics of the latents of {found.source}.",
+        f"{numbers} are statistics of {found.source}.",
     ]
     if facts["checked_with"]:
         lines.append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from imgtool.errors import CheckpointError, UsageError
 from imgtool.evaluation.opening import Trained, read_trained
 from imgtool.files import folders_for, replacing_files_of
 from imgtool.models.base import Task
+from imgtool.training.weights import weights_hash
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ def open_model(path: Path) -> Opened:
         # Packed data may have classes of its own.
         task = _filled(trained, open_datasets(experiment.data, training=False).info)
     averaged = bool(trained.loaded.part("ema"))
-    return Opened(trained, experiment, task, averaged, weights_hash(task))
+    return Opened(trained, experiment, task, averaged, weights_hash(task.modules))
 
 
 def _usual_info(experiment: Experiment) -> DataInfo:
-    data = replace(experiment.data, **{experiment.data.source_key: None})
-    info = expected_info(data)
+    nothing: dict[str, Any] = {experiment.data.source_key: None}
+    info = expected_info(replace(experiment.data, **nothing))
     if info is None:
         raise AssertionError("data without a source are opened")
     return info
@@ -87,17 +87,6 @@ def _filled(trained: Trained, info: DataInfo) -> Task:
     task = trained.build(trained.experiment, info)
     trained.put_into(task, trained.experiment, torch.device("cpu"))
     return task
-
-
-def weights_hash(task: Task) -> str:
-    """16 hexadecimal digits of the weights in use, by name, type and shape."""
-    digest = hashlib.blake2b(digest_size=8)
-    state = task.modules.state_dict()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 @contextmanager

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from imgtool.data.latents import LatentsFile
 from imgtool.errors import DataError
 from imgtool.evaluation.export.folder import Opened
 from imgtool.evaluation.export.formats import Request
@@ -52,19 +53,24 @@ class Sums:
 
     def __init__(self) -> None:
         self.count = 0
-        self.total = self.squares = self.variances = torch.zeros(())
+        self.total = self.squares = self.variances = torch.zeros((), dtype=torch.float64)
+        self.sampled = False
 
     def add(self, encoded: Encoded) -> None:
         """Add a batch's."""
-        mean = encoded.mean.double()
+        mean = encoded.mean.cpu().double()
         self.count += mean[:, 0].numel()
-        self.total = self.total + mean.sum((0, 2, 3)).cpu()
-        self.squares = self.squares + mean.square().sum((0, 2, 3)).cpu()
+        self.total = self.total + mean.sum((0, 2, 3))
+        self.squares = self.squares + mean.square().sum((0, 2, 3))
         if encoded.logvar is not None:
-            self.variances = self.variances + encoded.logvar.double().exp().sum((0, 2, 3)).cpu()
+            self.sampled = True
+            self.variances = self.variances + encoded.logvar.cpu().double().exp().sum((0, 2, 3))
 
-    def result(self, source: str) -> Normalisation:
+    def result(self, images: str) -> Normalisation:
         """What they say.
+
+        Args:
+            images: that they are of, for people.
 
         Raises:
             DataError: the latents are not finite, or all one value.
@@ -76,15 +82,20 @@ class Sums:
         usable = torch.isfinite(deviation).all() and bool((deviation > 0).all())
         if not usable:
             raise DataError(
-                f"latents of {source} have a channel without spread, or are not finite",
+                f"latents of {images} have a channel without spread, or are not finite",
                 hint="give a model that was trained",
             )
+        source = f"{_kind(self.sampled)} of {images}"
         return Normalisation(
             float(shift), 1 / float(whole), _plain(mean), _plain(deviation), source
         )
 
 
-def _plain(values: Tensor) -> tuple[float, ...]:
+def _kind(sampled: bool) -> str:
+    return "latents sampled from the posteriors" if sampled else "the latents (means)"
+
+
+def _plain(values: Iterable[Any]) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
@@ -127,5 +138,25 @@ def _encoded(found: Any, part: Any) -> Iterator[Encoded]:
             yield encoded
 
 
-def of_latents(request: Request, opened: Opened) -> Normalisation:
-    raise NotImplementedError
+def of_latents(path: Path, opened: Opened) -> Normalisation:
+    """What a latents file of the same weights says.
+
+    Raises:
+        DataError: it cannot be read, or holds another model's latents.
+    """
+    file = LatentsFile(path)
+    theirs = file.autoencoder.hash
+    if theirs != opened.hash:
+        raise DataError(
+            f"{path} holds latents of another model (weights {theirs}), not of "
+            f"{opened.trained.path} (weights {opened.hash})",
+            hint="encode with this checkpoint, or leave --latents out",
+        )
+    count = len(file.rows_of("train"))
+    return Normalisation(
+        file.shift,
+        file.scale,
+        _plain(file.channel_mean),
+        _plain(file.channel_std),
+        f"{_kind(file.has_logvar)} of the {count} training images of {path.name}",
+    )

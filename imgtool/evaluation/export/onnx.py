@@ -198,7 +198,7 @@ def _using(graphs: Mapping[str, Graph]) -> str:
             given[graph.shape] = graph.input
         outputs = ", ".join(graph.outputs) + ("," if len(graph.outputs) == 1 else "")
         lines.append(f'{outputs} = {name}.run(None, {{"{graph.input}": {given[graph.shape]}}})')
-        given |= {shape: key for key, shape in reversed(graph.outputs.items())}
+        given |= {shape: key for key, shape in reversed([*graph.outputs.items()])}
     return "\n".join(lines)
 
 

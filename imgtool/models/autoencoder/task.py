@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from imgtool.config.schema import Experiment
-from imgtool.models.autoencoder import graphs, latents
+from imgtool.models.autoencoder import diffusers, graphs, latents
 from imgtool.models.autoencoder.bottleneck import VectorQuantizer
 from imgtool.models.autoencoder.evaluator import AutoencoderEvaluator
 from imgtool.models.autoencoder.losses import Criterion, code_counts, perplexity
@@ -18,6 +18,7 @@ from imgtool.models.autoencoder.schema import SCHEMA
 from imgtool.models.base import (
     Batch,
     DataInfo,
+    Diffusers,
     Encoded,
     Family,
     Graph,
@@ -134,6 +135,20 @@ class AutoencoderTask(Task):
         model, trained = self.experiment.model, self.criterion.heads
         classes = {head: channels[head] for head in model.heads if head in trained}
         return graphs.of(self.network, model, classes)
+
+    def diffusers(self) -> Diffusers:
+        """An AutoencoderKL: architecture kl, bottleneck kl or none, and the rgb head alone.
+
+        Raises:
+            ConfigError: it is another.
+        """
+        model, size = self.experiment.model, self.data.image_size
+        known = {} if size is None else {"sample_size": max(size)}
+        return Diffusers(
+            config=diffusers.config_of(model, **known),
+            tensors=diffusers.to_diffusers(model, self.network.state_dict()),
+            dropped=tuple(f"the {head} head" for head in model.heads if head != "rgb"),
+        )
 
     def study(
         self, batches: Iterable[Batch], pairs: Iterable[Batch], *, num_images: int
