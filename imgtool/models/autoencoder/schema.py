@@ -186,10 +186,10 @@ SCHEMA = FamilySchema(
         "train.sample_every": 100,
         "train.log_every": 10,
     },
+    exports=("diffusers", "onnx"),
     check=check,
     check_data=check_data,
     channels_last=channels_last,
-    exports=("diffusers", "onnx"),
     needs={
         "model.norm_groups": ("model.norm", "group"),
         "loss.kld": ("model.bottleneck", "kl"),
