@@ -68,6 +68,9 @@ class AutoencoderTask(Task):
         self.network = self._make_network()
         for name, head in self.network.decoder.heads.items():
             head.requires_grad_(name in self.criterion.heads)
+        train: Any = experiment.train
+        if train.freeze == "encoder":
+            self.network.freeze_encoder()
         self.modules = nn.ModuleDict({"network": self.network})
         self.update = AutoencoderUpdate(self.network, self.criterion)
         self.monitor = "val_mse" if "rgb" in self.criterion.heads else "val_loss"
