@@ -323,6 +323,8 @@ class FamilySchema:
             what an unset `train.channels_last` means. It depends on the two arguments alone, so
             that a resumed run has the same.
         weights: published files that a training reads, which are there before it begins.
+        exports: formats of `imgtool export` that its checkpoints can be written in
+            (`imgtool.evaluation.export.formats`); where there is one, `--to` need not name it.
         sections may define `rewrite(raw: dict) -> dict`, a static method that turns an older
             spelling in a file into today's (`variational: true` into `bottleneck: kl`).
     """
@@ -340,6 +342,7 @@ class FamilySchema:
     takes_turns: Callable[[Experiment], bool] = _never
     channels_last: Callable[[Experiment, str], bool] = _always
     weights: Callable[[Experiment], Sequence[Published]] = _no_weights
+    exports: tuple[str, ...] = ()
 
     def section_types(self) -> dict[str, type]:
         """Every section of the file, in the order in which it is written."""

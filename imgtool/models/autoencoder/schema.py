@@ -286,6 +286,7 @@ SCHEMA = FamilySchema(
         "train.sample_every": 100,
         "train.log_every": 10,
     },
+    exports=("diffusers", "onnx"),
     check=check,
     check_data=check_data,
     channels_last=channels_last,
