@@ -18,7 +18,7 @@ class LatentsData(Data):
         "latents", "Kind of data set."
     )
     root: str | None = data_path("A .safetensors file of `imgtool encode`.", flag="data-root")
-    autoencoder: str | None = option(
+    autoencoder_ckpt: str | None = option(
         None,
         "Checkpoint that decodes them, where it lies elsewhere than when they were encoded.",
         run=True,

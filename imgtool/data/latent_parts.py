@@ -242,8 +242,8 @@ def _own_split(source: LatentSet, data: LatentsData) -> Split:
 def _info(source: LatentSet, data: LatentsData, num_train_images: int) -> DataInfo:
     file = source.file
     autoencoder = file.autoencoder
-    if data.autoencoder is not None:
-        autoencoder = replace(autoencoder, path=data.autoencoder)
+    if data.autoencoder_ckpt is not None:
+        autoencoder = replace(autoencoder, path=data.autoencoder_ckpt)
     return DataInfo(
         targets=source.targets,
         image_size=file.image_size,

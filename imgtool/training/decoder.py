@@ -17,7 +17,7 @@ from imgtool.training.ranks import Ranks
 from imgtool.training.report import Reporter
 from imgtool.training.weights import load_weights, weights_hash
 
-HINT = "--set data.autoencoder=PATH says where it is; or encode the images anew"
+HINT = "--autoencoder-ckpt says where it is; or encode the images anew"
 
 
 class Decoder:

@@ -35,7 +35,7 @@ class Model:
 
     patch_size: PositiveInt = option(1, "Side of a patch, which is a token (tokens unset).")
     tokens: PositiveInt | None = option(
-        None, "Tokens of a latent: the patch follows from its shape, so that all cost the same."
+        None, "Tokens of a latent, at most: the smallest patch that gives no more."
     )
     width: PositiveInt = option(384, "Numbers of a token.")
     depth: PositiveInt = option(12, "Blocks.")
@@ -55,7 +55,7 @@ class Model:
         """Side of a patch of a latent of height x width.
 
         Raises:
-            ValueError: patches do not cover it, or none gives that many tokens.
+            ValueError: patches do not cover it, or all give more tokens.
         """
         sides = [p for p in range(1, min(height, width) + 1) if not (height % p or width % p)]
         if self.tokens is None:
@@ -65,13 +65,14 @@ class Model:
                     f"{height} x {width}: {', '.join(map(str, sides))} do"
                 )
             return self.patch_size
-        counts = {height * width // (side * side): side for side in sides}
-        if self.tokens not in counts:
+        counts = [height * width // (side * side) for side in sides]
+        few = [side for side, count in zip(sides, counts, strict=True) if count <= self.tokens]
+        if not few:
             raise ValueError(
-                f"model.tokens {self.tokens}: latents of {height} x {width} have "
-                f"{', '.join(map(str, sorted(counts)))}"
+                f"model.tokens {self.tokens}: latents of {height} x {width} can be cut into "
+                f"{', '.join(map(str, counts))}"
             )
-        return counts[self.tokens]
+        return few[0]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,6 +125,16 @@ class FlowTask(Task):
     def compile_targets(self) -> Sequence[nn.Module]:
         return (self.flow.transformer,)
 
+    def doubts(self, last_iteration: int | None, iterations_per_epoch: float) -> Sequence[str]:
+        wanted, found = self.experiment.model.tokens, self.flow.num_tokens
+        if wanted in (None, found):
+            return ()
+        shape = " x ".join(map(str, self.flow.shape))
+        return (
+            f"latents of {shape} become {found} tokens, not {wanted} (model.tokens): it costs less "
+            "than of latents that become more",
+        )
+
     def evaluator(self) -> FlowEvaluator:
         return FlowEvaluator(self.flow)
 
