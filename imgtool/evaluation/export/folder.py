@@ -18,9 +18,9 @@ from imgtool.config.schema import Experiment
 from imgtool.data.base import DataInfo
 from imgtool.data.datasets import expected_info, open_datasets
 from imgtool.errors import CheckpointError, UsageError
-from imgtool.evaluation.opening import Trained, read_trained
 from imgtool.files import folders_for, replacing_files_of
 from imgtool.models.base import Task
+from imgtool.training.opening import Trained, read_trained
 from imgtool.training.weights import weights_hash
 
 
