@@ -344,7 +344,7 @@ class Task(ABC):
         """
         raise CheckpointError(
             "there is no other system whose checkpoints of this family are known",
-            hint="`imgtool convert` is for GeneGAN and HPCM",
+            hint="`imgtool convert` knows GeneGAN, HPCM and diffusers' AutoencoderKL",
         )
 
     def compile_targets(self) -> Sequence[nn.Module]:
@@ -435,6 +435,14 @@ class Family(ABC):
     def knows(self, foreign: Any) -> bool:
         """Whether another system's checkpoint is one that `Task.from_foreign` reads, by its keys."""
         return False
+
+    def settings(self, foreign: Any) -> Mapping[str, Any]:
+        """Keys of the config that such a checkpoint says itself, such as `model.latent_channels`.
+
+        Raises:
+            CheckpointError: it holds a model that this family cannot make.
+        """
+        return {}
 
     @abstractmethod
     def build(self, experiment: Experiment, data: DataInfo) -> Task:

@@ -21,6 +21,7 @@ from imgtool.models.base import (
     Diffusers,
     Encoded,
     Family,
+    Foreign,
     Graph,
     StepResult,
     Study,
@@ -82,6 +83,20 @@ class AutoencoderTask(Task):
 
     def all_updates(self) -> Sequence[Update]:
         return (self.update,)
+
+    def from_foreign(self, foreign: Any) -> Foreign:
+        """The network of a folder of diffusers' AutoencoderKL; other heads begin as they are."""
+        model = self.experiment.model
+        own = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        taken = diffusers.from_diffusers(model, foreign["tensors"])
+        found = {f"network.{name}": tensor for name, tensor in taken.items()}
+        notes = diffusers.notes_of(foreign["config"])
+        fresh = sorted(
+            {name.split(".")[3] for name in own.keys() - found.keys() if "heads" in name}
+        )
+        if fresh:
+            notes.append(f"not in the file, and untrained: {', '.join(fresh)}")
+        return Foreign({**own, **found}, {}, iteration=0, notes=tuple(notes))
 
     def compile_targets(self) -> Sequence[nn.Module]:
         return (self.network.encoder, self.network.decoder)
@@ -160,7 +175,7 @@ class AutoencoderTask(Task):
         return latents.study(self.network, batches, pairs, num_images=num_images)
 
     def facts(self) -> dict[str, Any]:
-        """Parameters (trainable, in all and by part), and at the size of a training image the
+        """Parameters (in all and by part, frozen ones too), and at the size of a training image the
         latent's shape (C, h, w), its elements, and the multiply-accumulates of one image.
 
         The size's facts are None where images keep their own sizes.
@@ -170,16 +185,18 @@ class AutoencoderTask(Task):
             "encoder": network.encoder,
             "bottleneck": network.bottleneck,
             "decoder": network.decoder.trunk,
-            **network.decoder.heads,
         }
+        # What is frozen is a part of the model, a head without a loss is none.
+        counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+        counts |= {name: count_parameters(head) for name, head in network.decoder.heads.items()}
         facts: dict[str, Any] = {
             "latent_shape": None,
             "latent_dims": None,
             "macs_per_image": None,
-            "num_parameters": count_parameters(network),
+            "num_parameters": sum(counts.values()),
         }
-        for name, part in parts.items():
-            facts[f"num_parameters_{name}"] = count_parameters(part)
+        for name, count in counts.items():
+            facts[f"num_parameters_{name}"] = count
         if size is not None:
             channels, (height, width) = self.experiment.model.latent_channels, size
             shape = (channels, -(-height // network.unit), -(-width // network.unit))
@@ -193,6 +210,20 @@ class AutoencoderTask(Task):
 
 class AutoencoderFamily(Family):
     """Plain, variational and vector-quantised autoencoders."""
+
+    def knows(self, foreign: Any) -> bool:
+        """A folder as the hub has them: a config, and tensors."""
+        return isinstance(foreign, dict) and foreign.keys() == {"config", "tensors"}
+
+    def settings(self, foreign: Any) -> dict[str, Any]:
+        """The `model` section of a folder of diffusers' AutoencoderKL.
+
+        Raises:
+            CheckpointError: it is of something else, or config and weights are two models'.
+        """
+        diffusers.see_it_fits(foreign["config"], foreign["tensors"])
+        found = diffusers.model_of(foreign["config"])
+        return {f"model.{key}": value for key, value in found.items()}
 
     def build(self, experiment: Experiment, data: DataInfo) -> AutoencoderTask:
         """The task with fresh weights.
