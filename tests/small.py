@@ -6,3 +6,11 @@ SMALL_FACES = (
     *("data.image_sizes=[16,32,48]", "data.image_size=48"),
     *("model.obj_block_size=2", "model.bg_block_size=2"),
 )
+
+# Every loss of the autoencoder that is off by default, cheap enough for a few steps: the
+# discriminator is one of 2 halvings, and counts at once.
+ALL_LOSSES = (
+    *("loss.lpips=0.1", "loss.gan=0.1", "loss.eq=1", "loss.gradient=0.5"),
+    *("loss.gan_start=2", "loss.gan_warmup=1", "loss.gan_layers=2", "loss.gan_width=8"),
+    "loss.gan_lr=0.0005",
+)
