@@ -132,10 +132,12 @@ class Update(nn.Module):
     Attributes:
         name: unique within the task; prefixes the optimizer's state in a checkpoint.
         fresh_batch: whether it wants a batch of its own (always true of the first).
+        lr: its own learning rate at its highest; None is `train.lr`.
     """
 
     name: str = "net"
     fresh_batch: bool = True
+    lr: float | None = None
 
     def parameter_sets(self) -> dict[str, list[nn.Parameter]]:
         """Disjoint sets, one optimizer each; together all that this update trains."""
