@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from imgtool.data.augment import Augmentation, place
+from imgtool.data.augment import Augmentation, Choice, place
 from imgtool.data.base import ImageDataset, Sample, Size
 from imgtool.data.sampler import Draw
 
@@ -79,3 +79,33 @@ class WholeRow:
         import torch
 
         return {"valid": torch.tensor([valid for _, valid in draws])}
+
+
+class CentreRow:
+    """Of encoding: the middle of an image, the whole of it where it is no larger. A draw is a
+    position.
+
+    Args:
+        size: (H, W) of every row.
+    """
+
+    def __init__(self, size: Size) -> None:
+        self.size = size
+
+    def shape(self, dataset: ImageDataset, draws: Sequence[int]) -> Size:
+        """(H, W) of the batch."""
+        return self.size
+
+    def index(self, draw: int) -> int:
+        """Position of a draw's image."""
+        return draw
+
+    def fill(self, draw: int, sample: Sample, image: Tensor, mask: Tensor | None) -> None:
+        """Write a sample's middle into its row; of an odd rest the larger half is after it."""
+        (height, width), (rows, columns) = sample.image.shape[:2], self.size
+        top, left = (height - rows) // 2, (width - columns) // 2
+        place(sample, Choice(top, left, False, ()), image, mask)
+
+    def extra(self, draws: Sequence[int]) -> dict[str, Tensor]:
+        """Nothing besides."""
+        return {}
