@@ -117,7 +117,7 @@ def restore(
     }
     data = _with(trained_on, {k: v for k, v in given.items() if v is not None}, path)
     experiment = replace(experiment, data=data)
-    split = _split(path)
+    split = stored_split(path)
     if split is None and getattr(data, "attribute", None) != getattr(trained_on, "attribute", None):
         # Held out is what was held out of the attribute that it was trained on.
         given_before = {k: v for k, v in given.items() if v is not None and k != "attribute"}
@@ -155,7 +155,7 @@ def _with(data: Data, given: dict[str, Any], path: Path) -> Data:
         raise ConfigError(f"{path}: {error}", hint="give one of these, or leave it out") from error
 
 
-def _split(path: Path) -> Split | None:
+def stored_split(path: Path) -> Split | None:
     """What was held out when it was trained."""
     kept = ExperimentDir(path.parent.parent).split_path
     return Split.read(kept) if kept.exists() else None
