@@ -96,7 +96,7 @@ class Diffusability:
         document: dict[str, Any] = {"spectrum_frequencies": ring_frequencies()}
         for name, value in values.items():
             document[name] = _plain(value)
-            if not name.endswith("_per_channel"):
+            if "_per_channel" not in name:
                 document[f"{name}_se"] = _plain(errors[name])
         return document
 

@@ -25,7 +25,7 @@ def draw(document: Mapping[str, Any]) -> Tensor:
     channels = document["spectrum_power_per_channel"]
     for number, powers in enumerate(channels):
         if powers is not None:
-            label = "its channels" if number == 0 else None
+            label = "each channel" if number == 0 else None
             left.plot(*_known(frequencies, powers), color="#999999", lw=0.7, alpha=0.7, label=label)
     for place, (power, profile, label, dash) in enumerate(_KINDS):
         if document.get(power) is None:
