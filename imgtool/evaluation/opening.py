@@ -13,7 +13,7 @@ from imgtool.config.load import read_stored
 from imgtool.config.schema import Experiment
 from imgtool.errors import CheckpointError, ConfigError, UsageError
 from imgtool.experiment import checkpoint_file
-from imgtool.experiment.layout import ExperimentDir, find_checkpoint
+from imgtool.experiment.layout import best_of as best_of
 from imgtool.models.base import DataInfo, Task
 from imgtool.models.registry import family as find_family
 from imgtool.models.registry import schema
@@ -67,16 +67,6 @@ class Trained:
         task.modules.to(device).eval()
         if channels_last(experiment, device):
             task.modules.to(memory_format=torch.channels_last)
-
-
-def best_of(source: str) -> Path:
-    """The checkpoint that a file or an exp_dir (its best one) names.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    best = ExperimentDir(source).best_path
-    return find_checkpoint(best if best.exists() else source)
 
 
 def read_trained(path: Path, *, family: str | None = None, hint: str = "") -> Trained:
