@@ -13,8 +13,8 @@ spectrum_kl             KL divergence, nats, from the pictures' own spectrum at 
 flow_floor              least mean squared error of a rectified flow on Gaussian data of the same
                         power by mode and channel, t uniform: white noise pi / 2, lower is easier;
                         _logit_normal for such times, white noise 1.741
-equivariance_error      |T E(x) - E(T x)|^2 / |E(T x)|^2 over three scalings and three rotations T,
-                        of the first NUM_CHANGED images; of the means alone
+equivariance_error      |tau E(x) - E(tau x)|^2 / |E(tau x)|^2 over three scalings and three
+                        rotations tau, of the first NUM_CHANGED images; of the means alone
 picture_…               the same of the pictures, averaged over f x f pixels to the latent's size
 """
 
@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imgtool.models.autoencoder.bottleneck import Latent
+from imgtool.models.autoencoder.equivariance_error import Equivariance
 from imgtool.models.autoencoder.network import Autoencoder
-from imgtool.nn.equivariance import Equivariance
 from imgtool.nn.images import pad_to_multiple
 from imgtool.nn.spectra import Times, mode_floors, ring_frequencies, zigzag
 from imgtool.nn.spectral_sums import (

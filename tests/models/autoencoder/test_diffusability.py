@@ -9,8 +9,9 @@ import torch.nn.functional as F
 
 from imgtool.models.autoencoder.bottleneck import Latent
 from imgtool.models.autoencoder.diffusability import Diffusability
+from imgtool.models.autoencoder.equivariance import MEASURED
+from imgtool.models.autoencoder.equivariance_error import Equivariance
 from imgtool.models.autoencoder.spectrum_picture import draw
-from imgtool.nn.equivariance import SCALES, Equivariance, changes
 from imgtool.nn.spectra import dct_basis, radius
 from imgtool.nn.spectral_sums import SpectralSums, jackknife, spectrum, weighed
 
@@ -183,11 +184,14 @@ def error_of(grid, change):
 
 def test_average_pooling_keeps_halving_and_rotations_and_no_three_quarters():
     errors = [error_of(16, change) for change in range(6)]
-    assert SCALES == (0.25, 0.5, 0.75)
+    assert [tau.scale for tau in MEASURED[:3]] == [0.25, 0.5, 0.75]
     assert errors[1] < 1e-10
     assert max(errors[3:]) < 1e-10
     assert errors[2] == pytest.approx(0.33, abs=0.1)
-    assert [c is None for c in changes((1, 1), UNIT)] == [True] * 3 + [False] * 3
+    assert [math.isnan(error_of(1, change)) for change in range(3)] == [True] * 3
+    assert math.isnan(error_of(2, 0))
+    assert error_of(2, 1) < 1e-10
+    assert error_of(19, 1) < 1e-10  # cut to 16
 
 
 def test_sizes_may_differ_and_what_is_large_shares_cells():
