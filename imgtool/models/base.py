@@ -419,7 +419,7 @@ class Task(ABC):
         """A closer look at the trained model, in eval mode and under no_grad.
 
         Args:
-            batches: of whole validation images.
+            batches: of whole validation images, with `scene` (B,) int64.
             pairs: batches of two validation images of different scenes, of equal size, with
                 `scene` (2,) int64; loaded as they are asked for.
             num_images: at most so many of `batches` are looked at.
