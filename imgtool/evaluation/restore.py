@@ -16,12 +16,12 @@ from imgtool.data.loader import eval_loader
 from imgtool.data.split import Split
 from imgtool.data.views import View
 from imgtool.errors import ConfigError
-from imgtool.training.opening import best_of, read_trained
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.base import Task
 from imgtool.training.batches import to_device
 from imgtool.training.decoder import Decoder
 from imgtool.training.device import channels_last, resolve_device
+from imgtool.training.opening import best_of, read_trained
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,13 @@ from imgtool.errors import CheckpointError
 __all__ = [
     "Batch",
     "DataInfo",
+    "Diffusers",
     "Encoded",
     "Evaluator",
     "Fake",
     "Family",
     "Foreign",
+    "Graph",
     "Noise",
     "Reader",
     "StepResult",
@@ -244,6 +246,41 @@ class Foreign:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Graph:
+    """A part of a model as a function of tensors alone, for other runtimes.
+
+    Attributes:
+        module: in eval mode; takes the input, float32, and returns an output or a tuple of them.
+        input: its name.
+        shape: of the input: sizes, and names of those that are free. A side may be a multiple of
+            a name, such as `8*h`.
+        outputs: name -> shape, in the same words; `8*h` is of the input's `h`.
+        discrete: whether outputs are chosen among a few, so that rounding may choose another.
+    """
+
+    module: nn.Module
+    input: str
+    shape: tuple[int | str, ...]
+    outputs: Mapping[str, tuple[int | str, ...]]
+    discrete: bool = False
+
+
+@dataclass(frozen=True)
+class Diffusers:
+    """A model in the form that the package diffusers has for it.
+
+    Attributes:
+        config: what config.json says, `_class_name` among it.
+        tensors: weights by diffusers' names.
+        dropped: what there is no place for, for people.
+    """
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    dropped: tuple[str, ...] = ()
+
+
 class Reader(Protocol):
     """What the engine reads for a family. Both raise UserError naming the file."""
 
@@ -355,6 +392,18 @@ class Task(ABC):
 
     def decode(self, latent: Tensor) -> Tensor | None:
         """The images of latents (B, C, h, w), uint8 (B, 3, f h, f w); None where `encode` is."""
+        return None
+
+    def graphs(self) -> Mapping[str, Graph]:
+        """The parts that make sense in another runtime, by name, in float32; none by default."""
+        return {}
+
+    def diffusers(self) -> Diffusers | None:
+        """The model as diffusers has it; None where the family has no such form.
+
+        Raises:
+            UsageError: this one of the family has none.
+        """
         return None
 
     def fakes(self, batch: Batch) -> Mapping[str, Fake]:

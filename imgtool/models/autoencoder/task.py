@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from imgtool.config.schema import Experiment
-from imgtool.models.autoencoder import latents
+from imgtool.models.autoencoder import diffusers, graphs, latents
 from imgtool.models.autoencoder.bottleneck import VectorQuantizer
 from imgtool.models.autoencoder.evaluator import AutoencoderEvaluator
 from imgtool.models.autoencoder.losses import Criterion, code_counts, perplexity
@@ -18,8 +18,10 @@ from imgtool.models.autoencoder.schema import SCHEMA
 from imgtool.models.base import (
     Batch,
     DataInfo,
+    Diffusers,
     Encoded,
     Family,
+    Graph,
     StepResult,
     Study,
     Task,
@@ -66,6 +68,9 @@ class AutoencoderTask(Task):
         self.network = self._make_network()
         for name, head in self.network.decoder.heads.items():
             head.requires_grad_(name in self.criterion.heads)
+        train: Any = experiment.train
+        if train.freeze == "encoder":
+            self.network.freeze_encoder()
         self.modules = nn.ModuleDict({"network": self.network})
         self.update = AutoencoderUpdate(self.network, self.criterion)
         self.monitor = "val_mse" if "rgb" in self.criterion.heads else "val_loss"
@@ -122,6 +127,31 @@ class AutoencoderTask(Task):
         if "rgb" not in self.criterion.heads:
             return None
         return to_uint8(self.network.decode(latent, ("rgb",))["rgb"])
+
+    def graphs(self) -> Mapping[str, Graph]:
+        """The encoder and the decoder, with the heads that were trained."""
+        channels = {
+            "rgb": 3,
+            "segmentation": len(self.data.mask_names),
+            "classification": len(self.data.label_names),
+        }
+        model, trained = self.experiment.model, self.criterion.heads
+        classes = {head: channels[head] for head in model.heads if head in trained}
+        return graphs.of(self.network, model, classes)
+
+    def diffusers(self) -> Diffusers:
+        """An AutoencoderKL: architecture kl, bottleneck kl or none, and the rgb head alone.
+
+        Raises:
+            ConfigError: it is another.
+        """
+        model, size = self.experiment.model, self.data.image_size
+        known = {} if size is None else {"sample_size": max(size)}
+        return Diffusers(
+            config=diffusers.config_of(model, **known),
+            tensors=diffusers.to_diffusers(model, self.network.state_dict()),
+            dropped=tuple(f"the {head} head" for head in model.heads if head != "rgb"),
+        )
 
     def study(
         self, batches: Iterable[Batch], pairs: Iterable[Batch], *, num_images: int
