@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from imgtool.errors import UserError
 from imgtool.models import registry
 from imgtool.selection.candidates import DROPPED
 from imgtool.selection.certainty import doubts
+from imgtool.selection.columns import GFID
 from imgtool.selection.metric import PLAIN, lambdas, own_metric
 from imgtool.selection.records import Evidence, Selection, Verdict
 
@@ -53,6 +55,7 @@ def default_rule(
         ("legacy_1", "efficiency"),
         ("phase1_2", "vae-test"),
         ("phase1_3", "loss-tuning"),
+        ("flow_probe", "generation"),
     ):
         if phase is not None and phase.startswith(start):
             return rule, f"the phase is {phase}"
@@ -185,7 +188,17 @@ def winner_record(
             if (found := _dropped(v.candidate.runs[0])) is not None
         },
         "reason": verdict.reason,
+        **_correlations(selection),
     }
+
+
+def _correlations(selection: Selection) -> dict[str, Any]:
+    """How cheap measures rank beside gFID, where that is what was ranked by."""
+    if selection.quality != GFID:
+        return {}
+    from imgtool.selection.correlation import correlations
+
+    return {"correlations": [asdict(one) for one in correlations(selection)]}
 
 
 def overridden(selection: Selection, decides: Sequence[str]) -> dict[str, str]:
