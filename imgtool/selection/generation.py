@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +80,10 @@ def _latents(probe: Evidence) -> Mapping[str, Any]:
     from imgtool.data.latents import LatentsFile
 
     try:
-        with LatentsFile(Path(root)) as file:
-            return {AUTOENCODER: {**file.autoencoder, "latent_shape": [*file.shape]}}
+        file = LatentsFile(root)
     except DataError:
         return {}
+    return {AUTOENCODER: {**asdict(file.autoencoder), "latent_shape": [*file.shape]}}
 
 
 def exp_dir_of(autoencoder: Mapping[str, Any]) -> Path | None:

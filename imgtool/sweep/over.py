@@ -34,7 +34,9 @@ from imgtool.sweep.find import below
 PREPARE_NAME = "prepare.json"
 POLL_SEC = 1.0
 _NAMES = {"file": {"name"}, "command": {"candidate", "file"}}
-_HINT = "such as over: {key: data.root, file: '{name}.out', command: 'encode {candidate} -o {file}'}"
+_HINT = (
+    "such as over: {key: data.root, file: '{name}.out', command: 'encode {candidate} -o {file}'}"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
