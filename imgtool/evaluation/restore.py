@@ -16,10 +16,11 @@ from imgtool.data.loader import eval_loader
 from imgtool.data.split import Split
 from imgtool.data.views import View
 from imgtool.errors import ConfigError
-from imgtool.evaluation.opening import best_of, read_trained
+from imgtool.training.opening import best_of, read_trained
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.base import Task
 from imgtool.training.batches import to_device
+from imgtool.training.decoder import Decoder
 from imgtool.training.device import channels_last, resolve_device
 
 
@@ -125,6 +126,8 @@ def restore(
     on = resolve_device(device)
     task = trained.build(experiment, datasets.info)
     trained.put_into(task, experiment, on)
+    if datasets.info.latents is not None:
+        task.decoder = Decoder(datasets.info.latents, on)
     return Restored(
         path=path,
         iteration=trained.iteration,

@@ -6,8 +6,10 @@ accumulation, clipping, finite checks, optimizer steps, EMA, logging, validation
 checkpoints, stopping and resuming. A family touches no optimizer, no device and no file.
 
 A batch is a dict on the engine's device:
-    image   (B, 3, H, W) uint8, channels_last strides
-    mask    (B, H, W) uint8 class numbers, 255 ignored; where the data set has them
+    image   (B, 3, H, W) uint8, channels_last strides; unless the data are latents
+    latent  (B, C, h, w) float32, the posterior's mean; where the data are latents
+    logvar  (B, C, h, w) float32; where they have it
+    mask    (B, H, W) uint8 class numbers, 255 ignored; where the data set has them (of latents h, w)
     label   (B,) int64; where the data set has them
     index   (B,) int64, position in the data set
     valid   (B,) bool, False for images that only fill a batch up (evaluation)
@@ -262,10 +264,14 @@ class Task(ABC):
         has_best: whether `monitor` really tells better weights from worse ones. Where not, there
             is no best checkpoint unless the user names a metric (`train.monitor`).
         compiled: whether `compile` was called.
+        decoder: where the data are latents, what makes images of them: (B, C, h, w) as the data
+            have them to uint8 (B, 3, H, W). The engine sets it; None where their autoencoder is
+            gone.
     """
 
     modules: nn.ModuleDict
     compiled: bool = False
+    decoder: Callable[[Tensor], Tensor] | None = None
     monitor: str = "val_loss"
     monitor_mode: str = "min"
     has_best: bool = True

@@ -20,6 +20,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {**SIZES, "model.multiscale_loss": True, "model.obj_blockconv": True},
     ],
     "autoencoder": [{}, {"model.norm": "none", "model.upsampling": "nearest"}],
+    "flow": [{"model.condition": "label"}, {"model.condition": "mask"}],
 }
 CASES = [
     pytest.param(
@@ -45,13 +46,10 @@ def _a_compiler_of_its_own() -> Iterator[None]:
 
 
 @pytest.fixture
-def make_task(
-    make_experiment: Callable[..., Any], make_data: Callable[..., Any]
-) -> Callable[..., Task]:
+def make_task(build: Callable[..., Task]) -> Callable[..., Task]:
     def make(family: str, changes: dict[str, Any]) -> Task:
         torch.manual_seed(0)
-        experiment = make_experiment(family, **changes)
-        task = registry.family(family).build(experiment, make_data("mask", "label"))
+        task = build(family, **changes)
         task.modules.train()
         return task
 

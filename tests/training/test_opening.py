@@ -7,7 +7,7 @@ import pytest
 
 from imgtool.config.load import load
 from imgtool.errors import ConfigError
-from imgtool.evaluation.opening import Trained
+from imgtool.training.opening import Trained
 from imgtool.models.base import DataInfo
 from imgtool.models.registry import schema
 

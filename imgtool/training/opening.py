@@ -1,4 +1,4 @@
-"""A trained model out of its checkpoint: the one way in which evaluation opens one."""
+"""A trained model out of its checkpoint: the one way in which one is opened."""
 
 from __future__ import annotations
 
