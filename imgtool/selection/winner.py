@@ -18,6 +18,7 @@ from imgtool.models import registry
 from imgtool.selection.candidates import DROPPED
 from imgtool.selection.certainty import doubts
 from imgtool.selection.columns import GFID
+from imgtool.selection.generation import autoencoder_of
 from imgtool.selection.metric import PLAIN, lambdas, own_metric
 from imgtool.selection.records import Evidence, Selection, Verdict
 
@@ -55,10 +56,11 @@ def default_rule(
         ("legacy_1", "efficiency"),
         ("phase1_2", "vae-test"),
         ("phase1_3", "loss-tuning"),
-        ("flow_probe", "generation"),
     ):
         if phase is not None and phase.startswith(start):
             return rule, f"the phase is {phase}"
+    if named is None and evidence and all(autoencoder_of(one) for one in evidence):
+        return "generation", "they were trained on autoencoders' latents"
     metric = named or own_metric(evidence)
     found = lambdas(evidence)
     if metric.endswith("rd_loss") and len(found) > 1:

@@ -3,7 +3,7 @@
     over:
       key: data.root                                     of the trial's config: where that lies
       file: latents/{name}/latents.safetensors           in the sweep's shared folder, or its own
-      command: encode {candidate} --output {file}        words of imgtool, which are run once
+      command: encode {candidate} --out {file}        words of imgtool, which are run once
 
 A candidate is an experiment that has been trained. What is made of it lies in a folder that its
 name and its weights name, so that it is made anew only where these are others. Whoever is first

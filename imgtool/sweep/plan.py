@@ -45,7 +45,7 @@ def make_plan(
     tiny: bool = False,
     duration_sec: float | None = None,
     halving: str | None = None,
-    over: Sequence[str] = (),
+    over: Sequence[str] | None = (),
     note: Callable[[str], None] = lambda text: None,
 ) -> Plan:
     """Work a sweep out.
@@ -62,7 +62,7 @@ def make_plan(
         duration_sec: a trial's time limit, instead of the file's.
         halving: the words of `--halving`, instead of the file's.
         over: experiments, for each of which the trials are made; without any those that the
-            sweep's folder remembers.
+            sweep's folder remembers; None for the trials as they would be without any.
         note: is told which of these are left out.
 
     Raises:
@@ -329,19 +329,19 @@ def _value_of(loaded: Loaded, key: str, text: str) -> Any:
 
 
 def _candidates(
-    spec: Spec, maker: _Maker, words: Sequence[str], note: Callable[[str], None]
+    spec: Spec, maker: _Maker, words: Sequence[str] | None, note: Callable[[str], None]
 ) -> list[tuple[Candidate, Preparation] | tuple[()]]:
     """For whom trials are made, with what is made of each; one empty one where for nobody.
 
     Raises:
         UsageError: none is given where one is needed, or the other way round.
     """
-    if spec.over is None:
-        if words:
-            raise UsageError(
-                f"--over: {spec.source} makes nothing of candidates",
-                hint="its file needs `over:`, as that of flow_probe has it",
-            )
+    if spec.over is None and words:
+        raise UsageError(
+            f"--over: {spec.source} makes nothing of candidates",
+            hint="its file needs `over:`, as that of flow_probe has it",
+        )
+    if spec.over is None or words is None:
         return [()]
     plain = [maker.load(config, []).experiment for config in spec.configs]
     root, shared_dir = _folders(spec, plain, _common(one.phase for one in plain), maker.tiny)

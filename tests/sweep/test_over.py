@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from imgtool.config import presets
 from imgtool.config.identity import identity
 from imgtool.errors import UserError
 from imgtool.experiment import owner
@@ -22,6 +23,7 @@ from imgtool.sweep.job_files import Options, scripts
 from imgtool.sweep.over import Preparation, prepare, read_over, read_preparation
 from imgtool.sweep.plan import make_plan
 from imgtool.sweep.race import _key
+from imgtool.sweep.spec import read_spec
 
 SPEC = """\
 sweep: probe
@@ -221,3 +223,16 @@ def test_who_waits_goes_on_when_the_other_is_done(tmp_path):
     never = pytest.fail
     assert prepare(Preparation(file=file, command=("x",)), never, said.append, sleep=sleep) == 0
     assert "waiting for" in said[0]
+
+
+@pytest.mark.parametrize("name", [n for n in presets.sweeps() if read_spec(n).over is not None])
+def test_shipped_sweeps_over_candidates(phase, name):
+    found = make_plan(name, schema_of=schema, over=[str(phase)])
+    key = read_spec(name).over.key
+    assert len(found.trials) == 4  # two candidates, two seeds
+    for trial in found.trials:
+        section, _, field = key.partition(".")
+        assert getattr(getattr(trial.loaded.experiment, section), field) == str(
+            trial.preparation.file
+        )
+    assert len(make_plan(name, schema_of=schema, over=None).trials) == 2
