@@ -39,7 +39,13 @@ def test_a_discriminator_and_all_losses_resume_exactly(run, tmp_path, monkeypatc
     monkeypatch.setenv("IMGTOOL_LPIPS_WEIGHTS", "random")
     monkeypatch.setattr(interpolation, "find_lpips", lambda device: None)  # costs more than all
     sets = [*ALL_LOSSES, "loss.gan_start=4", "loss.gan_warmup=2", "train.max_iter=6"]
-    sets += ["model.bottleneck=kl", "train.accumulate=2", "train.batch_size=2", "train.log_every=1", "data.crop=24"]
+    sets += [
+        "model.bottleneck=kl",
+        "train.accumulate=2",
+        "train.batch_size=2",
+        "train.log_every=1",
+        "data.crop=24",
+    ]
     straight = run(tmp_path / "straight", *sets)
     for stop_at in (1, 3):
         run(tmp_path / "parts", *sets, stop_at=stop_at)
