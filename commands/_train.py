@@ -60,7 +60,7 @@ def train_command(family: str) -> Callable[..., Any]:
             str | None,
             typer.Option(
                 metavar="N|Nep",
-                help="Save, validate and stop there; the rest stays what the whole training has.",
+                help="Save, validate and stop there; schedule and limits stay those of the whole training.",
             ),
         ] = None,
         dry_run: Annotated[
@@ -88,6 +88,8 @@ def train_command(family: str) -> Callable[..., Any]:
         if is_first_launched():
             record = _record(loaded.experiment, outcome)
             output.emit("experiment", [record], columns=COLUMNS)
+            if outcome.state == "completed":
+                output.suggest("eval", "metrics", record["path"])
             notify(notify_by, "experiment", record)
 
     train.__doc__ = f"""Train one {family} experiment.

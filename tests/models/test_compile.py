@@ -27,6 +27,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"model.norm": "none", "model.upsampling": "nearest"},
         {**ALL_LOSSES, "loss.lpips": 0.0, "loss.eq": 99.0, "model.downsampling_steps": 3},
     ],
+    "flow": [{"model.condition": "label"}, {"model.condition": "mask"}],
 }
 CASES = [
     pytest.param(
@@ -57,13 +58,10 @@ def _a_compiler_of_its_own() -> Iterator[None]:
 
 
 @pytest.fixture
-def make_task(
-    make_experiment: Callable[..., Any], make_data: Callable[..., Any]
-) -> Callable[..., Task]:
+def make_task(build: Callable[..., Task]) -> Callable[..., Task]:
     def make(family: str, changes: dict[str, Any]) -> Task:
         torch.manual_seed(0)
-        experiment = make_experiment(family, **changes)
-        task = registry.family(family).build(experiment, make_data("mask", "label"))
+        task = build(family, **changes)
         task.modules.train()
         return task
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from imgtool.models import registry
-from imgtool.models.base import Noise, StepResult
+from imgtool.models.base import Noise, StepResult, Task
 from tests.small import ALL_LOSSES, keys_and_values
 
 # Operators of ATen for which torch.use_deterministic_algorithms documents that a CUDA tensor
@@ -71,6 +71,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"model.obj_blockconv": True, "model.bg_blockconv": True},
         {"model.multiscale_loss": True, "model.multiscale_critics": True},
     ],
+    "flow": [{"model.condition": condition} for condition in ("none", "label", "mask")],
     "hpcm": [
         {"loss.spectral_reg": True, "loss.phase2_reg": True, "loss.phase2_mode": "cosine"},
         {"loss.distortion": "ms-ssim", "loss.phase2_reg": True, "model.legacy_s2_hyper": True},
@@ -97,15 +98,12 @@ class Recorded(TorchDispatchMode):
 def test_every_operator_of_a_step_has_a_deterministic_way(
     family: str,
     changes: dict[str, Any],
-    make_experiment: Callable[..., Any],
-    make_data: Callable[..., Any],
+    build: Callable[..., Task],
     batch_of: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("IMGTOOL_LPIPS_WEIGHTS", "random")
-    task = registry.family(family).build(
-        make_experiment(family, **changes), make_data("mask", "label")
-    )
+    task = build(family, **changes)
     task.modules.train()
     batch = batch_of(task, noise=Noise(0, 1)) | {"epoch": 0.0}
     with Recorded() as recorded:

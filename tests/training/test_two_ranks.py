@@ -17,12 +17,14 @@ import torch
 from filelock import FileLock
 
 from imgtool.config.faces import FacesData
+from imgtool.config.latents import LatentsData
 from imgtool.data.synthetic.make import make_faces, make_photos
 from imgtool.experiment import checkpoint_file
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import read_status
 from imgtool.models import registry
 from imgtool.nn.lpips_weights import VGG16
+from tests.latents import make_latents
 from tests.small import ALL_LOSSES, SMALL_FACES
 from tests.waiting import wait_until
 
@@ -65,6 +67,7 @@ def shared(tmp_path_factory):
         if not (folder / "data").exists():
             make_faces(folder / "new/faces", 24, seed=3)
             make_photos(folder / "new/photos", 12, size=96, seed=0)
+            make_latents(folder / "new/latents.safetensors", 12)
             (folder / "new").rename(folder / "data")
     return folder
 
@@ -76,8 +79,12 @@ def data(shared):
 
 def sets_of(case, data, batch_size, *more):
     kind = registry.schema(CASES[case]).section_types()["data"]
-    root = data / ("faces" if issubclass(kind, FacesData) else "photos")
-    given = [f"data.root={root}", f"train.batch_size={batch_size}", "data.val_fraction=0.2"]
+    if issubclass(kind, LatentsData):  # the file says what validates
+        given = [f"data.root={data / 'latents.safetensors'}"]
+    else:
+        root = data / ("faces" if issubclass(kind, FacesData) else "photos")
+        given = [f"data.root={root}", "data.val_fraction=0.2"]
+    given.append(f"train.batch_size={batch_size}")
     return [*COMMON, *given, *OF_FAMILY.get(case, []), *more]
 
 

@@ -16,6 +16,7 @@ from imgtool.config.schema import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Train,
     option,
 )
 from imgtool.errors import ConfigError
@@ -34,6 +35,9 @@ class Model:
 
     __pydantic_config__ = STRICT
 
+    architecture: Literal["plain", "kl"] = option(
+        "plain", "Convolutions (plain), or the blocks of diffusers' AutoencoderKL.", before="plain"
+    )
     latent_channels: PositiveInt = option(16, "Channels of the latent.")
     downsampling_steps: Annotated[int, Ge(2), Le(6)] = option(
         4, "Halvings of the resolution, 2 to 6."
@@ -43,6 +47,23 @@ class Model:
     )
     max_channels: PositiveInt | None = option(
         None, "Upper limit of the width in channels; off when unset."
+    )
+    block_out_channels: tuple[PositiveInt, ...] | None = option(
+        None,
+        "Channels of each level, downsampling_steps + 1 of them, instead of base_channels (kl).",
+        before=None,
+    )
+    layers_per_block: Annotated[int, Ge(1), Le(16)] = option(
+        1, "Residual blocks a level; the decoder has one more (kl).", before=1
+    )
+    mid_block_attention: bool = option(
+        True, "Attention at the coarsest resolution, between two residual blocks (kl).", before=True
+    )
+    coarsest_attention: bool = option(
+        False, "Attention after each residual block of the coarsest level (kl).", before=False
+    )
+    quant_convs: bool = option(
+        True, "A 1x1 convolution on either side of the latent (kl).", before=True
     )
     norm: Literal["group", "none"] = option(
         "group",
@@ -74,6 +95,30 @@ class Model:
             )
         if len(set(self.heads)) != len(self.heads):
             raise ValueError("heads names one head twice")
+        if self.max_channels is not None and self.max_channels < self.base_channels:
+            raise ValueError(f"max_channels is below base_channels {self.base_channels}")
+        if self.architecture == "kl":
+            self._see_levels()
+        else:
+            self._see_steps()
+
+    def _see_levels(self) -> None:
+        if self.norm != "group":
+            raise ValueError("norm is group with architecture kl, which is made of GroupNorms")
+        count = self.downsampling_steps + 1
+        if self.block_out_channels is not None and len(self.block_out_channels) != count:
+            raise ValueError(
+                f"block_out_channels has {len(self.block_out_channels)} widths, and "
+                f"downsampling_steps {self.downsampling_steps} makes {count} levels"
+            )
+        key = "base_channels" if self.block_out_channels is None else "block_out_channels"
+        for width in self.levels:
+            if width % self.norm_groups:
+                raise ValueError(f"{key}: {width} is no multiple of norm_groups {self.norm_groups}")
+
+    def _see_steps(self) -> None:
+        if self.block_out_channels is not None:
+            raise ValueError("block_out_channels is for architecture kl")
         groups = self.groups or 1
         if self.base_channels % (2 * groups):
             multiple = "2" if self.groups is None else f"2 * norm_groups = {2 * groups}"
@@ -81,11 +126,16 @@ class Model:
                 f"base_channels {self.base_channels} is no multiple of {multiple} "
                 "(the decoder ends at base_channels / 2)"
             )
-        if self.max_channels is not None:
-            if self.max_channels % groups:
-                raise ValueError(f"max_channels is no multiple of norm_groups {groups}")
-            if self.max_channels < self.base_channels:
-                raise ValueError(f"max_channels is below base_channels {self.base_channels}")
+        if self.max_channels is not None and self.max_channels % groups:
+            raise ValueError(f"max_channels is no multiple of norm_groups {groups}")
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Channels of each level of architecture kl, the finest first."""
+        if self.block_out_channels is not None:
+            return self.block_out_channels
+        doubling = [self.base_channels * 2**level for level in range(self.downsampling_steps + 1)]
+        return tuple(min(width, self.max_channels or width) for width in doubling)
 
     @property
     def groups(self) -> int | None:
@@ -106,6 +156,18 @@ class Model:
                 f"variational and bottleneck: {rest['bottleneck']} contradict each other"
             )
         return rest
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderTrain(Train):
+    """Optimisation, and what of the network is left as it is."""
+
+    freeze: Literal["encoder"] | None = option(
+        None,
+        "Leave encoder, bottleneck and the convolutions around the latent as they are: the decoder "
+        "alone is trained.",
+        before=None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +332,7 @@ def channels_last(experiment: Experiment, device_type: str) -> bool:
 SCHEMA = FamilySchema(
     name="autoencoder",
     example="--data-root photos --heads rgb --crop 128",
-    sections={"model": Model, "loss": Loss},
+    sections={"model": Model, "train": AutoencoderTrain, "loss": Loss},
     monitor="val_mse",
     tiny={
         "data.image_size": 64,
@@ -286,13 +348,21 @@ SCHEMA = FamilySchema(
         "train.sample_every": 100,
         "train.log_every": 10,
     },
+    exports=("diffusers", "onnx"),
     check=check,
     check_data=check_data,
     channels_last=channels_last,
     weights=weights,
     needs={
         "model.norm_groups": ("model.norm", "group"),
+        "model.upsampling": ("model.architecture", "plain"),
+        "model.block_out_channels": ("model.architecture", "kl"),
+        "model.layers_per_block": ("model.architecture", "kl"),
+        "model.mid_block_attention": ("model.architecture", "kl"),
+        "model.coarsest_attention": ("model.architecture", "kl"),
+        "model.quant_convs": ("model.architecture", "kl"),
         "loss.kld": ("model.bottleneck", "kl"),
         "loss.commitment": ("model.bottleneck", "vq"),
     },
+    rivals={"model.base_channels": {"model.block_out_channels": None}},
 )

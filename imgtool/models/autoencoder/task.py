@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import ceil
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from imgtool.config.schema import Experiment
 from imgtool.data.sampler import batches_per_epoch
-from imgtool.models.autoencoder import latents
+from imgtool.models.autoencoder import diffusers, graphs, latents
 from imgtool.models.autoencoder.discriminator import Discriminator
 from imgtool.models.autoencoder.equivariance import Transform, draw_transform, scales
 from imgtool.models.autoencoder.evaluator import AutoencoderEvaluator
@@ -27,8 +27,11 @@ from imgtool.models.autoencoder.updates import (
 from imgtool.models.base import (
     Batch,
     DataInfo,
+    Diffusers,
     Encoded,
     Family,
+    Foreign,
+    Graph,
     Noise,
     Study,
     Task,
@@ -54,6 +57,9 @@ class AutoencoderTask(Task):
         self.network = self._make_network()
         for name, head in self.network.decoder.heads.items():
             head.requires_grad_(name in self.criterion.heads)
+        train: Any = experiment.train
+        if train.freeze == "encoder":
+            self.network.freeze_encoder()
         self.modules = nn.ModuleDict({"network": self.network})
         self.update = AutoencoderUpdate(self)
         self.discriminator: Discriminator | None = None
@@ -132,6 +138,20 @@ class AutoencoderTask(Task):
         moved, targets = transformed(x, batch, tau, self.network.unit)
         return Seen(moved, self.network.decode(tau(z), heads), targets)
 
+    def from_foreign(self, foreign: Any) -> Foreign:
+        """The network of a folder of diffusers' AutoencoderKL; other heads begin as they are."""
+        model = self.experiment.model
+        own = self.modules.state_dict()
+        taken = diffusers.from_diffusers(model, foreign["tensors"])
+        found = {f"network.{name}": tensor for name, tensor in taken.items()}
+        notes = diffusers.notes_of(foreign["config"])
+        fresh = sorted(
+            {name.split(".")[3] for name in own.keys() - found.keys() if "heads" in name}
+        )
+        if fresh:
+            notes.append(f"not in the file, and untrained: {', '.join(fresh)}")
+        return Foreign({**own, **found}, {}, iteration=0, notes=tuple(notes))
+
     def compile_targets(self) -> Sequence[nn.Module]:
         return (self.network.encoder, self.network.decoder)
 
@@ -208,6 +228,31 @@ class AutoencoderTask(Task):
             return None
         return to_uint8(self.network.decode(latent, ("rgb",))["rgb"])
 
+    def graphs(self) -> Mapping[str, Graph]:
+        """The encoder and the decoder, with the heads that were trained."""
+        channels = {
+            "rgb": 3,
+            "segmentation": len(self.data.mask_names),
+            "classification": len(self.data.label_names),
+        }
+        model, trained = self.experiment.model, self.criterion.heads
+        classes = {head: channels[head] for head in model.heads if head in trained}
+        return graphs.of(self.network, model, classes)
+
+    def diffusers(self) -> Diffusers:
+        """An AutoencoderKL: architecture kl, bottleneck kl or none, and the rgb head alone.
+
+        Raises:
+            ConfigError: it is another.
+        """
+        model, size = self.experiment.model, self.data.image_size
+        known = {} if size is None else {"sample_size": max(size)}
+        return Diffusers(
+            config=diffusers.config_of(model, **known),
+            tensors=diffusers.to_diffusers(model, self.network.state_dict()),
+            dropped=tuple(f"the {head} head" for head in model.heads if head != "rgb"),
+        )
+
     def study(
         self, batches: Iterable[Batch], pairs: Iterable[Batch], *, num_images: int
     ) -> Study | None:
@@ -215,8 +260,9 @@ class AutoencoderTask(Task):
         return latents.study(self.network, batches, pairs, num_images=num_images)
 
     def facts(self) -> dict[str, Any]:
-        """Parameters (trainable, in all and by part; of the discriminator apart), and at the size of a training image the
-        latent's shape (C, h, w), its elements, and the multiply-accumulates of one image.
+        """Parameters (in all and by part, frozen ones too; of the discriminator apart), and at the
+        size of a training image the latent's shape (C, h, w), its elements, and the
+        multiply-accumulates of one image.
 
         The size's facts are None where images keep their own sizes.
         """
@@ -225,18 +271,20 @@ class AutoencoderTask(Task):
             "encoder": network.encoder,
             "bottleneck": network.bottleneck,
             "decoder": network.decoder.trunk,
-            **network.decoder.heads,
         }
+        # What is frozen is a part of the model, a head without a loss is none.
+        counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+        counts |= {name: count_parameters(head) for name, head in network.decoder.heads.items()}
         facts: dict[str, Any] = {
             "latent_shape": None,
             "latent_dims": None,
             "macs_per_image": None,
-            "num_parameters": count_parameters(network),
+            "num_parameters": sum(counts.values()),
         }
+        for name, count in counts.items():
+            facts[f"num_parameters_{name}"] = count
         if self.discriminator is not None:
-            parts["discriminator"] = self.discriminator
-        for name, part in parts.items():
-            facts[f"num_parameters_{name}"] = count_parameters(part)
+            facts["num_parameters_discriminator"] = count_parameters(self.discriminator)
         if size is not None:
             channels, (height, width) = self.experiment.model.latent_channels, size
             shape = (channels, -(-height // network.unit), -(-width // network.unit))
@@ -250,6 +298,20 @@ class AutoencoderTask(Task):
 
 class AutoencoderFamily(Family):
     """Plain, variational and vector-quantised autoencoders."""
+
+    def knows(self, foreign: Any) -> bool:
+        """A folder as the hub has them: a config, and tensors."""
+        return isinstance(foreign, dict) and foreign.keys() == {"config", "tensors"}
+
+    def settings(self, foreign: Any) -> dict[str, Any]:
+        """The `model` section of a folder of diffusers' AutoencoderKL.
+
+        Raises:
+            CheckpointError: it is of something else, or config and weights are two models'.
+        """
+        diffusers.see_it_fits(foreign["config"], foreign["tensors"])
+        found = diffusers.model_of(foreign["config"])
+        return {f"model.{key}": value for key, value in found.items()}
 
     def build(self, experiment: Experiment, data: DataInfo) -> AutoencoderTask:
         """The task with fresh weights.
