@@ -25,13 +25,13 @@ from imgtool.data.workers import Assembly, Crew, deliver
 from imgtool.errors import Interrupted, NoAnswer
 from imgtool.evaluation.encoding.grid import mask_on_grid
 from imgtool.evaluation.encoding.images import Frame, Images, find_images
-from imgtool.evaluation.opening import best_of, read_trained
 from imgtool.evaluation.restore import stored_split
 from imgtool.models.base import Task
 from imgtool.process.stopping import StopRequest
 from imgtool.training.batches import to_device
 from imgtool.training.device import channels_last, resolve_device
 from imgtool.training.environment import cpu_threads, shared_cores
+from imgtool.training.opening import best_of, read_trained
 from imgtool.training.ranks import Ranks
 from imgtool.training.weights import weights_hash
 
