@@ -41,6 +41,7 @@ LINES = {
     "edit interpolate": [*FACES, "--target", "b.png", "--steps", "2", "--out", "new.png"],
     "edit matrix": [*FACES, "--targets", "a.png", "b.png", "a.png", "b.png", "--out", "new.png"],
     "edit swap": [*FACES, "--target", "b.png", "--out", "new.png", "--img-size", "64"],
+    "encode": ["autoencoder", "photos", "--crop", "32", "-o", "new.safetensors", *QUICK],
     "eval bd-rate": ["a.json", "b.json"],
     "eval latents": ["autoencoder", "--num-images", "4", "--num-pairs", "2", *QUICK],
     "eval metrics": ["autoencoder", "--split", "val", "--resamples", "100", *QUICK],

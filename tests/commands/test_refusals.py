@@ -44,6 +44,11 @@ LINES = {
     ],
     "edit matrix": [["--ckpt", "no", "--input", "a.png", "--targets", "a.png", "--out", "new/x"]],
     "edit swap": [["--ckpt", "no", "--input", "a.png", "--target", "a.png", "--out", "new/x.png"]],
+    "encode": [
+        ["no", "-o", "new/x.safetensors", *CPU],
+        ["empty", "photos", "-o", "new/x.safetensors", *CPU],
+        ["bad.pt", "photos", "-o", "new/x.safetensors", *CPU],
+    ],
     "eval bd-rate": [["no.json", "no.json"]],
     "eval latents": [["no", *CPU], ["empty", "--plots", "new/x", *CPU]],
     "eval metrics": [["no", *CPU]],
