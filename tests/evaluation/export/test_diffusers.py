@@ -20,7 +20,6 @@ from imgtool.nn.images import to_pm1
 from tests.evaluation.export.making import KL, records, write_checkpoint, write_photos
 from tests.evaluation.export.test_export import DIFFUSERS, run
 
-
 LAYOUTS = (
     *("data.dataset=layouts", "data.manifest=/nowhere.csv"),
     "model.heads=[rgb,segmentation]",
