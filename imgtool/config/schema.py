@@ -12,9 +12,9 @@ value programs behaved like `before` there was the choice.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from imgtool.config.bounds import Ge, Le
 from imgtool.config.cluster import Cluster as Cluster
@@ -28,6 +28,9 @@ from imgtool.config.option import data_path as data_path
 from imgtool.config.option import option as option
 from imgtool.errors import UsageError
 from imgtool.units import parse_duration
+
+if TYPE_CHECKING:
+    from imgtool.published import Published
 
 # A count of iterations (1000), or of epochs (5ep).
 Interval = PositiveInt | Annotated[str, "interval"]
@@ -288,6 +291,10 @@ def _never(experiment: Experiment) -> bool:
     return False
 
 
+def _no_weights(experiment: Experiment) -> Sequence[Published]:
+    return ()
+
+
 def _always(experiment: Experiment, device_type: str) -> bool:
     return True
 
@@ -315,6 +322,7 @@ class FamilySchema:
         channels_last: whether NHWC is the faster order on a device (cpu, cuda, mps), as measured:
             what an unset `train.channels_last` means. It depends on the two arguments alone, so
             that a resumed run has the same.
+        weights: published files that a training reads, which are there before it begins.
         exports: formats of `imgtool export` that its checkpoints can be written in
             (`imgtool.evaluation.export.formats`); where there is one, `--to` need not name it.
         sections may define `rewrite(raw: dict) -> dict`, a static method that turns an older
@@ -333,6 +341,7 @@ class FamilySchema:
     rivals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     takes_turns: Callable[[Experiment], bool] = _never
     channels_last: Callable[[Experiment, str], bool] = _always
+    weights: Callable[[Experiment], Sequence[Published]] = _no_weights
     exports: tuple[str, ...] = ()
 
     def section_types(self) -> dict[str, type]:
