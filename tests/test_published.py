@@ -7,8 +7,8 @@ import urllib.request
 
 import pytest
 
-from imgtool.errors import DataError, ExitCode
 from imgtool import published as weights
+from imgtool.errors import DataError, ExitCode
 from imgtool.evaluation.fid.weights import FLAGS
 from imgtool.evaluation.fid.weights import PUBLISHED as INCEPTION
 from imgtool.nn.lpips_weights import VGG16

@@ -11,7 +11,6 @@ import numpy as np
 from imgtool.config.schema import Data
 from imgtool.data.base import ImageDataset, Size
 from imgtool.data.room import Say, affordable
-from imgtool.data.rows import WholeRow
 from imgtool.data.sampler import random_stream
 from imgtool.data.views import View
 from imgtool.data.workers import Assembly, Batch, Crew, deliver
@@ -48,6 +47,7 @@ def train_loader(
     the data has them, mask (B, H, W) uint8 and label (B,) int64. What is in batch b depends on
     the data, `data`, seed, rank and b alone.
 
+    Of latents it has latent (B, C, h, w) float32 instead of images, and logvar where they have it.
     Of a part with several sets a batch holds `batch_size` images of each; of faces, pyramids:
     see imgtool.data.pairs.
 
@@ -102,7 +102,8 @@ def eval_loader(
     plan = _eval_plan(dataset, batch_size, max_pixels)
     own = _of_rank(plan, rank, world_size)
     crew = Crew(min(num_workers, len(own)), pin_memory, say, lasting=lasting)
-    return EvalBatches(Assembly(dataset, WholeRow()), plan, own, crew, local_ranks)
+    assembly = Assembly(dataset, dataset.evaluation_row())
+    return EvalBatches(assembly, plan, own, crew, local_ranks)
 
 
 def default_workers(dataset: ImageDataset, device_type: str, cores: int) -> int:

@@ -6,8 +6,10 @@ accumulation, clipping, finite checks, optimizer steps, EMA, logging, validation
 checkpoints, stopping and resuming. A family touches no optimizer, no device and no file.
 
 A batch is a dict on the engine's device:
-    image   (B, 3, H, W) uint8, channels_last strides
-    mask    (B, H, W) uint8 class numbers, 255 ignored; where the data set has them
+    image   (B, 3, H, W) uint8, channels_last strides; unless the data are latents
+    latent  (B, C, h, w) float32, the posterior's mean; where the data are latents
+    logvar  (B, C, h, w) float32; where they have it
+    mask    (B, H, W) uint8 class numbers, 255 ignored; where the data set has them (of latents h, w)
     label   (B,) int64; where the data set has them
     index   (B,) int64, position in the data set
     valid   (B,) bool, False for images that only fill a batch up (evaluation)
@@ -130,10 +132,12 @@ class Update(nn.Module):
     Attributes:
         name: unique within the task; prefixes the optimizer's state in a checkpoint.
         fresh_batch: whether it wants a batch of its own (always true of the first).
+        lr: its own learning rate at its highest; None is `train.lr`.
     """
 
     name: str = "net"
     fresh_batch: bool = True
+    lr: float | None = None
 
     def parameter_sets(self) -> dict[str, list[nn.Parameter]]:
         """Disjoint sets, one optimizer each; together all that this update trains."""
@@ -299,10 +303,14 @@ class Task(ABC):
         has_best: whether `monitor` really tells better weights from worse ones. Where not, there
             is no best checkpoint unless the user names a metric (`train.monitor`).
         compiled: whether `compile` was called.
+        decoder: where the data are latents, what makes images of them: (B, C, h, w) as the data
+            have them to uint8 (B, 3, H, W). The engine sets it; None where their autoencoder is
+            gone.
     """
 
     modules: nn.ModuleDict
     compiled: bool = False
+    decoder: Callable[[Tensor], Tensor] | None = None
     monitor: str = "val_loss"
     monitor_mode: str = "min"
     has_best: bool = True
@@ -338,7 +346,7 @@ class Task(ABC):
         """
         raise CheckpointError(
             "there is no other system whose checkpoints of this family are known",
-            hint="`imgtool convert` is for GeneGAN and HPCM",
+            hint="`imgtool convert` knows GeneGAN, HPCM and diffusers' AutoencoderKL",
         )
 
     def compile_targets(self) -> Sequence[nn.Module]:
@@ -429,6 +437,14 @@ class Family(ABC):
     def knows(self, foreign: Any) -> bool:
         """Whether another system's checkpoint is one that `Task.from_foreign` reads, by its keys."""
         return False
+
+    def settings(self, foreign: Any) -> Mapping[str, Any]:
+        """Keys of the config that such a checkpoint says itself, such as `model.latent_channels`.
+
+        Raises:
+            CheckpointError: it holds a model that this family cannot make.
+        """
+        return {}
 
     @abstractmethod
     def build(self, experiment: Experiment, data: DataInfo) -> Task:

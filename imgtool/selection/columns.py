@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 BD_RATE = "bd_rate_percent"  # against the best curve
+GFID = "gfid"  # of an autoencoder: FID of what probes generate from its latents
 POSITIONS = "latent_positions"  # height times width of the latent: its spatial resolution
 SCHEMES = ("imgtool", "imginav")
 # Earlier name without train_/val_ -> (name here, factor).
@@ -93,5 +94,5 @@ def is_in_db(metric: str) -> bool:
 
 def is_positive(metric: str, values: Sequence[float]) -> bool:
     """Whether a metric's noise is relative: its values are above 0, and always will be."""
-    always = is_nonnegative(metric) or metric.endswith("rd_loss") or metric == "fid"
+    always = is_nonnegative(metric) or metric.endswith("rd_loss") or metric in ("fid", GFID)
     return always and all(value > 0 for value in values)

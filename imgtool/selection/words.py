@@ -41,7 +41,7 @@ code { font-size: .88em; }
 GROUPS = {
     "Quality": (
         *("val_mse", "val_psnr", "val_highpass_psnr", "val_seg_boundary_miou", "val_rd_loss"),
-        *("val_bpp", "fid"),
+        *("val_bpp", "val_lpips", "fid", "gfid", "gfid_floor"),
     ),
     "Cost": (
         *("latent_dims", "num_parameters", "macs_per_image", "images_per_sec"),
@@ -57,6 +57,9 @@ DEFINITIONS = {
     "val_psnr": "peak signal-to-noise ratio of each image on [0,1], averaged, dB",
     "val_highpass_psnr": "the same of the image's gradients, dB: spatial detail",
     "val_seg_boundary_miou": "IoU of the segmentation near contours (Cheng et al. 2021)",
+    "gfid": "FID of what a probe generates from the latents, decoded, against the images that were "
+    "encoded; ± is from seed to seed of the probe",
+    "gfid_floor": "FID of those latents decoded as they are: about what a perfect generator would have",
     "latent_dims": "elements of the latent of one image: channels times height times width",
     "macs_per_image": "multiply-accumulates of one image through the whole network",
     "mse_per_dim": "val_mse over latent_dims; told, never ranked: it always favours the largest",

@@ -27,13 +27,13 @@ from imgtool.evaluation.codec import METADATA_KEY as METADATA_KEY
 from imgtool.evaluation.codec.codec import Codec, Facts
 from imgtool.evaluation.codec.container import HASH_BYTES
 from imgtool.evaluation.codec.exact import allow_deterministic_cublas
-from imgtool.evaluation.opening import best_of, read_trained
 from imgtool.experiment.whole import Structure, read_structure
 from imgtool.files import replacing_through_folder
 from imgtool.models.hpcm.network import HPCM
 from imgtool.models.hpcm.tables import Tables
 from imgtool.models.hpcm.variants import VARIANTS
 from imgtool.training.device import resolve_device
+from imgtool.training.opening import best_of, read_trained
 from imgtool.training.weights import load_module
 
 FORMAT = 1

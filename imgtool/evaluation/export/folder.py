@@ -5,22 +5,19 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from imgtool.config.schema import Experiment
-from imgtool.data.base import DataInfo
-from imgtool.data.datasets import expected_info, open_datasets
 from imgtool.errors import CheckpointError, UsageError
-from imgtool.evaluation.opening import Trained, read_trained
 from imgtool.files import folders_for, replacing_files_of
 from imgtool.models.base import Task
+from imgtool.training.opening import Trained, read_trained
 from imgtool.training.weights import weights_hash
 
 
@@ -63,30 +60,9 @@ def open_model(path: Path) -> Opened:
         DataError: its heads are of classes that its data alone names, and they cannot be read.
     """
     trained = read_trained(path)
-    experiment = trained.experiment
-    try:
-        task = _filled(trained, _usual_info(experiment))
-    except CheckpointError:
-        if getattr(experiment.data, experiment.data.source_key) is None:
-            raise
-        # Packed data may have classes of its own.
-        task = _filled(trained, open_datasets(experiment.data, training=False).info)
+    task = trained.without_data()
     averaged = bool(trained.loaded.part("ema"))
-    return Opened(trained, experiment, task, averaged, weights_hash(task.modules))
-
-
-def _usual_info(experiment: Experiment) -> DataInfo:
-    nothing: dict[str, Any] = {experiment.data.source_key: None}
-    info = expected_info(replace(experiment.data, **nothing))
-    if info is None:
-        raise AssertionError("data without a source are opened")
-    return info
-
-
-def _filled(trained: Trained, info: DataInfo) -> Task:
-    task = trained.build(trained.experiment, info)
-    trained.put_into(task, trained.experiment, torch.device("cpu"))
-    return task
+    return Opened(trained, trained.experiment, task, averaged, weights_hash(task.modules))
 
 
 @contextmanager

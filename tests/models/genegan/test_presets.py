@@ -17,11 +17,11 @@ from imgtool.evaluation.editing import open_editor
 from imgtool.evaluation.fid.checkpoints import CheckpointMeter
 from imgtool.evaluation.fid.inception import Extractor
 from imgtool.evaluation.fid.options import Options
-from imgtool.published import RANDOM, Weights
 from imgtool.experiment.checkpoint_file import read
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.registry import schema
 from imgtool.process.stopping import StopRequest
+from imgtool.published import RANDOM, Weights
 from imgtool.training.report import Silence
 from imgtool.training.run import train
 from tests.evaluation.fid.making import SMALLEST_SIDE
