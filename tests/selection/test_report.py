@@ -282,14 +282,14 @@ def test_latents_are_shown(tmp_path):
         "spectrum_slope_se": 0.0625,
         "spectrum_frequencies": [0.1, 0.2, 0.4],
         "spectrum_power": [9.0, 2.0, None],
-        "picture_spectrum_power": [9.0, 1.0],
+        "picture_spectrum_power": [9.0, 1.0, 0.5],
         "active_units": 2,
     }
     (tmp_path / "exp1/latents.json").write_text(json.dumps(document))
     Image.new("RGB", (90, 10), "red").save(tmp_path / "exp1/samples/interpolation_00.png")
     path = write_report(selection(both), tmp_path / "report")
     assert "0.875" in path.read_text()
-    assert "-1.875 ± 0.062" in path.read_text().replace("−", "-")
+    assert "-1.875 ±\xa00.062" in path.read_text()
     assert (path.parent / "latents.png").exists()
     assert (path.parent / "interpolations.png").exists()
 
