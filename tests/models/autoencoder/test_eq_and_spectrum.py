@@ -30,7 +30,7 @@ def trained(folder, photos, *sets):
     words = (
         *("train", "autoencoder", "--data-root", photos, "--heads", "rgb", "--crop", 64),
         *("--latent-channels", 8, "--downsampling-steps", 2, "--base-channels", 16),
-        *("--norm", "none", "--batch-size", 8, "--val-fraction", 0.25, "--max-iter", 400),
+        *("--norm", "none", "--batch-size", 8, "--val-fraction", 0.25, "--max-iter", 250),
         *("--lr", 2e-3, "--threads", 1, "--device", "cpu", "--quiet", "--exp-dir", folder),
         *(word for key in sets for word in ("--set", key)),
     )
