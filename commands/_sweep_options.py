@@ -34,6 +34,14 @@ class Which:
         list[str] | None,
         typer.Option(metavar="KEY=A,B", help="Every trial with each of these values; repeatable."),
     ] = None
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="EXP_DIR...",
+            help="Every trial for each of these trained experiments (or folders of them; - reads "
+            "them from stdin), where the sweep is made for such: flow_probe.",
+        ),
+    ] = None
     tiny: TinyOption = False
     retry: Annotated[
         str | None,

@@ -35,8 +35,8 @@ class RuleOptions:
         str | None,
         typer.Option(
             metavar="NAME|FILE",
-            help="efficiency, best, vae-test, loss-tuning, fid, bd-rate, or a rule file; chosen by the "
-            "phase when not given.",
+            help="efficiency, best, vae-test, loss-tuning, fid, generation, bd-rate, or a rule file; "
+            "chosen by the phase when not given.",
             autocompletion=complete_rules,
             show_default=False,
         ),

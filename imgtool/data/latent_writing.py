@@ -99,7 +99,7 @@ def beginning(out: Path, contents: Contents, *, force: bool = False) -> Iterator
         DataError: the disk is full, or refuses.
     """
     partial, places = partial_path(out), _Places.of(contents)
-    if _is_there(out, contents, force):
+    if is_there(out, contents, force=force):
         yield False
         return
     with ExitStack() as held:
@@ -242,7 +242,7 @@ def finish(out: Path, contents: Contents) -> LatentsFile:
 # --- what is there already ------------------------------------------------------------------
 
 
-def _is_there(out: Path, contents: Contents, force: bool) -> bool:
+def is_there(out: Path, contents: Contents, *, force: bool = False) -> bool:
     """Whether a whole file is the same. Raises UsageError where it is not, and not to go."""
     if out.is_dir():
         raise UsageError(f"{out} is a folder", hint="name a file, such as latents.safetensors")

@@ -26,7 +26,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,14 @@ MAX_TENSORS = 9
 WHAT, HINT = "latents", "`imgtool encode` writes such files"
 
 Rows = int | slice | Sequence[int] | NDArray[np.int64]
+
+
+def is_latents_file(path: str | Path) -> bool:
+    """Whether a file says that it holds latents; it may still be damaged."""
+    try:
+        return META_KEY in read_header(Path(path), MAX_TENSORS)[0]["__metadata__"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 class LatentsFile:
@@ -146,8 +154,8 @@ class LatentsFile:
         """Whether images have masks, on the latent's grid."""
         return bool(self.mask_names)
 
-    def rows_of(self, part: Literal["train", "val", "test"]) -> NDArray[np.int64]:
-        """Positions of the images of a part."""
+    def rows_of(self, part: str) -> NDArray[np.int64]:
+        """Positions of the images of a part, one of PARTS."""
         return np.flatnonzero(self.parts == PARTS.index(part))
 
     def mean(self, rows: Rows, *, flipped: bool = False) -> NDArray[np.float32]:
@@ -217,3 +225,22 @@ class LatentsFile:
 
 def _wide(channels: NDArray[np.float32]) -> NDArray[np.float32]:
     return channels[:, None, None]
+
+
+def facts_of(file: LatentsFile) -> dict[str, Any]:
+    """What a record says of a latents file."""
+    return {
+        "latent_shape": list(file.shape),
+        "image_height": file.image_size[0],
+        "image_width": file.image_size[1],
+        "dtype": file.contents.dtype,
+        "tensors": [*file.contents.latents, *(["mask"] if file.has_mask else [])],
+        "autoencoder": file.autoencoder.path,
+        "autoencoder_hash": file.autoencoder.hash,
+        "downsampling": file.autoencoder.downsampling,
+        "shift": file.shift,
+        "scale": file.scale,
+        "channel_mean": [float(f"{value:.9g}") for value in file.channel_mean],
+        "channel_std": [float(f"{value:.9g}") for value in file.channel_std],
+        "fingerprint": file.fingerprint,
+    }

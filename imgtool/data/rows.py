@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from imgtool.data.augment import Augmentation, place
+from imgtool.data.augment import Augmentation, Choice, place
 from imgtool.data.base import ImageDataset, Sample, Size
 from imgtool.data.sampler import Draw
 
@@ -88,6 +88,36 @@ class WholeRow:
     def extra(self, draws: Sequence[tuple[int, bool]]) -> dict[str, Tensor]:
         """valid (B,) bool."""
         return valid_of(draws)
+
+
+class CentreRow:
+    """Of encoding: the middle of an image, the whole of it where it is no larger. A draw is a
+    position.
+
+    Args:
+        size: (H, W) of every row.
+    """
+
+    def __init__(self, size: Size) -> None:
+        self.size = size
+
+    def contents(self, dataset: ImageDataset, draws: Sequence[int]) -> Contents:
+        """A picture of `size`, and its mask."""
+        return pictured(self.size, dataset)
+
+    def index(self, draw: int) -> int:
+        """Position of a draw's image."""
+        return draw
+
+    def fill(self, draw: int, sample: Sample, row: Mapping[str, Tensor]) -> None:
+        """Write a sample's middle into its row; of an odd rest the larger half is after it."""
+        (height, width), (rows, columns) = sample.image.shape[:2], self.size
+        top, left = (height - rows) // 2, (width - columns) // 2
+        place(sample, Choice(top, left, False, ()), row["image"], row.get("mask"))
+
+    def extra(self, draws: Sequence[int]) -> dict[str, Tensor]:
+        """Nothing besides."""
+        return {}
 
 
 def valid_of(draws: Sequence[tuple[int, bool]]) -> dict[str, Tensor]:

@@ -132,10 +132,12 @@ class Update(nn.Module):
     Attributes:
         name: unique within the task; prefixes the optimizer's state in a checkpoint.
         fresh_batch: whether it wants a batch of its own (always true of the first).
+        lr: its own learning rate at its highest; None is `train.lr`.
     """
 
     name: str = "net"
     fresh_batch: bool = True
+    lr: float | None = None
 
     def parameter_sets(self) -> dict[str, list[nn.Parameter]]:
         """Disjoint sets, one optimizer each; together all that this update trains."""
@@ -344,7 +346,7 @@ class Task(ABC):
         """
         raise CheckpointError(
             "there is no other system whose checkpoints of this family are known",
-            hint="`imgtool convert` is for GeneGAN and HPCM",
+            hint="`imgtool convert` knows GeneGAN, HPCM and diffusers' AutoencoderKL",
         )
 
     def compile_targets(self) -> Sequence[nn.Module]:
@@ -417,7 +419,7 @@ class Task(ABC):
         """A closer look at the trained model, in eval mode and under no_grad.
 
         Args:
-            batches: of whole validation images.
+            batches: of whole validation images, with `scene` (B,) int64.
             pairs: batches of two validation images of different scenes, of equal size, with
                 `scene` (2,) int64; loaded as they are asked for.
             num_images: at most so many of `batches` are looked at.
@@ -435,6 +437,14 @@ class Family(ABC):
     def knows(self, foreign: Any) -> bool:
         """Whether another system's checkpoint is one that `Task.from_foreign` reads, by its keys."""
         return False
+
+    def settings(self, foreign: Any) -> Mapping[str, Any]:
+        """Keys of the config that such a checkpoint says itself, such as `model.latent_channels`.
+
+        Raises:
+            CheckpointError: it holds a model that this family cannot make.
+        """
+        return {}
 
     @abstractmethod
     def build(self, experiment: Experiment, data: DataInfo) -> Task:

@@ -78,35 +78,21 @@ def _of_unit_length(features: Tensor) -> Tensor:
     return features / (features.square().sum(1, keepdim=True) + _EPS).sqrt()
 
 
-@cache
 def find_lpips(device: torch.device) -> Lpips | None:
     """LPIPS with its weights on a device; None where the trunk is not on this machine.
 
-    On the meta device, and where IMGTOOL_LPIPS_WEIGHTS is `random`, the trunk has none, or random
-    ones, the same in every process.
+    On the meta device the trunk has no weights, and where IMGTOOL_LPIPS_WEIGHTS is `random` it has
+    random ones, the same in every process.
 
     Raises:
         DataError: the file that IMGTOOL_LPIPS_WEIGHTS names is missing, or is no such file.
     """
+    is_named = bool(os.environ.get(VGG16.variable))
     if device.type == "meta":
-        with device:
-            return Lpips().eval()
-    given = find_weights_here()
-    if given is None:
+        return _made(Weights(None, "none", verified=False), device)
+    if not is_named and not any(path.is_file() for path in cached(VGG16)):
         return None
-    with torch.random.fork_rng(devices=[]):  # a run's own numbers stay as they are
-        torch.manual_seed(0)
-        lpips = Lpips().apply(he_init)
-    if given.path is None:
-        return lpips.to(device).eval()
-    prefix = "features."
-    try:
-        loaded = torch.load(given.path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise DataError(f"cannot read {given.path}: {error.strerror or error}") from error
-    trunk = {k.removeprefix(prefix): v for k, v in loaded.items() if k.startswith(prefix)}
-    lpips.trunk.load_state_dict(trunk)
-    return lpips.to(device).eval()
+    return _made(find_weights(VGG16, download=False), device)
 
 
 def lpips_on(device: torch.device) -> Lpips:
@@ -116,21 +102,27 @@ def lpips_on(device: torch.device) -> Lpips:
         DataError: the trunk is not on this machine, and where it is to be had.
     """
     found = find_lpips(device)
-    if found is None:
-        find_weights(VGG16, download=False)
-        raise DataError(f"the weights of {VGG16.of} have gone")
-    return found
+    return _made(find_weights(VGG16, download=False), device) if found is None else found
 
 
-def find_weights_here() -> Weights | None:
-    """The trunk's weights; None where they are not on this machine, and no file is named.
-
-    Raises:
-        DataError: a file is named, and is missing or another.
-    """
-    if os.environ.get(VGG16.variable) or any(path.is_file() for path in cached(VGG16)):
-        return find_weights(VGG16, download=False)
-    return None
+@cache
+def _made(weights: Weights, device: torch.device) -> Lpips:
+    """One for all on a device, which draws nothing from a run's own random numbers."""
+    if device.type == "meta":
+        with device:
+            return Lpips().eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        lpips = Lpips().apply(he_init)
+    if weights.path is not None:
+        try:
+            loaded = torch.load(weights.path, map_location="cpu", weights_only=True)
+        except OSError as error:
+            raise DataError(f"cannot read {weights.path}: {error.strerror or error}") from error
+        start = "features."
+        trunk = {k.removeprefix(start): v for k, v in loaded.items() if k.startswith(start)}
+        lpips.trunk.load_state_dict(trunk)
+    return lpips.to(device).eval()
 
 
 def perceptual_size(images: Tensor) -> Tensor:

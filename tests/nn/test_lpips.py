@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import lpips as published
@@ -9,16 +10,14 @@ import pytest
 import torch
 
 from imgtool.errors import DataError, ExitCode
-from imgtool.nn.lpips import Lpips, find_lpips, lpips_on
+from imgtool.nn.lpips import Lpips, _made, find_lpips, lpips_on
 from imgtool.nn.lpips_weights import VGG16
 
 
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> Lpips:
     monkeypatch.setenv(VGG16.variable, "random")
-    found = lpips_on(torch.device("cpu"))
-    find_lpips.cache_clear()
-    return found
+    return copy.deepcopy(lpips_on(torch.device("cpu")))
 
 
 def some_pair() -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,9 +75,10 @@ def test_it_is_float32_under_autocast(network: Lpips) -> None:
 
 
 def test_random_weights_are_the_same_in_every_process(network: Lpips) -> None:
+    _made.cache_clear()
+    torch.manual_seed(7)
     before = torch.get_rng_state()
-    again = find_lpips(torch.device("cpu"))
-    assert again is not None
+    again = lpips_on(torch.device("cpu"))
     assert again is not network
     assert torch.equal(torch.get_rng_state(), before)
     for one, other in zip(network.parameters(), again.parameters(), strict=True):
@@ -94,7 +94,6 @@ def test_what_is_too_small_is_said(network: Lpips) -> None:
 def test_a_file_that_is_another_is_never_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find_lpips.cache_clear()
     monkeypatch.setattr(torch, "load", lambda *args, **more: pytest.fail("it was opened"))
     other = tmp_path / VGG16.names[0]
     other.write_bytes(b"not it")
@@ -107,7 +106,6 @@ def test_a_file_that_is_another_is_never_opened(
 def test_without_weights_it_says_where_they_are_to_be_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find_lpips.cache_clear()
     monkeypatch.delenv(VGG16.variable, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("TORCH_HOME", raising=False)
@@ -115,4 +113,3 @@ def test_without_weights_it_says_where_they_are_to_be_had(
     with pytest.raises(DataError, match="weights of LPIPS .VGG16. are not on this mach") as caught:
         lpips_on(torch.device("cpu"))
     assert "IMGTOOL_LPIPS_WEIGHTS=FILE" in str(caught.value.hint)
-    find_lpips.cache_clear()

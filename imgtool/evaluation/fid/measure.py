@@ -100,6 +100,7 @@ class Meter:
         self.cache = Cache(options.cache_dir, listener.note)
         self._kept: dict[Path, Statistics] = {}
         self._baselines: dict[tuple[int, int], Comparison] = {}
+        self.floors: dict[tuple[Any, ...], Comparison] = {}  # of latents that were decoded
 
     @cached_property
     def extractor(self) -> Extractor:

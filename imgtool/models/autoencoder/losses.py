@@ -17,7 +17,7 @@ from torch import Tensor
 from imgtool.models.autoencoder.bottleneck import Latent
 from imgtool.models.autoencoder.schema import Loss, Model
 from imgtool.models.base import Batch
-from imgtool.nn.lpips import lpips_on
+from imgtool.nn.lpips import Lpips, lpips_on
 from imgtool.nn.quality import gradient_energy
 
 IGNORED = 255  # mask value of a pixel without a class
@@ -86,6 +86,7 @@ class Criterion:
         self.heads = tuple(head for head in model.heads if any(of_head[head].values()))
         offered = [of_head[head] for head in self.heads] + [of_bottleneck[model.bottleneck]]
         self.weights = {name: w for part in offered for name, w in part.items() if w > 0}
+        self._lpips: dict[torch.device, Lpips] = {}  # no module of the task's, and not trained
 
     def terms(
         self,
@@ -119,7 +120,9 @@ class Criterion:
             case "gradient":
                 return gradient_energy(outputs["rgb"].float() - x)
             case "lpips":
-                distance: Tensor = lpips_on(x.device)(x, outputs["rgb"])
+                if x.device not in self._lpips:
+                    self._lpips[x.device] = lpips_on(x.device)
+                distance: Tensor = self._lpips[x.device](x, outputs["rgb"])
                 return distance
             case "seg":
                 return segmentation_cross_entropy(outputs["segmentation"].float(), batch["mask"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,7 +11,10 @@ from imgtool.config.schema import (
     STRICT,
     Experiment,
     FamilySchema,
+    Interval,
     NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     Train,
     option,
@@ -22,7 +26,6 @@ if TYPE_CHECKING:
     from imgtool.data.base import DataInfo
     from imgtool.published import Published
 
-LARGE = 1 << 30  # pixels of a side
 TARGET_OF_HEAD = {"segmentation": "mask", "classification": "label"}
 
 
@@ -201,15 +204,64 @@ class Loss:
         flag="loss-lpips",
         before=0.0,
     )
+    eq: NonNegativeFloat = option(
+        0.0,
+        "Weight of decoding scaled and turned latents (EQ-VAE); of eq + 1 steps eq have them.",
+        flag="loss-eq",
+        before=0.0,
+    )
+    gan: NonNegativeFloat = option(
+        0.0, "Weight of a discriminator's judgement of patches.", flag="loss-gan", before=0.0
+    )
+    gan_start: Interval = option(
+        1000, "Iteration from which the discriminator counts, or epochs: 5ep.", before=1000
+    )
+    gan_warmup: NonNegativeInt = option(
+        500, "Iterations for which the discriminator trains before it counts.", before=500
+    )
+    gan_weighing: Literal["adaptive", "constant"] = option(
+        "adaptive",
+        "The weight gan as it is, or times the ratio of the pictures' gradients (adaptive).",
+        before="adaptive",
+    )
+    gan_lr: PositiveFloat | None = option(
+        None, "Learning rate of the discriminator; train.lr when unset.", before=None
+    )
+    gan_layers: Annotated[int, Ge(1), Le(6)] = option(
+        3, "Halvings of the discriminator, 1 to 6.", before=3
+    )
+    gan_width: PositiveInt = option(
+        64, "Channels of the discriminator's first layer, a multiple of 4.", before=64
+    )
     measure_lpips: bool = option(
         False, "Measure LPIPS in validation, also where it is no loss.", run=True, before=False
     )
+
+    def __post_init__(self) -> None:
+        start = self.gan_start
+        if isinstance(start, str) and not re.fullmatch(r"0*[1-9]\d*ep", start, re.ASCII):
+            raise ValueError(
+                f"gan_start {start!r} is neither iterations, such as 1000, nor epochs, such as 5ep"
+            )
+        if self.gan_width % 4:
+            raise ValueError(f"gan_width {self.gan_width} is no multiple of 4")
 
     @property
     def of_rgb(self) -> dict[str, float]:
         """Weights of what compares pictures, by the names of the losses."""
         weights = {"mse_pm1": self.mse, "l1_pm1": self.l1, "gradient": self.gradient}
         return {**weights, "lpips": self.lpips}
+
+
+def smallest_judged(gan_layers: int) -> int:
+    """Pixels a side of which a discriminator makes one logit: 24 of three layers."""
+    return 3 * 2**gan_layers
+
+
+def smallest_picture(loss: Loss) -> int:
+    """Pixels a side that every loss can look at."""
+    judged = smallest_judged(loss.gan_layers) if loss.gan else 1
+    return max(judged, SMALLEST if loss.lpips else 1)
 
 
 def check(experiment: Experiment) -> None:
@@ -225,12 +277,22 @@ def check(experiment: Experiment) -> None:
     if not any(weight_of[head] > 0 for head in model.heads):
         raise ValueError("every head has loss weight 0: there is nothing to train")
     if "rgb" not in model.heads:
-        for key in ("gradient", "lpips", "measure_lpips"):
+        for key in ("gradient", "lpips", "gan", "measure_lpips"):
             if getattr(loss, key):
-                raise ValueError(f"loss.{key} compares pictures: model.heads must have rgb")
-    smallest = min(experiment.data.crop or LARGE, experiment.data.image_size or LARGE)
-    if (loss.lpips or loss.measure_lpips) and smallest < SMALLEST:
-        raise ValueError(f"LPIPS needs {SMALLEST} pixels a side or more: {smallest} is too small")
+                raise ValueError(f"loss.{key} looks at pictures: model.heads must have rgb")
+    if loss.gan and not weight_of["rgb"]:
+        raise ValueError("loss.gan alone knows no original: give loss.mse, loss.l1 or loss.lpips")
+    for key, asked, least in (
+        ("LPIPS", loss.lpips or loss.measure_lpips, SMALLEST),
+        (
+            f"a discriminator of {loss.gan_layers} layers",
+            loss.gan,
+            smallest_judged(loss.gan_layers),
+        ),
+    ):
+        side = experiment.data.crop or experiment.data.image_size
+        if asked and side is not None and side < least:
+            raise ValueError(f"{key} needs {least} pixels a side or more: {side} is too small")
 
 
 def check_data(experiment: Experiment, data: DataInfo) -> None:
