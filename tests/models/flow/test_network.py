@@ -92,7 +92,9 @@ def test_patches_that_do_not_cover_are_refused() -> None:
         Model(tokens=64).patch_of(7, 13)
 
 
-@pytest.mark.parametrize(("solver", "steps", "tolerance"), [("euler", 200, 0.02), ("heun", 20, 5e-3)])
+@pytest.mark.parametrize(
+    ("solver", "steps", "tolerance"), [("euler", 200, 0.02), ("heun", 20, 5e-3)]
+)
 def test_the_exact_field_of_a_gaussian_gives_its_mean_and_deviation(
     solver: Any, steps: int, tolerance: float
 ) -> None:
