@@ -13,7 +13,7 @@ myst_heading_anchors = 3  # links name headings as they do on code hosts
 # The order of the pages on the left.
 PAGES = [
     *("install", "train", "run-timed", "clusters", "choosing", "fid", "faces", "codec"),
-    *("latents", "data"),
+    *("latents", "export", "flow", "data"),
     *("configs", "scripts", "measurements", "design", "reference/index"),
 ]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.test_main import ROOT, all_commands
+from tests.latents import make_latents
 
 NUM_MUTATIONS = int(os.environ.get("IMGTOOL_MUTATIONS", "200"))
 LIMIT_SEC = {"demo": 2, "torchrun": 8, "run-timed": 8}  # they start processes of imgtool
@@ -103,6 +104,10 @@ LINES = {
         *("--tiny", "--attribute", "Smiling", "--data-root", "faces", "--max-iter", "1"),
         *("--exp-dir", "genegan", *QUICK, "--dry-run"),
     ],
+    "train flow": [
+        *("--tiny", "--data-root", "latents.safetensors", "--condition", "label"),
+        *("--exp-dir", "flow", *QUICK, "--dry-run"),
+    ],
     "train hpcm": [
         *("--tiny", "--data-root", "photos", "--lambda", "0.01", "--exp-dir", "hpcm", *QUICK),
         *("--dry-run",),
@@ -165,6 +170,7 @@ def world(tmp_path_factory, runner):
     run("train", "hpcm", *training, "--data-root", "photos", "--exp-dir", "hpcm")
     run("train", "genegan", *training, "--data-root", "faces", "--attribute", "Smiling",
         "--exp-dir", "genegan")  # fmt: skip
+    make_latents(folder / "latents.safetensors", 8)
     run("export", "hpcm", "codec.safetensors")
     photos = sorted((folder / "photos").rglob("*.png"))
     for name, photo in zip(("a.png", "b.png"), photos, strict=False):

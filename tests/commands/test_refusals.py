@@ -109,6 +109,7 @@ LINES = {
         ["--data-root", "no", *TRAIN],
         ["--data-root", "empty", "--init-vqvae-ckpt", "no.safetensors", *TRAIN],
     ],
+    "train flow": [["--data-root", "no", *TRAIN], ["--data-root", "a.png", *TRAIN]],
     "train hpcm": [["--data-root", "no", *TRAIN], ["--data-root", "empty", *TRAIN]],
     "update-config": [["no.yaml", "--from", "no.json"], ["one.yaml", "--from", "no.json"]],
 }
