@@ -17,7 +17,7 @@ import pytest
 from tests.commands.test_main import ROOT, all_commands
 
 NUM_MUTATIONS = int(os.environ.get("IMGTOOL_MUTATIONS", "200"))
-LIMIT_SEC = {"demo": 2, "torchrun": 8, "run-timed": 8}  # they start processes of imgtool
+LIMIT_SEC = {"demo": 2, "prepare": 8, "torchrun": 8, "run-timed": 8}  # they start processes of imgtool
 QUICK = ("--device", "cpu")
 CODEC = ("--ckpt", "codec.safetensors")
 FACES = ("--ckpt", "genegan", "--input", "a.png")
@@ -61,6 +61,7 @@ LINES = {
     ],
     "export": ["hpcm", "new.safetensors", "--force"],
     "logs": ["autoencoder", "-n", "5"],
+    "prepare": ["autoencoder", "presets", "list", "--format", "paths"],
     "presets copy": ["phase1_1", "new", "--force"],
     "presets list": ["--format", "paths"],
     "presets show": ["phase1_1/S5"],

@@ -30,10 +30,11 @@ HINT = "`imgtool eval-fid` compares with the images: put them back, or encode th
 
 
 class Middle(View):
-    """The middle square of each image."""
+    """The middle square of each image, and nothing but the image."""
 
     def __init__(self, source: View, side: int) -> None:
         super().__init__(source, range(len(source)))
+        self.targets = frozenset()
         self._side = side
 
     def size(self, index: int) -> Size:
