@@ -55,6 +55,8 @@ def make_layouts(
             out, n, size=size, seed=seed, workers=workers, progress=progress, dry_run=dry_run
         )
     _emit_made(output, made, seed, size)
+    manifest = ("--manifest", out / "layouts.csv")
+    output.suggest("train", "autoencoder", "--config", "phase1_1/S4", *manifest, "--tiny")
 
 
 @make_app.command("photos")
@@ -88,6 +90,7 @@ def make_photos(
             dry_run=dry_run,
         )
     _emit_made(output, made, seed, size)
+    output.suggest("train", "autoencoder", "--config", "photos/quick", "--data-root", out)
 
 
 @make_app.command("faces")
@@ -119,6 +122,7 @@ def make_faces(
             out, n, size=size, seed=seed, workers=workers, progress=progress, dry_run=dry_run
         )
     _emit_made(output, made, seed, size)
+    output.suggest("train", "genegan", "--attribute", "Smiling", "--data-root", out)
 
 
 def _emit_made(output: Output, made: Made, seed: int, size: int | None) -> None:

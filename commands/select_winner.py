@@ -117,6 +117,8 @@ def run(
     for line in _notes(selection, used, to_table=output.mode == "table"):
         say(line)
     _emit(selection, output)
+    if selection.winner is not None and words and report is None:
+        output.suggest("select-winner", *words, "|", "imgtool", "update-config", "NEXT.yaml")
     if report is not None:  # after the record, which a failure is not to cost
         from imgtool.selection.report import write_report
 

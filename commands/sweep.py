@@ -409,6 +409,10 @@ def _emit(output: Output, plan: Plan) -> list[TrialState]:
         output.emit("experiment", [state.record(**known(plan, trial)) for trial, state in pairs])
     if plan.shared_dir is not None and any(plan.shared_dir.glob(f"*{TABLE_END}")):
         say(f"tables: {plan.shared_dir}/*{TABLE_END}")
+    if all(state.state in ("completed", DROPPED) for state in states):
+        output.suggest("select-winner", plan.shared_dir or plan.root)
+    elif any(state.state in ("submitted", "running") for state in states):
+        output.suggest("status", plan.root, "--watch")
     return states
 
 

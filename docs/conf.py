@@ -12,8 +12,8 @@ myst_heading_anchors = 3  # links name headings as they do on code hosts
 
 # The order of the pages on the left.
 PAGES = [
-    *("train", "run-timed", "clusters", "choosing", "fid", "faces", "codec", "data", "configs"),
-    *("scripts", "measurements", "design", "reference/index"),
+    *("install", "train", "run-timed", "clusters", "choosing", "fid", "faces", "codec", "data"),
+    *("configs", "scripts", "measurements", "design", "reference/index"),
 ]
 
 

@@ -169,7 +169,7 @@ class WholeLatentRow(LatentRow):
 def write(sample: LatentSample, row: Mapping[str, Tensor], *, flipped: bool) -> None:
     """Copy what a row holds out of the file."""
     file = sample.file
-    read = {"latent": file.mean, "logvar": file.logvar, "mask": file.mask}
+    read: dict[str, Any] = {"latent": file.mean, "logvar": file.logvar, "mask": file.mask}
     for name, tensor in row.items():
         np.copyto(tensor.numpy(), read[name](sample.index, flipped=flipped))
 

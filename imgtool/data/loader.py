@@ -147,7 +147,7 @@ class EvalBatches:
     def first(self, num_images: int) -> Iterator[Batch]:
         """The first images of the data set, the same on every rank, loaded by this process.
 
-        No workers: they would be `PREFETCH` batches ahead each, which nobody wants.
+        With `scene` (B,) int64, the numbers of their scenes. No workers: they would be `PREFETCH` batches ahead each, which nobody wants.
         """
         few: list[Draws] = []
         for draws in self._plan:
@@ -155,8 +155,7 @@ class EvalBatches:
                 break
             few.append(draws[:num_images])
             num_images -= len(draws)
-        alone = Crew(0, self._crew.pin_memory, self._crew.say)
-        return deliver(self._assembly, lambda done: few[done:], alone, len(few))
+        return self._with_scenes(few)
 
     def pairs(self, num_pairs: int, seed: int) -> Iterator[Batch]:
         """Batches of two images of different scenes and equal size, drawn by the seed.
@@ -164,15 +163,16 @@ class EvalBatches:
         `scene` (2,) int64 numbers their scenes. Fewer than `num_pairs` where there are no more.
         Loaded by this process, the same on every rank.
         """
+        drawn = draw_pairs(self._assembly.dataset, num_pairs, seed)
+        return self._with_scenes([[(i, True), (j, True)] for i, j in drawn])
+
+    def _with_scenes(self, plan: Sequence[Draws]) -> Iterator[Batch]:
         import torch
 
         dataset = self._assembly.dataset
         numbers = {name: n for n, name in enumerate(dict.fromkeys(_scenes(dataset)))}
-        drawn: list[Draws] = [
-            [(i, True), (j, True)] for i, j in draw_pairs(dataset, num_pairs, seed)
-        ]
         alone = Crew(0, self._crew.pin_memory, self._crew.say)
-        for batch in deliver(self._assembly, lambda done: drawn[done:], alone, len(drawn)):
+        for batch in deliver(self._assembly, lambda done: plan[done:], alone, len(plan)):
             scenes = [numbers[dataset.group(int(index))] for index in batch["index"]]
             yield {**batch, "scene": torch.tensor(scenes)}
 

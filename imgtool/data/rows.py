@@ -90,13 +90,6 @@ class WholeRow:
         return valid_of(draws)
 
 
-def valid_of(draws: Sequence[tuple[int, bool]]) -> dict[str, Tensor]:
-    """Which of an evaluation's draws count, (B,) bool."""
-    import torch
-
-    return {"valid": torch.tensor([valid for _, valid in draws])}
-
-
 class CentreRow:
     """Of encoding: the middle of an image, the whole of it where it is no larger. A draw is a
     position.
@@ -109,7 +102,7 @@ class CentreRow:
         self.size = size
 
     def contents(self, dataset: ImageDataset, draws: Sequence[int]) -> Contents:
-        """An image's middle, and its mask."""
+        """A picture of `size`, and its mask."""
         return pictured(self.size, dataset)
 
     def index(self, draw: int) -> int:
@@ -125,3 +118,10 @@ class CentreRow:
     def extra(self, draws: Sequence[int]) -> dict[str, Tensor]:
         """Nothing besides."""
         return {}
+
+
+def valid_of(draws: Sequence[tuple[int, bool]]) -> dict[str, Tensor]:
+    """Which of an evaluation's draws count, (B,) bool."""
+    import torch
+
+    return {"valid": torch.tensor([valid for _, valid in draws])}

@@ -63,6 +63,10 @@ class Restored:
         part = self.datasets.val if part is None else part
         return map(self._arrived, eval_loader(part, batch_size=batch_size))
 
+    def first(self, num_images: int) -> Iterator[dict[str, Any]]:
+        """The first validation images with their scenes, as at the end of training."""
+        return map(self._arrived, eval_loader(self.datasets.val).first(num_images))
+
     def pairs(self, num_pairs: int) -> Iterator[dict[str, Any]]:
         """Pairs of validation images of different scenes, drawn as at the end of training."""
         seed = self.experiment.data.split_seed

@@ -158,7 +158,7 @@ def mode_floors(
     share = 0.0
     for n, weight in _normal_nodes(low, high):
         far = math.exp(-n)  # (1 - t) / t
-        whole += weight * variance * (1 + far) ** 2 / (variance + far**2)
+        whole.add_(variance / (variance + far**2), alpha=weight * (1 + far) ** 2)
         share += weight
     return whole / share
 

@@ -28,12 +28,14 @@ _HIGHER = re.compile(
 )
 _LOWER = re.compile(
     r"mse|l1|mae|loss|cycle|seg$|cls$|fid|kid|kld|lpips|bpp|bd_rate|dims|parameters|macs|bytes"
-    r"|_sec|stability|path_length|spikes|epochs|nonfinite"
+    r"|_sec|stability|path_length|spikes|epochs|nonfinite|spectrum_slope|spectrum_kl"
+    r"|high_frequency_share|flow_floor|equivariance_error"
 )
 # Words of names of metrics that are never below 0, and words that undo it.
 _NONNEGATIVE = frozenset(
     ["mse", "rmse", "mae", "l1", "lpips", "bpp", "dims", "parameters", "macs", "bytes", "sec",
-     "accuracy", "iou", "miou", "units", "energy", "std", "positions", "num", "spikes", "epochs"]
+     "accuracy", "iou", "miou", "units", "energy", "std", "positions", "num", "spikes", "epochs", "frequency",
+     "kl", "floor", "equivariance"]
 )  # fmt: skip
 _SIGNED = frozenset(["log", "delta", "diff", "change", "gain"])
 

@@ -29,8 +29,25 @@ from imgtool.selection.rule_file import MONITOR, Rule
 from imgtool.selection.sources import CONFIGS, CSV_END, Source, Sources, read_json
 from imgtool.selection.table import Quality, Table, read_table, read_tables
 
+# How hard a latent is to generate; of samples too where it is variational.
+DIFFUSABILITY = (
+    "spectrum_slope",
+    "high_frequency_share",
+    "high_frequency_share_quarter",
+    "high_frequency_share_three_quarters",
+    "spectrum_kl",
+    "flow_floor",
+    "flow_floor_logit_normal",
+    "equivariance_error",
+)
 # Of latents.json: name there -> metric.
 _LATENTS = {
+    **{
+        key + of + end: key + of + end
+        for key in DIFFUSABILITY
+        for of in ("", "_sampled")
+        for end in ("", "_se")
+    },
     **{
         key + end: key + end
         for key in ("midpoint_energy", "end_energy", "path_length")

@@ -27,6 +27,7 @@ MARKS = {True: ("yes", "✓"), False: ("no", "✗"), None: ("", "?")}
 LATENTS = (
     *("midpoint_energy", "end_energy", "path_length", "mean", "std", "std_sampled"),
     *("active_units", "active_share", "num_images", "num_pairs"),
+    *("spectrum_slope", "high_frequency_share", "spectrum_kl", "flow_floor", "equivariance_error"),
 )
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from imgtool.data.base import DataInfo, LatentInfo
-from imgtool.data.datasets import expected_info, open_datasets
+from imgtool.data.base import LatentInfo
 from imgtool.errors import CheckpointError
 from imgtool.models.base import Task
-from imgtool.training.opening import Trained, best_of, read_trained
+from imgtool.training.opening import best_of, read_trained
 from imgtool.training.ranks import Ranks
 from imgtool.training.report import Reporter
-from imgtool.training.weights import load_weights, weights_hash
+from imgtool.training.weights import weights_hash
 
 HINT = "--autoencoder-ckpt says where it is; or encode the images anew"
 
@@ -59,7 +57,7 @@ class Decoder:
                 raise CheckpointError(
                     f"{self._path}: the autoencoder of the latents is not there", hint=HINT
                 )
-            task = open_task(read_trained(best_of(self._path)))
+            task = read_trained(best_of(self._path)).without_data()
             found = weights_hash(task.modules)
             if found != self._hash:
                 raise CheckpointError(
@@ -67,35 +65,9 @@ class Decoder:
                     f"the hash {found}, theirs {self._hash}",
                     hint=HINT,
                 )
-            task.modules.to(self._device).eval()
+            task.modules.to(self._device)
             self._task = task
         return self._task
-
-
-def open_task(trained: Trained) -> Task:
-    """A checkpoint's task with its weights, on the CPU, wherever its data may be by now.
-
-    Raises:
-        CheckpointError: it does not fit.
-        DataError: its heads are of classes that its data alone names, and they cannot be read.
-    """
-    data = trained.experiment.data
-    usual = expected_info(replace(data, **{data.source_key: None}))
-    assert usual is not None
-    try:
-        return _filled(trained, usual)
-    except CheckpointError:
-        if getattr(data, data.source_key) is None:
-            raise
-        # Packed data may have classes of its own.
-        return _filled(trained, open_datasets(data, training=False).info)
-
-
-def _filled(trained: Trained, info: DataInfo) -> Task:
-    task = trained.build(trained.experiment, info)
-    load_weights(task.modules, trained.loaded)
-    task.modules.eval()
-    return task
 
 
 def find_decoder(

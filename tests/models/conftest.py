@@ -12,9 +12,9 @@ import torch
 from imgtool.config.faces import FacesData
 from imgtool.config.latents import LatentsData
 from imgtool.config.schema import Experiment
+from imgtool.data.base import LatentInfo
 from imgtool.data.pyramid import pyramid_size
 from imgtool.models import registry
-from imgtool.data.base import LatentInfo
 from imgtool.models.base import DataInfo, Noise, Task
 
 MASK_NAMES = ("bed", "wall", "background")

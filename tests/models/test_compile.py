@@ -12,14 +12,21 @@ from torch._dynamo.utils import counters
 
 from imgtool.models import registry
 from imgtool.models.base import Noise, StepResult, Task
+from tests.small import ALL_LOSSES as ALL
+from tests.small import keys_and_values
 
 SIZES = {"data.image_sizes": (64, 96), "data.image_size": 96}
+ALL_LOSSES = keys_and_values(ALL)
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "genegan": [
         {**SIZES, "loss.multi_res_mode": "random"},
         {**SIZES, "model.multiscale_loss": True, "model.obj_blockconv": True},
     ],
-    "autoencoder": [{}, {"model.norm": "none", "model.upsampling": "nearest"}],
+    "autoencoder": [
+        {},
+        {"model.norm": "none", "model.upsampling": "nearest"},
+        {**ALL_LOSSES, "loss.lpips": 0.0, "loss.eq": 99.0, "model.downsampling_steps": 3},
+    ],
     "flow": [{"model.condition": "label"}, {"model.condition": "mask"}],
 }
 CASES = [
@@ -32,6 +39,11 @@ CASES = [
     for family in registry.FAMILIES
     for number, changes in enumerate(VARIANTS.get(family, [{}]))
 ]
+
+
+@pytest.fixture(autouse=True)
+def _random_trunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMGTOOL_LPIPS_WEIGHTS", "random")
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from imgtool.models import registry
 from imgtool.models.base import Noise, StepResult, Task
+from tests.small import ALL_LOSSES, keys_and_values
 
 # Operators of ATen for which torch.use_deterministic_algorithms documents that a CUDA tensor
 # raises an error, by their overload packets. Where only differentiating raises, the backward
@@ -63,7 +64,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"model.bottleneck": bottleneck, "model.heads": ("rgb", "segmentation", "classification")}
         for bottleneck in ("none", "kl", "vq")
     ]
-    + [{"model.norm": "none", "model.upsampling": "nearest"}],
+    + [{"model.norm": "none", "model.upsampling": "nearest"}, keys_and_values(ALL_LOSSES)],
     "genegan": [
         {},
         {"loss.multi_res_mode": "random", "model.norm": "group_norm"},
@@ -99,12 +100,14 @@ def test_every_operator_of_a_step_has_a_deterministic_way(
     changes: dict[str, Any],
     build: Callable[..., Task],
     batch_of: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("IMGTOOL_LPIPS_WEIGHTS", "random")
     task = build(family, **changes)
     task.modules.train()
     batch = batch_of(task, noise=Noise(0, 1)) | {"epoch": 0.0}
     with Recorded() as recorded:
-        for update in task.updates(2):
+        for update in task.updates(6):
             update(batch)["loss"].backward()
             with torch.no_grad():
                 update.after_step(StepResult(torch.tensor(True), batch["noise"], lambda t: t))

@@ -16,7 +16,8 @@ READ = [
     (family, dotted)
     for family in FAMILIES
     for dotted, key in keys_of(schema(family)).items()
-    if key.reads is not None and not (dotted in OF_IMAGES and schema(family).section_types()["data"] is not Data)
+    if key.reads is not None
+    and not (dotted in OF_IMAGES and schema(family).section_types()["data"] is not Data)
 ]
 BESIDE = {
     "data.manifest": ["data.dataset=layouts"],

@@ -25,7 +25,7 @@ from imgtool.training.device import Precision
 from imgtool.training.ranks import Ranks
 from imgtool.training.step import Stepper
 from imgtool.training.throughput import Throughput
-from tests.small import SMALL_FACES
+from tests.small import ALL_LOSSES, SMALL_FACES
 
 # Beside what `--tiny` chooses, what else of a family has a state that a forward may change.
 VARIANTS = {
@@ -46,6 +46,12 @@ SMALLER = {"genegan": SMALL_FACES}
 CASES = [(family, ()) for family in registry.FAMILIES] + [
     (family, tuple(sets)) for family, sets in VARIANTS.items()
 ]
+CASES.append(("autoencoder", (*VARIANTS["autoencoder"], *ALL_LOSSES)))
+
+
+@pytest.fixture(autouse=True)
+def _random_trunk(monkeypatch):
+    monkeypatch.setenv("IMGTOOL_LPIPS_WEIGHTS", "random")
 
 
 def endless(experiment, start):

@@ -18,8 +18,8 @@ from imgtool.evaluation.fid.measure import Comparison, Meter, mean_comparison
 from imgtool.evaluation.fid.options import Listener, Options
 from imgtool.evaluation.fid.protocol import protocol_name
 from imgtool.evaluation.fid.statistics import Features, Statistics
-from imgtool.evaluation.fid.weights import Weights
 from imgtool.evaluation.restore import Restored, restore
+from imgtool.published import Weights
 from imgtool.training.batches import to_device
 
 

@@ -25,7 +25,8 @@ from imgtool.evaluation.fid.statistics import (
     frechet_distance,
 )
 from imgtool.evaluation.fid.uncertainty import Replicates, mean_of
-from imgtool.evaluation.fid.weights import PUBLISHED, Weights
+from imgtool.evaluation.fid.weights import PUBLISHED
+from imgtool.published import Weights
 from imgtool.training.device import resolve_device
 
 

@@ -42,7 +42,8 @@ class Model:
     heads: PositiveInt = option(6, "Heads of each attention.")
     qk_norm: bool = option(True, "Normalise queries and keys, against values that run away.")
     condition: Literal["none", "label", "mask"] = option(
-        "none", "What is generated for: nothing, an image's label, or its mask on the latent's grid."
+        "none",
+        "What is generated for: nothing, an image's label, or its mask on the latent's grid.",
     )
 
     def __post_init__(self) -> None:
@@ -100,9 +101,7 @@ class FlowTrain(Train):
     batch_size: PositiveInt = option(64, "Latents a batch, in each process.")
     lr: PositiveFloat = option(2e-4, "Learning rate at its highest.", aliases=("learning-rate",))
     weight_decay: NonNegativeFloat = option(0.0, "Weight decay.")
-    betas: tuple[Fraction, Fraction] = option(
-        (0.9, 0.95), "Averaging constants of adam and adamw."
-    )
+    betas: tuple[Fraction, Fraction] = option((0.9, 0.95), "Averaging constants of adam and adamw.")
     clip_norm: NonNegativeFloat = option(1.0, "Largest gradient norm; 0 is off.")
     ema_decay: Fraction = option(
         0.999, "Decay of the averaged weights that validation uses; 0 is off."

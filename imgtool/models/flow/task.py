@@ -19,7 +19,7 @@ from imgtool.models.base import Batch, DataInfo, Fake, Family, Task, Update
 from imgtool.models.flow.evaluator import FlowEvaluator
 from imgtool.models.flow.network import FlowTransformer
 from imgtool.models.flow.sampling import fixed_normal, integrate
-from imgtool.models.flow.schema import check_data
+from imgtool.models.flow.schema import FlowOutput, check_data
 from imgtool.nn.cost import count_macs, count_parameters
 from imgtool.nn.images import colour_map, grid
 
@@ -30,11 +30,14 @@ ASSUMED_CHANNELS = 4  # while no data is named: as Stable Diffusion has them
 class Flow(nn.Module):
     """The transformer with what a latent is like: normalised in, normalised out."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, experiment: Experiment, data: DataInfo) -> None:
         super().__init__()
         model, latents = experiment.model, data.latents or unknown(experiment)
         self.shape = latents.shape
-        self.patch = model.patch_of(*self.shape[1:])
+        self.patch: int = model.patch_of(*self.shape[1:])
         self.condition: str = model.condition
         self.transformer = FlowTransformer(
             model,
@@ -145,22 +148,25 @@ class FlowTask(Task):
         The noise follows from `output.sample_seed` and a row's `index` alone.
         """
         output, index = self.experiment.output, batch["index"]
+        assert isinstance(output, FlowOutput)
         device = self.flow.mean.device
-        noise = fixed_normal(
-            output.sample_seed, "sample", index.tolist(), self.flow.shape, device
-        )
+        noise = fixed_normal(output.sample_seed, "sample", index.tolist(), self.flow.shape, device)
         told = self.flow.known(batch)
         blank = self.flow.known(batch, torch.ones_like(index, dtype=torch.bool))
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             if output.guidance == 1:
-                return self.flow.transformer(x, t, **told).float()
+                return self._velocity(x, t, told)
             both = {name: torch.cat([value, blank[name]]) for name, value in told.items()}
-            v = self.flow.transformer(x.repeat(2, 1, 1, 1), t.repeat(2), **both).float()
+            v = self._velocity(x.repeat(2, 1, 1, 1), t.repeat(2), both)
             with_it, without = v.chunk(2)
             return without + output.guidance * (with_it - without)
 
         return self.flow.stored(integrate(velocity, noise, output.num_steps, output.solver))
+
+    def _velocity(self, x: Tensor, t: Tensor, told: Mapping[str, Tensor]) -> Tensor:
+        found: Tensor = self.flow.transformer(x, t, **told)
+        return found.float()
 
     @torch.no_grad()
     def fakes(self, batch: Batch) -> Mapping[str, Fake]:
@@ -256,5 +262,3 @@ class FlowFamily(Family):
         """
         check_data(experiment, data)
         return FlowTask(experiment, data)
-
-
