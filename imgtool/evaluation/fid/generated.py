@@ -166,7 +166,7 @@ def _part(found: Restored, split: str) -> LatentPart:
         return training.of(range(len(file)))
     if split not in PARTS:
         raise UsageError(f"--split {split}: latents have {', '.join(PARTS)}", hint="or all")
-    return training.of(file.rows_of(split).tolist())  # type: ignore[arg-type]
+    return training.of(file.rows_of(split).tolist())
 
 
 def open_images(facts: DataFacts, names: list[str]) -> View:
