@@ -18,7 +18,7 @@ from tests.commands.test_main import ROOT, all_commands
 from tests.latents import make_latents
 
 NUM_MUTATIONS = int(os.environ.get("IMGTOOL_MUTATIONS", "200"))
-LIMIT_SEC = {"demo": 2, "torchrun": 8, "run-timed": 8}  # they start processes of imgtool
+LIMIT_SEC = {"demo": 2, "prepare": 8, "torchrun": 8, "run-timed": 8}  # they start processes of imgtool
 QUICK = ("--device", "cpu")
 CODEC = ("--ckpt", "codec.safetensors")
 FACES = ("--ckpt", "genegan", "--input", "a.png")
@@ -67,6 +67,7 @@ LINES = {
         ["kl", "new", "--to", "onnx", "--dry-run"],
     ],
     "logs": ["autoencoder", "-n", "5"],
+    "prepare": ["autoencoder", "presets", "list", "--format", "paths"],
     "presets copy": ["phase1_1", "new", "--force"],
     "presets list": ["--format", "paths"],
     "presets show": ["phase1_1/S5"],
