@@ -7,8 +7,7 @@ checkpoints, stopping and resuming. A family touches no optimizer, no device and
 
 A batch is a dict on the engine's device:
     image   (B, 3, H, W) uint8, channels_last strides; unless the data are latents
-    latent  (B, C, h, w) float32, the posterior's mean; where the data are latents
-    logvar  (B, C, h, w) float32; where they have it
+    latent, logvar  (B, C, h, w) float32 of a posterior; where the data are latents
     mask    (B, H, W) uint8 class numbers, 255 ignored; where the data set has them (of latents h, w)
     label   (B,) int64; where the data set has them
     index   (B,) int64, position in the data set
@@ -202,9 +201,7 @@ class Task(ABC):
         has_best: whether `monitor` really tells better weights from worse ones. Where not, there
             is no best checkpoint unless the user names a metric (`train.monitor`).
         compiled: whether `compile` was called.
-        decoder: where the data are latents, what makes images of them: (B, C, h, w) as the data
-            have them to uint8 (B, 3, H, W). The engine sets it; None where their autoencoder is
-            gone.
+        decoder: what makes uint8 (B, 3, H, W) of latents that are the data; the engine sets it.
     """
 
     modules: nn.ModuleDict

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.commands.test_main import ROOT, all_commands
+from tests.latents import make_latents
 
 NUM_MUTATIONS = int(os.environ.get("IMGTOOL_MUTATIONS", "200"))
-LIMIT_SEC = {"demo": 2, "torchrun": 8, "run-timed": 8}  # they start processes of imgtool
+LIMIT_SEC = {"demo": 2, "prepare": 8, "torchrun": 8, "run-timed": 8}  # they start processes of imgtool
 QUICK = ("--device", "cpu")
 CODEC = ("--ckpt", "codec.safetensors")
 FACES = ("--ckpt", "genegan", "--input", "a.png")
@@ -41,6 +42,7 @@ LINES = {
     "edit interpolate": [*FACES, "--target", "b.png", "--steps", "2", "--out", "new.png"],
     "edit matrix": [*FACES, "--targets", "a.png", "b.png", "a.png", "b.png", "--out", "new.png"],
     "edit swap": [*FACES, "--target", "b.png", "--out", "new.png", "--img-size", "64"],
+    "encode": ["autoencoder", "photos", "--crop", "32", "-o", "new.safetensors", *QUICK],
     "eval bd-rate": ["a.json", "b.json"],
     "eval latents": ["autoencoder", "--num-images", "4", "--num-pairs", "2", *QUICK],
     "eval metrics": ["autoencoder", "--split", "val", "--resamples", "100", *QUICK],
@@ -65,6 +67,7 @@ LINES = {
         ["kl", "new", "--to", "onnx", "--dry-run"],
     ],
     "logs": ["autoencoder", "-n", "5"],
+    "prepare": ["autoencoder", "presets", "list", "--format", "paths"],
     "presets copy": ["phase1_1", "new", "--force"],
     "presets list": ["--format", "paths"],
     "presets show": ["phase1_1/S5"],
@@ -101,6 +104,10 @@ LINES = {
     "train genegan": [
         *("--tiny", "--attribute", "Smiling", "--data-root", "faces", "--max-iter", "1"),
         *("--exp-dir", "genegan", *QUICK, "--dry-run"),
+    ],
+    "train flow": [
+        *("--tiny", "--data-root", "latents.safetensors", "--condition", "label"),
+        *("--exp-dir", "flow", *QUICK, "--dry-run"),
     ],
     "train hpcm": [
         *("--tiny", "--data-root", "photos", "--lambda", "0.01", "--exp-dir", "hpcm", *QUICK),
@@ -164,6 +171,7 @@ def world(tmp_path_factory, runner):
     run("train", "hpcm", *training, "--data-root", "photos", "--exp-dir", "hpcm")
     run("train", "genegan", *training, "--data-root", "faces", "--attribute", "Smiling",
         "--exp-dir", "genegan")  # fmt: skip
+    make_latents(folder / "latents.safetensors", 8)
     run("export", "hpcm", "codec.safetensors")
     photos = sorted((folder / "photos").rglob("*.png"))
     for name, photo in zip(("a.png", "b.png"), photos, strict=False):

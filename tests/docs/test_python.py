@@ -1,9 +1,10 @@
-"""The Python of docs/codec.md and docs/export.md."""
+"""The Python of docs/codec.md, docs/latents.md and docs/export.md."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from tests.data.latents_made import contents_of, write_latents
 from tests.docs.materials import kodak
 from tests.docs.pages import DOCS, blocks
 from tests.evaluation.codec.making import write_checkpoint
@@ -24,6 +25,16 @@ def test_five_lines_code_an_image(tmp_path, monkeypatch):
     exec(block.text, names)
     codec, encoded = names["codec"], names["encoded"]
     assert codec.decode(encoded.data).equal(encoded.reconstruction)
+
+
+def test_a_few_lines_read_latents(tmp_path, monkeypatch):
+    (block,) = [block for block in blocks(DOCS / "latents.md") if block.language == "python"]
+    file = write_latents(tmp_path / "out" / "flips.safetensors", contents_of(dtype="float16"))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(block.text, names)
+    assert names["meta"]["names"] == list(file.names)
+    assert (names["z"] == file.mean(slice(4))).all()
 
 
 def test_five_lines_use_an_autoencoder_in_diffusers(tmp_path, monkeypatch):
