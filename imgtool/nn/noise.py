@@ -1,4 +1,4 @@
-"""Random numbers of a training step: a function of the seed, the step and what they are for."""
+"""Random numbers of training, the same however a step's global batch is cut."""
 
 from __future__ import annotations
 

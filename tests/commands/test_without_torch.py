@@ -18,10 +18,11 @@ from tests.experiment.conftest import checkpoint_bytes
 from tests.latents import make_latents
 
 # Of these, what is refused is refused without torch; what they do needs it.
-COMPUTES = {"compress", "convert", "decompress", "edit", "eval-fid", "export", "train"}
+COMPUTES = {"compress", "convert", "decompress", "edit", "encode", "eval-fid", "export", "train"}
 MISSING = {
     "eval latents": ["eval", "latents", "nowhere.safetensors"],
     "eval rd": ["eval", "rd", "--ckpt", "e", "--data", "nowhere"],
+    "encode": ["encode", "nowhere.safetensors", "-o", "out.safetensors"],
     "export": ["export", "nowhere.safetensors", "out.safetensors"],
 }
 # These start programs that compute, and need nothing but the program.
