@@ -205,7 +205,7 @@ def open_latents(data: LatentsData, split: Split | None) -> LatentParts:
     if data.flip == "horizontal" and not file.has_flipped:
         raise ConfigError(
             f"{data.root} has no latents of flipped images (data.flip is horizontal)",
-            hint="`imgtool encode --flip` stores them",
+            hint="`imgtool encode --flips` stores them",
         )
     if split is None:
         split = _own_split(source, data)

@@ -21,7 +21,6 @@ from imgtool.models.autoencoder.discriminator import (
 from imgtool.models.autoencoder.equivariance import (
     Transform,
     draw_transform,
-    equivariance_errors,
     scales,
 )
 from imgtool.models.autoencoder.schema import Loss, smallest_judged
@@ -289,7 +288,7 @@ def test_a_weight_is_the_odds_of_a_transformed_step() -> None:
     assert {(t.scale, t.quarters) for t in turned if t} == {(1, k) for k in (1, 2, 3)}
 
 
-def test_the_error_of_a_mean_of_blocks_is_zero_where_it_must_be() -> None:
+def test_a_mean_of_blocks_scales_and_turns_where_it_must() -> None:
     def pooled(x: Tensor) -> Tensor:
         return torch.nn.functional.avg_pool2d(x, 4)
 
@@ -299,11 +298,6 @@ def test_the_error_of_a_mean_of_blocks_is_zero_where_it_must_be() -> None:
         torch.testing.assert_close(tau(z), pooled(tau(x)))
     tau = Transform(Fraction(3, 4))
     assert ((tau(z) - pooled(tau(x))).square().sum() / z.square().sum()) > 1e-3
-    errors = equivariance_errors(pooled, x)
-    assert errors.shape == (2,)
-    assert errors.min() > 0
-    flat = torch.ones(2, 3, 64, 64)
-    assert equivariance_errors(pooled, flat).max() < 1e-10
 
 
 def test_both_updates_of_an_iteration_see_the_same_transformation(
