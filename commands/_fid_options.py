@@ -72,23 +72,57 @@ class Where:
         }
 
 
+def _complete_protocols(incomplete: str) -> list[str]:
+    from imgtool.evaluation.fid.protocols import PROTOCOLS
+
+    return [name for name in (*PROTOCOLS, "list") if name.startswith(incomplete)]
+
+
+def _complete_metrics(incomplete: str) -> list[str]:
+    from imgtool.evaluation.fid.options import METRICS
+
+    done, comma, last = incomplete.rpartition(",")
+    return [f"{done}{comma}{name}" for name in METRICS if name.startswith(last)]
+
+
 # A field of imgtool.evaluation.fid.options.Options -> its option.
 MEASURE: dict[str, Any] = {
+    "protocol": Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|list",
+            help="Features, resize, size, split and counts under one name; `list` shows them.",
+            autocompletion=_complete_protocols,
+        ),
+    ],
+    "metrics": Annotated[
+        str,
+        typer.Option(
+            metavar="fid,kid,prdc",
+            help="What is computed from the features; prdc: precision, recall, density, coverage.",
+            autocompletion=_complete_metrics,
+        ),
+    ],
     "features": Annotated[
-        Literal["inception-fid", "inception-imagenet"],
-        typer.Option(help="Network: the one of published FIDs, or torchvision's."),
+        Literal["inception-fid", "inception-imagenet", "dinov2"] | None,
+        typer.Option(
+            help="Network: inception-fid, that of published FIDs, when unset; torchvision's; or "
+            "DINOv2's ViT-L/14, for FD-DINOv2."
+        ),
     ],
     "resize": Annotated[
-        Literal["clean", "pytorch-fid", "tf1"] | None,
+        Literal["clean", "pytorch-fid", "tf1", "edm2", "dgm-eval"] | None,
         typer.Option(
-            help="How images get to 299 px, with the scaling that goes with it; clean when unset."
+            help="How images get to the network's size, with the scaling that goes with it; "
+            "clean when unset, edm2 of dinov2."
         ),
     ],
     "weights": Annotated[
         str | None,
         typer.Option(
             metavar="FILE|random",
-            help="Weights of the network; else $IMGTOOL_FID_WEIGHTS, caches, a download.",
+            help="Weights of the network; else $IMGTOOL_FID_WEIGHTS or $IMGTOOL_DINOV2_WEIGHTS, "
+            "caches, a download.",
         ),
     ],
     "download": Annotated[
@@ -130,7 +164,12 @@ MEASURE: dict[str, Any] = {
         int, typer.Option(min=1, help="Images that are read, or made, at a time: for speed.")
     ],
     "num_workers": Annotated[int, typer.Option(min=0, help="Processes that read images.")],
-    "kid": Annotated[bool, typer.Option("--kid/--no-kid", help="Kernel distance as well.")],
+    "neighbours": Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Of prdc: which neighbour a neighbourhood reaches to; 5 when unset."
+        ),
+    ],
     "device": DeviceOption,
 }
 PlotOption = Annotated[

@@ -10,7 +10,8 @@ from commands import _fid_options as given
 from commands._files import cannot_write, see_that_it_can_be_written, write_records
 from commands._options import DryRunOption, OutOption
 from commands._output import Output
-from imgtool.evaluation.fid.options import Options
+from imgtool.evaluation.fid.options import LIST, Options
+from imgtool.evaluation.fid.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from commands._display import Display
@@ -18,7 +19,17 @@ if TYPE_CHECKING:
     from imgtool.published import Weights
 
 COLUMNS = ("name", "iteration", "fid", "fid_se", "num_images", "fid_baseline", "protocol")
-FOLDER_COLUMNS = ("fid", "fid_se", "fid_infinity", "kid", "kid_se", "protocol", "comparable")
+FOLDER_COLUMNS = (
+    *("fid", "fid_se", "fid_infinity", "kid", "kid_se"),
+    *("precision", "recall", "density", "coverage", "protocol", "comparable"),
+)
+PROTOCOL_COLUMNS = (
+    *("name", "features", "resize", "image_size", "crop", "split", "num_made", "num_real", "says"),
+)
+OWN_COLUMNS = (
+    *(("fid", ""), ("fid", "_se"), ("kid", "")),
+    *((share, "") for share in ("precision", "recall", "density", "coverage")),
+)
 SWEEP_FILE = "fid.json"  # in an experiment's directory, where select-winner looks
 
 
@@ -31,12 +42,12 @@ def run(
     plot: given.PlotOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Measure FID, FID-infinity and KID, each with its standard error.
+    """Measure FID, FID-infinity, KID, precision and recall, each with its standard error.
 
     Of a genegan checkpoint: Bu against faces with the attribute, A0 against those without, and
     the distance between these two as a baseline. Of other families: reconstructions against
     the images. Of two folders: one against the other. Numbers compare where `protocol` is equal,
-    which every record carries.
+    which every record carries. With `--features dinov2` what is called FID is FD-DINOv2.
 
     Exit code: 0 when all was measured, 1 when a checkpoint makes no images or --strict refuses,
     2 for usage, 4 when weights are missing or something cannot be read.
@@ -45,17 +56,24 @@ def run(
     Example:
       imgtool eval-fid --ckpt exp00 --attribute Smiling --data-root celeba --n 5000
       imgtool eval-fid --ckpt exp00 --split test --strict
-      imgtool eval-fid --real celeba/data --fake samples --resize pytorch-fid
+      imgtool eval-fid --real celeba/data --fake samples --protocol pytorch-fid
+      imgtool eval-fid --real train --fake samples --features dinov2 --metrics fid,prdc
       imgtool eval-fid --sweep study.yaml; imgtool select-winner study --rule fid
     """
-    _check(what, plot)
+    if options.protocol == LIST:
+        rows = [one.row() for one in PROTOCOLS.values()]
+        output.emit("protocol", rows, columns=PROTOCOL_COLUMNS)
+        return
+    _check(what, plot, options)
     if what.real is not None:
         strict = "" if options.strict else None
-        _refuse_for_folders({**where.given(), "split": options.split, "strict": strict})
+        by_name = options.named is not None and "split" in options.named.fixed
+        split = None if by_name else options.split
+        _refuse_for_folders({**where.given(), "split": split, "strict": strict})
     sources = _sources(what.ckpt, what.sweep)
     is_sweep = what.sweep is not None
     if dry_run:
-        rows: list[dict[str, Any]] = [{"path": Path(source)} for source in sources]
+        rows = [{"path": Path(source)} for source in sources]
         rows = rows or [{"real": what.real, "path": what.fake}]
         output.emit("experiment" if is_sweep else "checkpoint", rows)
         return
@@ -111,7 +129,7 @@ def _mend_hint(error: UserError, *, of_folders: bool = False) -> None:
         error.hint = "--real and --fake name a folder of images, or an .npz"
 
 
-def _check(what: given.Sources, plot: Path | None) -> None:
+def _check(what: given.Sources, plot: Path | None, options: Options) -> None:
     from imgtool.errors import UsageError
 
     hint = "give --ckpt CKPT, or --real DIR --fake DIR, or --sweep SPEC"
@@ -126,6 +144,8 @@ def _check(what: given.Sources, plot: Path | None) -> None:
         raise UsageError(
             f"--plot {plot}: a PNG of checkpoints' FIDs", hint="--ckpt … --ckpt … --plot fid.png"
         )
+    if plot is not None and "fid" not in options.wanted:
+        raise UsageError("--plot draws FID", hint="add fid to --metrics")
 
 
 def _refuse_for_folders(given: dict[str, str | None]) -> None:
@@ -183,15 +203,16 @@ def _keep_in_experiment(source: str, record: dict[str, Any]) -> None:
 def _columns(records: Sequence[dict[str, Any]]) -> Sequence[str]:
     """What a table shows: also what each thing that a checkpoint makes has."""
     if records and "real" in records[0]:
-        return FOLDER_COLUMNS
+        return [name for name in FOLDER_COLUMNS if name in records[0]]
     own = [
         key
         for record in records
         for name in [k.removesuffix("_against") for k in record if k.endswith("_against")]
-        for key in (f"fid_{name}", f"fid_{name}_se", f"kid_{name}")
+        for key in (f"{one}_{name}{end}" for one, end in OWN_COLUMNS)
         if key in record
     ]
-    return [*COLUMNS[:3], *dict.fromkeys(own), *COLUMNS[3:]]
+    known = [name for name in COLUMNS if not records or any(name in one for one in records)]
+    return [*known[:3], *dict.fromkeys(own), *known[3:]]
 
 
 def _write(records: list[dict[str, Any]], out: Path | None, plot: Path | None) -> None:

@@ -17,7 +17,7 @@ from imgtool.files import replacing
 from imgtool.units import format_bytes
 
 RANDOM = "random"
-MAX_BYTES = 1 << 30
+MAX_BYTES = 1 << 31
 TIMEOUT_SEC = 30.0
 _CHUNK = 1 << 20
 

@@ -23,7 +23,7 @@ SMALL = {
         "--set train.max_iter=6 --set train.val_every=6 --set train.sample_every=6 --slots 2"
     ),
     "imgtool eval-fid --sweep flow_probe": (
-        "imgtool eval-fid --sweep experiments/flow_probe/tiny --weights random --n 50 --no-kid "
+        "imgtool eval-fid --sweep experiments/flow_probe/tiny --weights random --n 50 --metrics fid "
         "--cache-dir out/cache --device cpu"
     ),
     "imgtool select-winner experiments/flow_probe": "imgtool select-winner experiments/flow_probe/tiny",
@@ -85,7 +85,7 @@ def _again(shell, probes):
     assert "4 of 4 trials are completed already" in answer.stderr
     folder = json.loads(answer.stdout.splitlines()[0])["path"]
     assert folder == probes[0]["path"]
-    fid = f"imgtool eval-fid --ckpt {folder} --weights random --n 24 --no-kid --device cpu"
+    fid = f"imgtool eval-fid --ckpt {folder} --weights random --n 24 --metrics fid --device cpu"
     answer = shell(f"mv l gone; {fid}")
     assert answer.returncode == 4
     assert "the images that the latents are of are not there" in answer.stderr

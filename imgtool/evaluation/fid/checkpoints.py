@@ -10,10 +10,11 @@ import numpy as np
 
 from imgtool.data.split import shared
 from imgtool.data.views import View
-from imgtool.errors import DataError, NoAnswer
+from imgtool.errors import DataError, NoAnswer, UsageError
+from imgtool.evaluation.fid.extractor import Gathering
+from imgtool.evaluation.fid.features import PILLOW
 from imgtool.evaluation.fid.generated import GeneratedSides
 from imgtool.evaluation.fid.images import Drawn, Note, choose_n, draw, loader
-from imgtool.evaluation.fid.inception import Gathering
 from imgtool.evaluation.fid.measure import Comparison, Meter, mean_comparison
 from imgtool.evaluation.fid.options import Listener, Options
 from imgtool.evaluation.fid.protocol import protocol_name
@@ -36,7 +37,7 @@ class CheckpointMeter:
         where: root, manifest, attribute and attribute_file, as `restore`.
 
     Raises:
-        DataError: the weights' file is no Inception.
+        DataError: the weights' file holds no such network.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class _Sides:
         view: the images that fakes are made from, in order.
         order_of: for each fake, in the loader's order, its position among the drawn.
         about: what they are, for settings and records.
+        crop: `squeezed` to squares, or `whole`.
         num_trained_on: how many of `view` were trained on.
     """
 
@@ -85,12 +87,15 @@ class _Sides:
         data, info = found.experiment.data, found.datasets.info
         self.data_root, attribute = data.root, getattr(data, "attribute", None)
         self.faces = bool(info.pyramid)
+        self.crop = "squeezed" if self.faces else "whole"
         split = options.split or ("all" if self.faces else "val")
         part = _part(found, split)
         candidates = _candidates(part)
         words = f"images {{}} {attribute}" if self.faces else "images"
         self.n = choose_n(
-            options.n, {words.format(side): len(some) for side, some in candidates.items()}
+            options.n,
+            {words.format(side): len(some) for side, some in candidates.items()},
+            options.most,
         )
         shown = data.image_size
         if self.faces:
@@ -126,11 +131,12 @@ class _Sides:
         return protocol_name(
             meter.settings(),
             split=self.about["split"],
-            crop="squeezed" if self.faces else "whole",
+            crop=self.crop,
             image_size=self.about["image_size"],
             n=self.n,
             real=[drawn.fingerprint() for drawn in self.drawn.values()],
             attribute=self.about["attribute"],
+            **meter.prdc_settings(),
         )
 
 
@@ -184,10 +190,21 @@ def _judge_honesty(found: Restored, sides: Sides, meter: Meter) -> None:
     meter.listener.note(f"warning: {what}, which flatters it; {hint}")
 
 
+def _refuse_other_crop(found: Restored, sides: Sides, options: Options) -> None:
+    named = options.named
+    if named is not None and named.crop not in (None, sides.crop):
+        raise UsageError(
+            f"{found.path}: its images are {sides.crop}, and --protocol {named.name} is of images "
+            f"that are {named.crop}",
+            hint="`imgtool eval-fid --protocol list` shows the others",
+        )
+
+
 def _evaluate(found: Restored, meter: Meter) -> dict[str, Any]:
     begin = time.monotonic()
     latent = found.datasets.info.latents is not None
     sides: Sides = (GeneratedSides if latent else _Sides)(found, meter.options)
+    _refuse_other_crop(found, sides, meter.options)
     _judge_honesty(found, sides, meter)
     meter.warn_of_few(sides.n)
     made = _fake_features(found, sides, meter)
@@ -195,12 +212,12 @@ def _evaluate(found: Restored, meter: Meter) -> dict[str, Any]:
     real, filed = {}, {}
     for side, drawn in sides.drawn.items():
         real[side], filed[side] = meter.statistics(drawn, side=side, **sides.about)
-    kid = meter.options.kid
+    metrics = meter.options.wanted
     numbers: dict[str, Any] = {}
     comparisons: list[Comparison] = []
     for name, (against, features) in made.items():
         comparisons.append(meter.compare(real[against], Statistics.of(features), name))
-        numbers |= {f"{name}_against": against, **comparisons[-1].numbers(name, kid=kid)}
+        numbers |= {f"{name}_against": against, **comparisons[-1].numbers(name, metrics=metrics)}
     if sides.faces:
         numbers |= meter.baseline(real["with"], real["without"])
     if isinstance(sides, GeneratedSides):
@@ -210,7 +227,7 @@ def _evaluate(found: Restored, meter: Meter) -> dict[str, Any]:
         "name": found.experiment.name,
         "family": found.experiment.family,
         "iteration": found.iteration,
-        **mean_comparison(comparisons).numbers(kid=False),
+        **(mean_comparison(comparisons).numbers() if "fid" in metrics else {}),
         **numbers,
         "sides_in_error": comparisons[0].sides_in_error,
         "num_images": sides.n,
@@ -221,17 +238,23 @@ def _evaluate(found: Restored, meter: Meter) -> dict[str, Any]:
         "protocol": sides.protocol(meter),
         "data_root": sides.data_root,
         **meter.facts(),
-        "departures": _departures(meter.options),
+        "departures": _departures(sides, meter.options),
         "sides": filed,
         "fakes_per_sec": sides.n * len(made) / spent,
         "elapsed_sec": time.monotonic() - begin,
     }
 
 
-def _departures(options: Options) -> list[str]:
-    if options.chosen_resize != "pytorch-fid":
-        return []
-    return ["images are decoded as for training: alpha on white, EXIF turned, 16 bits scaled"]
+def _departures(sides: Sides, options: Options) -> list[str]:
+    """In what it is not as the tool or the protocol has it that is meant."""
+    found = []
+    if options.decoder == PILLOW:
+        found.append(
+            "images are decoded as for training: alpha on white, EXIF turned, 16 bits scaled"
+        )
+    if options.all_real and not isinstance(sides, GeneratedSides):
+        found.append("as many real images as made ones")
+    return found
 
 
 def _fake_features(found: Restored, sides: Sides, meter: Meter) -> dict[str, tuple[str, Features]]:

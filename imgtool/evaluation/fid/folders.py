@@ -58,11 +58,12 @@ def compare_folders(
             )
     _refuse_other_width(paths, found)
     sizes = {side: statistics.n for side, statistics in found.items()}
-    if sizes["real"] != sizes["fake"] and None not in sizes.values():
+    unlike = sizes["real"] != sizes["fake"] and not options.all_real
+    if unlike and None not in sizes.values():
         listener.note(f"warning: {sizes['real']} real images and {sizes['fake']} fake ones")
     counted = [size for size in sizes.values() if size is not None]
     if counted:
-        meter.warn_of_few(min(counted))
+        meter.warn_of_few(min(counted), len(found["fake"].mu))
     facts = meter.facts() if images else _facts_of_files(stored)
     if any(one.settings is None for one in stored.values()):
         facts["comparable"] = False
@@ -72,7 +73,7 @@ def compare_folders(
         "path": fake,
         "real": real,
         "fake": fake,
-        **comparison.numbers(kid=options.kid),
+        **comparison.numbers(metrics=options.wanted),
         "sides_in_error": comparison.sides_in_error,
         "num_images": sizes["fake"],
         "num_real_images": sizes["real"],
@@ -84,6 +85,7 @@ def compare_folders(
             image_size=size,
             n=sizes["fake"],
             real=[about["real"].get("data") or _fingerprint(found["real"])],
+            **meter.prdc_settings(),
         ),
         **facts,
         "departures": [
@@ -110,16 +112,11 @@ def _drawn(
             )
         return {}
     counts = {side: len(source) for side, source in images.items()}
-    n = options.n
-    for one in stored.values():
-        known = one.statistics.n
-        if n is None and known is not None and known <= min(counts.values()):
-            n = known  # FIDs are compared at equal n
-    n = choose_n(n, counts)
+    numbers = _numbers(counts, stored, options)
     places: dict[str, Positions] = {
-        side: draw(np.arange(count), n, options.seed) for side, count in counts.items()
+        side: draw(np.arange(count), numbers[side], options.seed) for side, count in counts.items()
     }
-    if len(images) == 2:
+    if len(images) == 2 and len(set(numbers.values())) == 1:
         few, many = sorted(images, key=lambda side: counts[side])
         theirs = partners(images[few], images[many])
         if theirs is not None:
@@ -128,6 +125,24 @@ def _drawn(
         side: Drawn(source, places[side], decoder=decoder_of(paths[side], options))
         for side, source in images.items()
     }
+
+
+def _numbers(
+    counts: Mapping[str, int], stored: Mapping[str, Stored], options: Options
+) -> dict[str, int]:
+    """Of images a side: equal, unless a protocol says otherwise."""
+    n = options.n
+    if options.all_real:
+        return {
+            side: choose_n(None if side == "real" else n, {side: count}, None)
+            for side, count in counts.items()
+        }
+    for one in stored.values():
+        known = one.statistics.n
+        if n is None and known is not None and known <= min(counts.values()):
+            n = known  # FIDs are compared at equal n
+    n = choose_n(n, dict(counts), options.most)
+    return dict.fromkeys(counts, n)
 
 
 def _refuse_unlike(

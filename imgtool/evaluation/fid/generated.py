@@ -16,8 +16,8 @@ from imgtool.data.latent_parts import LatentPart
 from imgtool.data.latents import LatentsFile
 from imgtool.data.views import View
 from imgtool.errors import DataError, UsageError, UserError
-from imgtool.evaluation.fid.images import MOST, Drawn, Note, draw, loader
-from imgtool.evaluation.fid.inception import Gathering
+from imgtool.evaluation.fid.extractor import Gathering
+from imgtool.evaluation.fid.images import Drawn, Note, draw, loader
 from imgtool.evaluation.fid.measure import Meter
 from imgtool.evaluation.fid.options import Options
 from imgtool.evaluation.fid.protocol import protocol_name
@@ -60,6 +60,7 @@ class GeneratedSides:
         drawn: the real images.
         view: a latent for each sample.
         n, num_real: samples, and real images.
+        crop: what was taken of the images.
         order_of: for each sample, in the loader's order, its place.
         about: what they are, for settings and records.
     """
@@ -76,8 +77,8 @@ class GeneratedSides:
                 f"{found.path}: its latents have {len(part)} {options.split} images",
                 hint="--split train, or another part of theirs",
             )
-        self.n = options.n if options.n is not None else min(MOST, len(part))
-        self.num_real = min(self.n, len(part))
+        self.n = options.n or min(options.most or len(part), len(part))
+        self.num_real = len(part) if options.all_real else min(self.n, len(part))
         chosen = draw(np.arange(len(part)), self.num_real, options.seed)
         rows = part.indices[chosen].tolist()
         images = open_images(facts, [file.names[row] for row in rows])
@@ -91,7 +92,8 @@ class GeneratedSides:
         }  # fmt: skip
         self.num_trained_on = self.num_real if split in ("train", ALL) else 0
         self.data_root = facts.root or facts.manifest
-        self._crop, self._output = facts.crop, found.experiment.output
+        self.crop = f"crop{facts.crop}" if facts.crop else "whole"
+        self._output = found.experiment.output
 
     def batches(self, options: Options, note: Note) -> Iterator[dict[str, Any]]:
         """Of what samples are made for; `index` counts them."""
@@ -110,11 +112,12 @@ class GeneratedSides:
         return protocol_name(
             meter.settings(),
             split=self.about["split"],
-            crop=f"crop{self._crop}" if self._crop else "whole",
+            crop=self.crop,
             image_size=self.about["image_size"],
             n=self.n,
             real=[drawn.fingerprint() for drawn in self.drawn.values()],
             sampler=sampler,
+            **meter.prdc_settings(),
         )
 
     def floor(self, found: Restored, meter: Meter, real: Statistics) -> dict[str, Any]:
@@ -137,8 +140,10 @@ class GeneratedSides:
                 gathered.add(images, list(range(done, done + len(images))))
                 done += len(images)
                 meter.listener.progress("decoded latents", "images", done, self.num_real)
-            meter.floors[key] = meter.compare(real, Statistics.of(gathered.finish()), "floor")
-        return meter.floors[key].numbers("floor", kid=False)
+            meter.floors[key] = meter.compare(
+                real, Statistics.of(gathered.finish()), "floor", ("fid",)
+            )
+        return meter.floors[key].numbers("floor")
 
     def facts(self) -> dict[str, Any]:
         """Whose latents they are, for records and for who ranks autoencoders."""

@@ -1,4 +1,4 @@
-"""Images for FID: which are drawn, and how they reach Inception."""
+"""Images for FID: which are drawn, and how they reach a network."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from imgtool.data.pyramid import unpack
 from imgtool.data.sampler import random_stream
 from imgtool.data.views import View
 from imgtool.errors import UsageError
-from imgtool.evaluation.fid.inception import Extractor, Gathering
+from imgtool.evaluation.fid.extractor import Extractor, Gathering
+from imgtool.evaluation.fid.features import OURS
+from imgtool.evaluation.fid.options import MOST
 from imgtool.evaluation.fid.statistics import Features
 
 Positions = NDArray[np.int64]
 Tell = Callable[[int, int], None]
 Note = Callable[[str], None]
 MAX_PIXELS = 2**24  # of a batch before its images are made small: 64 of 512x512
-OURS = "imgtool"  # decoder
-MOST = 5000  # images a side, where nobody says how many
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,12 @@ def draw(candidates: Positions, n: int, seed: int) -> Positions:
     return candidates[order[:n]]
 
 
-def choose_n(n: int | None, available: dict[str, int]) -> int:
+def choose_n(n: int | None, available: dict[str, int], most: int | None = MOST) -> int:
     """How many images of each side.
 
     Args:
-        n: as asked for; None takes 5000, or what there is.
+        n: as asked for; None takes `most`, or what there is.
+        most: None for all that every side has.
         available: images by side.
 
     Raises:
@@ -81,7 +82,7 @@ def choose_n(n: int | None, available: dict[str, int]) -> int:
     if least < 2:
         raise UsageError(f"too few images: {sizes}", hint="a distance needs 2 of each side")
     if n is None:
-        return min(MOST, least)
+        return least if most is None else min(most, least)
     if n > least:
         raise UsageError(f"--n {n}: {sizes}", hint=f"--n {least} takes all that both sides have")
     return n

@@ -13,12 +13,13 @@ import torch
 
 from imgtool import __version__
 from imgtool.evaluation.fid.cache import Cache
+from imgtool.evaluation.fid.extractor import Extractor
+from imgtool.evaluation.fid.features import FEATURE_SETS
 from imgtool.evaluation.fid.images import Drawn, real_features
-from imgtool.evaluation.fid.inception import Extractor
 from imgtool.evaluation.fid.kernel import KernelDistance, kernel_distance
-from imgtool.evaluation.fid.options import Listener, Options
+from imgtool.evaluation.fid.neighbourhoods import SHARES, Neighbourhoods, neighbourhoods
+from imgtool.evaluation.fid.options import NEIGHBOURS, Listener, Options
 from imgtool.evaluation.fid.statistics import (
-    SMALLEST_SIZE,
     Extrapolation,
     Statistics,
     extrapolate,
@@ -35,35 +36,51 @@ class Comparison:
     """Two sets of images compared.
 
     Attributes:
-        fid: their distance.
+        fid: their distance; None where it is not wanted.
         line: what it is at infinitely many images; None where they are too few.
         replicates: from which errors follow; None where they are too few.
         kernel: KID; None without features of both sides, or unwanted.
+        manifolds: precision and its company; None as `kernel`, or of too few images.
     """
 
-    fid: float
+    fid: float | None
     line: Extrapolation | None
     replicates: Replicates | None
     kernel: KernelDistance | None
+    manifolds: Neighbourhoods | None = None
 
-    def numbers(self, name: str = "", *, kid: bool = True) -> dict[str, Any]:
-        """`fid`, `fid_se`, `fid_infinity` and so on, or `fid_NAME`, `fid_NAME_se` and so on."""
+    def numbers(self, name: str = "", *, metrics: Sequence[str] = ("fid",)) -> dict[str, Any]:
+        """`fid`, `fid_se`, `fid_infinity` and so on, or `fid_NAME`, `fid_NAME_se` and so on.
+
+        Args:
+            metrics: whose; what is among them and unknown is None.
+        """
         end = f"_{name}" if name else ""
-        line, replicates, kernel = self.line, self.replicates, self.kernel
-        known = replicates is not None and line is not None
-        found: dict[str, Any] = {
-            f"fid{end}": self.fid,
-            f"fid{end}_se": None if replicates is None else replicates.error,
-            f"fid{end}_infinity": None if line is None else line.value,
-            f"fid{end}_infinity_se": replicates.error_of(line) if known else None,  # type: ignore[union-attr,arg-type]
-        }
-        if kid:
+        found: dict[str, Any] = {}
+        if "fid" in metrics:
+            line, replicates = self.line, self.replicates
+            known = replicates is not None and line is not None
+            found |= {
+                f"fid{end}": self.fid,
+                f"fid{end}_se": None if replicates is None else replicates.error,
+                f"fid{end}_infinity": None if line is None else line.value,
+                f"fid{end}_infinity_se": replicates.error_of(line) if known else None,  # type: ignore[union-attr,arg-type]
+            }
+        if "kid" in metrics:
+            kernel = self.kernel
             found |= {
                 f"kid{end}": None if kernel is None else kernel.value,
                 f"kid{end}_se": None if kernel is None else kernel.error,
                 f"kid{end}_subsets": None if kernel is None else kernel.subsets,
                 f"kid{end}_subsets_se": None if kernel is None else kernel.subsets_error,
+                f"kid{end}_subsets_spread": None if kernel is None else kernel.subsets_spread,
             }
+        if "prdc" in metrics:
+            values = self.manifolds.values if self.manifolds else {}
+            errors = (self.manifolds.errors if self.manifolds else None) or {}
+            for share in SHARES:
+                found[f"{share}{end}"] = values.get(share)
+                found[f"{share}{end}_se"] = errors.get(share)
         return found
 
     @property
@@ -75,11 +92,12 @@ class Comparison:
 
 
 def mean_comparison(several: Sequence[Comparison]) -> Comparison:
-    """Means of comparisons on the same images; of FID alone."""
+    """Means of comparisons on the same images; of FID alone, which all or none have."""
     lines = [one.line for one in several if one.line is not None]
     replicates = [one.replicates for one in several if one.replicates is not None]
+    known = [one.fid for one in several if one.fid is not None]
     return Comparison(
-        float(np.mean([one.fid for one in several])),
+        float(np.mean(known)) if known else None,
         Extrapolation(float(np.mean([line.value for line in lines])), lines[0].sizes)
         if len(lines) == len(several)
         else None,
@@ -104,7 +122,7 @@ class Meter:
 
     @cached_property
     def extractor(self) -> Extractor:
-        """Inception.
+        """The network.
 
         Raises:
             DataError: as `Extractor`.
@@ -112,7 +130,7 @@ class Meter:
         options, weights = self.options, self._weights
         assert weights is not None
         return Extractor(
-            options.features,
+            options.feature_set.name,
             weights,
             resize=options.chosen_resize,
             device=resolve_device(options.device),
@@ -161,33 +179,77 @@ class Meter:
             self._kept[path] = found
         return found, {**settings, "cached": cached}
 
-    def compare(self, real: Statistics, fake: Statistics, name: str = "") -> Comparison:
+    def compare(
+        self,
+        real: Statistics,
+        fake: Statistics,
+        name: str = "",
+        metrics: Sequence[str] | None = None,
+    ) -> Comparison:
         """FID and its company.
 
         Args:
             name: of the fakes, for who watches.
+            metrics: some of METRICS; None is what the options want.
         """
+        wanted = self.options.wanted if metrics is None else metrics
         stage = f"distances{' of ' if name else ''}{name}"
-        seed, kernel = self.options.seed, None
-        self.listener.progress(stage, "numbers", 0, 4)
-        fid = frechet_distance(real, fake)
-        self.listener.progress(stage, "numbers", 1, 4)
-        replicates = Replicates.of(real, fake, seed)
-        self.listener.progress(stage, "numbers", 2, 4)
-        line = extrapolate(real, fake)
-        self.listener.progress(stage, "numbers", 3, 4)
-        if self.options.kid:
+        seed, tell = self.options.seed, self.listener.progress
+        fid = replicates = line = kernel = manifolds = None
+        tell(stage, "numbers", 0, 4)
+        if "fid" in wanted:
+            fid = frechet_distance(real, fake)
+            tell(stage, "numbers", 1, 4)
+            replicates = Replicates.of(real, fake, seed)
+            tell(stage, "numbers", 2, 4)
+            line = extrapolate(real, fake)
+        tell(stage, "numbers", 3, 4)
+        if "kid" in wanted:
             kernel = kernel_distance(real, fake, seed)
-        self.listener.progress(stage, "numbers", 4, 4)
-        return Comparison(fid, line, replicates, kernel)
+        tell(stage, "numbers", 4, 4)
+        if "prdc" in wanted:
+            manifolds = self._neighbourhoods(real, fake, f"neighbourhoods{stage[9:]}")
+        return Comparison(fid, line, replicates, kernel, manifolds)
+
+    def _neighbourhoods(
+        self, real: Statistics, fake: Statistics, stage: str
+    ) -> Neighbourhoods | None:
+        options = self.options
+        found = neighbourhoods(
+            real,
+            fake,
+            options.k,
+            closed=options.closed,
+            tell=lambda done, total: self.listener.progress(stage, "tiles", done, total),
+        )
+        if found is None:
+            self.listener.note(
+                "warning: precision, recall, density and coverage need features of both sides, "
+                f"and more than {options.k} images of each"
+            )
+        elif found.num_points:
+            self.listener.note(
+                f"warning: {found.num_points} images are the same as {options.k} others of their "
+                "side: their neighbourhoods are points"
+            )
+        return found
 
     def baseline(self, one: Statistics, other: Statistics) -> dict[str, Any]:
         """Distances between two sets of real images, computed once."""
         key = id(one), id(other)  # they live as long as this object
+        metrics = [name for name in self.options.wanted if name != "prdc"]
         if key not in self._baselines:
-            self._baselines[key] = self.compare(one, other, "baseline")
-        numbers = self._baselines[key].numbers("baseline", kid=self.options.kid)
+            self._baselines[key] = self.compare(one, other, "baseline", metrics)
+        numbers = self._baselines[key].numbers("baseline", metrics=metrics)
         return {key: value for key, value in numbers.items() if "subsets" not in key}
+
+    def prdc_settings(self) -> dict[str, Any]:
+        """What precision and its company depend on besides the features; empty of their defaults,
+        and where they are not wanted."""
+        options = self.options
+        if "prdc" not in options.wanted or (options.k, options.closed) == (NEIGHBOURS, False):
+            return {}
+        return {"neighbours": options.k, "closed": options.closed}
 
     def facts(self) -> dict[str, Any]:
         """How it was measured, for a record."""
@@ -196,6 +258,12 @@ class Meter:
             **self.settings(),
             "weights_path": self.extractor.weights.path,
             "comparable": self.extractor.weights.verified and is_published(self.settings()),
+            "protocol_name": options.protocol,
+            "metrics": options.wanted,
+            "neighbours": options.k if "prdc" in options.wanted else None,
+            "neighbourhoods": ("closed" if options.closed else "open")
+            if "prdc" in options.wanted
+            else None,
             "seed": options.seed,
             "device": str(self.extractor.device),
             "batch_size": options.batch_size,
@@ -204,19 +272,23 @@ class Meter:
             "tool": f"imgtool {__version__}",
         }
 
-    def warn_of_few(self, n: int) -> None:
-        """FID is biased, the more the fewer."""
-        if n < SMALLEST_SIZE:
+    def warn_of_few(self, n: int, width: int | None = None) -> None:
+        """FID is biased, the more the fewer.
+
+        Args:
+            width: numbers of a feature; None is the feature set's.
+        """
+        fewest = width or self.options.feature_set.width
+        if n < fewest:
             self.listener.note(
-                f"warning: {n} images a side, fewer than {SMALLEST_SIZE}: FID comes out too "
+                f"warning: {n} images a side, fewer than {fewest}: FID comes out too "
                 "high, and compares at the same n alone"
             )
 
 
 def is_published(settings: Mapping[str, Any] | None) -> bool:
     """Whether features are those of published FIDs; torchvision's compare among themselves."""
-    return (
-        settings is not None
-        and settings.get("features") == "inception-fid"
-        and settings.get("weights") == PUBLISHED["inception-fid"].sha256
-    )
+    name = (settings or {}).get("features")
+    if settings is None or name not in FEATURE_SETS or not FEATURE_SETS[name].published:
+        return False
+    return bool(settings.get("weights") == PUBLISHED[name].sha256)

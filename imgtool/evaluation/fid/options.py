@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol as Interface
 
 from imgtool.errors import UsageError
+from imgtool.evaluation.fid.features import FEATURE_SETS, FeatureSet, decoder_for
+from imgtool.evaluation.fid.protocols import PROTOCOLS, Protocol
 
-FID_RESIZES = ("clean", "pytorch-fid", "tf1")
-IMAGENET_RESIZE = "imagenet"
 ARRAY = "arr_0"  # numpy's name for the only array of a file
+METRICS = ("fid", "kid", "prdc")
+DEFAULT_METRICS = "fid,kid"
+NEIGHBOURS = 5  # as prdc and dgm-eval
+LIST = "list"  # in place of a protocol's name
+MOST = 5000  # images a side, where nobody says how many
 
 
-class Listener(Protocol):
+class Listener(Interface):
     """Who watches."""
 
     def note(self, text: str) -> None:
@@ -28,22 +33,26 @@ class Options:
     """How to measure.
 
     Attributes:
-        features: one of inception.FEATURE_SETS.
-        resize: one of FID_RESIZES; None is the feature set's own.
+        protocol: one of PROTOCOLS, which fills what it fixes; other values of it are refused.
+        metrics: some of METRICS, with commas between.
+        features: one of FEATURE_SETS; None is inception-fid.
+        resize: one of the feature set's; None is its first.
         weights, download, allow_unverified: as `find_weights`.
         cache_dir: folder of statistics.
         cache_fakes: keep those of a folder of fakes there, too.
-        n: images of each side; None takes 5000, or what there is.
+        n: images of each side; None takes MOST, or what there is, or what the protocol says.
         seed: of the draw.
         image_size: images are resized to it first; None leaves them as they are.
         split: `train`, `val`, `test`: the experiment's own parts; `all`; None is all faces, or
             the validation images.
         strict: refuse images that were trained on.
         batch_size: images of a side that are read, or made, at a time.
-        kid: measure that too.
+        neighbours: the k of precision, recall, density and coverage; None is NEIGHBOURS.
     """
 
-    features: str = "inception-fid"
+    protocol: str | None = None
+    metrics: str = DEFAULT_METRICS
+    features: str | None = None
     resize: str | None = None
     weights: str | None = None
     download: bool = True
@@ -58,21 +67,94 @@ class Options:
     batch_size: int = 32
     num_workers: int = 0
     device: str = "auto"
-    kid: bool = True
+    neighbours: int | None = None
 
     def __post_init__(self) -> None:
-        if self.features == "inception-imagenet" and self.resize not in (None, IMAGENET_RESIZE):
+        self._see_metrics()
+        if self.protocol not in (None, LIST):
+            self._fill()
+        if self.resize not in (None, *self.feature_set.resizes):
+            owners = [one.name for one in FEATURE_SETS.values() if self.resize in one.resizes]
+            own = " or ".join(self.feature_set.resizes)
             raise UsageError(
-                f"--resize {self.resize} is for inception-fid",
-                hint="inception-imagenet has a resize of its own: leave --resize out",
+                f"--resize {self.resize} is for {owners[0] if owners else 'no features'}",
+                hint=f"{self.feature_set.name} has {own}: leave --resize out, or name its own",
             )
+
+    def _see_metrics(self) -> None:
+        odd = [word for word in self.metrics.split(",") if word.strip() not in METRICS]
+        if odd:
+            known = ", ".join(METRICS)
+            raise UsageError(f"--metrics: no measure {odd[0]!r}", hint=f"some of {known}")
+
+    def _fill(self) -> None:
+        """Take what the protocol fixes.
+
+        Raises:
+            UsageError: no such protocol, or something else was given.
+        """
+        if self.protocol not in PROTOCOLS:
+            names = ", ".join(PROTOCOLS)
+            raise UsageError(
+                f"--protocol: none is called {self.protocol!r}", hint=f"one of {names}"
+            )
+        for key, value in PROTOCOLS[str(self.protocol)].fixed.items():
+            given = getattr(self, key)
+            if given not in (None, value):
+                option = "--img-size" if key == "image_size" else f"--{key}"
+                what = {"n": "all images", "image_size": "images as they are"}
+                raise UsageError(
+                    f"{option} {given} contradicts --protocol {self.protocol}, which has "
+                    f"{what[key] if value is None else value}",
+                    hint=f"leave {option} out, or --protocol",
+                )
+            object.__setattr__(self, key, value)
+
+    @property
+    def named(self) -> Protocol | None:
+        """The protocol, where one is named."""
+        return PROTOCOLS.get(self.protocol or "")
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The measures, in the order of METRICS."""
+        asked = {word.strip() for word in self.metrics.split(",")}
+        return tuple(name for name in METRICS if name in asked)
+
+    @property
+    def feature_set(self) -> FeatureSet:
+        """The features that are used."""
+        return FEATURE_SETS[self.features or next(iter(FEATURE_SETS))]
 
     @property
     def chosen_resize(self) -> str:
         """The resize mode that is used."""
-        if self.features == "inception-imagenet":
-            return IMAGENET_RESIZE
-        return self.resize or FID_RESIZES[0]
+        return self.resize or self.feature_set.resizes[0]
+
+    @property
+    def decoder(self) -> str:
+        """Who makes pixels of files."""
+        return self.named.decoder if self.named else decoder_for(self.chosen_resize)
+
+    @property
+    def k(self) -> int:
+        """Neighbours that make a neighbourhood."""
+        return self.neighbours or NEIGHBOURS
+
+    @property
+    def closed(self) -> bool:
+        """Whether what lies on a neighbourhood's border is inside."""
+        return self.named is not None and self.named.closed
+
+    @property
+    def all_real(self) -> bool:
+        """Whether all real images are taken, however many are made."""
+        return self.named is not None and self.named.all_real
+
+    @property
+    def most(self) -> int | None:
+        """Images a side where `n` says nothing; None is all there are."""
+        return None if self.named else MOST
 
 
 def is_statistics(path: Path) -> bool:

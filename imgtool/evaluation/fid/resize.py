@@ -1,17 +1,17 @@
-"""Images as Inception wants them: 299 px, and scaled as the tool does whose numbers are meant.
+"""Images as networks want them: of one size, and scaled as the tool does whose numbers are meant.
 
 FIDs of different ways differ by several units, so the way is part of every result.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
-from imgtool.evaluation.fid.options import IMAGENET_RESIZE
-
-SIDE = 299
+SIDE = 299  # Inception's
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -26,23 +26,39 @@ def prepare(images: Tensor, resize: str, side: int = SIDE) -> Tensor:
             tf1: bilinear between pixel corners, as TensorFlow 1 and Heusel et al. 2017,
                 (x - 128) / 128.
             imagenet: bilinear as pytorch-fid, ImageNet's mean and deviation.
+            edm2: bicubic with antialiasing, not clamped, ImageNet's mean and deviation.
+            dgm-eval: Pillow's bicubic, rounded to uint8, ImageNet's mean and deviation.
         side: of the result, pixels.
 
     Returns:
-        (B, 3, side, side) float32 of channels_last strides.
+        (B, 3, side, side) float32; for Inception of channels_last strides.
     """
+    if resize == "dgm-eval":
+        return _standardised(_resized_by_pillow(images, side) / 255)
     x = images.to(torch.float32)
+    if resize == "edm2":
+        x = F.interpolate(x, (side, side), mode="bicubic", antialias=True)
+        return _standardised(x / 255)
     if resize == "clean":
         x = F.interpolate(x, (side, side), mode="bicubic", antialias=True, align_corners=False)
         x = (x.clamp(0, 255) - 128) / 128
     elif resize == "tf1":
         x = (_tf1_bilinear(x, side) - 128) / 128
-    elif resize in ("pytorch-fid", IMAGENET_RESIZE):
+    elif resize in ("pytorch-fid", "imagenet"):
         x = F.interpolate(x / 255, (side, side), mode="bilinear", align_corners=False)
         x = 2 * x - 1 if resize == "pytorch-fid" else _standardised(x)
     else:
         raise ValueError(f"no resize {resize!r}")
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def _resized_by_pillow(images: Tensor, side: int) -> Tensor:
+    """(B, 3, side, side) float32 of whole numbers, on the device of the images."""
+    found = [
+        np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
+        for pixels in images.permute(0, 2, 3, 1).cpu().numpy()
+    ]
+    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).to(images.device, torch.float32)
 
 
 def _standardised(x: Tensor) -> Tensor:

@@ -14,10 +14,9 @@ from imgtool.data.photos import PhotoFolder
 from imgtool.data.views import View
 from imgtool.errors import DataError
 from imgtool.evaluation.fid.cache import Stored, read_array, read_statistics
-from imgtool.evaluation.fid.images import OURS
+from imgtool.evaluation.fid.features import OURS, PILLOW
 from imgtool.evaluation.fid.options import ARRAY, Options, is_statistics
 
-PILLOW = "pillow"
 # What pytorch-fid takes of a folder, and of no folder below it.
 _PEERS_SUFFIXES = frozenset(
     {".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -40,13 +39,15 @@ def open_source(path: Path, options: Options) -> ImageDataset | Stored:
 
 
 def decoder_of(path: Path, options: Options) -> str:
-    """Who decodes: as pytorch-fid does, where its numbers are meant."""
-    return PILLOW if options.chosen_resize == "pytorch-fid" and path.suffix != ".npz" else OURS
+    """Who decodes: as the other tool does, where its numbers are meant; arrays are decoded."""
+    return OURS if path.suffix == ".npz" else options.decoder
 
 
 def departures(path: Path, source: ImageDataset, options: Options) -> list[str]:
-    """In what a measurement of this folder is not what pytorch-fid's would be."""
-    if decoder_of(path, options) != PILLOW:
+    """In what a measurement of this folder is not what the tool's would be that is meant."""
+    if options.split is not None:  # of a protocol
+        return [f"{options.protocol} means images of {options.split}, which is not checked"]
+    if options.chosen_resize != "pytorch-fid" or path.suffix == ".npz":
         return []
     names = [Path(source.name(i)) for i in range(len(source))]
     passed_over = [file for file in path.iterdir() if file.suffix in (".pgm", ".ppm")]
@@ -84,7 +85,7 @@ def _resized(source: ImageDataset, image_size: int | None) -> ImageDataset:
 
 
 class PeersFolder(PhotoFolder):
-    """Images as `PIL.Image.open(path).convert("RGB")` gives them, as pytorch-fid reads them.
+    """Images as `PIL.Image.open(path).convert("RGB")` gives them, as other tools read them.
 
     Transparency is dropped, EXIF orientation is not applied, and more than 8 bits become what
     Pillow makes of them.

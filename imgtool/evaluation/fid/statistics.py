@@ -23,7 +23,6 @@ Floats = NDArray[np.float64]
 Features = NDArray[np.float32]
 
 NUM_SIZES = 6  # of the extrapolation
-SMALLEST_SIZE = 2048  # below it FID is no longer linear in 1 / n
 _CHUNK = 1024
 _NEGLIGIBLE = 1e-8
 _EPSILON = float(np.finfo(np.float64).eps)
@@ -213,15 +212,15 @@ class Extrapolation:
 def extrapolate(real: Statistics, fake: Statistics) -> Extrapolation | None:
     """FID-infinity (Chong & Forsyth 2020): a line in 1 / n through 6 sizes, n / 2 to n.
 
-    Both sides shrink together where both sides' features are known, as both bias it. None
-    where the smallest size would be less than 2048 on either side.
+    Both sides shrink together where both sides' features are known, as both bias it. None where
+    the smallest size would be less than d on either side: below it FID is not linear in 1 / n.
     """
     if fake.features is None or real.n is None:
         return None
-    n = len(fake.features)
-    smallest = max(SMALLEST_SIZE, n // 2)
+    n, width = fake.features.shape
+    smallest = max(width, n // 2)
     ratio = real.n / n if real.features is not None else 1.0
-    if n < 1.2 * smallest or smallest * ratio < SMALLEST_SIZE:
+    if n < 1.2 * smallest or smallest * ratio < width:
         return None
     sizes = np.linspace(smallest, n, NUM_SIZES).round().astype(int).tolist()
     reals = real.prefixes([round(size * ratio) for size in sizes])

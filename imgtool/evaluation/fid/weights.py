@@ -1,4 +1,4 @@
-"""Which published weights of Inception there are, and those that a measurement asks for."""
+"""Which published weights there are of networks that give features, and those that a measurement asks for."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from imgtool.evaluation.fid.options import Listener, Options
 from imgtool.published import Flags, Published, Weights, find_weights
 
 VARIABLE = "IMGTOOL_FID_WEIGHTS"
+DINOV2_VARIABLE = "IMGTOOL_DINOV2_WEIGHTS"
 FLAGS = Flags(file="--weights", unverified="--allow-unverified-weights")
 
 # The first is the Inception of 2015 that every published FID uses, as pytorch-fid converted it;
-# torch-fidelity publishes the same bytes under the second name. The other is torchvision's own.
+# torch-fidelity publishes the same bytes under the second name. The second is torchvision's own;
+# the last is what torch.hub gives for dinov2_vitl14, and what EDM2 and dgm-eval measure with.
 PUBLISHED = {
     "inception-fid": Published(
         of="inception-fid",
@@ -31,6 +33,14 @@ PUBLISHED = {
         num_bytes=108_949_747,
         variable=VARIABLE,
     ),
+    "dinov2": Published(
+        of="dinov2",
+        url="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
+        names=("dinov2_vitl14_pretrain.pth",),
+        sha256="d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
+        num_bytes=1_217_586_395,
+        variable=DINOV2_VARIABLE,
+    ),
 }
 
 
@@ -41,7 +51,7 @@ def weights_for(options: Options, listener: Listener) -> Weights:
         DataError: as `find_weights`.
     """
     found = find_weights(
-        PUBLISHED[options.features],
+        PUBLISHED[options.feature_set.name],
         options.weights,
         download=options.download,
         allow_unverified=options.allow_unverified,

@@ -1,35 +1,39 @@
 """One network for all of these tests: random weights, which cost seconds to calibrate."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from imgtool.evaluation.fid import inception
+from imgtool.evaluation.fid import dinov2, inception
+from imgtool.evaluation.fid.extractor import Extractor
+from imgtool.evaluation.fid.features import FEATURE_SETS
 from imgtool.evaluation.fid.resize import SIDE
 from imgtool.published import Weights
-from tests.evaluation.fid.making import SMALLEST_SIDE
+from tests.evaluation.fid.making import SMALL_SHAPE, SMALLEST_SIDE
 
 
 @pytest.fixture(scope="session")
 def random_state():
     network = inception.make_network("inception-fid")
-    inception._fill_at_random(network)
+    inception.fill_at_random(network)
     return network.state_dict()
 
 
 @pytest.fixture(scope="session")
 def _network(random_state):
-    real = inception._fill_at_random
-    inception._fill_at_random = lambda network: network.load_state_dict(random_state, assign=True)
+    real = inception.fill_at_random
+    inception.fill_at_random = lambda network: network.load_state_dict(random_state, assign=True)
     try:
-        return inception.Extractor(
+        return Extractor(
             "inception-fid",
             Weights(None, "random", verified=False),
             resize="clean",
             device=torch.device("cpu"),
         )
     finally:
-        inception._fill_at_random = real
+        inception.fill_at_random = real
 
 
 @pytest.fixture
@@ -47,8 +51,17 @@ def ready_weights(monkeypatch, random_state):
         state = {key: value.clone() for key, value in random_state.items()}
         network.load_state_dict(state, assign=True)
 
-    monkeypatch.setattr(inception, "_fill_at_random", fill)
-    monkeypatch.setattr(inception.Extractor, "side", SMALLEST_SIDE)
+    monkeypatch.setattr(inception, "fill_at_random", fill)
+    small = replace(FEATURE_SETS["inception-fid"], side=SMALLEST_SIDE)
+    monkeypatch.setitem(FEATURE_SETS, "inception-fid", small)
+
+
+@pytest.fixture
+def small_dinov2(monkeypatch):
+    """DINOv2 of two narrow blocks, wherever it is asked for."""
+    monkeypatch.setattr(dinov2, "SHAPE", SMALL_SHAPE)
+    small = replace(FEATURE_SETS["dinov2"], width=SMALL_SHAPE.width)
+    monkeypatch.setitem(FEATURE_SETS, "dinov2", small)
 
 
 @pytest.fixture(scope="session")

@@ -118,7 +118,7 @@ def test_two_folders(fid, photos, tmp_path):
     assert (code, files["fid"], files["comparable"]) == (0, row["fid"], False)
     told = ("num_images", "seed", "weights", "features", "resize", "image_size", "protocol")
     assert {key: files[key] for key in told} == {key: row[key] for key in told}
-    code, (third,), _ = fid("--real", stored, "--fake", fake, *QUICK, "--no-kid")
+    code, (third,), _ = fid("--real", stored, "--fake", fake, *QUICK, "--metrics", "fid")
     assert code == 0
     assert third["fid"] == pytest.approx(row["fid"], rel=1e-6)
     assert "kid" not in third
@@ -151,7 +151,7 @@ def test_an_array_of_fakes(fid, photos, tmp_path):
     files = sorted((photos / "fake").iterdir())
     images = np.stack([np.asarray(Image.open(file)) for file in files])
     np.savez(tmp_path / "fakes.npz", arr_0=images)
-    words = ("--real", photos / "real", "--no-kid", *QUICK)
+    words = ("--real", photos / "real", "--metrics", "fid", *QUICK)
     _, (row,), _ = fid(*words, "--fake", tmp_path / "fakes.npz")
     _, (same,), _ = fid(*words, "--fake", photos / "fake")
     assert row["fid"] == pytest.approx(same["fid"], rel=1e-9)
@@ -314,7 +314,7 @@ def test_faces_with_and_without(fid, genegan, tmp_path):
     assert (row["split"], row["image_size"], row["num_images"]) == ("all", 32, 6)
     assert len([line for line in said if "measured now" in line]) == 2
 
-    code, (again,), _ = fid(*words, "--img_size", 32, "--no-kid")
+    code, (again,), _ = fid(*words, "--img_size", 32, "--metrics", "fid")
     assert code == 0
     assert all(side["cached"] for side in again["sides"].values())
     assert again["fid_Bu"] == pytest.approx(row["fid_Bu"], rel=1e-6)
@@ -337,7 +337,7 @@ def test_a_split_is_the_experiments_own(fid, genegan):
     split = json.loads((genegan / "exp/split.json").read_text())
     for attribute in ("Smiling", "Bangs"):
         words = ("--ckpt", genegan / "exp", *QUICK, "--attribute", attribute, "--n", 2)
-        code, (row,), said = fid(*words, "--split", "train", "--no-kid")
+        code, (row,), said = fid(*words, "--split", "train", "--metrics", "fid")
         assert (code, row["split"], row["num_images"]) == (0, "train", 2)
         assert (row["num_trained_on"], row["num_looked_at"]) == (4, 4)
         assert any("4 of the 4 images were trained on" in line for line in said)

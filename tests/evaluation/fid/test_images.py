@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from imgtool.errors import DataError, UsageError
-from imgtool.evaluation.fid import inception
+from imgtool.evaluation.fid.extractor import BATCH
 from imgtool.evaluation.fid.images import Drawn, choose_n, draw, partners, real_features
 from imgtool.evaluation.fid.options import Options
 from imgtool.evaluation.fid.sources import departures, open_source
@@ -13,12 +13,14 @@ from imgtool.evaluation.fid.sources import departures, open_source
 class MeanColour:
     """Stands in for Inception: the first three features are the mean of each channel."""
 
+    width = 2048
+
     def prepare(self, images):
         assert images.dtype == torch.uint8
         return images.float().mean((2, 3))
 
     def features_of(self, prepared):
-        assert len(prepared) <= inception.BATCH
+        assert len(prepared) <= BATCH
         found = torch.zeros(len(prepared), 2048)
         found[:, :3] = prepared
         return found

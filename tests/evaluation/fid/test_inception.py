@@ -13,6 +13,7 @@ import torch
 
 from imgtool.errors import DataError
 from imgtool.evaluation.fid import inception
+from imgtool.evaluation.fid.extractor import BATCH, Extractor, Gathering
 from imgtool.published import Weights
 from tests.evaluation.fid.making import SMALLEST_SIDE
 
@@ -62,14 +63,14 @@ def test_batches_do_not_matter(extractor, pattern):
     images = torch.cat([pattern] * 4)[:10]
     found = []
     for pieces in (10, 3):
-        gathering = inception.Gathering(extractor, len(images))
+        gathering = Gathering(extractor, len(images))
         handle = network.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
         for places in torch.arange(len(images)).split(pieces):
             gathering.add(images[places], places.tolist())
         found.append(gathering.finish())
         handle.remove()
     assert np.array_equal(*found)
-    assert set(seen) == {inception.BATCH}
+    assert set(seen) == {BATCH}
     assert np.array_equal(found[0][:3], found[0][3:6])
 
 
@@ -86,17 +87,17 @@ def test_weights_from_a_file(extractor, random_state, pattern, tmp_path):
     path = tmp_path / "weights.pth"
     torch.save(random_state, path, _use_new_zipfile_serialization=False)
     weights = Weights(path, "hash", verified=False)
-    found = inception.Extractor("inception-fid", weights, resize="clean", device=CPU)
+    found = Extractor("inception-fid", weights, resize="clean", device=CPU)
     found.side = extractor.side = SMALLEST_SIDE
     assert torch.equal(found(pattern[:1]), extractor(pattern[:1]))
     del random_state
     for content in (b"", b"no weights", path.read_bytes()[:5000]):
         path.write_bytes(content)
         with pytest.raises(DataError, match="holds no weights that fit"):
-            inception.Extractor("inception-fid", weights, resize="clean", device=CPU)
+            Extractor("inception-fid", weights, resize="clean", device=CPU)
     torch.save({"fc.weight": torch.zeros(1008, 2048)}, path)
     with pytest.raises(DataError, match="Missing key"):
-        inception.Extractor("inception-fid", weights, resize="clean", device=CPU)
+        Extractor("inception-fid", weights, resize="clean", device=CPU)
     for odd, reason in (
         (torch.zeros(1008, 2048, dtype=torch.float16), "fc.weight is of float16, not float32"),
         (torch.zeros(1008, 2048, dtype=torch.float64), "fc.weight is of float64, not float32"),
@@ -104,10 +105,10 @@ def test_weights_from_a_file(extractor, random_state, pattern, tmp_path):
     ):
         torch.save({"fc.weight": odd}, path)
         with pytest.raises(DataError, match=reason):
-            inception.Extractor("inception-fid", weights, resize="clean", device=CPU)
+            Extractor("inception-fid", weights, resize="clean", device=CPU)
     torch.save([1], path)
     with pytest.raises(DataError, match="holds no weights that fit"):
-        inception.Extractor("inception-fid", weights, resize="clean", device=CPU)
+        Extractor("inception-fid", weights, resize="clean", device=CPU)
 
 
 def test_a_pickle_is_not_run(tmp_path):
@@ -118,7 +119,7 @@ def test_a_pickle_is_not_run(tmp_path):
     path = tmp_path / "weights.pth"
     torch.save({"a": Trap()}, path)
     with pytest.raises(DataError):
-        inception.Extractor(
+        Extractor(
             "inception-fid", Weights(path, "hash", verified=False), resize="clean", device=CPU
         )
     assert not (tmp_path / "sprung").exists()
@@ -129,12 +130,12 @@ def test_torchvisions_network(pattern, monkeypatch):
         zeros = {k: torch.zeros(v.shape, dtype=v.dtype) for k, v in network.state_dict().items()}
         network.load_state_dict(zeros, assign=True)
 
-    monkeypatch.setattr(inception, "_fill_at_random", fill)
+    monkeypatch.setattr(inception, "fill_at_random", fill)
     weights = Weights(None, "random", verified=False)
-    found = inception.Extractor("inception-imagenet", weights, resize="imagenet", device=CPU)
+    found = Extractor("inception-imagenet", weights, resize="imagenet", device=CPU)
     assert found(pattern[:1]).shape == (1, 2048)
     with pytest.raises(ValueError, match="resize clean"):
-        inception.Extractor("inception-imagenet", weights, resize="clean", device=CPU)
+        Extractor("inception-imagenet", weights, resize="clean", device=CPU)
 
 
 def test_networks_have_the_published_keys():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from imgtool.data.synthetic.make import make_faces
 from imgtool.errors import UserError
 from imgtool.evaluation.editing import open_editor
 from imgtool.evaluation.fid.checkpoints import CheckpointMeter
-from imgtool.evaluation.fid.inception import Extractor
+from imgtool.evaluation.fid.features import FEATURE_SETS
 from imgtool.evaluation.fid.options import Options
 from imgtool.experiment.checkpoint_file import read
 from imgtool.experiment.layout import ExperimentDir
@@ -83,7 +84,8 @@ def meter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CheckpointMeter]
     cache = tmp_path_factory.mktemp("cache")
     options = Options(weights="random", n=3, batch_size=3, device="cpu", cache_dir=cache)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Extractor, "side", SMALLEST_SIDE)
+        small = replace(FEATURE_SETS["inception-fid"], side=SMALLEST_SIDE)
+        patch.setitem(FEATURE_SETS, "inception-fid", small)
         yield CheckpointMeter(options, Quiet(), Weights(None, RANDOM, verified=False), {})
 
 
