@@ -219,6 +219,7 @@ class Meter:
             real,
             fake,
             options.k,
+            seed=options.seed,
             closed=options.closed,
             tell=lambda done, total: self.listener.progress(stage, "tiles", done, total),
         )

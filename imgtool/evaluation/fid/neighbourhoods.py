@@ -6,13 +6,17 @@ how many of those a fake lies in, over k; recall is the share of real images in 
 neighbourhood (Kynkaanniemi et al. 2019), and coverage the share of real images with a fake in
 their own (Naeem et al. 2020).
 
-Distances are float64, in tiles: memory grows with the images, not with their pairs. Few pairs
-reach into a neighbourhood; what a jackknife over blocks of images needs is counted of them alone.
+Distances are float64, in tiles: memory grows with the images, not with their pairs.
+
+Errors come from halves: both sides are parted at random, the halves share no image, and the
+variance of numbers of half the images is twice theirs. (A jackknife over blocks gives 1.1 to 2.2
+times the deviation over draws, as neighbourhoods are far from linear in the images.) Few pairs
+reach into a neighbourhood, so that halves cost little more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,16 +24,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgtool.evaluation.fid.statistics import Features, Floats, Statistics
-from imgtool.evaluation.fid.uncertainty import num_blocks
+from imgtool.evaluation.fid.uncertainty import FEWEST_BLOCKS
 
 SHARES = ("precision", "recall", "density", "coverage")
 _TILE = 1024  # images a side
-_SPARE = 4  # times k neighbours are kept, so that k are left where a block is left out
+_SPARE = 5  # times k neighbours are kept: of so many, a half has k but in 1 of 2000 cases
+NUM_SPLITS = 25
+_SPLIT_STREAM = 9  # apart from other draws of one seed
 _ROUNDING = 1e-12  # of squared lengths: what a distance of 0 comes out as
-_NONE = -1  # in place of a block
 
 Tell = Callable[[int, int], None]
 Numbers = NDArray[np.int64]
+Members = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ def neighbourhoods(
     fake: Statistics,
     k: int,
     *,
+    seed: int = 0,
     closed: bool = False,
     tell: Tell = lambda done, total: None,
 ) -> Neighbourhoods | None:
@@ -60,6 +67,7 @@ def neighbourhoods(
 
     Args:
         k: at least 1.
+        seed: of the halves.
         closed: an image on the border of a neighbourhood is inside.
         tell: hears of tiles done and in all.
     """
@@ -68,16 +76,37 @@ def neighbourhoods(
     x, y = _Side.of(real.features), _Side.of(fake.features)
     if min(len(x), len(y)) <= k:
         return None
-    blocks = max(1, num_blocks(len(x), len(y)))
+    members = _halves(len(x), len(y), k, seed)
     counted = _Counted(tell, *(len(side.pieces) for side in (x, y)))
-    radii = [_radii(side, k, blocks, counted) for side in (x, y)]
-    found = _shares(x, y, radii, k, closed, counted)
+    radii = [_radii(side, k, some, counted) for side, some in zip((x, y), members, strict=True)]
+    found = _shares(x, y, radii, members, k, closed, counted)
     errors = None
-    if blocks > 1:
-        spread = found[1:].std(axis=0) * np.sqrt(blocks - 1)
+    if len(found) > 1:
+        spread = np.sqrt(np.square(found[1::2] - found[2::2]).mean(axis=0)) / 2
         errors = dict(zip(SHARES, spread.tolist(), strict=True))
     points = sum(int((some[0] == 0).sum()) for some in radii)
     return Neighbourhoods(dict(zip(SHARES, found[0].tolist(), strict=True)), errors, points)
+
+
+def _halves(n: int, m: int, k: int, seed: int) -> tuple[Members, Members]:
+    """(1 + 2 S, n) and (1 + 2 S, m): all images, and S times two halves; all alone of few.
+
+    Where the sides are equally many their halves have the same places: pairs stay together.
+    """
+    if min(n, m) < max(2 * FEWEST_BLOCKS, 2 * (k + 1)):
+        return np.ones((1, n), bool), np.ones((1, m), bool)
+    generator = np.random.default_rng([_SPLIT_STREAM, seed])
+    found = np.zeros((1 + 2 * NUM_SPLITS, n), bool), np.zeros((1 + 2 * NUM_SPLITS, m), bool)
+    for some in found:
+        some[0] = True
+    for one in range(1, 1 + 2 * NUM_SPLITS, 2):
+        order = generator.permutation(n)
+        for some, own in zip(
+            found, (order, order if n == m else generator.permutation(m)), strict=True
+        ):
+            half = len(own) // 2
+            some[one, own[:half]] = some[one + 1, own[half : 2 * half]] = True
+    return found
 
 
 class _Counted:
@@ -114,10 +143,6 @@ class _Side:
     def pieces(self) -> list[slice]:
         return [slice(at, min(at + _TILE, len(self))) for at in range(0, len(self), _TILE)]
 
-    def block_of(self, blocks: int) -> Numbers:
-        """(n,): the block of each image."""
-        return np.arange(len(self)) * blocks // len(self)
-
 
 def _squared(x: _Side, rows: slice, y: _Side, columns: slice) -> Floats:
     """Squared distances (rows, columns); those of equal features are 0."""
@@ -131,86 +156,103 @@ def _squared(x: _Side, rows: slice, y: _Side, columns: slice) -> Floats:
     return found
 
 
-def _radii(side: _Side, k: int, blocks: int, counted: _Counted) -> Floats:
-    """(1 + B, n): squared, of all images, and without each block."""
+def _radii(side: _Side, k: int, members: Members, counted: _Counted) -> Floats:
+    """(R, n): squared, among each row of members; what they are of others says nothing."""
     n = len(side)
     kept = min(n - 1, _SPARE * k)
     near = np.full((n, kept), np.inf)
-    who = np.full((n, kept), _NONE, np.int64)
-    block = side.block_of(blocks)
+    who = np.zeros((n, kept), np.int64)
     for number, rows in enumerate(side.pieces):
         for columns in side.pieces[number:]:
             tile = _squared(side, rows, side, columns)
             if rows == columns:
                 np.fill_diagonal(tile, np.inf)
-            _keep_nearest(near, who, rows, tile, block[columns])
+            _keep_nearest(near, who, rows, tile, columns)
             if rows != columns:
-                _keep_nearest(near, who, columns, tile.T, block[rows])
+                _keep_nearest(near, who, columns, tile.T, rows)
             counted.one_more()
     order = np.argsort(near, axis=1)
     near, who = np.take_along_axis(near, order, 1), np.take_along_axis(who, order, 1)
-    found = [near[:, k - 1]]
-    for one in range(blocks if blocks > 1 else 0):
-        rank = np.cumsum(who != one, axis=1)
-        place = np.where(rank[:, -1] >= k, np.argmax(rank == k, axis=1), kept - 1)
+    found = []
+    for some in members:
+        rank = np.cumsum(some[who], axis=1)
+        place = np.where(rank[:, -1] >= k, np.argmax(rank >= k, axis=1), kept - 1)
         found.append(near[np.arange(n), place])
     return np.stack(found)
 
 
-def _keep_nearest(near: Floats, who: Numbers, rows: slice, tile: Floats, block: Numbers) -> None:
+def _keep_nearest(near: Floats, who: Numbers, rows: slice, tile: Floats, columns: slice) -> None:
     """Take a tile's distances into the nearest of these rows, in place."""
     kept = near.shape[1]
-    if tile.shape[1] > kept:
-        place = np.argpartition(tile, kept - 1, axis=1)[:, :kept]
-        tile, theirs = np.take_along_axis(tile, place, 1), block[place]
-    else:
-        theirs = np.broadcast_to(block, tile.shape)
-    both = np.concatenate([near[rows], tile], axis=1)
-    blocks = np.concatenate([who[rows], theirs], axis=1)
+    place = np.argpartition(tile, min(kept, tile.shape[1]) - 1, axis=1)[:, :kept]
+    both = np.concatenate([near[rows], np.take_along_axis(tile, place, 1)], axis=1)
+    theirs = np.concatenate([who[rows], place + columns.start], axis=1)
     best = np.argpartition(both, kept - 1, axis=1)[:, :kept]
     near[rows] = np.take_along_axis(both, best, 1)
-    who[rows] = np.take_along_axis(blocks, best, 1)
+    who[rows] = np.take_along_axis(theirs, best, 1)
 
 
 def _shares(
-    x: _Side, y: _Side, radii: list[Floats], k: int, closed: bool, counted: _Counted
+    x: _Side,
+    y: _Side,
+    radii: Sequence[Floats],
+    members: tuple[Members, Members],
+    k: int,
+    closed: bool,
+    counted: _Counted,
 ) -> Floats:
-    """(1 + B, 4): SHARES of all images, and without each block of both sides."""
-    of_real, of_fake = radii
-    replicates = len(of_real)
-    blocks = max(1, replicates - 1)
-    block_x, block_y = x.block_of(blocks), y.block_of(blocks)
-    hits = np.zeros((replicates, len(y)), np.int64)  # neighbourhoods that a fake lies in
-    covered, recalled = (np.zeros((replicates, len(x)), bool) for _ in range(2))
+    """(R, 4): SHARES among each row of members."""
     inside = np.less_equal if closed else np.less
-    widest = of_real.max(axis=0), of_fake.max(axis=0)
+    tally = _Tally.empty(*members)
+    widest = radii[0].max(axis=0)[:, None], radii[1].max(axis=0)[None]
     for rows in x.pieces:
         for columns in y.pieces:
             tile = _squared(x, rows, y, columns)
-            for reach, radius, by_real in (
-                (widest[0][rows, None], of_real, True),
-                (widest[1][None, columns], of_fake, False),
-            ):
+            for side, reach in enumerate((widest[0][rows], widest[1][:, columns])):
                 i, j = np.nonzero(inside(tile, reach))
                 distance = tile[i, j]
                 i, j = i + rows.start, j + columns.start
-                for one in range(replicates):
-                    holds = inside(distance, radius[one, i if by_real else j])
-                    if one:
-                        holds &= (block_x[i] != one - 1) & (block_y[j] != one - 1)
-                    if by_real:
-                        hits[one] += np.bincount(j[holds], minlength=len(y))
-                        covered[one, i[holds]] = True
-                    else:
-                        recalled[one, i[holds]] = True
+                for one, radius in enumerate(radii[side]):
+                    holds = inside(distance, radius[i if side == 0 else j])
+                    tally.add(one, side, i[holds], j[holds])
             counted.one_more()
-    found = np.empty((replicates, 4))
-    for one in range(replicates):
-        reals = block_x != one - 1 if one else slice(None)
-        fakes = block_y != one - 1 if one else slice(None)
-        mine = hits[one, fakes]
-        found[one] = (
-            (mine > 0).mean(), recalled[one, reals].mean(), mine.mean() / k,
-            covered[one, reals].mean(),
-        )  # fmt: skip
-    return found
+    return np.stack([tally.shares(one, k) for one in range(len(radii[0]))])
+
+
+@dataclass(frozen=True)
+class _Tally:
+    """What lies in neighbourhoods, among each row of members.
+
+    Attributes:
+        reals, fakes: (R, n) and (R, m), the members.
+        hits: (R, m): real images in whose neighbourhoods a fake lies.
+        covered, recalled: (R, n): whether a real image's own has a fake, and whether it lies in one's.
+    """
+
+    reals: Members
+    fakes: Members
+    hits: Numbers
+    covered: Members
+    recalled: Members
+
+    @classmethod
+    def empty(cls, reals: Members, fakes: Members) -> _Tally:
+        hits = np.zeros(fakes.shape, np.int64)
+        return cls(reals, fakes, hits, np.zeros_like(reals), np.zeros_like(reals))
+
+    def add(self, one: int, side: int, i: Numbers, j: Numbers) -> None:
+        """Pairs of real and fake images within the neighbourhood of that side's."""
+        if one:
+            both = self.reals[one, i] & self.fakes[one, j]
+            i, j = i[both], j[both]
+        if side == 0:
+            self.hits[one] += np.bincount(j, minlength=self.hits.shape[1])
+            self.covered[one, i] = True
+        else:
+            self.recalled[one, i] = True
+
+    def shares(self, one: int, k: int) -> Floats:
+        """(4,): SHARES."""
+        mine, reals = self.hits[one, self.fakes[one]], self.reals[one]
+        covered, recalled = self.covered[one, reals].mean(), self.recalled[one, reals].mean()
+        return np.array([(mine > 0).mean(), recalled, mine.mean() / k, covered])

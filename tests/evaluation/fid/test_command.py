@@ -220,6 +220,11 @@ def test_a_folder_against_itself(fid, photos):
         (("--real", "a", "--fake", "b", "--plot", "c.png"), 2, "--plot"),
         (("--real", "none", "--fake", "b", *QUICK), 4, "no such folder"),
         (("--features", "inception-imagenet", "--resize", "tf1", "--ckpt", "a"), 2, "--resize"),
+        (("--features", "dinov2", "--resize", "clean", "--ckpt", "a"), 2, "--resize"),
+        (("--metrics", "fid,is", "--ckpt", "a"), 2, "no measure 'is'"),
+        (("--metrics", "kid", "--ckpt", "a", "--plot", "b.png"), 2, "--plot draws FID"),
+        (("--protocol", "none", "--ckpt", "a"), 2, "none is called 'none'"),
+        (("--protocol", "adm", "--resize", "clean", "--ckpt", "a"), 2, "contradicts"),
     ],
 )
 def test_bad_words(words, code, reason, fid):
