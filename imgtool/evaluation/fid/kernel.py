@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from imgtool.evaluation.fid.statistics import Features, Floats, Statistics
+from imgtool.evaluation.fid.products import PAIRS, visit
+from imgtool.evaluation.fid.statistics import Floats, Statistics
 from imgtool.evaluation.fid.uncertainty import num_blocks
 
 MAX_IMAGES = 10_000  # a side
 NUM_SUBSETS = 100
 SUBSET_SIZE = 1000
 _SUBSET_STREAM = 8  # apart from other draws of one seed
-_CHUNK = 1024
 
 
 @dataclass(frozen=True)
@@ -37,54 +37,80 @@ class KernelDistance:
     subsets_spread: float
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """Sums of the kernel over blocks, and over subsets, of the images.
-
-    Attributes:
-        blocks: (B, B) float64.
-        subsets: (S,) float64.
-    """
-
-    blocks: Floats
-    subsets: Floats
-
-
 def kernel_distance(real: Statistics, fake: Statistics, seed: int) -> KernelDistance | None:
-    """None without features of both sides, or of fewer than 2 images.
+    """As `KernelSums`, alone."""
+    found = KernelSums.of(real, fake, seed)
+    if found is None:
+        return None
+    assert real.features is not None
+    assert fake.features is not None
+    visit(real.features[:MAX_IMAGES], fake.features[:MAX_IMAGES], [found])
+    return found.result()
+
+
+class KernelSums:
+    """Sums of the kernel over blocks and subsets of images, of the products that it is shown.
 
     Args:
+        n, m: images of the sides.
+        width: numbers of a feature.
         seed: of the draw of subsets.
     """
-    if real.features is None or fake.features is None:
-        return None
-    x, y = real.features[:MAX_IMAGES], fake.features[:MAX_IMAGES]
-    n, m = len(x), len(y)
-    if min(n, m) < 2:
-        return None
-    size = min(SUBSET_SIZE, n, m)
-    generator = np.random.default_rng([_SUBSET_STREAM, seed])
-    chosen = [_subsets(count, size, generator) for count in (n, m)]
-    blocks = max(1, num_blocks(n, m))
-    parted = [_blocks(count, blocks) for count in (n, m)]
-    xx, yy, xy = (
-        _sums(a, b, parted[i], parted[j], chosen[i], chosen[j])
-        for a, b, i, j in ((x, x, 0, 0), (y, y, 1, 1), (x, y, 0, 1))
-    )
-    subsets = (xx.subsets + yy.subsets) / (size * (size - 1)) - 2 * xy.subsets / size**2
-    counts = np.stack([part.sum(axis=1) for part in parted])
-    value = float(_of_kept(xx.blocks, yy.blocks, xy.blocks, counts, np.ones((1, blocks)))[0])
-    variance = None
-    if blocks > 1:
-        variance = _variance(xx.blocks, yy.blocks, xy.blocks, counts, value)
-    drawn = float(subsets.var(ddof=1)) / NUM_SUBSETS
-    return KernelDistance(
-        value,
-        None if variance is None else float(np.sqrt(variance)),
-        float(subsets.mean()),
-        None if variance is None else float(np.sqrt(variance + drawn)),
-        float(subsets.std()),
-    )
+
+    most: int | None = MAX_IMAGES  # images that it looks at
+
+    def __init__(self, n: int, m: int, width: int, seed: int) -> None:
+        counts = self._counts = [min(n, MAX_IMAGES), min(m, MAX_IMAGES)]
+        self._width, self._size = width, min(SUBSET_SIZE, *counts)
+        generator = np.random.default_rng([_SUBSET_STREAM, seed])
+        self._chosen = [_subsets(count, self._size, generator) for count in counts]
+        blocks = max(1, num_blocks(*counts))
+        self._parted = [_blocks(count, blocks) for count in counts]
+        self._of_blocks = {pair: np.zeros((blocks, blocks)) for pair in PAIRS}
+        self._of_subsets = {pair: np.zeros(NUM_SUBSETS) for pair in PAIRS}
+
+    @classmethod
+    def of(cls, real: Statistics, fake: Statistics, seed: int) -> KernelSums | None:
+        """None without features of both sides, or of fewer than 2 images."""
+        if real.features is None or fake.features is None:
+            return None
+        n, m = len(real.features), len(fake.features)
+        return cls(n, m, real.features.shape[1], seed) if min(n, m) >= 2 else None
+
+    def take(self, pair: str, rows: slice, columns: slice, products: Floats) -> None:
+        """Add k(x_i, y_j); of k(x_i, x_i) nothing."""
+        x, y = (int(side == "y") for side in pair)
+        kernel: Any = products[: max(0, self._counts[x] - rows.start)]
+        kernel = kernel[:, : max(0, self._counts[y] - columns.start)] / self._width + 1
+        kernel *= kernel * kernel
+        if x == y and rows == columns:
+            np.fill_diagonal(kernel, 0)
+        part = self._parted[x][:, rows] @ kernel @ self._parted[y][:, columns].T
+        inside = np.einsum(
+            "sj,sj->s", self._chosen[x][:, rows] @ kernel, self._chosen[y][:, columns]
+        )
+        if x == y and rows != columns:  # the pairs below the diagonal as well
+            part, inside = part + part.T, 2 * inside
+        self._of_blocks[pair] += part
+        self._of_subsets[pair] += inside
+
+    def result(self) -> KernelDistance:
+        """Once all tiles have come."""
+        size, of = self._size, self._of_subsets
+        subsets = (of["xx"] + of["yy"]) / (size * (size - 1)) - 2 * of["xy"] / size**2
+        counts = np.stack([part.sum(axis=1) for part in self._parted])
+        xx, yy, xy = (self._of_blocks[pair] for pair in PAIRS)
+        blocks = len(xx)
+        value = float(_of_kept(xx, yy, xy, counts, np.ones((1, blocks)))[0])
+        variance = _variance(xx, yy, xy, counts, value) if blocks > 1 else None
+        drawn = float(subsets.var(ddof=1)) / NUM_SUBSETS
+        return KernelDistance(
+            value,
+            None if variance is None else float(np.sqrt(variance)),
+            float(subsets.mean()),
+            None if variance is None else float(np.sqrt(variance + drawn)),
+            float(subsets.std()),
+        )
 
 
 def _subsets(count: int, size: int, generator: np.random.Generator) -> Floats:
@@ -100,28 +126,6 @@ def _blocks(count: int, blocks: int) -> Floats:
     found = np.zeros((blocks, count))
     found[np.arange(count) * blocks // count, np.arange(count)] = 1
     return found
-
-
-def _sums(
-    x: Features, y: Features, rows: Floats, columns: Floats, some: Floats, others: Floats
-) -> _Sums:
-    """Of k(x_i, y_j); of k(x_i, x_i) nothing, where both are one set."""
-    blocks, subsets = np.zeros((len(rows), len(columns))), np.zeros(len(some))
-    for start in range(0, len(x), _CHUNK):
-        left, i = x[start : start + _CHUNK].astype(np.float64), slice(start, start + _CHUNK)
-        for other in range(start if x is y else 0, len(y), _CHUNK):
-            right, j = y[other : other + _CHUNK].astype(np.float64), slice(other, other + _CHUNK)
-            kernel: Any = left @ right.T / x.shape[1] + 1
-            kernel *= kernel * kernel
-            if x is y and start == other:
-                np.fill_diagonal(kernel, 0)
-            part = rows[:, i] @ kernel @ columns[:, j].T
-            chosen = np.einsum("sj,sj->s", some[:, i] @ kernel, others[:, j])
-            if x is y and start != other:  # the pairs below the diagonal as well
-                part, chosen = part + part.T, 2 * chosen
-            blocks += part
-            subsets += chosen
-    return _Sums(blocks, subsets)
 
 
 def _of_kept(xx: Floats, yy: Floats, xy: Floats, counts: Floats, kept: Floats) -> Floats:

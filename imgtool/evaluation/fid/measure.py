@@ -16,9 +16,10 @@ from imgtool.evaluation.fid.cache import Cache
 from imgtool.evaluation.fid.extractor import Extractor
 from imgtool.evaluation.fid.features import FEATURE_SETS
 from imgtool.evaluation.fid.images import Drawn, real_features
-from imgtool.evaluation.fid.kernel import KernelDistance, kernel_distance
-from imgtool.evaluation.fid.neighbourhoods import SHARES, Neighbourhoods, neighbourhoods
+from imgtool.evaluation.fid.kernel import KernelDistance, KernelSums
+from imgtool.evaluation.fid.neighbourhoods import SHARES, Manifolds, Neighbourhoods
 from imgtool.evaluation.fid.options import NEIGHBOURS, Listener, Options
+from imgtool.evaluation.fid.products import visit
 from imgtool.evaluation.fid.statistics import (
     Extrapolation,
     Statistics,
@@ -195,45 +196,53 @@ class Meter:
         wanted = self.options.wanted if metrics is None else metrics
         stage = f"distances{' of ' if name else ''}{name}"
         seed, tell = self.options.seed, self.listener.progress
-        fid = replicates = line = kernel = manifolds = None
-        tell(stage, "numbers", 0, 4)
+        fid = replicates = line = None
         if "fid" in wanted:
+            tell(stage, "numbers", 0, 3)
             fid = frechet_distance(real, fake)
-            tell(stage, "numbers", 1, 4)
+            tell(stage, "numbers", 1, 3)
             replicates = Replicates.of(real, fake, seed)
-            tell(stage, "numbers", 2, 4)
+            tell(stage, "numbers", 2, 3)
             line = extrapolate(real, fake)
-        tell(stage, "numbers", 3, 4)
-        if "kid" in wanted:
-            kernel = kernel_distance(real, fake, seed)
-        tell(stage, "numbers", 4, 4)
-        if "prdc" in wanted:
-            manifolds = self._neighbourhoods(real, fake, f"neighbourhoods{stage[9:]}")
+            tell(stage, "numbers", 3, 3)
+        kernel, manifolds = self._of_products(real, fake, wanted, f"products{stage[9:]}")
         return Comparison(fid, line, replicates, kernel, manifolds)
 
-    def _neighbourhoods(
-        self, real: Statistics, fake: Statistics, stage: str
-    ) -> Neighbourhoods | None:
+    def _of_products(
+        self, real: Statistics, fake: Statistics, wanted: Sequence[str], stage: str
+    ) -> tuple[KernelDistance | None, Neighbourhoods | None]:
+        """What inner products of features give, in one walk over them."""
         options = self.options
-        found = neighbourhoods(
-            real,
-            fake,
-            options.k,
-            seed=options.seed,
-            closed=options.closed,
-            tell=lambda done, total: self.listener.progress(stage, "tiles", done, total),
-        )
-        if found is None:
-            self.listener.note(
-                "warning: precision, recall, density and coverage need features of both sides, "
-                f"and more than {options.k} images of each"
+        kernel = manifolds = None
+        if "kid" in wanted:
+            kernel = KernelSums.of(real, fake, options.seed)
+        if "prdc" in wanted:
+            manifolds = Manifolds.of(
+                real, fake, options.k, seed=options.seed, closed=options.closed
             )
-        elif found.num_points:
+            if manifolds is None:
+                self.listener.note(
+                    "warning: precision, recall, density and coverage need features of both "
+                    f"sides, and more than {options.k} images of each"
+                )
+        visitors = [one for one in (kernel, manifolds) if one is not None]
+        if visitors:
+            assert real.features is not None
+            assert fake.features is not None
+            most = None if manifolds is not None else KernelSums.most
+            visit(
+                real.features[:most],
+                fake.features[:most],
+                visitors,
+                lambda done, total: self.listener.progress(stage, "tiles", done, total),
+            )
+        found = manifolds and manifolds.result()
+        if found and found.num_points:
             self.listener.note(
                 f"warning: {found.num_points} images are the same as {options.k} others of their "
                 "side: their neighbourhoods are points"
             )
-        return found
+        return kernel and kernel.result(), found
 
     def baseline(self, one: Statistics, other: Statistics) -> dict[str, Any]:
         """Distances between two sets of real images, computed once."""

@@ -16,24 +16,23 @@ reach into a neighbourhood, so that halves cost little more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imgtool.evaluation.fid.products import pieces, visit
 from imgtool.evaluation.fid.statistics import Features, Floats, Statistics
 from imgtool.evaluation.fid.uncertainty import FEWEST_BLOCKS
 
 SHARES = ("precision", "recall", "density", "coverage")
-_TILE = 1024  # images a side
 _SPARE = 5  # times k neighbours are kept: of so many, a half has k but in 1 of 2000 cases
 NUM_SPLITS = 25
 _SPLIT_STREAM = 9  # apart from other draws of one seed
 _ROUNDING = 1e-12  # of squared lengths: what a distance of 0 comes out as
 
-Tell = Callable[[int, int], None]
 Numbers = NDArray[np.int64]
 Members = NDArray[np.bool_]
 
@@ -55,37 +54,90 @@ class Neighbourhoods:
 
 
 def neighbourhoods(
-    real: Statistics,
-    fake: Statistics,
-    k: int,
-    *,
-    seed: int = 0,
-    closed: bool = False,
-    tell: Tell = lambda done, total: None,
+    real: Statistics, fake: Statistics, k: int, *, seed: int = 0, closed: bool = False
 ) -> Neighbourhoods | None:
-    """None without features of both sides, or where a side has no k others to an image.
+    """As `Manifolds`, alone."""
+    found = Manifolds.of(real, fake, k, seed=seed, closed=closed)
+    if found is None:
+        return None
+    assert real.features is not None
+    assert fake.features is not None
+    visit(real.features, fake.features, [found])
+    return found.result()
+
+
+class Manifolds:
+    """Finds neighbourhoods, and what lies in them, of the products that it is shown.
 
     Args:
         k: at least 1.
         seed: of the halves.
         closed: an image on the border of a neighbourhood is inside.
-        tell: hears of tiles done and in all.
     """
-    if real.features is None or fake.features is None:
-        return None
-    x, y = _Side.of(real.features), _Side.of(fake.features)
-    if min(len(x), len(y)) <= k:
-        return None
-    members = _halves(len(x), len(y), k, seed)
-    counted = _Counted(tell, *(len(side.pieces) for side in (x, y)))
-    radii = [_radii(side, k, some, counted) for side, some in zip((x, y), members, strict=True)]
-    found = _shares(x, y, radii, members, k, closed, counted)
-    errors = None
-    if len(found) > 1:
-        spread = np.sqrt(np.square(found[1::2] - found[2::2]).mean(axis=0)) / 2
-        errors = dict(zip(SHARES, spread.tolist(), strict=True))
-    points = sum(int((some[0] == 0).sum()) for some in radii)
-    return Neighbourhoods(dict(zip(SHARES, found[0].tolist(), strict=True)), errors, points)
+
+    most: int | None = None  # images that it looks at
+
+    def __init__(self, x: Features, y: Features, k: int, *, seed: int, closed: bool) -> None:
+        self._k = k
+        self._inside = np.less_equal if closed else np.less
+        self._members = _halves(len(x), len(y), k, seed)
+        self._sides = [_Nearest(side, k) for side in (x, y)]
+        self._tally = _Tally.empty(*self._members)
+
+    @classmethod
+    def of(
+        cls, real: Statistics, fake: Statistics, k: int, *, seed: int = 0, closed: bool = False
+    ) -> Manifolds | None:
+        """None without features of both sides, or where a side has no k others to an image."""
+        if real.features is None or fake.features is None:
+            return None
+        if min(len(real.features), len(fake.features)) <= k:
+            return None
+        return cls(real.features, fake.features, k, seed=seed, closed=closed)
+
+    def take(self, pair: str, rows: slice, columns: slice, products: Floats) -> None:
+        """Take a tile; those of each side with itself come first."""
+        x, y = (self._sides[side == "y"] for side in pair)
+        tile = _squared(products, x.lengths[rows], y.lengths[columns])
+        if pair == "xy":
+            self._count(rows, columns, tile)
+            return
+        if rows == columns:
+            np.fill_diagonal(tile, np.inf)
+        x.keep(rows, tile, columns)
+        if rows != columns:
+            x.keep(columns, tile.T, rows)
+
+    @cached_property
+    def _radii(self) -> list[Floats]:
+        """(R, n) and (R, m) squared, once both sides' own tiles have come."""
+        return [
+            side.radii(self._k, some) for side, some in zip(self._sides, self._members, strict=True)
+        ]
+
+    @cached_property
+    def _widest(self) -> list[Floats]:
+        return [radii.max(axis=0) for radii in self._radii]
+
+    def _count(self, rows: slice, columns: slice, tile: Floats) -> None:
+        reaches = self._widest[0][rows, None], self._widest[1][None, columns]
+        for side, reach in enumerate(reaches):
+            i, j = np.nonzero(self._inside(tile, reach))
+            distance = tile[i, j]
+            i, j = i + rows.start, j + columns.start
+            for one, radius in enumerate(self._radii[side]):
+                holds = self._inside(distance, radius[i if side == 0 else j])
+                self._tally.add(one, side, i[holds], j[holds])
+
+    def result(self) -> Neighbourhoods:
+        """Once all tiles have come."""
+        found = np.stack([self._tally.shares(one, self._k) for one in range(len(self._radii[0]))])
+        errors = None
+        if len(found) > 1:
+            spread = np.sqrt(np.square(found[1::2] - found[2::2]).mean(axis=0)) / 2
+            errors = dict(zip(SHARES, spread.tolist(), strict=True))
+        points = sum(int((radii[0] == 0).sum()) for radii in self._radii)
+        return Neighbourhoods(dict(zip(SHARES, found[0].tolist(), strict=True)), errors, points)
 
 
 def _halves(n: int, m: int, k: int, seed: int) -> tuple[Members, Members]:
@@ -109,114 +161,46 @@ def _halves(n: int, m: int, k: int, seed: int) -> tuple[Members, Members]:
     return found
 
 
-class _Counted:
-    """Tiles done, of all."""
+class _Nearest:
+    """One side's squared lengths, and its images' nearest others."""
 
-    def __init__(self, tell: Tell, rows: int, columns: int) -> None:
-        self._tell, self._done = tell, 0
-        self._total = rows * (rows + 1) // 2 + columns * (columns + 1) // 2 + rows * columns
+    def __init__(self, features: Features, k: int) -> None:
+        n = len(features)
+        squares = [np.square(features[i], dtype=np.float64).sum(axis=1) for i in pieces(n)]
+        self.lengths = np.concatenate(squares)
+        self._kept = min(n - 1, _SPARE * k)
+        self._near = np.full((n, self._kept), np.inf)
+        self._who = np.zeros((n, self._kept), np.int64)
 
-    def one_more(self) -> None:
-        self._done += 1
-        self._tell(self._done, self._total)
+    def keep(self, rows: slice, tile: Floats, columns: slice) -> None:
+        """Take a tile's distances into the nearest of these rows."""
+        kept = self._kept
+        place = np.argpartition(tile, min(kept, tile.shape[1]) - 1, axis=1)[:, :kept]
+        both = np.concatenate([self._near[rows], np.take_along_axis(tile, place, 1)], axis=1)
+        theirs = np.concatenate([self._who[rows], place + columns.start], axis=1)
+        best = np.argpartition(both, kept - 1, axis=1)[:, :kept]
+        self._near[rows] = np.take_along_axis(both, best, 1)
+        self._who[rows] = np.take_along_axis(theirs, best, 1)
 
-
-@dataclass(frozen=True)
-class _Side:
-    """One side's features, and their squared lengths in float64."""
-
-    features: Features
-    lengths: Floats
-
-    @classmethod
-    def of(cls, features: Features) -> _Side:
-        lengths = [
-            np.square(features[at : at + _TILE], dtype=np.float64).sum(axis=1)
-            for at in range(0, len(features), _TILE)
-        ]
-        return cls(features, np.concatenate(lengths))
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    @property
-    def pieces(self) -> list[slice]:
-        return [slice(at, min(at + _TILE, len(self))) for at in range(0, len(self), _TILE)]
+    def radii(self, k: int, members: Members) -> Floats:
+        """(R, n): squared, among each row of members; what they are of others says nothing."""
+        order = np.argsort(self._near, axis=1)
+        near, who = (np.take_along_axis(some, order, 1) for some in (self._near, self._who))
+        found = []
+        for some in members:
+            rank = np.cumsum(some[who], axis=1)
+            place = np.where(rank[:, -1] >= k, np.argmax(rank >= k, axis=1), self._kept - 1)
+            found.append(near[np.arange(len(near)), place])
+        return np.stack(found)
 
 
-def _squared(x: _Side, rows: slice, y: _Side, columns: slice) -> Floats:
-    """Squared distances (rows, columns); those of equal features are 0."""
-    left, right = (s.features[i].astype(np.float64) for s, i in ((x, rows), (y, columns)))
-    scale: Any = x.lengths[rows, None] + y.lengths[None, columns]
-    found = left @ right.T
-    found *= -2
-    found += scale
+def _squared(products: Floats, left: Floats, right: Floats) -> Floats:
+    """Squared distances (rows, columns) of squared lengths; those of equal features are 0."""
+    scale: Any = left[:, None] + right[None]
+    found: Any = scale - 2 * products
     scale *= _ROUNDING
     found[found <= scale] = 0
     return found
-
-
-def _radii(side: _Side, k: int, members: Members, counted: _Counted) -> Floats:
-    """(R, n): squared, among each row of members; what they are of others says nothing."""
-    n = len(side)
-    kept = min(n - 1, _SPARE * k)
-    near = np.full((n, kept), np.inf)
-    who = np.zeros((n, kept), np.int64)
-    for number, rows in enumerate(side.pieces):
-        for columns in side.pieces[number:]:
-            tile = _squared(side, rows, side, columns)
-            if rows == columns:
-                np.fill_diagonal(tile, np.inf)
-            _keep_nearest(near, who, rows, tile, columns)
-            if rows != columns:
-                _keep_nearest(near, who, columns, tile.T, rows)
-            counted.one_more()
-    order = np.argsort(near, axis=1)
-    near, who = np.take_along_axis(near, order, 1), np.take_along_axis(who, order, 1)
-    found = []
-    for some in members:
-        rank = np.cumsum(some[who], axis=1)
-        place = np.where(rank[:, -1] >= k, np.argmax(rank >= k, axis=1), kept - 1)
-        found.append(near[np.arange(n), place])
-    return np.stack(found)
-
-
-def _keep_nearest(near: Floats, who: Numbers, rows: slice, tile: Floats, columns: slice) -> None:
-    """Take a tile's distances into the nearest of these rows, in place."""
-    kept = near.shape[1]
-    place = np.argpartition(tile, min(kept, tile.shape[1]) - 1, axis=1)[:, :kept]
-    both = np.concatenate([near[rows], np.take_along_axis(tile, place, 1)], axis=1)
-    theirs = np.concatenate([who[rows], place + columns.start], axis=1)
-    best = np.argpartition(both, kept - 1, axis=1)[:, :kept]
-    near[rows] = np.take_along_axis(both, best, 1)
-    who[rows] = np.take_along_axis(theirs, best, 1)
-
-
-def _shares(
-    x: _Side,
-    y: _Side,
-    radii: Sequence[Floats],
-    members: tuple[Members, Members],
-    k: int,
-    closed: bool,
-    counted: _Counted,
-) -> Floats:
-    """(R, 4): SHARES among each row of members."""
-    inside = np.less_equal if closed else np.less
-    tally = _Tally.empty(*members)
-    widest = radii[0].max(axis=0)[:, None], radii[1].max(axis=0)[None]
-    for rows in x.pieces:
-        for columns in y.pieces:
-            tile = _squared(x, rows, y, columns)
-            for side, reach in enumerate((widest[0][rows], widest[1][:, columns])):
-                i, j = np.nonzero(inside(tile, reach))
-                distance = tile[i, j]
-                i, j = i + rows.start, j + columns.start
-                for one, radius in enumerate(radii[side]):
-                    holds = inside(distance, radius[i if side == 0 else j])
-                    tally.add(one, side, i[holds], j[holds])
-            counted.one_more()
-    return np.stack([tally.shares(one, k) for one in range(len(radii[0]))])
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from imgtool.evaluation.fid import neighbourhoods as tiles
-from imgtool.evaluation.fid.neighbourhoods import SHARES, neighbourhoods
+from imgtool.evaluation.fid import kernel, products
+from imgtool.evaluation.fid.neighbourhoods import SHARES, Manifolds, neighbourhoods
 from imgtool.evaluation.fid.statistics import Statistics
+
+# Mean and standard deviation over 100 subsets of 40 (kid_features_to_metric, rng_seed 2020).
+TORCH_FIDELITY = (0.022672925, 0.061694148)
 
 
 def sides(*features):
@@ -42,13 +45,9 @@ def test_against_whole_matrices_in_tiles_of_any_size(n, m, d, k, closed, monkeyp
     expected = by_matrix(x, y, k, closed)
     errors = []
     for tile in (1024, 64, 7):
-        monkeypatch.setattr(tiles, "_TILE", tile)
-        heard = []
-        found = neighbourhoods(
-            *sides(x, y), k, closed=closed, tell=lambda *now, heard=heard: heard.append(now)
-        )
+        monkeypatch.setattr(products, "TILE", tile)
+        found = neighbourhoods(*sides(x, y), k, closed=closed)
         assert found.values == pytest.approx(expected, abs=1e-12)
-        assert [done for done, _ in heard] == list(range(1, heard[-1][1] + 1))
         errors.append(found.errors)
     if errors[0] is None:
         assert errors == [None] * 3
@@ -91,10 +90,8 @@ def test_copies_are_at_distance_0():
     x = draw(200, 64, 0, 1e-3, 50)
     copies = np.concatenate([x, x])
     assert neighbourhoods(*sides(copies, x), 1).num_points == 400
-    found = tiles._Side.of(x)
-    whole = slice(0, len(x))
-    distances = tiles._squared(found, whole, found, whole)
-    assert (np.diag(distances) == 0).all()
+    found = neighbourhoods(*sides(x, x.copy()), 5)
+    assert set(found.values.values()) == {1}
 
 
 def test_two_draws_of_one_distribution():
@@ -120,13 +117,49 @@ def test_errors_are_the_deviation_over_draws():
 
 
 def test_memory_does_not_grow_with_pairs(monkeypatch):
-    monkeypatch.setattr(tiles, "_TILE", 256)
-    both = sides(draw(2000, 4, 0), draw(2000, 4, 1))
+    monkeypatch.setattr(products, "TILE", 256)
+    both = sides(draw(3000, 4, 0), draw(3000, 4, 1))
     tracemalloc.start()
     neighbourhoods(*both, 5)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 2000 * 2000 * 8 / 4
+    assert peak < 3000 * 3000 * 8 / 4
+
+
+def test_measures_that_share_products_are_those_alone(monkeypatch):
+    """KID looks at its first images alone, whoever looks at more."""
+    monkeypatch.setattr(products, "TILE", 64)
+    monkeypatch.setattr(kernel, "MAX_IMAGES", 150)
+    both = sides(draw(200, 8, 0), draw(170, 8, 1, 0.9))
+    together = kernel.KernelSums.of(*both, 0), Manifolds.of(*both, 5)
+    heard = []
+    products.visit(*(s.features for s in both), together, lambda *now: heard.append(now))
+    assert heard == [(done, 10 + 6 + 12) for done in range(1, 29)]
+    alone = kernel.kernel_distance(*both, 0)
+    assert together[0].result().value == pytest.approx(alone.value, rel=1e-9)
+    assert together[0].result().subsets_error == pytest.approx(alone.subsets_error, rel=1e-9)
+    assert together[1].result() == neighbourhoods(*both, 5)
+
+
+def test_subsets_as_torch_fidelity_has_them(monkeypatch):
+    """Mean and deviation of its 0.4.0, of the same subsets: features and figures written down."""
+    x, y = draw(60, 8, 0), draw(50, 8, 1, 0.9, 0.1)
+    monkeypatch.setattr(kernel, "SUBSET_SIZE", 40)
+    rng = np.random.RandomState(2020)
+    drawn = [[rng.choice(n, 40, replace=False) for n in (60, 50)] for _ in range(100)]
+
+    def theirs(count, size, generator):
+        del generator
+        found = np.zeros((100, count))
+        for row, pair in zip(found, drawn, strict=True):
+            row[pair[0 if count == 60 else 1]] = 1
+        assert (found.sum(axis=1) == size).all()
+        return found
+
+    monkeypatch.setattr(kernel, "_subsets", theirs)
+    found = kernel.kernel_distance(*sides(x, y), 0)
+    assert found.subsets == pytest.approx(TORCH_FIDELITY[0], abs=1e-6)
+    assert found.subsets_spread == pytest.approx(TORCH_FIDELITY[1], abs=1e-6)
 
 
 def test_what_has_none():

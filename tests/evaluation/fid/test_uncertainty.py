@@ -4,7 +4,7 @@ sets without pairs."""
 import numpy as np
 import pytest
 
-from imgtool.evaluation.fid import kernel
+from imgtool.evaluation.fid import kernel, products
 from imgtool.evaluation.fid.kernel import kernel_distance
 from imgtool.evaluation.fid.statistics import (
     Extrapolation,
@@ -134,7 +134,7 @@ def test_kernel_distance_by_definition(monkeypatch):
     within = cubed(x, x)[off[0]].mean() + cubed(y, y)[off[1]].mean()
     expected = within - 2 * cubed(x, y).mean()
     for chunk in (1024, 7):
-        monkeypatch.setattr(kernel, "_CHUNK", chunk)
+        monkeypatch.setattr(products, "TILE", chunk)
         found = kernel_distance(Statistics.of(x), Statistics.of(y), 0)
         assert found.value == pytest.approx(expected, rel=1e-12)
     assert kernel_distance(Statistics.of(y), Statistics.of(y), 0).subsets == pytest.approx(
