@@ -44,6 +44,14 @@ class IntegerAttention(nn.Module):
         table: `exponentials`.
     """
 
+    to_logits: Tensor
+    table: Tensor
+    psi_scale: Tensor
+    state_scale: Tensor
+    state_unit: Tensor
+    of_out: Tensor
+    of_value: Tensor
+
     def __init__(
         self, name: str, cell: CrossAttention, exponents: Exponents, table: Tensor, bound: Bound
     ) -> None:

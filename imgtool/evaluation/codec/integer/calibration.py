@@ -56,7 +56,9 @@ def _exponents(site: Site, seen: Tensor) -> Tensor:
     loudest = seen.view(-1, site.share).amax(dim=1, keepdim=True).expand(-1, site.share).flatten()
     own = _exponent(loudest.numpy())
     of_all = _exponent(np.array([max(float(seen.max()), 1e-30)]))
-    return torch.from_numpy(np.clip(np.minimum(own, of_all + FINER_BITS), -MAX_EXPONENT, MAX_EXPONENT))
+    return torch.from_numpy(
+        np.clip(np.minimum(own, of_all + FINER_BITS), -MAX_EXPONENT, MAX_EXPONENT)
+    )
 
 
 def _exponent(largest: np.ndarray) -> np.ndarray:

@@ -41,6 +41,9 @@ class Product(nn.Module):
         leaky: whether LeakyReLU follows the sum.
     """
 
+    bias: Tensor
+    rescale: Tensor
+
     def __init__(
         self,
         weight: Tensor,
@@ -88,9 +91,7 @@ def pointwise(
     """A 1x1 convolution."""
     assert layer.bias is not None
     weight = layer.weight.flatten(1)
-    return Product(
-        weight, layer.bias, source, target, bound, residual=residual, leaky=layer.leaky
-    )
+    return Product(weight, layer.bias, source, target, bound, residual=residual, leaky=layer.leaky)
 
 
 def _neighbours(x: Tensor) -> list[Tensor]:
@@ -127,6 +128,9 @@ class Depthwise(nn.Module):
     Attributes:
         exponents: of the output.
     """
+
+    taps: Tensor
+    bias: Tensor
 
     def __init__(self, layer: nn.Conv2d, source: Tensor, target: Tensor, bound: Bound) -> None:
         super().__init__()
@@ -193,6 +197,8 @@ class Block(nn.Module):
 class Factor(nn.Module):
     """x times a factor for each channel."""
 
+    factor: Tensor
+
     def __init__(self, factor: Tensor, source: Tensor, target: Tensor, bound: Bound) -> None:
         super().__init__()
         weight = factor.detach().double().flatten() * power(-source)
@@ -207,6 +213,8 @@ class Factor(nn.Module):
 class Enter(nn.Module):
     """Values (B, C, h, w) to integers."""
 
+    scale: Tensor
+
     def __init__(self, exponents: Tensor) -> None:
         super().__init__()
         self.register_buffer("scale", power(exponents))
@@ -217,6 +225,8 @@ class Enter(nn.Module):
 
 class Leave(nn.Module):
     """Integers to values (B, C, h, w)."""
+
+    unit: Tensor
 
     def __init__(self, exponents: Tensor) -> None:
         super().__init__()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from imgtool.evaluation.codec.integer.layers import (
     Up,
     pointwise,
 )
-from imgtool.evaluation.codec.integer.sites import Site, sites
+from imgtool.evaluation.codec.integer.sites import sites
 from imgtool.models.hpcm.context import Code, Context, ParameterNet
 from imgtool.models.hpcm.entropy import SCALE_TABLE
 from imgtool.models.hpcm.layers import ResidualBlock
@@ -107,6 +108,10 @@ class IntegerPath(nn.Module):
         bound: of all sums, which were seen to be exact.
     """
 
+    dtype, is_exact = torch.float64, True
+    means_hyper: Tensor
+    thresholds: Tensor
+
     def __init__(self, model: HPCM, numbers: Numbers) -> None:
         super().__init__()
         self.bound = Bound()
@@ -118,9 +123,18 @@ class IntegerPath(nn.Module):
         thresholds = numbers.thresholds.double() / (1 << THRESHOLD_BITS)
         self.register_buffer("thresholds", thresholds)
 
-    def walk(self, z_hat: Tensor, code: Code) -> Tensor:
-        """As `HPCM.walk`, with scales, means and y_hat in float64."""
-        y_hat: Tensor = self.context(self.h_s(z_hat), code)
+    def walk(
+        self, z_hat: Tensor, code: Code, see: Callable[[Tensor], None] | None = None
+    ) -> Tensor:
+        """As `HPCM.walk`, with scales, means and y_hat in float64.
+
+        Args:
+            see: shown the hyperprior's scales and means.
+        """
+        hyper = self.h_s(z_hat)
+        if see is not None:
+            see(hyper)
+        y_hat: Tensor = self.context(hyper, code)
         return y_hat
 
     def table_index(self, scales: Tensor) -> Tensor:
@@ -179,7 +193,7 @@ def _context(model: HPCM, numbers: Numbers, bound: Bound) -> Context:
     """The model's `Context` with its networks in integers."""
     own, exponents = model.context, numbers.exponents
     with torch.device("meta"):  # nothing of it stays but the steps
-        context = Context(model.variant, legacy_s2_hyper=own.legacy_s2_hyper)
+        context: Any = Context(model.variant, legacy_s2_hyper=own.legacy_s2_hyper)
     nets = {
         name: _Parameters(f"context.{name}", getattr(own, name), exponents, bound)
         for name in ("coarse", "fine")
@@ -198,11 +212,13 @@ def _context(model: HPCM, numbers: Numbers, bound: Bound) -> Context:
     context.finer = nn.ModuleList(
         _finer(f"context.finer.{i}", layer, exponents, bound) for i, layer in enumerate(own.finer)
     )
+    cells: Any = own.attention
     context.attention = nn.ModuleList(
         IntegerAttention(f"context.attention.{i}", cell, exponents, numbers.table, bound)
-        for i, cell in enumerate(own.attention)
+        for i, cell in enumerate(cells)
     )
-    return context
+    found: Context = context
+    return found
 
 
 def _finer(name: str, layer: nn.Module, exponents: Exponents, bound: Bound) -> nn.Sequential:

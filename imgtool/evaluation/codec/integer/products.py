@@ -14,6 +14,8 @@ class Matrix(nn.Module):
         shift: (outputs,) powers of two that W's rows are multiplied by.
     """
 
+    weight: Tensor
+
     def __init__(self, whole: Tensor, shift: Tensor) -> None:
         super().__init__()
         self.register_buffer("weight", (whole * shift[:, None]).t().contiguous())

@@ -78,7 +78,7 @@ def sites(model: HPCM) -> list[Site]:
             assert isinstance(layer, nn.ConvTranspose2d)
             found.append(Site(f"h_s.{name}", layer.out_channels, 1, ((layer, _out),)))
     adaptors = tuple(context.adaptors)
-    keys = [(cell.key_value, _in) for cell in context.attention]  # type: ignore[union-attr]
+    keys = [(cell.key_value, _in) for cell in context.attention]
     of_state = [(adaptor, _part(_in, 0, state)) for adaptor in adaptors]
     found += [
         Site("context.state", state, 1, (*of_state, *keys)),  # type: ignore[arg-type]
