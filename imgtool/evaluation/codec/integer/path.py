@@ -139,7 +139,7 @@ class IntegerPath(nn.Module):
 
     def table_index(self, scales: Tensor) -> Tensor:
         """The number of each scale's table, 0..59."""
-        return torch.bucketize(scales, self.thresholds, out_int32=True)
+        return torch.bucketize(scales.contiguous(), self.thresholds, out_int32=True)
 
 
 def _hyper(model: HPCM, exponents: Exponents, bound: Bound) -> nn.Sequential:
