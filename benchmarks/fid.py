@@ -180,7 +180,7 @@ def _extractor(resize: str) -> Any:
     import torch
 
     from imgtool.evaluation.fid.inception import Extractor
-    from imgtool.evaluation.fid.weights import Weights
+    from imgtool.published import Weights
 
     weights = Weights(None, "random", verified=False)
     return Extractor("inception-fid", weights, resize=resize, device=torch.device("cpu"))

@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -145,6 +146,17 @@ class Output:
                     document(str(row["path"]))
         elif rows:
             _table(rows, columns or list(rows[0]))
+
+    def suggest(self, *words: object) -> None:
+        """Name the command that likely comes next; to a person at a terminal alone."""
+        if self.mode == "table" and sys.stdout.isatty() and sys.stderr.isatty():
+            said = (str(_as_typed(word) if isinstance(word, Path) else word) for word in words)
+            say(f"next: imgtool {' '.join(w if w == '|' else shlex.quote(w) for w in said)}")
+
+
+def _as_typed(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _table(rows: list[dict[str, Any]], columns: Sequence[str]) -> None:

@@ -34,6 +34,14 @@ class Which:
         list[str] | None,
         typer.Option(metavar="KEY=A,B", help="Every trial with each of these values; repeatable."),
     ] = None
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="EXP_DIR...",
+            help="Every trial for each of these trained experiments (or folders of them; - reads "
+            "them from stdin), where the sweep is made for such: flow_probe.",
+        ),
+    ] = None
     tiny: TinyOption = False
     retry: Annotated[
         str | None,
@@ -48,7 +56,9 @@ class Which:
     ] = None
     strict_code: Annotated[
         bool,
-        typer.Option("--strict-code", help="Trials refuse other code of imgtool than that of now."),
+        typer.Option(
+            "--strict-code", help="Trials refuse to start if imgtool's code has changed since now."
+        ),
     ] = False
     halving: Annotated[
         str | None,
@@ -68,15 +78,15 @@ class Here:
         int | None,
         typer.Option(
             min=1,
-            help="Trials at once; the threads are divided. One a GPU, or 1. A trial of several "
-            "GPUs (cluster.num_gpus) takes as many.",
+            help="Trials at once, which share the CPU threads; when not given, one for each GPU, or "
+            "1. A trial of several GPUs (cluster.num_gpus) takes as many.",
         ),
     ] = None
     slots_per_gpu: Annotated[int, typer.Option(min=1, help="Trials that share a GPU.")] = 1
     gpus_per_trial: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="GPUs that each trial trains on; cluster.num_gpus says else."
+            min=1, metavar="N", help="GPUs of each trial; cluster.num_gpus when not given."
         ),
     ] = None
     fail_fast: Annotated[
@@ -86,7 +96,7 @@ class Here:
         ),
     ] = False
     grace: Annotated[
-        str, typer.Option(metavar="TIME", help="Here: what a trial has to stop and save in.")
+        str, typer.Option(metavar="TIME", help="Local: time that a trial has to stop and save.")
     ] = "5m"
 
 
@@ -95,7 +105,7 @@ class Cluster:
     """How trials become jobs."""
 
     max_running: Annotated[
-        int | None, typer.Option(min=1, help="Most trials of a queue that run at once.")
+        int | None, typer.Option(min=1, help="Most trials that run at once, of each queue.")
     ] = None
     trials_per_job: Annotated[
         int | None,
@@ -103,7 +113,7 @@ class Cluster:
             min=1,
             metavar="K",
             help="Cluster: trials that one job runs at once, on what it is given; "
-            "cluster.trials_per_job says else.",
+            "cluster.trials_per_job when not given.",
         ),
     ] = None
     requeue: Annotated[
@@ -114,7 +124,7 @@ class Cluster:
         bool, typer.Option("--wait", help="Cluster: wait until every trial has ended.")
     ] = False
     poll: Annotated[
-        str, typer.Option(metavar="TIME", help="Cluster: between two questions of --wait.")
+        str, typer.Option(metavar="TIME", help="Cluster: time between two looks of --wait.")
     ] = "30s"
     script_dir: Annotated[
         Path | None,
@@ -124,8 +134,8 @@ class Cluster:
         bool,
         typer.Option(
             "--check-data/--no-check-data",
-            help="Cluster: see first that data and checkpoints are there; not where the jobs' "
-            "hosts alone have them.",
+            help="Cluster: check first that data and checkpoints exist; turn it off where only the "
+            "jobs' hosts have them.",
         ),
     ] = True
 

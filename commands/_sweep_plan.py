@@ -154,6 +154,16 @@ def show_commands(
         say(then)
 
 
+def show_preparations(trials: Sequence[Trial]) -> None:
+    """What the first trial of each candidate makes before it trains."""
+    made = [trial.preparation for trial in trials if trial.preparation is not None]
+    for one in {one.file: one for one in made}.values():
+        there = " is there" if one.file.exists() else ": once, by the first trial that reads it"
+        say(f"{one.file}{there}")
+        if not one.file.exists():
+            say(shlex.join(["imgtool", *one.command]))
+
+
 def show_scripts(plan: Plan, trials: Sequence[Trial], options: Any) -> None:
     from imgtool.sweep import cluster
 

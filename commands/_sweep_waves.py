@@ -54,7 +54,7 @@ def repeated(ctx: typer.Context) -> str:
 
 def _words_of(param: Any, value: Any) -> list[str]:
     if param.param_type_name == "argument":
-        return [str(value)]
+        return [str(one) for one in (value or () if param.nargs == -1 else (value,))]
     name = max(param.opts, key=len)
     if param.is_flag:
         return [name if value else max(param.secondary_opts, key=len)]

@@ -60,7 +60,7 @@ def train_command(family: str) -> Callable[..., Any]:
             str | None,
             typer.Option(
                 metavar="N|Nep",
-                help="Save, validate and stop there; the rest stays what the whole training has.",
+                help="Save, validate and stop there; schedule and limits stay those of the whole training.",
             ),
         ] = None,
         dry_run: Annotated[
@@ -88,6 +88,8 @@ def train_command(family: str) -> Callable[..., Any]:
         if is_first_launched():
             record = _record(loaded.experiment, outcome)
             output.emit("experiment", [record], columns=COLUMNS)
+            if outcome.state == "completed":
+                output.suggest("eval", "metrics", record["path"])
             notify(notify_by, "experiment", record)
 
     train.__doc__ = f"""Train one {family} experiment.
@@ -158,6 +160,7 @@ def _train(loaded: Loaded, resume: str, pause_at: int | str | None) -> Outcome:
     stop.install()
     directory = ExperimentDir(loaded.experiment.output.exp_dir or ".")
     _refuse_to_begin_without(loaded.experiment, directory)
+    _fetch_weights(loaded.experiment)
     attempt = None
     with ExitStack() as held:
         held.enter_context(directory.making())
@@ -181,6 +184,26 @@ def _refuse_to_begin_without(experiment: Experiment, directory: ExperimentDir) -
     for key, path in needed(experiment, directory):
         if key.reads != "data" and (text := trouble(key, path)):
             raise CheckpointError(text, hint=f"check the path, or leave {key.dotted} out")
+
+
+def _fetch_weights(experiment: Experiment) -> None:
+    """Published weights are there before anything is written; one rank of a machine fetches them."""
+    from commands._display import Display
+    from imgtool.published import find_weights
+    from imgtool.training.ranks import launcher_number
+
+    wanted = schema(experiment.family).weights(experiment)
+    if launcher_number("LOCAL_RANK", 0) or not wanted:
+        return
+    with Display() as display:
+        for published in wanted:
+            found = find_weights(
+                published,
+                tell=lambda done, total: display.progress("downloading", "bytes", done, total),
+                note=lambda text: display.note(f"warning: {text}"),
+            )
+            if not found.verified:
+                display.note(f"warning: random weights of {published.of}: this is a test")
 
 
 def _run(

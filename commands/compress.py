@@ -76,6 +76,9 @@ def run(
     output.emit("stream", records, columns=COLUMNS)
     if failures:
         raise failures[0]
+    if len(records) == 1:
+        target = records[0]["path"]
+        output.suggest("decompress", target, "--ckpt", ckpt, "-o", target.with_suffix(".png"))
 
 
 def _size(source: Any) -> dict[str, Any]:

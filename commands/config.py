@@ -99,7 +99,7 @@ def _checked(source: str, family: str | None) -> dict[str, Any]:
     try:
         record["path"] = Path(str(find(source).file))
         if is_sweep(source):  # every experiment of it
-            name = make_plan(source, schema_of=schema).name
+            name = make_plan(source, schema_of=schema, over=None).name
         else:
             experiment = load(source, family=family, schema_of=schema).experiment
             name, family = experiment.name, experiment.family

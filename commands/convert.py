@@ -1,7 +1,8 @@
-"""`imgtool convert`: checkpoints of the earlier PyTorch system, as experiments of this one."""
+"""`imgtool convert`: other systems' checkpoints, as experiments of this one."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,9 @@ from commands._options import ConfigOption, DryRunOption, FamilyOption, SetOptio
 from commands._output import Output, say
 
 if TYPE_CHECKING:
-    from imgtool.config.load import Loaded
+    from collections.abc import Sequence
+
+    from imgtool.config.load import Loaded, Override
 
 COLUMNS = ("iteration", "resumable", "checkpoint", "path")
 
@@ -44,7 +47,8 @@ class ConfigOptions:
 def run(
     output: Output,
     source: Annotated[
-        Path, typer.Argument(metavar="FILE.pt", help="A checkpoint of the earlier system.")
+        Path,
+        typer.Argument(metavar="FILE|DIR", help="The checkpoint, or a folder of diffusers."),
     ],
     exp_dir: Annotated[
         Path, typer.Option("--exp-dir", "--out", metavar="DIR", help="The experiment to make.")
@@ -54,17 +58,21 @@ def run(
 ) -> None:
     """Turn another system's checkpoint into an experiment with one checkpoint.
 
-    Known are an iter_*.pt of the earlier GeneGAN system and the official HPCM code's files; which
-    of them a file is, its keys tell. They are opened without running any code in them. The config
-    must say the sizes, widths and variants that the checkpoint was trained with: GeneGAN's networks
-    are matched by order and shape. With --data-root the same `imgtool train` goes on from it.
+    Known are an iter_*.pt of the earlier GeneGAN system, the official HPCM code's files and folders
+    of diffusers' AutoencoderKL (config.json beside a .safetensors file); which of them a file is,
+    its keys tell. They are opened without running any code in them. The config must say the sizes,
+    widths and variants that the checkpoint was trained with: GeneGAN's networks are matched by
+    order and shape. A folder of diffusers says them itself. With --data-root the same `imgtool
+    train` goes on from it; --set train.freeze=encoder then trains the decoder alone.
 
     \b
     Example:
       imgtool convert EXP00/checkpoints/iter_031318.pt --config genegan/exp00 --exp-dir out/EXP00
       imgtool convert base.pth --config hpcm/baseline --set loss.lmbda=0.025 --exp-dir out/base
       imgtool convert large.pth.tar --model_name HPCM_Large --legacy-s2-hyper --exp-dir out/large
+      imgtool convert sd-vae --data-root photos --set data.crop=128 --exp-dir out/sd
     """
+    from imgtool.config.load import Override
     from imgtool.experiment.layout import ExperimentDir
     from imgtool.training.environment import prepare
 
@@ -78,12 +86,17 @@ def run(
     is_named = asked.config is not None or asked.family is not None
     loaded = _load(asked.config, asked.family, asked.sets, flags) if is_named else None
     prepare(deterministic=False)
-    from imgtool.training.convert import convert, family_of
+    from imgtool.training.convert import convert, settings_of
     from imgtool.training.reader import read_foreign
 
     foreign = read_foreign(source)
-    if loaded is None:
-        loaded = _load(None, family_of(foreign, source), asked.sets, flags)
+    told, settings = settings_of(foreign, source, loaded)
+    if loaded is None or settings:
+        said = [
+            Override(f"{key}={json.dumps(value)}", f"{source}") for key, value in settings.items()
+        ]
+        sets = [*said, *(asked.sets or [])]
+        loaded = _load(asked.config, asked.family if is_named else told, sets, flags)
     made = convert(foreign, source, loaded, ExperimentDir(exp_dir), dry_run=dry_run)
     for note in made.notes:
         say(f"note: {note}")
@@ -99,7 +112,10 @@ def run(
 
 
 def _load(
-    config: str | None, family: str | None, sets: list[str] | None, flags: dict[str, Any]
+    config: str | None,
+    family: str | None,
+    sets: Sequence[str | Override] | None,
+    flags: dict[str, Any],
 ) -> Loaded:
     """The config, whose family may lack a flag's key."""
     from imgtool.config.flags import fields_of

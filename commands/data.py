@@ -55,6 +55,8 @@ def make_layouts(
             out, n, size=size, seed=seed, workers=workers, progress=progress, dry_run=dry_run
         )
     _emit_made(output, made, seed, size)
+    manifest = ("--manifest", out / "layouts.csv")
+    output.suggest("train", "autoencoder", "--config", "phase1_1/S4", *manifest, "--tiny")
 
 
 @make_app.command("photos")
@@ -88,6 +90,7 @@ def make_photos(
             dry_run=dry_run,
         )
     _emit_made(output, made, seed, size)
+    output.suggest("train", "autoencoder", "--config", "photos/quick", "--data-root", out)
 
 
 @make_app.command("faces")
@@ -119,6 +122,7 @@ def make_faces(
             out, n, size=size, seed=seed, workers=workers, progress=progress, dry_run=dry_run
         )
     _emit_made(output, made, seed, size)
+    output.suggest("train", "genegan", "--attribute", "Smiling", "--data-root", out)
 
 
 def _emit_made(output: Output, made: Made, seed: int, size: int | None) -> None:
@@ -215,14 +219,16 @@ KindOption = Annotated[
 def check(
     output: Output,
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="A folder, a manifest or a packed file.")
+        Path,
+        typer.Argument(metavar="PATH", help="A folder, a manifest, a packed or a latents file."),
     ],
     dataset: KindOption = None,
 ) -> None:
     """Decode every image; report counts, sizes, bad files, duplicates and class balance.
 
     A folder that holds layouts.csv is checked as layouts; one with CelebA's table of attributes
-    is also compared with it. Exit code 4 when a file is bad.
+    is also compared with it. Of a latents file all values are read and held against its
+    fingerprint. Exit code 4 when a file is bad.
 
     \b
     Example:
@@ -246,7 +252,7 @@ def check(
     # A table is for people, who have just read the names.
     lists = (
         "bad_files", "duplicates", "missing_images", "unlisted_images", "without_part",
-        "without_landmarks", "attribute_counts",
+        "without_landmarks", "attribute_counts", "channel_mean", "channel_std",
     )  # fmt: skip
     columns = [key for key in record if key not in lists]
     output.emit("data", [record], columns=columns)

@@ -27,6 +27,11 @@ COLUMNS = (
     "std_sampled",
     "active_units",
     "active_share",
+    "spectrum_slope",
+    "high_frequency_share",
+    "spectrum_kl",
+    "flow_floor",
+    "equivariance_error",
 )
 SCALE_COLUMNS = ("name", "scale", "bpp", "bpp_share", "bpp_so_far", "psnr", "mse", "power_share")
 
@@ -78,23 +83,37 @@ def latents(
     out: OutOption = None,
     plots: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Draw there: interpolations; of hpcm spectra and scales."),
+        typer.Option(
+            metavar="DIR", help="Draw there: spectra, interpolations; of hpcm the scales."
+        ),
     ] = None,
 ) -> None:
-    """Measure latent spaces: interpolation, statistics, KL divergence, active units.
+    """Measure latent spaces: interpolation, statistics, KL divergence, active units, spectra.
 
     Between pairs of validation images of different scenes: midpoint_energy, the gradient energy of
     the decoded middle over that of its ends (1 is as sharp, 0.5 a cross-fade), end_energy, that of
     the decoded ends over their originals (below 1 is blur), and path_length in LPIPS (Karras et al.
     2019), null without torchvision's vgg16-397923af.pth in torch hub's cache or named by
     IMGTOOL_LPIPS_WEIGHTS. Variational encoders are measured at their mean; std_sampled is of
-    samples. Of hpcm: the power of the latents that are new at each scale, by spatial frequency; the
-    bits of each, and the quality of what is decoded up to it.
+    samples.
+
+    How hard the latent may be to generate, each channel brought to deviation 1: spectrum_slope, of
+    log power on log frequency (white noise 0, photographs about -2); high_frequency_share, of the
+    power above half Nyquist (white 0.8), with _quarter and _three_quarters; spectrum_kl, in nats,
+    from the pictures at the latent's size; flow_floor, the least error of a rectified flow on
+    Gaussian data of this spectrum (white 1.57; _logit_normal times 1.74); equivariance_error, of
+    latents of scaled and rotated images against scaled and rotated latents, squared, relative, of
+    32 images at most. Each with its standard error over scenes, NAME_se, and NAME_sampled of
+    samples of a variational latent. Lower is easier; these are proxies, and a latent of fewer
+    channels also loses more.
+
+    Of hpcm: the power of the latents that are new at each scale, by spatial frequency; the bits of
+    each, and the quality of what is decoded up to it.
 
     \b
     Example:
       imgtool eval latents experiments/phase1_2_vae_test/*
-      imgtool eval latents out/h --plots out/spectra
+      imgtool eval latents out/a --plots out/spectra
     """
     from commands._input import expand_paths
     from imgtool.experiment.layout import find_checkpoint

@@ -15,7 +15,7 @@ from imgtool.evaluation.fid.options import Options
 if TYPE_CHECKING:
     from commands._display import Display
     from imgtool.errors import UserError
-    from imgtool.evaluation.fid.weights import Weights
+    from imgtool.published import Weights
 
 COLUMNS = ("name", "iteration", "fid", "fid_se", "num_images", "fid_baseline", "protocol")
 FOLDER_COLUMNS = ("fid", "fid_se", "fid_infinity", "kid", "kid_se", "protocol", "comparable")

@@ -99,3 +99,5 @@ def copy(
         presets.write_copies(copies)
     records = [{"name": one.name, "path": one.path, "is_written": not dry_run} for one in copies]
     output.emit("preset", records, columns=("name", "path", "is_written"))
+    if len(copies) == 1:
+        output.suggest("config", "show", copies[0].path)

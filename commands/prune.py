@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -94,6 +95,8 @@ def run(
         records.append(_record(plan, result, dry_run))
     columns = ("path", "num_removed", "freed_bytes", "num_kept", "dry_run")
     output.emit("prune", records, columns=columns)
+    if dry_run and any(record["num_removed"] for record in records):
+        output.suggest(*(word for word in sys.argv[1:] if word != "--dry-run"))
     if output.mode == "table":
         for record in records:
             _tell(record)

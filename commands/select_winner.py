@@ -35,8 +35,8 @@ class RuleOptions:
         str | None,
         typer.Option(
             metavar="NAME|FILE",
-            help="efficiency, best, vae-test, loss-tuning, fid, bd-rate, or a rule file; chosen by the "
-            "phase when not given.",
+            help="efficiency, best, vae-test, loss-tuning, fid, generation, bd-rate, or a rule file; "
+            "chosen by the phase when not given.",
             autocompletion=complete_rules,
             show_default=False,
         ),
@@ -117,6 +117,8 @@ def run(
     for line in _notes(selection, used, to_table=output.mode == "table"):
         say(line)
     _emit(selection, output)
+    if selection.winner is not None and words and report is None:
+        output.suggest("select-winner", *words, "|", "imgtool", "update-config", "NEXT.yaml")
     if report is not None:  # after the record, which a failure is not to cost
         from imgtool.selection.report import write_report
 

@@ -32,7 +32,7 @@ def run(
         bool, typer.Option("--watch", help="Look again and again, until nothing is at work.")
     ] = False,
     interval: Annotated[
-        str, typer.Option(metavar="TIME", help="Between two looks of --watch.")
+        str, typer.Option(metavar="TIME", help="Time between two looks of --watch.")
     ] = "5s",
     state: Annotated[
         str | None,

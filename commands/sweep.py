@@ -25,6 +25,7 @@ from commands._sweep_plan import (
     known,
     refuse_what_lacks,
     show_commands,
+    show_preparations,
     show_scripts,
     write_scripts,
 )
@@ -61,6 +62,12 @@ def run(
     which: Which,
     here: Here,
     cluster: Cluster,
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[EXP_DIR]...", show_default=False, help="With --over: further experiments."
+        ),
+    ] = None,
     executor: Annotated[
         str,
         typer.Option(
@@ -90,6 +97,11 @@ def run(
     added to. Configs that differ in their names alone are one trial. Ctrl-C stops every trial so
     that it saves. At the end there is one record a trial, for `imgtool select-winner -`.
 
+    With --over (`over:` in the sweep's file) every trial is made once for each of some trained
+    experiments. What it reads of them is made first, once, by the first trial that wants it: the
+    probes of flow_probe train on latents that `imgtool encode` makes. Without the option the same
+    experiments are meant as before.
+
     With --halving (`halving:` in the sweep's file) every trial pauses at the first rung, saved. The
     best part goes on where it stopped, and so does whoever is within the noise of it; the others
     are dropped. Seeds of one experiment rise and fall together. Verdicts are kept in halving.json,
@@ -109,6 +121,7 @@ def run(
       imgtool sweep phase1_1 --set data.manifest=layouts.csv --dry-run
       imgtool sweep S5.yaml --grid loss.kld=1e-5,1e-4,1e-3 --grid train.seed=0,1,2 --slots 2
       imgtool sweep phase1_1 --executor cluster --wait | imgtool select-winner -
+      imgtool sweep flow_probe --over experiments/phase1_1_latent_shape_sweep/*
       imgtool sweep phase1_1 --halving "rungs=1ep,3ep,10ep keep=1/3 metric=val_mse"
     """
     from commands._sweep_end import tell
@@ -125,7 +138,8 @@ def run(
             hint="add --wait, or let a job of its own tell: --then COMMAND",
         )
     again, poll_sec = _states(which.retry), parse_duration(cluster.poll)
-    plan = _plan(spec, which)
+    over = _candidates(ctx, which, more or [])
+    plan = _plan(spec, which, over)
     again = _with_named(plan, which, again)
     say_rungs(plan)
     then = plan.then if then is None else then
@@ -147,7 +161,25 @@ def run(
     raise typer.Exit(code)
 
 
-def _plan(spec: str, which: Which) -> Plan:
+def _candidates(ctx: typer.Context, which: Which, more: Sequence[str]) -> list[str]:
+    """The words of --over. The shell makes several of a glob, of which all but the first look
+    like arguments; a later job of the sweep is told what a pipe said to this one.
+    """
+    from commands._input import expand_paths
+
+    if more and not which.over:
+        raise UsageError(
+            f"{more[0]!r} is one word too many", hint="a sweep is one SPEC; see --over for others"
+        )
+    words = expand_paths([*(which.over or []), *more])
+    if which.over:
+        if not words:
+            raise UsageError("--over: stdin names no experiment", hint="see the command before it")
+        ctx.params |= {"over": words, "more": None}
+    return words
+
+
+def _plan(spec: str, which: Which, over: Sequence[str]) -> Plan:
     from imgtool.models.registry import schema
     from imgtool.sweep.plan import make_plan
     from imgtool.units import parse_duration
@@ -161,6 +193,8 @@ def _plan(spec: str, which: Which) -> Plan:
         tiny=which.tiny,
         duration_sec=None if which.duration is None else parse_duration(which.duration),
         halving=which.halving,
+        over=over,
+        note=say,
     )
     if which.strict_code:
         plan = replace(plan, trials=tuple(replace(t, strict_code=True) for t in plan.trials))
@@ -184,6 +218,7 @@ def _as_jobs(
     trials, options = waves.preview(choice.run, race_of(waves.plan))
     if dry_run:
         describe(output, waves.plan, choice.left, options)
+        show_preparations(trials)
         show_scripts(waves.plan, trials, options)
     if waves.check_data:
         refuse_what_lacks(choice.run, on_cluster=True, dry_run=dry_run)
@@ -263,6 +298,7 @@ def _here(
         describe(output, plan, choice.left, gpus_per_trial=here.gpus_per_trial)
         race = race_of(plan)
         first = trials if race is None else race.preview(trials)
+        show_preparations(first)
         show_commands(plan, first, notes, options, then)
     refuse_what_lacks(trials, dry_run=dry_run)
     if dry_run:
@@ -373,6 +409,10 @@ def _emit(output: Output, plan: Plan) -> list[TrialState]:
         output.emit("experiment", [state.record(**known(plan, trial)) for trial, state in pairs])
     if plan.shared_dir is not None and any(plan.shared_dir.glob(f"*{TABLE_END}")):
         say(f"tables: {plan.shared_dir}/*{TABLE_END}")
+    if all(state.state in ("completed", DROPPED) for state in states):
+        output.suggest("select-winner", plan.shared_dir or plan.root)
+    elif any(state.state in ("submitted", "running") for state in states):
+        output.suggest("status", plan.root, "--watch")
     return states
 
 

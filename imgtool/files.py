@@ -159,6 +159,42 @@ def replacing_through_folder(path: Path) -> Iterator[Path]:
     sync_directory(path.parent)
 
 
+@contextmanager
+def replacing_files_of(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder; when the block ends well, the files in it are files of `folder`.
+
+    One that is not there, or is empty, comes in one step. In another, files of the same names are
+    replaced one by one, each whole, and all others stay. On any error before that nothing changes.
+    """
+    folder = Path(os.path.realpath(folder))
+    remove_abandoned(folder.parent)
+    temporary = temporary_beside(folder)
+    remove_temporary(temporary)
+    temporary.mkdir()
+    try:
+        yield temporary
+        files, mode = sorted(temporary.iterdir()), temporary.stat().st_mode & 0o666
+        for path in files:
+            if (folder / path.name).is_dir():
+                raise IsADirectoryError(errno.EISDIR, "a folder is in the way", folder / path.name)
+            with open(path, "rb+") as handle:
+                _sync(handle.fileno())
+            with suppress(OSError):
+                os.chmod(path, mode)
+        sync_directory(temporary)
+        try:
+            os.rename(temporary, folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            for path in files:
+                _put_in_place(path, folder / path.name, mode)
+            sync_directory(folder)
+    finally:
+        remove_temporary(temporary)
+    sync_directory(folder.parent)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with replacing(path) as temporary:

@@ -27,7 +27,7 @@ class Cluster:
     num_nodes: PositiveInt = option(1, "Hosts of the cluster job.", run=True)
     num_cores: PositiveInt = option(8, "Cores of the cluster job, on each host.", run=True)
     num_gpus: NonNegativeInt = option(
-        1, "GPUs of a trial, or of the job that trials share, on each host: a rank each.", run=True
+        1, "GPUs on each host, one rank each; of the job, where trials share one.", run=True
     )
     gpu_type: str | None = option(None, "Kind of the cluster job's GPUs, such as v100.", run=True)
     gpu_mode: Literal["shared", "exclusive_process"] | None = option(
@@ -35,7 +35,7 @@ class Cluster:
     )
     memory: str = option("4GB", "Memory of the cluster job, with its unit.", run=True)
     memory_per: Literal["core", "job"] = option(
-        "core", "What the memory of the cluster job counts for.", run=True
+        "core", "Whether the cluster job's memory is for each core or for the whole job.", run=True
     )
     walltime: str = option("6h", "Run limit of the cluster job.", run=True)
     trials_per_job: PositiveInt = option(

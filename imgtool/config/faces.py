@@ -26,7 +26,7 @@ class FacesData(Data):
         "celeba", "Kind of data set."
     )
     root: str | None = data_path("Folder of CelebA: images, attribute file.", flag="data-root")
-    attribute: str = option("Smiling", "Attribute that parts the images into two sets.")
+    attribute: str = option("Smiling", "Attribute that divides the images into two sets.")
     attribute_file: str | None = data_path(
         "Table of attributes (txt or csv); found in root when unset."
     )

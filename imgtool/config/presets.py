@@ -29,10 +29,14 @@ def names() -> list[str]:
 
 
 def sweeps() -> list[str]:
-    """The sweeps, each of the experiments in the folder of its name."""
+    """The sweeps: of the experiments in the folder of their name, or of another's."""
     every = _all()
     folders = {posixpath.dirname(name) for name in every}
-    return [name for name in every if name in folders]
+    return [name for name in every if name in folders or ("/" not in name and _is_sweep(name))]
+
+
+def _is_sweep(name: str) -> bool:
+    return any(line.startswith("sweep:") for line in text(name).splitlines())
 
 
 def _all() -> list[str]:
@@ -114,7 +118,7 @@ def members(name: str) -> list[str]:
     """
     name = name.rstrip("/").removesuffix(SUFFIX)
     known = _all()
-    if name in names():
+    if name in names() or (name in sweeps() and not any(n.startswith(f"{name}/") for n in known)):
         return [name]
     folder = [one for one in known if one == name or one.startswith(f"{name}/")]
     several = [one for one in known if one.startswith(f"{name}_")]

@@ -12,9 +12,9 @@ value programs behaved like `before` there was the choice.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from imgtool.config.bounds import Ge, Le
 from imgtool.config.cluster import Cluster as Cluster
@@ -28,6 +28,9 @@ from imgtool.config.option import data_path as data_path
 from imgtool.config.option import option as option
 from imgtool.errors import UsageError
 from imgtool.units import parse_duration
+
+if TYPE_CHECKING:
+    from imgtool.published import Published
 
 # A count of iterations (1000), or of epochs (5ep).
 Interval = PositiveInt | Annotated[str, "interval"]
@@ -119,7 +122,7 @@ class Train:
     warmup_iterations: NonNegativeInt = option(0, "Iterations of linear warm-up.")
     decay_iterations: PositiveInt | None = option(
         None,
-        "Iteration at which a schedule with an end has it; the run's own limit when unset.",
+        "Iteration at which the schedule ends; the run's limit when unset.",
         run=True,
         before=None,
     )
@@ -169,7 +172,9 @@ class Train:
     log_every: PositiveInt = option(50, "Iterations between logged values.", run=True)
     keep: NonNegativeInt = option(3, "Newest checkpoints to keep; 0 keeps all.", run=True)
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1 or mps.", run=True)
-    precision: Literal["32", "bf16-mixed", "16-mixed"] = option("32", "Arithmetic.", run=True)
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = option(
+        "32", "Arithmetic: float32, or mixed with bfloat16 or float16.", run=True
+    )
     matmul_precision: Literal["highest", "high"] = option(
         "highest",
         "Products and convolutions of float32 on a GPU: float32, or the faster TF32 (high).",
@@ -182,7 +187,7 @@ class Train:
     )
     compile: bool = option(
         False,
-        "Compile the networks with torch.compile, for GPUs: on a CPU little is won, or lost.",
+        "Compile the networks with torch.compile: for GPUs; on a CPU it gains little.",
         run=True,
     )
     deterministic: bool = option(False, "Refuse algorithms that are not repeatable.", run=True)
@@ -286,6 +291,10 @@ def _never(experiment: Experiment) -> bool:
     return False
 
 
+def _no_weights(experiment: Experiment) -> Sequence[Published]:
+    return ()
+
+
 def _always(experiment: Experiment, device_type: str) -> bool:
     return True
 
@@ -313,6 +322,9 @@ class FamilySchema:
         channels_last: whether NHWC is the faster order on a device (cpu, cuda, mps), as measured:
             what an unset `train.channels_last` means. It depends on the two arguments alone, so
             that a resumed run has the same.
+        weights: published files that a training reads, which are there before it begins.
+        exports: formats of `imgtool export` that its checkpoints can be written in
+            (`imgtool.evaluation.export.formats`); where there is one, `--to` need not name it.
         sections may define `rewrite(raw: dict) -> dict`, a static method that turns an older
             spelling in a file into today's (`variational: true` into `bottleneck: kl`).
     """
@@ -329,6 +341,8 @@ class FamilySchema:
     rivals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     takes_turns: Callable[[Experiment], bool] = _never
     channels_last: Callable[[Experiment, str], bool] = _always
+    weights: Callable[[Experiment], Sequence[Published]] = _no_weights
+    exports: tuple[str, ...] = ()
 
     def section_types(self) -> dict[str, type]:
         """Every section of the file, in the order in which it is written."""

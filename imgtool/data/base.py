@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,17 +92,38 @@ class ImageDataset(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatentInfo:
+    """What a family may know of latents that it learns from.
+
+    Attributes:
+        shape: (C, h, w) of each.
+        mean, std: of each channel, over all positions of the training images.
+        has_logvar: whether batches have the posterior's log variance too.
+        downsampling: pixels of an image that a latent pixel stands for.
+        autoencoder: what made them and decodes them: path, hash and more, as the file says.
+    """
+
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    has_logvar: bool
+    downsampling: int
+    autoencoder: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataInfo:
     """What a family may know of its data.
 
     Attributes:
         targets: which of `mask` and `label` the batches carry.
-        image_size: (H, W) of a training image; None where images keep their own sizes.
+        image_size: (H, W) of a training image, or of one that a latent decodes to; None where images keep their own sizes.
         mask_names, label_names: the classes, by number.
         palette: RGB of each mask class, 0..255.
         num_train_images: images in the training part.
         pyramid: sizes of the pyramids that batches hold, of two images for each one of the batch
             size (with an attribute and without); empty for plain images.
+        latents: what batches hold instead of images; None where they hold images.
     """
 
     targets: frozenset[str]
@@ -111,3 +133,4 @@ class DataInfo:
     label_names: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
     pyramid: tuple[int, ...] = ()
+    latents: LatentInfo | None = None

@@ -22,6 +22,8 @@ from imgtool.data.celeba_tables import (
     read_table,
     unlisted,
 )
+from imgtool.data.latent_contents import PARTS
+from imgtool.data.latents import LatentsFile, facts_of, is_latents_file
 from imgtool.data.layouts import LayoutManifest
 from imgtool.data.packed import PackedDataset
 from imgtool.data.photos import PhotoFolder
@@ -93,11 +95,14 @@ def check(
         A record: counts, sizes (as WxH), bad files (name, line, reason), duplicates, for
         layouts the share of pixels of each class (of those that have one) and of none, and for
         a folder in CelebA's layout how many images each attribute has, which are missing,
-        which are there unlisted, and which have no part or landmarks where tables tell.
+        which are there unlisted, and which have no part or landmarks where tables tell. Of a
+        latents file: what its header says, and the images whose latents are not finite.
 
     Raises:
         DataError: there is nothing to check: no such path, no images, a broken manifest.
     """
+    if is_latents_file(path):
+        return _check_latents(Path(path), kind, progress)
     dataset = open_source(path, kind, skip_bad=True, verify=False)
     totals = _Totals(bad=list(getattr(dataset, "bad", [])))
     good = []
@@ -135,6 +140,32 @@ def check(
     if isinstance(dataset, PhotoFolder):
         record |= _attributes(Path(path), kind)
     return {**record, **_balance(dataset, totals)}
+
+
+def _check_latents(
+    path: Path, kind: Kind | None, progress: Callable[[int, int], None] | None
+) -> dict[str, Any]:
+    if kind is not None:
+        raise DataError(f"{path} holds latents, not {kind}", hint="leave --dataset out")
+    file = LatentsFile(path)
+    bad = file.check_values(progress)
+    reason = "its latent is not finite, or its mask has a class without a name"
+    record: dict[str, Any] = {
+        "path": path,
+        "dataset": "latents",
+        "num_images": file.num_images,
+        "num_bad_files": len(bad),
+        "num_groups": len(set(file.groups)),
+        **{f"num_{part}_images": len(file.rows_of(part)) for part in PARTS},
+        **facts_of(file),
+        "files_bytes": path.stat().st_size,
+        "bad_files": [{"name": name, "line": None, "reason": reason} for name in bad],
+    }
+    if file.labels is not None:
+        record["label_counts"] = {
+            name: int((file.labels == number).sum()) for number, name in enumerate(file.label_names)
+        }
+    return record
 
 
 def _attributes(root: Path, kind: Kind | None) -> dict[str, Any]:

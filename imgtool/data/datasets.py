@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from imgtool.config.faces import FacesData
+from imgtool.config.latents import LatentsData
 from imgtool.config.schema import Data
 from imgtool.data.augment import training_size
 from imgtool.data.base import DataInfo, ImageDataset
 from imgtool.data.cache import Sharing, shared_memory
 from imgtool.data.celeba import CelebA
+from imgtool.data.latent_parts import expected_latents, open_latents
 from imgtool.data.layouts import LayoutManifest
 from imgtool.data.packed import PackedDataset
 from imgtool.data.pairs import FacePart, official_split, paired, split_faces
@@ -270,6 +272,16 @@ def _expected_faces(data: FacesData) -> DataInfo | None:
     return _faces_info(data, 0) if data.root is None else None
 
 
+# --- latents --------------------------------------------------------------------------------
+
+
+def _open_latents(data: LatentsData, split: Split | None, training: bool) -> Datasets:
+    opened = open_latents(data, split)
+    return Datasets(
+        opened.train, opened.val, opened.test, opened.split, opened.fingerprint, opened.info, []
+    )
+
+
 # --- kinds ----------------------------------------------------------------------------------
 
 
@@ -282,4 +294,9 @@ class _Kind:
 
 
 _IMAGES = _Kind(_open_images, _expected_images)
-_KINDS = {"photos": _IMAGES, "layouts": _IMAGES, "celeba": _Kind(_open_faces, _expected_faces)}
+_KINDS = {
+    "photos": _IMAGES,
+    "layouts": _IMAGES,
+    "celeba": _Kind(_open_faces, _expected_faces),
+    "latents": _Kind(_open_latents, expected_latents),
+}

@@ -11,7 +11,6 @@ import numpy as np
 from imgtool.config.schema import Data
 from imgtool.data.base import ImageDataset, Size
 from imgtool.data.room import Say, affordable
-from imgtool.data.rows import WholeRow
 from imgtool.data.sampler import random_stream
 from imgtool.data.views import View
 from imgtool.data.workers import Assembly, Batch, Crew, deliver
@@ -48,6 +47,7 @@ def train_loader(
     the data has them, mask (B, H, W) uint8 and label (B,) int64. What is in batch b depends on
     the data, `data`, seed, rank and b alone.
 
+    Of latents it has latent (B, C, h, w) float32 instead of images, and logvar where they have it.
     Of a part with several sets a batch holds `batch_size` images of each; of faces, pyramids:
     see imgtool.data.pairs.
 
@@ -102,7 +102,8 @@ def eval_loader(
     plan = _eval_plan(dataset, batch_size, max_pixels)
     own = _of_rank(plan, rank, world_size)
     crew = Crew(min(num_workers, len(own)), pin_memory, say, lasting=lasting)
-    return EvalBatches(Assembly(dataset, WholeRow()), plan, own, crew, local_ranks)
+    assembly = Assembly(dataset, dataset.evaluation_row())
+    return EvalBatches(assembly, plan, own, crew, local_ranks)
 
 
 def default_workers(dataset: ImageDataset, device_type: str, cores: int) -> int:
@@ -146,7 +147,7 @@ class EvalBatches:
     def first(self, num_images: int) -> Iterator[Batch]:
         """The first images of the data set, the same on every rank, loaded by this process.
 
-        No workers: they would be `PREFETCH` batches ahead each, which nobody wants.
+        With `scene` (B,) int64, the numbers of their scenes. No workers: they would be `PREFETCH` batches ahead each, which nobody wants.
         """
         few: list[Draws] = []
         for draws in self._plan:
@@ -154,8 +155,7 @@ class EvalBatches:
                 break
             few.append(draws[:num_images])
             num_images -= len(draws)
-        alone = Crew(0, self._crew.pin_memory, self._crew.say)
-        return deliver(self._assembly, lambda done: few[done:], alone, len(few))
+        return self._with_scenes(few)
 
     def pairs(self, num_pairs: int, seed: int) -> Iterator[Batch]:
         """Batches of two images of different scenes and equal size, drawn by the seed.
@@ -163,15 +163,16 @@ class EvalBatches:
         `scene` (2,) int64 numbers their scenes. Fewer than `num_pairs` where there are no more.
         Loaded by this process, the same on every rank.
         """
+        drawn = draw_pairs(self._assembly.dataset, num_pairs, seed)
+        return self._with_scenes([[(i, True), (j, True)] for i, j in drawn])
+
+    def _with_scenes(self, plan: Sequence[Draws]) -> Iterator[Batch]:
         import torch
 
         dataset = self._assembly.dataset
         numbers = {name: n for n, name in enumerate(dict.fromkeys(_scenes(dataset)))}
-        drawn: list[Draws] = [
-            [(i, True), (j, True)] for i, j in draw_pairs(dataset, num_pairs, seed)
-        ]
         alone = Crew(0, self._crew.pin_memory, self._crew.say)
-        for batch in deliver(self._assembly, lambda done: drawn[done:], alone, len(drawn)):
+        for batch in deliver(self._assembly, lambda done: plan[done:], alone, len(plan)):
             scenes = [numbers[dataset.group(int(index))] for index in batch["index"]]
             yield {**batch, "scene": torch.tensor(scenes)}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import struct
@@ -17,7 +16,8 @@ import numpy as np
 
 from imgtool.data.base import IGNORE, ImageDataset, Sample, Size
 from imgtool.data.images import resize_sample, resized_size
-from imgtool.data.packed import FORMAT, MAX_HEADER_BYTES, tensor_entries
+from imgtool.data.packed import FORMAT, META_KEY, packed_entries
+from imgtool.data.tensors import MAX_HEADER_BYTES, header_bytes
 from imgtool.errors import DataError
 from imgtool.files import folders_for, remove_abandoned, replacing
 from imgtool.units import format_bytes
@@ -95,17 +95,15 @@ def _header(
         "palette": dataset.palette,
     }
     num_pixels = sum(height * width for height, width in sizes)
-    entries, length = tensor_entries(num_images, num_pixels, dataset.targets)
-    text = json.dumps({"__metadata__": {"imgtool": json.dumps(meta)}, **entries}).encode()
-    text += b" " * (-len(text) % 8)
-    if len(text) > MAX_HEADER_BYTES:
+    entries, length = packed_entries(num_images, num_pixels, dataset.targets)
+    header = header_bytes(META_KEY, meta, entries)
+    if len(header) > MAX_HEADER_BYTES:
         raise DataError(
             f"the names of {num_images} images do not fit into one packed file",
             hint="pack subfolders into files of their own",
         )
-    start = 8 + len(text)
-    begins = {name: start + entry["data_offsets"][0] for name, entry in entries.items()}
-    return struct.pack("<Q", len(text)) + text, begins, start + length
+    begins = {name: len(header) + entry["data_offsets"][0] for name, entry in entries.items()}
+    return header, begins, len(header) + length
 
 
 def _write_small(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from imgtool.config.schema import Data
-from imgtool.data.base import ImageDataset, Sample, Size
+from imgtool.data.base import ImageDataset, Sample
 from imgtool.data.celeba import CelebA
 from imgtool.data.celeba_tables import PARTS
 from imgtool.data.pyramid import pyramid_size
+from imgtool.data.rows import Contents, pictured
 from imgtool.data.sampler import Draw, permutation, random_stream, random_words
 from imgtool.data.split import Split
 from imgtool.data.views import View
@@ -234,16 +235,17 @@ class FaceRow:
     def __init__(self, image_sizes: Sequence[int], seed: int, *, mirrored: bool) -> None:
         self.image_sizes, self.seed, self.mirrored = tuple(image_sizes), seed, mirrored
 
-    def shape(self, dataset: ImageDataset, draws: Sequence[Draw]) -> Size:
-        """(H, W) of the batch."""
-        return pyramid_size(self.image_sizes)
+    def contents(self, dataset: ImageDataset, draws: Sequence[Draw]) -> Contents:
+        """A pyramid."""
+        return pictured(pyramid_size(self.image_sizes), dataset)
 
     def index(self, draw: Draw) -> int:
         """Position of a draw's image."""
         return draw.index
 
-    def fill(self, draw: Draw, sample: Sample, image: Tensor, mask: Tensor | None) -> None:
+    def fill(self, draw: Draw, sample: Sample, row: Mapping[str, Tensor]) -> None:
         """Write a sample into its row, (P, 1, 3) uint8."""
+        image = row["image"]
         np.copyto(image.numpy(), sample.image)
         if self.mirrored and random_words(self.seed, draw)[2] & 1:
             import torch

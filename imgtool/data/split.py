@@ -92,7 +92,7 @@ def make_split(
         DataError: images to validate on are wanted and there is only one group.
     """
     unique, duplicates = without_duplicates(dataset)
-    chosen = _draw(unique, max_images, seed)
+    chosen = some_of(unique, max_images, seed)
     groups: dict[str, list[int]] = {}
     for index in chosen:
         groups.setdefault(dataset.group(index), []).append(index)
@@ -128,10 +128,10 @@ def given_split(
         DataError: every training image is also a validation image.
     """
     val_unique, val_duplicates = without_duplicates(val)
-    val_chosen = _draw(val_unique, max_images, seed)
+    val_chosen = some_of(val_unique, max_images, seed)
     train_unique, train_duplicates = without_duplicates(train)
     both = shared(train, train_unique, val, val_chosen)
-    train_chosen = _draw([i for i in train_unique if i not in both], max_images, seed)
+    train_chosen = some_of([i for i in train_unique if i not in both], max_images, seed)
     if not train_chosen:
         raise DataError("every training image is also a validation image", hint="see --val-root")
     duplicates = [train.name(i) for i in sorted({*train_duplicates, *both})]
@@ -193,7 +193,8 @@ def shared(
     }
 
 
-def _draw(indices: list[int], count: int | None, seed: int) -> list[int]:
+def some_of(indices: list[int], count: int | None, seed: int) -> list[int]:
+    """At most `count` of them, drawn by the seed, in order."""
     if count is None or count >= len(indices):
         return indices
     order = np.argsort(random_stream(seed, 1, len(indices)), kind="stable")

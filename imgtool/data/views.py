@@ -12,7 +12,7 @@ from imgtool.data.augment import Augmentation, training_size
 from imgtool.data.base import ImageDataset, Sample, Size
 from imgtool.data.cache import Bytes, RamCache
 from imgtool.data.images import resize_sample, resized_size
-from imgtool.data.rows import CroppedRow, Row
+from imgtool.data.rows import CroppedRow, Row, WholeRow
 from imgtool.data.sampler import Draw, EpochSampler
 
 
@@ -67,6 +67,10 @@ class View:
         """
         size = training_size(self, data.crop)
         return CroppedRow(size, Augmentation.of(data, self, seed))
+
+    def evaluation_row(self) -> Row:
+        """How a row of an evaluation's batch is filled."""
+        return WholeRow()
 
     def sampler(
         self, batch_size: int, seed: int, rank: int, world_size: int, start_batch: int

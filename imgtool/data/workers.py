@@ -51,9 +51,9 @@ class Assembly:
 
     def num_bytes(self, draws: Sequence[Any]) -> int:
         """Shared memory that the batch of these draws takes."""
-        height, width = self.row.shape(self.dataset, draws)
-        channels = 4 if "mask" in self.dataset.targets else 3
-        return len(draws) * height * width * channels + TENSORS * PAGE_BYTES
+        contents = self.row.contents(self.dataset, draws).values()
+        of_row = sum(math.prod(shape) * getattr(torch, kind).itemsize for kind, shape in contents)
+        return len(draws) * of_row + TENSORS * PAGE_BYTES
 
     def __getitems__(self, draws: Sequence[Any]) -> Batch:
         self._num_done += 1
@@ -68,22 +68,20 @@ class Assembly:
 
     def _assemble(self, draws: Sequence[Any]) -> Batch:
         dataset, row, count = self.dataset, self.row, len(draws)
-        height, width = row.shape(dataset, draws)
-        image = _allocate(torch.uint8, count, height, width, 3)
-        mask = None
-        if "mask" in dataset.targets:
-            mask = _allocate(torch.uint8, count, height, width)
+        batch: Batch = {
+            name: _allocate(getattr(torch, kind), count, *shape)
+            for name, (kind, shape) in row.contents(dataset, draws).items()
+        }
         labels = []
         for at, draw in enumerate(draws):
             sample = dataset.read(row.index(draw))
-            row.fill(draw, sample, image[at], None if mask is None else mask[at])
-            if mask is not None:
-                self._check(mask[at], sample.name)
+            row.fill(draw, sample, {name: tensor[at] for name, tensor in batch.items()})
+            if "mask" in batch:
+                self._check(batch["mask"][at], sample.name)
             labels.append(sample.label)
         small = {"index": torch.tensor([row.index(draw) for draw in draws]), **row.extra(draws)}
         if "label" in dataset.targets:
             small["label"] = torch.tensor(labels)
-        batch: Batch = {"image": image} if mask is None else {"image": image, "mask": mask}
         for name, tensor in small.items():
             batch[name] = _allocate(tensor.dtype, *tensor.shape).copy_(tensor)
         return batch
@@ -344,7 +342,8 @@ def deliver(
                 raise batch["failure"]
             if done == late:
                 crew.say("warning: loader workers were told to end: the main process loads alone")
-            batch["image"] = batch["image"].permute(0, 3, 1, 2)
+            if "image" in batch:
+                batch["image"] = batch["image"].permute(0, 3, 1, 2)
             done += 1
             sound = is_whole  # left here, or at the end, the workers are as good as new
             yield batch

@@ -18,12 +18,12 @@ from torch import Tensor
 from imgtool.data.base import DataInfo
 from imgtool.data.images import decode
 from imgtool.errors import UsageError
-from imgtool.evaluation.opening import read_trained
 from imgtool.experiment.layout import find_checkpoint
 from imgtool.models.genegan.layers import At
 from imgtool.models.genegan.task import GeneganTask, to_uint8
 from imgtool.nn.images import grid
 from imgtool.training.device import resolve_device
+from imgtool.training.opening import read_trained
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,9 @@ def measure(
             hint="train with --val-fraction above 0, or give --val-root",
         )
     with found.looking():
-        study = found.task.study(found.batches(), found.pairs(num_pairs), num_images=num_images)
+        study = found.task.study(
+            found.first(num_images), found.pairs(num_pairs), num_images=num_images
+        )
     if study is None or "latents" not in study.documents:
         raise NoAnswer(
             f"{found.path}: the {found.experiment.family} family has no latents to study",

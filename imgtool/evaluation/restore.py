@@ -16,11 +16,12 @@ from imgtool.data.loader import eval_loader
 from imgtool.data.split import Split
 from imgtool.data.views import View
 from imgtool.errors import ConfigError
-from imgtool.evaluation.opening import best_of, read_trained
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.base import Task
 from imgtool.training.batches import to_device
+from imgtool.training.decoder import Decoder
 from imgtool.training.device import channels_last, resolve_device
+from imgtool.training.opening import best_of, read_trained
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,10 @@ class Restored:
         """
         part = self.datasets.val if part is None else part
         return map(self._arrived, eval_loader(part, batch_size=batch_size))
+
+    def first(self, num_images: int) -> Iterator[dict[str, Any]]:
+        """The first validation images with their scenes, as at the end of training."""
+        return map(self._arrived, eval_loader(self.datasets.val).first(num_images))
 
     def pairs(self, num_pairs: int) -> Iterator[dict[str, Any]]:
         """Pairs of validation images of different scenes, drawn as at the end of training."""
@@ -116,7 +121,7 @@ def restore(
     }
     data = _with(trained_on, {k: v for k, v in given.items() if v is not None}, path)
     experiment = replace(experiment, data=data)
-    split = _split(path)
+    split = stored_split(path)
     if split is None and getattr(data, "attribute", None) != getattr(trained_on, "attribute", None):
         # Held out is what was held out of the attribute that it was trained on.
         given_before = {k: v for k, v in given.items() if v is not None and k != "attribute"}
@@ -125,6 +130,8 @@ def restore(
     on = resolve_device(device)
     task = trained.build(experiment, datasets.info)
     trained.put_into(task, experiment, on)
+    if datasets.info.latents is not None:
+        task.decoder = Decoder(datasets.info.latents, on)
     return Restored(
         path=path,
         iteration=trained.iteration,
@@ -152,7 +159,7 @@ def _with(data: Data, given: dict[str, Any], path: Path) -> Data:
         raise ConfigError(f"{path}: {error}", hint="give one of these, or leave it out") from error
 
 
-def _split(path: Path) -> Split | None:
+def stored_split(path: Path) -> Split | None:
     """What was held out when it was trained."""
     kept = ExperimentDir(path.parent.parent).split_path
     return Split.read(kept) if kept.exists() else None

@@ -220,6 +220,16 @@ def make_writable(
         ) from error
 
 
+def best_of(source: str) -> Path:
+    """The checkpoint that a file or an exp_dir (its best one) names.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    best = ExperimentDir(source).best_path
+    return find_checkpoint(best if best.exists() else source)
+
+
 def find_checkpoint(source: str | os.PathLike[str]) -> Path:
     """The checkpoint file that a `--ckpt` means, links followed.
 

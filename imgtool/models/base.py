@@ -6,8 +6,10 @@ accumulation, clipping, finite checks, optimizer steps, EMA, logging, validation
 checkpoints, stopping and resuming. A family touches no optimizer, no device and no file.
 
 A batch is a dict on the engine's device:
-    image   (B, 3, H, W) uint8, channels_last strides
-    mask    (B, H, W) uint8 class numbers, 255 ignored; where the data set has them
+    image   (B, 3, H, W) uint8, channels_last strides; unless the data are latents
+    latent  (B, C, h, w) float32, the posterior's mean; where the data are latents
+    logvar  (B, C, h, w) float32; where they have it
+    mask    (B, H, W) uint8 class numbers, 255 ignored; where the data set has them (of latents h, w)
     label   (B,) int64; where the data set has them
     index   (B,) int64, position in the data set
     valid   (B,) bool, False for images that only fill a batch up (evaluation)
@@ -38,11 +40,13 @@ from imgtool.errors import CheckpointError
 __all__ = [
     "Batch",
     "DataInfo",
+    "Diffusers",
     "Encoded",
     "Evaluator",
     "Fake",
     "Family",
     "Foreign",
+    "Graph",
     "Noise",
     "Reader",
     "StepResult",
@@ -128,10 +132,12 @@ class Update(nn.Module):
     Attributes:
         name: unique within the task; prefixes the optimizer's state in a checkpoint.
         fresh_batch: whether it wants a batch of its own (always true of the first).
+        lr: its own learning rate at its highest; None is `train.lr`.
     """
 
     name: str = "net"
     fresh_batch: bool = True
+    lr: float | None = None
 
     def parameter_sets(self) -> dict[str, list[nn.Parameter]]:
         """Disjoint sets, one optimizer each; together all that this update trains."""
@@ -242,6 +248,41 @@ class Foreign:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Graph:
+    """A part of a model as a function of tensors alone, for other runtimes.
+
+    Attributes:
+        module: in eval mode; takes the input, float32, and returns an output or a tuple of them.
+        input: its name.
+        shape: of the input: sizes, and names of those that are free. A side may be a multiple of
+            a name, such as `8*h`.
+        outputs: name -> shape, in the same words; `8*h` is of the input's `h`.
+        discrete: whether outputs are chosen among a few, so that rounding may choose another.
+    """
+
+    module: nn.Module
+    input: str
+    shape: tuple[int | str, ...]
+    outputs: Mapping[str, tuple[int | str, ...]]
+    discrete: bool = False
+
+
+@dataclass(frozen=True)
+class Diffusers:
+    """A model in the form that the package diffusers has for it.
+
+    Attributes:
+        config: what config.json says, `_class_name` among it.
+        tensors: weights by diffusers' names.
+        dropped: what there is no place for, for people.
+    """
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    dropped: tuple[str, ...] = ()
+
+
 class Reader(Protocol):
     """What the engine reads for a family. Both raise UserError naming the file."""
 
@@ -262,10 +303,14 @@ class Task(ABC):
         has_best: whether `monitor` really tells better weights from worse ones. Where not, there
             is no best checkpoint unless the user names a metric (`train.monitor`).
         compiled: whether `compile` was called.
+        decoder: where the data are latents, what makes images of them: (B, C, h, w) as the data
+            have them to uint8 (B, 3, H, W). The engine sets it; None where their autoencoder is
+            gone.
     """
 
     modules: nn.ModuleDict
     compiled: bool = False
+    decoder: Callable[[Tensor], Tensor] | None = None
     monitor: str = "val_loss"
     monitor_mode: str = "min"
     has_best: bool = True
@@ -301,7 +346,7 @@ class Task(ABC):
         """
         raise CheckpointError(
             "there is no other system whose checkpoints of this family are known",
-            hint="`imgtool convert` is for GeneGAN and HPCM",
+            hint="`imgtool convert` knows GeneGAN, HPCM and diffusers' AutoencoderKL",
         )
 
     def compile_targets(self) -> Sequence[nn.Module]:
@@ -351,6 +396,18 @@ class Task(ABC):
         """The images of latents (B, C, h, w), uint8 (B, 3, f h, f w); None where `encode` is."""
         return None
 
+    def graphs(self) -> Mapping[str, Graph]:
+        """The parts that make sense in another runtime, by name, in float32; none by default."""
+        return {}
+
+    def diffusers(self) -> Diffusers | None:
+        """The model as diffusers has it; None where the family has no such form.
+
+        Raises:
+            UsageError: this one of the family has none.
+        """
+        return None
+
     def fakes(self, batch: Batch) -> Mapping[str, Fake]:
         """What FID judges, by name: by default the reconstructions, if there are any."""
         made = self.reconstruct(batch)
@@ -362,7 +419,7 @@ class Task(ABC):
         """A closer look at the trained model, in eval mode and under no_grad.
 
         Args:
-            batches: of whole validation images.
+            batches: of whole validation images, with `scene` (B,) int64.
             pairs: batches of two validation images of different scenes, of equal size, with
                 `scene` (2,) int64; loaded as they are asked for.
             num_images: at most so many of `batches` are looked at.
@@ -380,6 +437,14 @@ class Family(ABC):
     def knows(self, foreign: Any) -> bool:
         """Whether another system's checkpoint is one that `Task.from_foreign` reads, by its keys."""
         return False
+
+    def settings(self, foreign: Any) -> Mapping[str, Any]:
+        """Keys of the config that such a checkpoint says itself, such as `model.latent_channels`.
+
+        Raises:
+            CheckpointError: it holds a model that this family cannot make.
+        """
+        return {}
 
     @abstractmethod
     def build(self, experiment: Experiment, data: DataInfo) -> Task:

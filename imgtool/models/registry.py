@@ -15,6 +15,7 @@ FAMILIES = {
     "autoencoder": "imgtool.models.autoencoder.task:AutoencoderFamily",
     "genegan": "imgtool.models.genegan.task:GeneganFamily",
     "hpcm": "imgtool.models.hpcm.task:HpcmFamily",
+    "flow": "imgtool.models.flow.task:FlowFamily",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -66,7 +67,7 @@ class Codebook(nn.Module):
         if noise is not None and not vectors.is_meta:  # meta: a dry run
             self._collect(vectors, numbers, noise)
         z, indices = [], []
-        counts = [place.shape[:3].numel() for place in places]
+        counts = [math.prod(place.shape[:3]) for place in places]  # of an export, no numbers yet
         for features, place, codes, of_place in zip(
             encoded, places, quantised.split(counts), numbers.split(counts), strict=True
         ):
@@ -83,10 +84,12 @@ class Codebook(nn.Module):
         with torch.autocast("cpu" if kind == "meta" else kind, enabled=False):
             half_norms = 0.5 * self.codebook.square().sum(1)
             rows = max(1, DISTANCES_AT_ONCE // self.codebook_size)
+            # A graph that is exported is for any number of vectors.
+            parts = (vectors,) if torch.compiler.is_exporting() else vectors.split(rows)
             found = [
                 # |v - e|^2 / 2 less |v|^2 / 2, which is the same for every code
                 torch.addmm(half_norms, part, self.codebook.T, alpha=-1).argmin(1)
-                for part in vectors.split(rows)
+                for part in parts
             ]
         return torch.cat(found)
 

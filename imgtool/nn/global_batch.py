@@ -11,10 +11,15 @@ import torch
 from torch import Tensor
 
 
+def num_ranks() -> int:
+    """How many processes the global batch lies in."""
+    group = torch.distributed
+    return group.get_world_size() if group.is_available() and group.is_initialized() else 1
+
+
 def is_cut() -> bool:
     """Whether the global batch lies in several processes."""
-    group = torch.distributed
-    return group.is_available() and group.is_initialized() and group.get_world_size() > 1
+    return num_ranks() > 1
 
 
 # An operator of its own and no autograd.Function: torch.compile takes it as it is, in order.

@@ -1,13 +1,12 @@
 """LPIPS: how different two images look (Zhang et al. 2018), version 0.1 with VGG16.
 
 The weights of its five linear layers are shipped (lpips_vgg.safetensors, whose header has their
-source and licence). The trunk is torchvision's vgg16-397923af.pth, 528 MB; it is taken from
-torch hub's cache or from the file that IMGTOOL_LPIPS_WEIGHTS names, and never downloaded.
+source and licence). The trunk is torchvision's vgg16-397923af.pth, 528 MB; `find_weights` has it
+from a cache or from the file that IMGTOOL_LPIPS_WEIGHTS names.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from functools import cache
 from pathlib import Path
@@ -18,23 +17,24 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from imgtool.errors import DataError
+from imgtool.nn.blocks import he_init, without_autocast
+from imgtool.nn.lpips_weights import SMALLEST, VGG16
+from imgtool.published import Weights, cached, find_weights
 
-VARIABLE = "IMGTOOL_LPIPS_WEIGHTS"
-TRUNK = "vgg16-397923af.pth"
-TRUNK_SHA256 = "397923af"  # it begins so, as the file's name says
-SMALLEST = 16  # pixels of a side: four halvings
 _LAYERS = Path(__file__).with_name("lpips_vgg.safetensors")
 _BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, convolutions
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-_EPS = 1e-10
+# Within the root, so that the gradient of features that are all 0 is 0 and not NaN: flat images.
+_EPS = 1e-8
 
 
 class Lpips(nn.Module):
-    """Distance of images (B, 3, H, W) on [-1, 1], at least SMALLEST pixels a side, to (B,).
+    """Distance of images (B, 3, H, W) on [-1, 1], at least 16 pixels a side, to (B,).
 
     Features of VGG16 after the last activation of each block, of unit length over channels;
-    squared differences, weighted by channel, averaged over space, added up over blocks.
-    Nothing of it is trained. The trunk's names are torchvision's, without `features.`.
+    squared differences, weighted by channel, averaged over space, added up over blocks. Float32,
+    also under autocast. Nothing of it is trained, and it has no other mode: there is no dropout.
+    The trunk's names are torchvision's, without `features.`.
     """
 
     def __init__(self) -> None:
@@ -51,48 +51,77 @@ class Lpips(nn.Module):
         self.trunk = nn.Sequential(*layers[:-1])
         weights = load_file(_LAYERS)
         for k in range(len(_BLOCKS)):
-            self.register_buffer(f"lin{k}", weights[f"lin{k}"])
+            self.register_buffer(f"lin{k}", weights[f"lin{k}"].view(1, -1, 1, 1))
+        self.register_buffer("shift", torch.tensor(_SHIFT).view(1, 3, 1, 1))
+        self.register_buffer("scale", torch.tensor(_SCALE).view(1, 3, 1, 1))
         self.requires_grad_(requires_grad=False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        shift, scale = (x.new_tensor(v).view(1, 3, 1, 1) for v in (_SHIFT, _SCALE))
-        both = (torch.cat([x, y]) - shift) / scale
-        total = torch.zeros(len(x), device=x.device)
-        begin = 0
-        for k, end in enumerate(self.ends):
-            both = self.trunk[begin:end](both)
-            begin = end
-            unit = both / (both.norm(dim=1, keepdim=True) + _EPS)
-            first, second = unit.chunk(2)
-            weighted = (first - second).square() * getattr(self, f"lin{k}").view(1, -1, 1, 1)
-            total = total + weighted.sum(1).mean((1, 2))
-        return total
+        if min(x.shape[-2:]) < SMALLEST:
+            size = " x ".join(map(str, x.shape[-2:]))
+            raise DataError(f"LPIPS needs {SMALLEST} pixels a side or more: {size} is too small")
+        with without_autocast(x):
+            # By themselves: an original needs no backward pass.
+            first, second = ((z.float() - self.shift) / self.scale for z in (x, y))
+            total = torch.zeros(len(x), device=x.device)
+            begin = 0
+            for k, end in enumerate(self.ends):
+                block = self.trunk[begin:end]
+                begin = end
+                first, second = block(first), block(second)
+                differ = (_of_unit_length(first) - _of_unit_length(second)).square()
+                total = total + (differ * getattr(self, f"lin{k}")).sum(1).mean((1, 2))
+            return total
 
 
-@cache
+def _of_unit_length(features: Tensor) -> Tensor:
+    return features / (features.square().sum(1, keepdim=True) + _EPS).sqrt()
+
+
 def find_lpips(device: torch.device) -> Lpips | None:
     """LPIPS with its weights on a device; None where the trunk is not on this machine.
+
+    On the meta device the trunk has no weights, and where IMGTOOL_LPIPS_WEIGHTS is `random` it has
+    random ones, the same in every process.
 
     Raises:
         DataError: the file that IMGTOOL_LPIPS_WEIGHTS names is missing, or is no such file.
     """
-    given = os.environ.get(VARIABLE)
-    path = Path(given) if given else Path(torch.hub.get_dir()) / "checkpoints" / TRUNK
-    if not given and not path.is_file():
+    is_named = bool(os.environ.get(VGG16.variable))
+    if device.type == "meta":
+        return _made(Weights(None, "none", verified=False), device)
+    if not is_named and not any(path.is_file() for path in cached(VGG16)):
         return None
-    hint = f"{VARIABLE} names torchvision's {TRUNK}"
-    try:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if not digest.startswith(TRUNK_SHA256):
-            raise DataError(f"{path}: its SHA-256 is not that of {TRUNK}", hint=hint)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}", hint=hint) from error
-    lpips = Lpips()
-    prefix = "features."
-    trunk = {k.removeprefix(prefix): v for k, v in loaded.items() if k.startswith(prefix)}
-    lpips.trunk.load_state_dict(trunk)
+    return _made(find_weights(VGG16, download=False), device)
+
+
+def lpips_on(device: torch.device) -> Lpips:
+    """As `find_lpips`, for those who cannot do without it.
+
+    Raises:
+        DataError: the trunk is not on this machine, and where it is to be had.
+    """
+    found = find_lpips(device)
+    return _made(find_weights(VGG16, download=False), device) if found is None else found
+
+
+@cache
+def _made(weights: Weights, device: torch.device) -> Lpips:
+    """One for all on a device, which draws nothing from a run's own random numbers."""
+    if device.type == "meta":
+        with device:
+            return Lpips().eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        lpips = Lpips().apply(he_init)
+    if weights.path is not None:
+        try:
+            loaded = torch.load(weights.path, map_location="cpu", weights_only=True)
+        except OSError as error:
+            raise DataError(f"cannot read {weights.path}: {error.strerror or error}") from error
+        start = "features."
+        trunk = {k.removeprefix(start): v for k, v in loaded.items() if k.startswith(start)}
+        lpips.trunk.load_state_dict(trunk)
     return lpips.to(device).eval()
 
 

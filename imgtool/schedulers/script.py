@@ -67,6 +67,7 @@ def array_body(
     duration: str,
     requeue: bool,
     per_node: Sequence[str] = (),
+    before: Sequence[str] = (),
 ) -> str:
     """What an element of an array does: look its trial up, and train it under run-timed.
 
@@ -82,6 +83,7 @@ def array_body(
         duration: when run-timed stops by itself, as the shell reads it.
         requeue: whether it may ask for another turn.
         per_node: words that start `launcher` on every node; empty on one.
+        before: what stands before `launcher`, as the shell reads it.
     """
     words = shlex.join(program)
     meeting = ""
@@ -98,7 +100,7 @@ def array_body(
         duration=duration,
         requeue=" --requeue" if requeue else "",
         program=words,
-        launcher="".join(f"{word} " for word in launcher),
+        launcher="".join(f"{word} " for word in (*before, *launcher)),
         per_node="".join(f"{shlex.quote(word)} " for word in per_node),
         meeting=meeting,
     )

@@ -136,9 +136,10 @@ def _commands(contenders: Sequence[Candidate], seeds: Sequence[int]) -> list[str
         only = ",".join(PurePath(str(fact.get("origin"))).stem for fact in facts)
         return [f"imgtool sweep {shlex.quote(word)} --only {shlex.quote(only)} {grid}"]
     return [
-        f"imgtool sweep {shlex.quote(str(c.runs[0].exp_dir / 'config.yaml'))} {grid}"
+        f"imgtool sweep {shlex.quote(str(folder / 'config.yaml'))} {grid}"
         for c in contenders
-        if c.runs[0].exp_dir is not None and c.runs[0].config is not None
+        for folder in [c.runs[0].facts.get("probe") or c.runs[0].exp_dir]
+        if folder is not None and c.runs[0].config is not None
     ]
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 BD_RATE = "bd_rate_percent"  # against the best curve
+GFID = "gfid"  # of an autoencoder: FID of what probes generate from its latents
 POSITIONS = "latent_positions"  # height times width of the latent: its spatial resolution
 SCHEMES = ("imgtool", "imginav")
 # Earlier name without train_/val_ -> (name here, factor).
@@ -27,12 +28,14 @@ _HIGHER = re.compile(
 )
 _LOWER = re.compile(
     r"mse|l1|mae|loss|cycle|seg$|cls$|fid|kid|kld|lpips|bpp|bd_rate|dims|parameters|macs|bytes"
-    r"|_sec|stability|path_length|spikes|epochs|nonfinite"
+    r"|_sec|stability|path_length|spikes|epochs|nonfinite|spectrum_slope|spectrum_kl"
+    r"|high_frequency_share|flow_floor|equivariance_error"
 )
 # Words of names of metrics that are never below 0, and words that undo it.
 _NONNEGATIVE = frozenset(
     ["mse", "rmse", "mae", "l1", "lpips", "bpp", "dims", "parameters", "macs", "bytes", "sec",
-     "accuracy", "iou", "miou", "units", "energy", "std", "positions", "num", "spikes", "epochs"]
+     "accuracy", "iou", "miou", "units", "energy", "std", "positions", "num", "spikes", "epochs", "frequency",
+     "kl", "floor", "equivariance"]
 )  # fmt: skip
 _SIGNED = frozenset(["log", "delta", "diff", "change", "gain"])
 
@@ -91,5 +94,5 @@ def is_in_db(metric: str) -> bool:
 
 def is_positive(metric: str, values: Sequence[float]) -> bool:
     """Whether a metric's noise is relative: its values are above 0, and always will be."""
-    always = is_nonnegative(metric) or metric.endswith("rd_loss") or metric == "fid"
+    always = is_nonnegative(metric) or metric.endswith("rd_loss") or metric in ("fid", GFID)
     return always and all(value > 0 for value in values)

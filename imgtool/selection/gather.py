@@ -20,16 +20,34 @@ from imgtool.experiment import provenance
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.models import registry
 from imgtool.selection.candidates import DROPPED, UNREADABLE
-from imgtool.selection.columns import BD_RATE, POSITIONS
+from imgtool.selection.columns import BD_RATE, GFID, POSITIONS
 from imgtool.selection.experiments import SEED_KEY, grouped
+from imgtool.selection.generation import AUTOENCODER, of_autoencoders
 from imgtool.selection.metric import LAMBDA
 from imgtool.selection.records import Evidence
 from imgtool.selection.rule_file import MONITOR, Rule
 from imgtool.selection.sources import CONFIGS, CSV_END, Source, Sources, read_json
 from imgtool.selection.table import Quality, Table, read_table, read_tables
 
+# How hard a latent is to generate; of samples too where it is variational.
+DIFFUSABILITY = (
+    "spectrum_slope",
+    "high_frequency_share",
+    "high_frequency_share_quarter",
+    "high_frequency_share_three_quarters",
+    "spectrum_kl",
+    "flow_floor",
+    "flow_floor_logit_normal",
+    "equivariance_error",
+)
 # Of latents.json: name there -> metric.
 _LATENTS = {
+    **{
+        key + of + end: key + of + end
+        for key in DIFFUSABILITY
+        for of in ("", "_sampled")
+        for end in ("", "_se")
+    },
     **{
         key + end: key + end
         for key in ("midpoint_energy", "end_energy", "path_length")
@@ -41,6 +59,8 @@ _LATENTS = {
 }
 # Of fid*.json: what has to agree before two of them are compared.
 _FID_MEASURE = ("protocol", "features", "weights", "resize", "image_size", "num_images")
+# And what one of a model of latents says besides: whose latents, and what their decoding costs.
+_OF_PROBES = (AUTOENCODER, "fid_floor")
 # Keys of a config beside its identity that change what was learnt: how long it was trained.
 _LIMITS = ("max_iter", "epochs", "max_time")
 TINY = "tiny"  # the folder of trials of `sweep --tiny`
@@ -53,7 +73,9 @@ def read_evidence(sources: Sources, rule: Rule, columns: str = "imgtool") -> lis
 
     Raises:
         DataError: not one can be read.
-        UsageError: the rule ranks FIDs, and they were measured differently.
+        UsageError: the rule ranks FIDs, and they, or the probes behind them, were measured or
+            trained differently.
+        NoAnswer: it ranks autoencoders by their probes, and there is no probe.
     """
     read = [(source, one) for source in sources.runs for one in _read(source, rule, columns)]
     apart = (LAMBDA,) if rule.metric == BD_RATE else ()
@@ -64,9 +86,17 @@ def read_evidence(sources: Sources, rule: Rule, columns: str = "imgtool") -> lis
         raise DataError(
             f"no experiment can be read: {problem}{more}", hint="give exp_dirs or metrics CSVs"
         )
-    if rule.metric == "fid":
+    if rule.metric in ("fid", GFID):
         _refuse_unlike_fids(found)
+    if rule.metric == GFID:
+        return of_autoencoders(found, lambda folder: _read_autoencoder(folder, columns))
     return found
+
+
+def _read_autoencoder(folder: Path, columns: str) -> Evidence | None:
+    """An experiment that probes judge, by its own best row; None where it cannot be read."""
+    (one,) = _read(Source(path=folder), Rule(rule="", metric=MONITOR), columns)
+    return None if one.state == UNREADABLE else one
 
 
 def _read(source: Source, rule: Rule, columns: str) -> list[Evidence]:
@@ -176,6 +206,7 @@ def _with_config(
         monitor=_monitor(loaded, best or {}),
         seed=experiment.train.seed,
         config=identity_values(experiment) | limits,
+        facts={**one.facts, "data_root": experiment.data.root},
     )
 
 
@@ -214,6 +245,7 @@ def _further(folder: Path, names: set[str]) -> dict[str, Any]:
                 {"fid_se": error} if (error := _fid_error(content, numbers)) is not None else {}
             )
             found["fid_measure"] = {key: content[key] for key in _FID_MEASURE if key in content}
+            found |= {key: content[key] for key in _OF_PROBES if key in content}
     return found
 
 

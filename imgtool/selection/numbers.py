@@ -14,6 +14,8 @@ LABELS = {
     "val_bpp": ("val rate", "bpp"),
     "bd_rate_percent": ("BD-rate", "%"),
     "fid": ("FID", ""),
+    "gfid": ("gFID", ""),
+    "gfid_floor": ("gFID floor", ""),
     "latent_dims": ("latent dims", ""),
     "latent_positions": ("latent positions", ""),
     "num_parameters": ("parameters", ""),

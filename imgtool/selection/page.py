@@ -12,6 +12,8 @@ from urllib.parse import quote
 
 from imgtool.selection.candidates import shortened
 from imgtool.selection.certainty import doubts
+from imgtool.selection.correlation import correlations
+from imgtool.selection.correlation import told as told_of
 from imgtool.selection.criteria import TOLD
 from imgtool.selection.markup import Shown, breakable, figure, row, sign, table, tables, whole
 from imgtool.selection.numbers import label_of, name_of, number
@@ -25,6 +27,7 @@ MARKS = {True: ("yes", "✓"), False: ("no", "✗"), None: ("", "?")}
 LATENTS = (
     *("midpoint_energy", "end_energy", "path_length", "mean", "std", "std_sampled"),
     *("active_units", "active_share", "num_images", "num_pairs"),
+    *("spectrum_slope", "high_frequency_share", "spectrum_kl", "flow_floor", "equivariance_error"),
 )
 
 
@@ -69,7 +72,12 @@ class Page:
             self._steps(),
         ]
         parts += [figure(shown) for shown in figures]
-        parts += [self._numbers(), self._latents(latents), self._definitions()]
+        parts += [
+            self._correlations(),
+            self._numbers(),
+            self._latents(latents),
+            self._definitions(),
+        ]
         body = "\n".join(part for part in parts if part)
         return (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -287,6 +295,28 @@ class Page:
         ]
         heads = ["", "along the frontier", f"gain in {name_of(self._selection.quality)}", "size"]
         return "<h2>What a larger latent gains</h2>" + table([*heads, "verdict"], rows)
+
+    # --- cheap measures beside gFID -----------------------------------------------------------
+
+    def _correlations(self) -> str:
+        """Which of them rank as generation does, and how little so few points say."""
+        found = correlations(self._selection)
+        if not found:
+            return ""
+        rows = []
+        for one in found:
+            ends = " to ".join(f"{end:.2f}" for end in one.interval or ())
+            cells = [f"{one.kendall:+.2f}", f"{one.p:.2g}", f"{one.spearman:+.2f}"]
+            name = f"<span>{escape(name_of(one.measure))}</span>"
+            rows.append(row("", ["", name, *cells, whole(ends) or "-", str(one.num)]))
+        heads = ["", "measure", "Kendall τ", "p", "Spearman ρ", "95 %", "n"]
+        return (
+            "<h2>Which cheap measure ranks as generation does</h2>"
+            + table(heads, rows)
+            + f'<p class="soft">Rank correlations with gFID: +1 is the same order, -1 the '
+            f"opposite one; lower counts as better where a name does not tell. "
+            f"{escape(told_of(found))}</p>"
+        )
 
     # --- further numbers ----------------------------------------------------------------------
 

@@ -13,7 +13,15 @@ from PIL import Image, ImageDraw
 
 from imgtool.selection.numbers import number
 from imgtool.selection.records import Selection, Verdict
-from imgtool.selection.style import Style, legend_below, new_figure, plain_axes, png, whole_ticks
+from imgtool.selection.style import (
+    GREY,
+    Style,
+    legend_below,
+    new_figure,
+    plain_axes,
+    png,
+    whole_ticks,
+)
 
 MAX_PIXELS = 40_000_000
 MAX_BYTES = 10_000_000
@@ -171,13 +179,16 @@ def _document(verdict: Verdict, name: str) -> dict[str, Any] | None:
 
 
 def latent_figure(selection: Selection, style: Style) -> bytes | None:
-    """Spread and KL divergence of every channel, and the images on two principal axes."""
+    """Spread and KL divergence of every channel, spectra beside that of the images at each latent's
+    size (thin and grey), and the images on two principal axes.
+    """
     known = [(v, found) for v in selection.verdicts if (found := latents_of(v))][:8]
     panels = [
         (title, draw)
         for key, title, draw in (
             ("channel_std", "standard deviation a channel", _channels),
             ("kld_per_channel", "KL divergence a channel (nats an element)", _channels),
+            ("spectrum_power", "power by frequency", _spectra),
             ("pca", "mean latents of images, principal axes", _scatter),
         )
         if any(_floats(found.get(key)) for _, found in known)
@@ -229,6 +240,33 @@ def _channels(axes: Any, known: Any, style: Style, key: str) -> None:
     whole_ticks(axes)
     axes.set_xlabel("channel, largest first")
     axes.set_ylim(bottom=0)
+
+
+def _spectra(axes: Any, known: Any, style: Style, key: str) -> None:
+    for verdict, found in known:
+        look, name = style.of[verdict.candidate.name], style.drawn(verdict.candidate.name)
+        for power, is_own in ((f"picture_{key}", False), (key, True)):
+            points = _points(found.get("spectrum_frequencies"), found.get(power))
+            if points:
+                drawn = {"lw": 1.2, "marker": look.marker, "ms": 3.5, "label": name}
+                axes.plot(
+                    *zip(*points, strict=True),
+                    look.dash,
+                    color=look.colour if is_own else GREY,
+                    **(drawn if is_own else {"lw": 0.8, "zorder": 1}),
+                )
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("cycles a latent position (Nyquist: 1/2); grey: the images")
+    axes.set_ylabel("mean power a mode")
+
+
+def _points(across: Any, up: Any) -> list[tuple[float, float]]:
+    """Pairs of positive finite numbers of two lists that are equally long."""
+    if not (isinstance(across, list) and isinstance(up, list) and len(across) == len(up)):
+        return []
+    pairs = [(x, y) for x, y in zip(across, up, strict=True) if len(_floats([x, y])) == 2]
+    return [(x, y) for x, y in pairs if x > 0 and y > 0]
 
 
 def _scatter(axes: Any, known: Any, style: Style, key: str) -> None:

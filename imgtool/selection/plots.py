@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from imgtool.selection.bars import convergence, efficiency, relative
+from imgtool.selection.columns import GFID, direction
 from imgtool.selection.history import LOSS, Curve, curves_of
 from imgtool.selection.numbers import label_of, number
 from imgtool.selection.records import Selection, Verdict
@@ -29,6 +30,8 @@ from imgtool.selection.style import (
 NUM_LEGEND = 16
 NUM_LABELS = 60  # of points: the first in the ranking, and the frontier
 RIM = "#222222"  # of a point on the frontier
+RECONSTRUCTION = ("val_mse", "val_psnr", "val_lpips", "val_ms_ssim", "fid")
+FLOOR = f"{GFID}_floor"
 
 
 def figures(selection: Selection, style: Style) -> Iterator[tuple[str, str, bytes]]:
@@ -36,6 +39,7 @@ def figures(selection: Selection, style: Style) -> Iterator[tuple[str, str, byte
     curves = curves_of(selection)
     for stem, caption, draw in (
         ("quality", _caption_of_quality(selection), _quality),
+        ("generation", _caption_of_generation(selection), _generation),
         ("curves", _caption_of_curves(curves), lambda *words: _curves(curves, *words)),
         ("relative", "Distance from the best, in per cent; lower is better.", relative),
         (
@@ -77,9 +81,8 @@ def _caption_of_quality(selection: Selection) -> str:
     ring = " The ringed point is the winner." if selection.winner is not None else ""
     grey = " Grey ones are rejected." * any(not v.is_eligible for v in selection.verdicts)
     told = label_of(selection.quality)
-    return (
-        f"{told[:1].upper()}{told[1:]} against {size}.{line if count > 1 else ''}{ring}{grey}{bars}"
-    )
+    head = told if told[1:2].isupper() else f"{told[:1].upper()}{told[1:]}"  # gFID is a name
+    return f"{head} against {size}.{line if count > 1 else ''}{ring}{grey}{bars}"
 
 
 def _points(selection: Selection, x: str, y: str) -> list[tuple[Verdict, float, float]]:
@@ -131,7 +134,14 @@ def _quality(selection: Selection, style: Style) -> Figure | None:
 
 
 def _point(
-    axes: Axes, verdict: Verdict, x: float, y: float, selection: Selection, style: Style
+    axes: Axes,
+    verdict: Verdict,
+    x: float,
+    y: float,
+    selection: Selection,
+    style: Style,
+    *,
+    area: float = 46.0,
 ) -> None:
     name = verdict.candidate.name
     look = style.of[name]
@@ -141,9 +151,71 @@ def _point(
         reach = [[max(0.0, y - low)], [max(0.0, high - y)]]
         axes.errorbar(x, y, yerr=reach, color=colour, capsize=3, linewidth=1)
     rim = RIM if verdict.on_frontier else "none"
-    axes.scatter(x, y, s=46, color=colour, marker=look.marker, edgecolors=rim, zorder=3)
+    axes.scatter(x, y, s=area, color=colour, marker=look.marker, edgecolors=rim, zorder=3)
     if selection.winner is not None and selection.winner.candidate.name == name:
-        axes.scatter(x, y, s=190, facecolors="none", edgecolors=WINNER, linewidths=2, zorder=4)
+        axes.scatter(
+            x, y, s=area + 144, facecolors="none", edgecolors=WINNER, linewidths=2, zorder=4
+        )
+
+
+# --- reconstruction against generation ----------------------------------------------------
+
+
+def _error_of(selection: Selection) -> str | None:
+    """The metric that tells how well images are reconstructed."""
+    known = [v.candidate.metrics for v in selection.verdicts if GFID in v.candidate.metrics]
+    return next((m for m in RECONSTRUCTION if sum(m in one for one in known) > 1), None)
+
+
+def _caption_of_generation(selection: Selection) -> str:
+    metric = _error_of(selection)
+    floor = any(FLOOR in v.candidate.metrics for v in selection.verdicts)
+    bars = any(v.interval is not None for v in selection.verdicts)
+    best = "bottom right" if metric is not None and direction(metric) == "max" else "bottom left"
+    return (
+        f"What is generated from a latent (gFID) against how well it is reconstructed; best is "
+        f"{best}. The larger the mark, the larger the latent; behind a name is its number of "
+        "elements."
+        + " Bars are 95 % confidence intervals of the mean over the probes' seeds."
+        * bars
+        + " The dash below a mark is its floor: the same distance of the images' own latents, "
+        "decoded." * floor
+    )
+
+
+def _generation(selection: Selection, style: Style) -> Figure | None:
+    metric = _error_of(selection)
+    points = _points(selection, metric, GFID) if metric is not None else []
+    if metric is None or not points:
+        return None
+    figure = new_figure(5.2)
+    axes = figure.add_subplot()
+    plain_axes(axes)
+    sizes = [v.candidate.metrics.get("latent_dims", 0.0) for v, _, _ in points]
+    largest = max(sizes) or 1.0
+    labelled = []
+    for (verdict, x, y), size in zip(points, sizes, strict=True):
+        _point(axes, verdict, x, y, selection, style, area=24 + 230 * size / largest)
+        floor = verdict.candidate.metrics.get(FLOOR)
+        if floor is not None:
+            colour = style.of[verdict.candidate.name].colour
+            axes.plot([x, x], [floor, y], ":", color=colour, linewidth=0.8, zorder=1)
+            axes.plot([x], [floor], "_", color=colour, markersize=12, markeredgewidth=1.6)
+        told = f"{style.drawn(verdict.candidate.name)} · {number(size, 'latent_dims')}"
+        labelled.append((told if size else style.drawn(verdict.candidate.name), x, y))
+    xs = [x for _, x, _ in points]
+    if "psnr" not in metric and min(xs) > 0 and max(xs) > 3 * min(xs):
+        axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: number(value, metric))
+    axes.xaxis.set_minor_formatter(
+        lambda value, _: number(value) if f"{value:e}"[0] in "25" else ""
+    )
+    axes.margins(x=0.14, y=0.14)
+    axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
+    axes.set_xlabel(literal(label_of(metric)))
+    axes.set_ylabel(literal(label_of(GFID)))
+    _label_points(figure, axes, labelled[:NUM_LABELS])
+    return figure
 
 
 def _logarithmic(axes: Axes, xs: Sequence[float], ys: Sequence[float], quality: str) -> None:

@@ -45,6 +45,10 @@ def _preferred(outcome: Outcome, rule: Rule) -> str:
     """Said where the preference of the rule decided between equals."""
     winner = outcome.ranking[0]
     tied = [c for c in outcome.ranking if c.name in outcome.ties]
+    if rule.size and rule.tie_breaks and rule.tie_breaks[0].metric == rule.size:
+        own = winner.metrics.get(rule.size)
+        larger = [c for c in tied if own is not None and c.metrics.get(rule.size, own) > own]
+        return f"; {winner.name} has the lower {rule.size}, which decided" if larger else ""
     mine = winner.metrics.get(POSITIONS)
     lower = [c for c in tied if mine is not None and c.metrics.get(POSITIONS, mine) < mine]
     if rule.prefer != "spatial" or not lower:

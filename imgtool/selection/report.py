@@ -15,6 +15,7 @@ from imgtool.selection.style import Style
 
 TITLES = {
     "quality": "Quality against size",
+    "generation": "Reconstruction against generation against size",
     "curves": "Curves",
     "relative": "Relative to the best",
     "convergence": "Convergence and stability",
@@ -25,6 +26,7 @@ TITLES = {
 }
 ORDER = (
     "quality",
+    "generation",
     "reconstructions",
     "curves",
     "relative",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from imgtool.errors import UserError
 from imgtool.models import registry
 from imgtool.selection.candidates import DROPPED
 from imgtool.selection.certainty import doubts
+from imgtool.selection.columns import GFID
+from imgtool.selection.generation import autoencoder_of
 from imgtool.selection.metric import PLAIN, lambdas, own_metric
 from imgtool.selection.records import Evidence, Selection, Verdict
 
@@ -56,6 +59,8 @@ def default_rule(
     ):
         if phase is not None and phase.startswith(start):
             return rule, f"the phase is {phase}"
+    if named is None and evidence and all(autoencoder_of(one) for one in evidence):
+        return "generation", "they were trained on autoencoders' latents"
     metric = named or own_metric(evidence)
     found = lambdas(evidence)
     if metric.endswith("rd_loss") and len(found) > 1:
@@ -185,7 +190,17 @@ def winner_record(
             if (found := _dropped(v.candidate.runs[0])) is not None
         },
         "reason": verdict.reason,
+        **_correlations(selection),
     }
+
+
+def _correlations(selection: Selection) -> dict[str, Any]:
+    """How cheap measures rank beside gFID, where that is what was ranked by."""
+    if selection.quality != GFID:
+        return {}
+    from imgtool.selection.correlation import correlations
+
+    return {"correlations": [asdict(one) for one in correlations(selection)]}
 
 
 def overridden(selection: Selection, decides: Sequence[str]) -> dict[str, str]:

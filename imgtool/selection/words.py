@@ -41,19 +41,25 @@ code { font-size: .88em; }
 GROUPS = {
     "Quality": (
         *("val_mse", "val_psnr", "val_highpass_psnr", "val_seg_boundary_miou", "val_rd_loss"),
-        *("val_bpp", "fid"),
+        *("val_bpp", "val_lpips", "fid", "gfid", "gfid_floor"),
     ),
     "Cost": (
         *("latent_dims", "num_parameters", "macs_per_image", "images_per_sec"),
         "peak_memory_bytes",
     ),
-    "Latents": ("midpoint_energy", "end_energy", "path_length", "active_units"),
+    "Latents": (
+        *("midpoint_energy", "end_energy", "path_length", "active_units", "spectrum_slope"),
+        *("high_frequency_share", "spectrum_kl", "flow_floor", "equivariance_error"),
+    ),
 }
 DEFINITIONS = {
     "val_mse": "mean squared error on [0,1], over whole validation images",
     "val_psnr": "peak signal-to-noise ratio of each image on [0,1], averaged, dB",
     "val_highpass_psnr": "the same of the image's gradients, dB: spatial detail",
     "val_seg_boundary_miou": "IoU of the segmentation near contours (Cheng et al. 2021)",
+    "gfid": "FID of what a probe generates from the latents, decoded, against the images that were "
+    "encoded; ± is from seed to seed of the probe",
+    "gfid_floor": "FID of those latents decoded as they are: about what a perfect generator would have",
     "latent_dims": "elements of the latent of one image: channels times height times width",
     "macs_per_image": "multiply-accumulates of one image through the whole network",
     "mse_per_dim": "val_mse over latent_dims; told, never ranked: it always favours the largest",
@@ -63,6 +69,15 @@ DEFINITIONS = {
     "ends: 1 is as sharp, 0.5 a cross-fade",
     "end_energy": "gradient energy of decoded images over their originals': below 1 is blur",
     "path_length": "perceptual path length in LPIPS (Karras et al. 2019); lower is smoother",
+    "spectrum_slope": "of the latent's log power on log frequency: white noise 0, photographs "
+    "about -2",
+    "high_frequency_share": "of the latent's power above half its Nyquist frequency; white noise "
+    "0.8",
+    "spectrum_kl": "KL divergence of the latent's spectrum from the pictures' at its size, nats",
+    "flow_floor": "least error of a rectified flow on Gaussian data of the latent's spectrum; white "
+    "noise 1.57, lower is easier",
+    "equivariance_error": "of latents of scaled and rotated images against scaled and rotated "
+    "latents, squared, relative",
     "95 %": "confidence interval of the mean over seeds, by the noise of all experiments together",
     "chosen": "share of reruns of the whole phase in which the rule would choose it, by resampling",
     "active_units": "latent channels whose variance over the data exceeds 0.01",

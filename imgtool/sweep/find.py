@@ -79,12 +79,12 @@ def find(words: Sequence[str], *, experiments: Path = EXPERIMENTS) -> list[Found
 def _meant(word: str, experiments: Path) -> list[Found]:
     path = Path(word).expanduser()
     if path.is_dir():
-        return _below(path.absolute())
+        return below(path.absolute())
     if path.suffix == ".json" and path.is_file():
         return list(_listed(path.absolute()))
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return _of_spec(path, experiments)
-    everything = _below(experiments.absolute()) if experiments.is_dir() else []
+    everything = below(experiments.absolute()) if experiments.is_dir() else []
     exact = [found for found in everything if word in (*found.names, found.directory.path.name)]
     if exact:
         return exact
@@ -109,7 +109,7 @@ def _of_spec(path: Path, experiments: Path) -> list[Found]:
 
     root = value("root")
     if root is not None and Path(root).expanduser().is_dir():
-        return _below(Path(root).expanduser().absolute())
+        return below(Path(root).expanduser().absolute())
     names = {path.stem, value("sweep"), str(path), str(path.absolute())}
     matching = [
         manifest
@@ -123,7 +123,7 @@ def _manifests(folder: Path) -> list[Path]:
     return [path / MANIFEST_NAME for path, names in _walk(folder, 0) if MANIFEST_NAME in names]
 
 
-def _below(folder: Path) -> list[Found]:
+def below(folder: Path) -> list[Found]:
     """The experiments of a folder: those of its manifests first, then the others."""
     listed: dict[Path, Found] = {}
     others: list[Path] = []

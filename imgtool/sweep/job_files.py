@@ -260,6 +260,11 @@ class _Job:
         chosen = self.options.script_dir
         return chosen.absolute() if chosen else self.plan.jobs_dir
 
+    @property
+    def prepares(self) -> bool:
+        """Whether something is made before a trial trains."""
+        return any(trial.preparation for trial in self.plan.trials)
+
     def array(
         self, chunk: dict[int, tuple[Trial, ...]], limit: int | None, after: tuple[str, ...]
     ) -> Script:
@@ -312,6 +317,7 @@ class _Job:
         is_one = resources.num_nodes == 1
         return array_body(
             scheduler,
+            before=jobs.preparer('"$exp_dir"') if self.prepares else (),
             launcher=jobs.launcher(resources.num_gpus, resources.num_nodes),
             per_node=() if is_one else scheduler.per_node([]),
             **known,

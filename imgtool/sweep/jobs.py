@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from imgtool.files import write_text
+from imgtool.sweep.over import write_preparation
 from imgtool.sweep.trial import Plan, Trial
 
 
@@ -26,10 +27,16 @@ def launcher(num_ranks: int, num_nodes: int = 1) -> list[str]:
     return ["torchrun", "--nproc-per-node", str(num_ranks)] if num_ranks > 1 else []
 
 
+def preparer(exp_dir: str) -> list[str]:
+    """What stands before these where something is made first that the trial reads."""
+    return ["prepare", exp_dir]
+
+
 def train_command(trial: Trial) -> list[str]:
     """Train the trial from its own resolved config; the same command resumes it."""
     return [
         *program(),
+        *(preparer(str(trial.directory.path)) if trial.preparation else ()),
         *launcher(trial.num_ranks),
         *("train", trial.family, "--config", str(trial.config_path)),
         *("--exp-dir", str(trial.directory.path), "--quiet"),
@@ -61,4 +68,6 @@ def write_config(trial: Trial) -> None:
 
     trial.directory.create()
     write_text(trial.config_path, to_yaml(trial.loaded))
+    if trial.preparation is not None:
+        write_preparation(trial.directory, trial.preparation)
     provenance.note_submission(trial.directory, strict=trial.strict_code)

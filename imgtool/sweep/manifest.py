@@ -96,6 +96,7 @@ def _entries(plan: Plan) -> dict[str, dict[str, Any]]:
             "family": trial.family,
             "overrides": dict(trial.overrides),
             "source": trial.source,
+            **({"candidate": str(trial.candidate.path)} if trial.candidate else {}),
         }
         for trial in plan.trials
     }

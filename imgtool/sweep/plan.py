@@ -23,9 +23,10 @@ from imgtool.config.load import (
 )
 from imgtool.config.schema import TINY_FOLDER, Cluster, Experiment, FamilySchema
 from imgtool.errors import ConfigError, UsageError, did_you_mean
-from imgtool.experiment.layout import TRIAL_CONFIG, ExperimentDir
-from imgtool.sweep import grid
+from imgtool.experiment.layout import MANIFEST_NAME, TRIAL_CONFIG, ExperimentDir
+from imgtool.sweep import grid, manifest
 from imgtool.sweep.halving import read_halving
+from imgtool.sweep.over import Candidate, Preparation, earlier_words, find_candidates, preparation
 from imgtool.sweep.spec import SEED, Spec, as_sets, chosen, read_spec, root_of
 from imgtool.sweep.trial import Plan, Trial
 
@@ -44,6 +45,8 @@ def make_plan(
     tiny: bool = False,
     duration_sec: float | None = None,
     halving: str | None = None,
+    over: Sequence[str] | None = (),
+    note: Callable[[str], None] = lambda text: None,
 ) -> Plan:
     """Work a sweep out.
 
@@ -58,6 +61,9 @@ def make_plan(
         grid_words: `--grid` words.
         duration_sec: a trial's time limit, instead of the file's.
         halving: the words of `--halving`, instead of the file's.
+        over: experiments, for each of which the trials are made; without any those that the
+            sweep's folder remembers; None for the trials as they would be without any.
+        note: is told which of these are left out.
 
     Raises:
         ConfigError: anything wrong in the files or words.
@@ -73,7 +79,13 @@ def make_plan(
     grid_keys = frozenset(key for values in extra for key in values)
     maker = _Maker(spec, schema_of, tuple(sets), grid_keys, tiny)
     combinations = grid.times(spec.combinations, extra)
-    made = [maker.make(config, values) for config in spec.configs for values in combinations]
+    candidates = _candidates(spec, maker, over, note)
+    made = [
+        maker.make(config, values, *one)
+        for config in spec.configs
+        for values in combinations
+        for one in candidates
+    ]
     experiments = [one.loaded.experiment for one in made]
     families = dict.fromkeys(experiment.family for experiment in experiments)
     _refuse_unknown_decides(spec, [schema_of(family) for family in families])
@@ -107,12 +119,20 @@ def make_plan(
 
 @dataclass(frozen=True)
 class _Made:
-    """A config with its values: name, what sets it apart, and the file that it was made from."""
+    """A config with its values: name, what sets it apart, and the file that it was made from;
+    and for whom."""
 
     loaded: Loaded
     name: str
     overrides: Mapping[str, Any]
     config: str
+    candidate: Candidate | None = None
+    preparation: Preparation | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data, as far as the sweep knows it."""
+        return self.candidate.fingerprint if self.candidate else ""
 
 
 def _trials(
@@ -122,7 +142,9 @@ def _trials(
     earlier = _Earlier(root, {one.name for one in made}, schema_of)
     named: dict[str, Trial] = {}
     for one in made:
-        name = earlier.name_of(one.loaded.experiment, one.name)
+        name = one.name
+        if one.candidate is None:
+            name = earlier.name_of(one.loaded.experiment, one.name)
         trial = _trial(one, name, root, shared_dir)
         _refuse_same_name(named.get(name), trial)
         named.setdefault(name, trial)
@@ -164,12 +186,20 @@ class _Maker:
         self.plain: dict[str, str] = {}
         self.resources: dict[tuple[str, str], dict[str, Any]] = {}
 
-    def make(self, config: str, values: Mapping[str, Any]) -> _Made:
-        """The config with its values.
+    def make(
+        self,
+        config: str,
+        values: Mapping[str, Any],
+        candidate: Candidate | None = None,
+        made: Preparation | None = None,
+    ) -> _Made:
+        """The config with its values, and with what is made of a candidate.
 
         Raises:
             UsageError: `--set` of a key that the sweep varies, or of a folder.
         """
+        if made is not None and self.spec.over is not None:
+            values = {**values, self.spec.over.key: str(made.file)}
         words = [Override(text, self.spec.source) for text in self.spec.sets]
         for key, value in values.items():
             origin = GRID if key in self.grid_keys else self.spec.source
@@ -181,18 +211,18 @@ class _Maker:
             )
         loaded = self.with_resources(self.load(config, words), config)
         self.refuse_to_set_what_varies(loaded.experiment.family, values)
-        found = identity(loaded.experiment, "")
+        found = identity(loaded.experiment, candidate.fingerprint if candidate else "")
         if config not in self.plain:
             plain = loaded if not words else self.load(config, [])
             self.plain[config] = identity(plain.experiment, "")
-        name = loaded.experiment.name
+        name = candidate.name if candidate else loaded.experiment.name
         if found != self.plain[config]:
             name = f"{name}-{found[:8]}"
         overrides = dict(values)
         for word in (*self.spec.sets, *self.sets):
             key, _, text = word.partition("=")
             overrides[key.strip()] = _value_of(loaded, key.strip(), text)
-        return _Made(loaded, name, overrides, config)
+        return _Made(loaded, name, overrides, config, candidate, made)
 
     def refuse_to_set_what_varies(self, family: str, values: Mapping[str, Any]) -> None:
         """Later words win: `--set` would make one trial of several, and nobody would see it."""
@@ -298,6 +328,33 @@ def _value_of(loaded: Loaded, key: str, text: str) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _candidates(
+    spec: Spec, maker: _Maker, words: Sequence[str] | None, note: Callable[[str], None]
+) -> list[tuple[Candidate, Preparation] | tuple[()]]:
+    """For whom trials are made, with what is made of each; one empty one where for nobody.
+
+    Raises:
+        UsageError: none is given where one is needed, or the other way round.
+    """
+    if spec.over is None and words:
+        raise UsageError(
+            f"--over: {spec.source} makes nothing of candidates",
+            hint="its file needs `over:`, as that of flow_probe has it",
+        )
+    if spec.over is None or words is None:
+        return [()]
+    plain = [maker.load(config, []).experiment for config in spec.configs]
+    root, shared_dir = _folders(spec, plain, _common(one.phase for one in plain), maker.tiny)
+    words = words or earlier_words(manifest.read_trials(root / MANIFEST_NAME))
+    if not words:
+        raise UsageError(
+            f"{spec.source} trains for candidates, and there are none",
+            hint=f"imgtool sweep {spec.name} --over EXP_DIR...",
+        )
+    found = find_candidates(words, note)
+    return [(one, preparation(spec.over, one, shared_dir or root)) for one in found]
+
+
 def _folders(
     spec: Spec, experiments: Sequence[Experiment], phase: str | None, tiny: bool
 ) -> tuple[Path, Path | None]:
@@ -331,12 +388,14 @@ def _trial(one: _Made, name: str, root: Path, shared_dir: Path | None) -> Trial:
     )
     return Trial(
         name=name,
-        identity=identity(experiment, ""),
+        identity=identity(experiment, one.fingerprint),
         family=experiment.family,
         directory=ExperimentDir(exp_dir),
         overrides=one.overrides,
         loaded=loaded,
         source=one.config,
+        candidate=one.candidate,
+        preparation=one.preparation,
     )
 
 

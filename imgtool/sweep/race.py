@@ -256,4 +256,5 @@ def _read(trial: Trial) -> TrialState:
 def _key(trial: Trial) -> str:
     """What runs of one experiment have in common: all but the seed."""
     experiment = trial.loaded.experiment
-    return identity(replace(experiment, train=replace(experiment.train, seed=0)), "")
+    data = trial.candidate.fingerprint if trial.candidate else ""
+    return identity(replace(experiment, train=replace(experiment.train, seed=0)), data)

@@ -17,6 +17,7 @@ from imgtool.experiment.layout import TRIAL_CONFIG, ExperimentDir
 from imgtool.files import write_text
 from imgtool.schedulers.base import ENDED
 from imgtool.schedulers.script import parse_manifest
+from imgtool.sweep.over import read_preparation
 from imgtool.sweep.state import is_open, read_job, read_state
 from imgtool.sweep.trial import Plan, Trial
 
@@ -61,6 +62,7 @@ def plan_of(manifest: Path, index: int) -> Plan:
                 loaded=loaded,
                 source=config,
                 pause_at=row.pause_at,
+                preparation=read_preparation(directory),
             )
         )
     if not trials:

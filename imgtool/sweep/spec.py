@@ -5,10 +5,10 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from imgtool.config import presets
 from imgtool.config.chain import Source, find
@@ -17,14 +17,16 @@ from imgtool.config.yaml_io import parse_tree
 from imgtool.errors import ConfigError, UserError, did_you_mean
 from imgtool.sweep import grid
 from imgtool.sweep.halving import Halving, read_halving
+from imgtool.sweep.over import Over, read_over
 from imgtool.units import parse_duration
 
 KEYS = (
     *("sweep", "experiments", "base", "matrix", "exclude", "include", "zip", "random", "seeds"),
-    *("set", "root", "shared_dir", "decides", "resources", "duration", "then", "halving"),
+    *("set", "root", "shared_dir", "decides", "resources", "duration", "then", "halving", "over"),
 )
-_SIGNS = {"sweep", "experiments", "matrix", "zip", "random", "seeds", "decides"}
+_SIGNS = {"sweep", "experiments", "matrix", "zip", "random", "seeds", "decides", "over"}
 SEED = "train.seed"
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,7 @@ class Spec:
         duration_sec: time limit of a trial.
         then: a shell command for when every trial has ended; `{root}` is the sweep's folder.
         halving: rungs at which the best part of the trials goes on.
+        over: what is made of each candidate of `--over`; None where trials have none.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Spec:
     duration_sec: float | None = None
     then: str | None = None
     halving: Halving | None = None
+    over: Over | None = None
 
 
 def read_spec(word: str) -> Spec:
@@ -122,7 +126,8 @@ class _Reader:
             resources=self.resources(),
             duration_sec=None if duration is None else self.told("duration", duration),
             then=self.text("then"),
-            halving=self.halving(),
+            halving=self.part("halving", read_halving),
+            over=self.part("over", read_over),
         )
 
     def fail(self, key: str, problem: str, hint: str | None = None) -> ConfigError:
@@ -135,13 +140,14 @@ class _Reader:
         except UserError as error:
             raise self.fail(key, f"{key}: {error}", error.hint) from error
 
-    def halving(self) -> Halving | None:
-        if self.values.get("halving") is None:
+    def part(self, key: str, read: Callable[[Any], Part]) -> Part | None:
+        """What another module reads."""
+        if self.values.get(key) is None:
             return None
         try:
-            return read_halving(self.values["halving"])
+            return read(self.values[key])
         except ConfigError as error:
-            raise self.fail("halving", str(error), error.hint) from error
+            raise self.fail(key, str(error), error.hint) from error
 
     def text(self, key: str) -> str | None:
         value = self.values.get(key)

@@ -12,6 +12,7 @@ from imgtool.experiment.layout import MANIFEST_NAME, TRIAL_CONFIG, ExperimentDir
 
 if TYPE_CHECKING:
     from imgtool.sweep.halving import Halving
+    from imgtool.sweep.over import Candidate, Preparation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class Trial:
     Attributes:
         name: unique within the sweep; also the name of its folder and of its metrics table.
         identity: hash of its resolved config (`imgtool.config.identity`, without the data's
-            fingerprint), 16 hex digits; names the trial whatever its row in the file.
+            fingerprint; of one that is made for a candidate with the candidate's), 16 hex digits; names the trial whatever its row in the file.
         family: of models.
         directory: its exp_dir.
         overrides: what sets it apart from its config file, by dotted key: grid values, seed, --set.
@@ -31,6 +32,8 @@ class Trial:
         also: further names of the same training, by configs of the sweep that differ in no value.
         strict_code: whether it refuses to train by other code than it was submitted with.
         pause_at: the rung (iterations, or epochs such as 3ep) at which its next start pauses.
+        candidate: whom it is made for, in a sweep over candidates.
+        preparation: what of the candidate it reads, and how that is made.
     """
 
     name: str
@@ -44,6 +47,8 @@ class Trial:
     also: tuple[str, ...] = ()
     strict_code: bool = False
     pause_at: str | None = None
+    candidate: Candidate | None = None
+    preparation: Preparation | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

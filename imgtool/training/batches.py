@@ -25,7 +25,7 @@ def to_device(
             key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
             for key, value in batch.items()
         }
-    if not channels_last:  # convolutions follow the order of their input
+    if not channels_last and "image" in batch:  # convolutions follow the order of their input
         batch["image"] = batch["image"].contiguous()
     return batch
 
@@ -95,7 +95,7 @@ class Batches:
             self._loader = self._open_loader(self.drawn)
         batch = next(self._loader)
         self.drawn += 1
-        num_images = len(batch["image"]) * self._world_size
+        num_images = len(batch["index"]) * self._world_size
         self._throughput.note_batch(num_images, time.monotonic() - begin)
         return to_device(batch, self._device, channels_last=self._channels_last)
 

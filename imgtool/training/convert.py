@@ -53,8 +53,27 @@ def family_of(foreign: Any, source: Path) -> str:
             return name
     raise CheckpointError(
         f"{source} is no checkpoint that `imgtool convert` knows",
-        hint="known are iter_*.pt of the earlier GeneGAN system and *.pth.tar of the HPCM code",
+        hint="known are iter_*.pt of the earlier GeneGAN system, *.pth.tar of the HPCM code and "
+        "folders of diffusers' AutoencoderKL",
     )
+
+
+def settings_of(foreign: Any, source: Path, config: Loaded | None) -> tuple[str, dict[str, Any]]:
+    """The family of a file, and the keys of its config that the file itself says.
+
+    Args:
+        config: what the user named, whose family must be the file's.
+
+    Raises:
+        CheckpointError: of no family, of another, or a model that this one cannot make.
+    """
+    told = family_of(foreign, source)
+    if config is not None and told != config.experiment.family:
+        raise CheckpointError(
+            f"{source} is of {told}, the config of {config.experiment.family}",
+            hint=f"give a config of {told}, or none",
+        )
+    return told, dict(find_family(told).settings(foreign))
 
 
 def convert(
@@ -80,12 +99,7 @@ def convert(
     experiment = loaded.experiment
     if list_checkpoints(directory.checkpoints_dir):
         raise ExperimentError(f"{directory.path} has checkpoints", hint="give a new --exp-dir")
-    told = family_of(foreign, source)
-    if told != experiment.family:
-        raise CheckpointError(
-            f"{source} is of {told}, the config of {experiment.family}",
-            hint=f"give a config of {told}, or none",
-        )
+    settings_of(foreign, source, loaded)
     info: DataInfo | None = expected_info(experiment.data)
     fingerprint = None
     if info is None:

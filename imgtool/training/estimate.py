@@ -160,8 +160,16 @@ def _meta_batch(batch_size: int, data: DataInfo) -> dict[str, Any]:
     height, width = data.image_size
     if data.pyramid:
         batch_size, (height, width) = 2 * batch_size, pyramid_size(data.pyramid)
+    held: dict[str, Any] = {}
+    if data.latents is None:
+        shape: tuple[int, ...] = (batch_size, 3, height, width)
+        held["image"] = torch.empty(shape, dtype=torch.uint8, device="meta")
+    else:
+        shape, (height, width) = (batch_size, *data.latents.shape), data.latents.shape[1:]
+        for name in ("latent", "logvar") if data.latents.has_logvar else ("latent",):
+            held[name] = torch.empty(shape, device="meta")
     batch: dict[str, Any] = {
-        "image": torch.empty((batch_size, 3, height, width), dtype=torch.uint8, device="meta"),
+        **held,
         "index": torch.empty((batch_size,), dtype=torch.int64, device="meta"),
         "noise": Noise(0, 0),
         "epoch": 0.0,

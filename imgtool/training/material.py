@@ -20,6 +20,7 @@ from imgtool.experiment import checkpoint_file
 from imgtool.experiment.checkpoints import list_checkpoints
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.registry import schema
+from imgtool.published import find_weights
 from imgtool.training.ranks import Ranks
 from imgtool.training.report import Reporter
 from imgtool.training.resume import Start, choose_start
@@ -85,7 +86,7 @@ def _open_as_rank_0(experiment: Experiment, split: Split, ranks: Ranks) -> Datas
 
 
 def check_material(experiment: Experiment, datasets: Datasets) -> None:
-    """See that the data have what the config asks for, before torch is imported.
+    """See that data and published weights are what the config asks for, before torch is imported.
 
     Raises:
         UserError: they have not.
@@ -97,7 +98,10 @@ def check_material(experiment: Experiment, datasets: Datasets) -> None:
             "early stopping needs validation images, and there are none",
             hint="give --val-root or --val-fraction, or a --monitor such as train_loss",
         )
-    schema(experiment.family).check_data(experiment, datasets.info)
+    of_family = schema(experiment.family)
+    of_family.check_data(experiment, datasets.info)
+    for published in of_family.weights(experiment):
+        find_weights(published, download=False)
 
 
 def find_start(

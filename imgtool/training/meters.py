@@ -45,9 +45,12 @@ class Meter:
         names = [name for group in self._totals for name in group]
         joined = all_reduce(torch.cat(list(self._totals.values()), dim=1))
         sums, counts = joined.tolist()
+        both: dict[str, tuple[float, float]] = {}  # a name may be said beside others than before
+        for name, total, count in zip(names, sums, counts, strict=True):
+            before = both.get(name, (0.0, 0.0))
+            both[name] = before[0] + total, before[1] + count
         return {
-            name: total / count if count else float("nan")
-            for name, total, count in zip(names, sums, counts, strict=True)
+            name: total / count if count else float("nan") for name, (total, count) in both.items()
         }
 
     def absorb(self, other: Meter, *, factor: float = 1.0) -> None:

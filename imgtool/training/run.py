@@ -119,6 +119,7 @@ def _train(
     check_material(experiment, material.datasets)
 
     from imgtool.training import assemble
+    from imgtool.training.decoder import find_decoder
     from imgtool.training.keepsakes import leave_keepsakes
     from imgtool.training.loop import Loop
     from imgtool.training.machine import join_ranks, set_up_machine
@@ -128,6 +129,7 @@ def _train(
     notes = [*material.notes, *machine.notes, *([f"warning: {warning}"] if warning else [])]
     for note in notes:
         reporter.message(note)
+    decoder = find_decoder(material.datasets.info.latents, device, ranks, reporter)
     if ranks.is_first:
         _write_start(loaded, directory, material, machine, start.identity, argv)
     status.write(
@@ -143,6 +145,7 @@ def _train(
     )
     status.start_heartbeat()
     task = assemble.build_task(experiment, material, start, directory, ranks, reporter)
+    task.decoder = decoder
     run = assemble.make_run(
         loaded,
         directory,

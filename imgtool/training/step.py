@@ -104,7 +104,7 @@ class Stepper:
         optimizers = self.optimizers[update.name].values()
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-            set_lr(optimizer, self.train.lr * lr_factor)
+            set_lr(optimizer, (update.lr or self.train.lr) * lr_factor)
         self._buffers.keep()
         finite = torch.ones((), dtype=torch.bool, device=self.device)
         for micro, batch in enumerate(self.batches.of_update(fresh=fresh)):

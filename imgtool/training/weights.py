@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,6 +49,16 @@ def load_weights(module: nn.Module, loaded: Checkpoint) -> None:
         CheckpointError: the file does not fit the model, or is not finite.
     """
     load_module(module, {**loaded.part("model"), **loaded.part("ema")}, loaded.header.path)
+
+
+def weights_hash(module: nn.Module) -> str:
+    """Hash of a module's parameters and buffers, 32 hexadecimal digits, wherever they are."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(module.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def fit_module(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

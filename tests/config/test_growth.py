@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,25 +15,25 @@ import pytest
 from imgtool.config import fields as fields_module
 from imgtool.config.identity import SECTIONS, identity, identity_diff, to_dict
 from imgtool.config.load import Loaded, load, read_resolved, read_stored, to_yaml
-from imgtool.config.schema import STRICT, Experiment, FamilySchema, PositiveInt, Train, option
+from imgtool.config.schema import STRICT, Experiment, FamilySchema, PositiveInt, option
 from imgtool.models.registry import FAMILIES, schema
 
 HERE = Path("x.safetensors")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Grown(Train):
-    """Of a later version: a key more, and one that has become a run field."""
-
-    __pydantic_config__ = STRICT
-
-    shake: float = option(0.5, "Something new that is better than nothing.", before=0.0)
-    moods: tuple[int, ...] = option((), "Something new and off.", before=())
-    accumulate: PositiveInt = option(1, "Batches that make one update.", run=True, before=1)
-
-
+@cache
 def grown(name: str) -> FamilySchema:
+    """A family of a later version: two keys more, and one that has become a run field."""
     found = schema(name)
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Grown(found.section_types()["train"]):  # type: ignore[misc]
+        __pydantic_config__ = STRICT
+
+        shake: float = option(0.5, "Something new that is better than nothing.", before=0.0)
+        moods: tuple[int, ...] = option((), "Something new and off.", before=())
+        accumulate: PositiveInt = option(1, "Batches that make one update.", run=True, before=1)
+
     return dataclasses.replace(found, sections={**found.sections, "train": Grown})
 
 

@@ -62,7 +62,7 @@ def schema_of(name: str) -> FamilySchema:
 def test_the_whole_study_is_there():
     expected = {f"phase1_1/{name}" for name in (*SWEEP, "base")}
     expected |= {"phase1_2/V1", "phase1_2/V2", "phase1_final/final"}
-    expected |= {"photos/base", "photos/quick"}
+    expected |= {"photos/base", "photos/kl", "photos/quick"}
     expected |= {f"phase1_3/F{n}" for n in (1, 2, 3)} | {f"legacy_1_2/R{n}" for n in (1, 2, 3)}
     expected |= {f"legacy_1_1/L{n}" for n in range(1, 6)}
     assert expected <= set(NAMES)

@@ -68,6 +68,13 @@ OF_FAMILY: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "step_factors": st.just((0.3, 0.1)),
         "test_root": st.none(),
     },
+    "flow": {
+        **dict.fromkeys(("crop", "val_root", "manifest"), st.none()),
+        **dict.fromkeys(("val_fraction", "test_fraction"), st.just(0.0)),
+        "width": st.integers(1, 9).map(lambda count: 24 * count),
+        "heads": st.sampled_from([1, 2, 3, 6]),
+        "guidance": st.just(1.0),
+    },
 }
 
 

@@ -16,6 +16,7 @@ from imgtool.models.registry import schema
 from imgtool.process.stopping import StopRequest
 from imgtool.training.report import Silence
 from imgtool.training.run import train
+from tests.latents import make_latents
 
 ITERATIONS = 5
 SETS = (
@@ -34,10 +35,12 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     layouts = make_layouts(folder / "layouts", 12, size=64, seed=1)
     photos = make_photos(folder / "photos", 8, size=96, seed=1)
     faces = make_faces(folder / "faces", 16, seed=1)
+    latents = make_latents(folder / "latents.safetensors", 12)
     return {
         "layouts": f"data.manifest={layouts.path}",
         "photos": f"data.root={photos.path}",
         "celeba": f"data.root={faces.path}",
+        "latents": f"data.root={latents}",
     }
 
 

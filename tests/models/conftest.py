@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from imgtool.config.faces import FacesData
+from imgtool.config.latents import LatentsData
 from imgtool.config.schema import Experiment
+from imgtool.data.base import LatentInfo
 from imgtool.data.pyramid import pyramid_size
 from imgtool.models import registry
-from imgtool.models.base import DataInfo, Noise
+from imgtool.models.base import DataInfo, Noise, Task
 
 MASK_NAMES = ("bed", "wall", "background")
 PALETTE = ((228, 26, 28), (200, 200, 200), (240, 240, 240))
 LABEL_NAMES = ("room", "scene")
+LATENTS = LatentInfo(
+    shape=(4, 6, 8),
+    mean=(0.5, -1.0, 0.0, 2.0),
+    std=(1.0, 2.0, 0.5, 1.0),
+    has_logvar=True,
+    downsampling=16,
+    autoencoder={},
+)
 
 
 @pytest.fixture(autouse=True)
@@ -58,10 +69,38 @@ def make_data() -> Callable[..., DataInfo]:
 
 
 @pytest.fixture
+def build(
+    make_experiment: Callable[..., Experiment], make_data: Callable[..., DataInfo]
+) -> Callable[..., Task]:
+    """A family's task with fresh weights, of data that its kind of data set gives."""
+
+    def build(family: str, **changes: Any) -> Task:
+        experiment, data = make_experiment(family, **changes), make_data("mask", "label")
+        if isinstance(experiment.data, LatentsData):
+            data = replace(data, image_size=(96, 128), latents=LATENTS)
+        task = registry.family(family).build(experiment, data)
+        if data.latents is not None:
+            task.decoder = upsampled
+        return task
+
+    return build
+
+
+def upsampled(latent: torch.Tensor) -> torch.Tensor:
+    """What an autoencoder might make of latents: their first three channels, enlarged."""
+    image = torch.nn.functional.interpolate(latent[:, :3], scale_factor=LATENTS.downsampling)
+    return (image * 64 + 128).clamp(0, 255).to(torch.uint8)
+
+
+@pytest.fixture
 def batch_of(make_batch: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
-    """A batch as the loader makes it for a task: pyramids in pairs where it learns from faces."""
+    """A batch as the loader makes it for a task: pyramids in pairs where it learns from faces,
+    latents where it learns from them.
+    """
 
     def make(task: Any, **options: Any) -> dict[str, Any]:
+        if isinstance(task.experiment.data, LatentsData):
+            return latents(**options)
         if not isinstance(task.experiment.data, FacesData):
             return make_batch(**options)
         sizes = task.experiment.data.image_sizes
@@ -76,6 +115,27 @@ def batch_of(make_batch: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
         }
 
     return make
+
+
+def latents(
+    batch_size: int = 2,
+    size: tuple[int, int] = (64, 64),
+    *,
+    seed: int = 0,
+    noise: Noise | None = None,
+) -> dict[str, Any]:
+    """A batch as the loader makes it; of one shape, whatever `size` is."""
+    random = torch.Generator().manual_seed(seed)
+    shape = (batch_size, *LATENTS.shape)
+    mask = torch.randint(0, len(MASK_NAMES), (batch_size, *shape[2:]), generator=random)
+    return {
+        "latent": torch.randn(shape, generator=random),
+        "logvar": torch.randn(shape, generator=random) - 4,
+        "mask": mask.to(torch.uint8),
+        "label": torch.randint(0, len(LABEL_NAMES), (batch_size,), generator=random),
+        "index": torch.arange(batch_size),
+        "noise": noise or Noise(0, 1),
+    }
 
 
 @pytest.fixture

@@ -12,14 +12,22 @@ from torch._dynamo.utils import counters
 
 from imgtool.models import registry
 from imgtool.models.base import Noise, StepResult, Task
+from tests.small import ALL_LOSSES as ALL
+from tests.small import keys_and_values
 
 SIZES = {"data.image_sizes": (64, 96), "data.image_size": 96}
+ALL_LOSSES = keys_and_values(ALL)
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "genegan": [
         {**SIZES, "loss.multi_res_mode": "random"},
         {**SIZES, "model.multiscale_loss": True, "model.obj_blockconv": True},
     ],
-    "autoencoder": [{}, {"model.norm": "none", "model.upsampling": "nearest"}],
+    "autoencoder": [
+        {},
+        {"model.norm": "none", "model.upsampling": "nearest"},
+        {**ALL_LOSSES, "loss.lpips": 0.0, "loss.eq": 99.0, "model.downsampling_steps": 3},
+    ],
+    "flow": [{"model.condition": "label"}, {"model.condition": "mask"}],
 }
 CASES = [
     pytest.param(
@@ -34,6 +42,11 @@ CASES = [
 
 
 @pytest.fixture(autouse=True)
+def _random_trunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMGTOOL_LPIPS_WEIGHTS", "random")
+
+
+@pytest.fixture(autouse=True)
 def _a_compiler_of_its_own() -> Iterator[None]:
     limit = torch.compiler.config.recompile_limit
     torch.compiler.reset()
@@ -45,13 +58,10 @@ def _a_compiler_of_its_own() -> Iterator[None]:
 
 
 @pytest.fixture
-def make_task(
-    make_experiment: Callable[..., Any], make_data: Callable[..., Any]
-) -> Callable[..., Task]:
+def make_task(build: Callable[..., Task]) -> Callable[..., Task]:
     def make(family: str, changes: dict[str, Any]) -> Task:
         torch.manual_seed(0)
-        experiment = make_experiment(family, **changes)
-        task = registry.family(family).build(experiment, make_data("mask", "label"))
+        task = build(family, **changes)
         task.modules.train()
         return task
 

@@ -10,7 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from imgtool.models import registry
-from imgtool.models.base import Noise, StepResult
+from imgtool.models.base import Noise, StepResult, Task
+from tests.small import ALL_LOSSES, keys_and_values
 
 # Operators of ATen for which torch.use_deterministic_algorithms documents that a CUDA tensor
 # raises an error, by their overload packets. Where only differentiating raises, the backward
@@ -63,13 +64,14 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"model.bottleneck": bottleneck, "model.heads": ("rgb", "segmentation", "classification")}
         for bottleneck in ("none", "kl", "vq")
     ]
-    + [{"model.norm": "none", "model.upsampling": "nearest"}],
+    + [{"model.norm": "none", "model.upsampling": "nearest"}, keys_and_values(ALL_LOSSES)],
     "genegan": [
         {},
         {"loss.multi_res_mode": "random", "model.norm": "group_norm"},
         {"model.obj_blockconv": True, "model.bg_blockconv": True},
         {"model.multiscale_loss": True, "model.multiscale_critics": True},
     ],
+    "flow": [{"model.condition": condition} for condition in ("none", "label", "mask")],
     "hpcm": [
         {"loss.spectral_reg": True, "loss.phase2_reg": True, "loss.phase2_mode": "cosine"},
         {"loss.distortion": "ms-ssim", "loss.phase2_reg": True, "model.legacy_s2_hyper": True},
@@ -96,17 +98,16 @@ class Recorded(TorchDispatchMode):
 def test_every_operator_of_a_step_has_a_deterministic_way(
     family: str,
     changes: dict[str, Any],
-    make_experiment: Callable[..., Any],
-    make_data: Callable[..., Any],
+    build: Callable[..., Task],
     batch_of: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    task = registry.family(family).build(
-        make_experiment(family, **changes), make_data("mask", "label")
-    )
+    monkeypatch.setenv("IMGTOOL_LPIPS_WEIGHTS", "random")
+    task = build(family, **changes)
     task.modules.train()
     batch = batch_of(task, noise=Noise(0, 1)) | {"epoch": 0.0}
     with Recorded() as recorded:
-        for update in task.updates(2):
+        for update in task.updates(6):
             update(batch)["loss"].backward()
             with torch.no_grad():
                 update.after_step(StepResult(torch.tensor(True), batch["noise"], lambda t: t))

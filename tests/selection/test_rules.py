@@ -185,7 +185,15 @@ def test_a_dominated_newcomer_and_the_order_change_nothing(pairs, pick, rule, st
 
 
 def test_every_shipped_rule_loads():
-    assert names() == ["bd-rate", "best", "efficiency", "fid", "loss-tuning", "vae-test"]
+    assert names() == [
+        "bd-rate",
+        "best",
+        "efficiency",
+        "fid",
+        "generation",
+        "loss-tuning",
+        "vae-test",
+    ]
     assert all(load_rule(name).description for name in names())
 
 

@@ -7,15 +7,17 @@ import pytest
 
 from imgtool.config.fields import keys_of
 from imgtool.config.load import load
+from imgtool.config.schema import Data
 from imgtool.models.registry import FAMILIES, schema
 from imgtool.sweep.inputs import Lack, lacking
 
-NOT_OF_FACES = ("data.val_root", "data.manifest")
+OF_IMAGES = ("data.val_root", "data.manifest")  # refused with a data section of another kind
 READ = [
     (family, dotted)
     for family in FAMILIES
     for dotted, key in keys_of(schema(family)).items()
-    if key.reads is not None and not (family == "genegan" and dotted in NOT_OF_FACES)
+    if key.reads is not None
+    and not (dotted in OF_IMAGES and schema(family).section_types()["data"] is not Data)
 ]
 BESIDE = {
     "data.manifest": ["data.dataset=layouts"],

@@ -12,6 +12,7 @@ from imgtool.errors import ConfigError, UsageError, UserError
 from imgtool.models.registry import schema
 from imgtool.sweep import jobs, manifest
 from imgtool.sweep.plan import make_plan
+from imgtool.sweep.spec import read_spec
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,10 @@ def write(folder, name, text):
 BASE = "family: autoencoder\nphase: p\n"
 
 
-@pytest.mark.parametrize("name", presets.sweeps())
+PHASES = [name for name in presets.sweeps() if read_spec(name).over is None]
+
+
+@pytest.mark.parametrize("name", PHASES)
 def test_shipped_sweeps_are_complete(name):
     found = plan(name)
     files = {n.partition("/")[2] for n in presets.names() if n.startswith(f"{name}/")}

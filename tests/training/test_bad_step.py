@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from imgtool.config.faces import FacesData
+from imgtool.config.latents import LatentsData
 from imgtool.config.load import load
+from imgtool.data.base import LatentInfo
 from imgtool.data.pyramid import pyramid_size
 from imgtool.models import registry
 from imgtool.models.base import DataInfo
@@ -23,18 +25,33 @@ from imgtool.training.device import Precision
 from imgtool.training.ranks import Ranks
 from imgtool.training.step import Stepper
 from imgtool.training.throughput import Throughput
-from tests.small import SMALL_FACES
+from tests.small import ALL_LOSSES, SMALL_FACES
 
 # Beside what `--tiny` chooses, what else of a family has a state that a forward may change.
 VARIANTS = {
     "autoencoder": ["model.bottleneck=vq", "model.codebook_size=16"],
     "genegan": ["model.base_channels=8"],
     "hpcm": ["loss.phase2_reg=true"],
+    "flow": ["model.condition=mask"],
 }
+LATENTS = LatentInfo(
+    shape=(4, 8, 8),
+    mean=(0.0,) * 4,
+    std=(1.0,) * 4,
+    has_logvar=False,
+    downsampling=8,
+    autoencoder={},
+)
 SMALLER = {"genegan": SMALL_FACES}
 CASES = [(family, ()) for family in registry.FAMILIES] + [
     (family, tuple(sets)) for family, sets in VARIANTS.items()
 ]
+CASES.append(("autoencoder", (*VARIANTS["autoencoder"], *ALL_LOSSES)))
+
+
+@pytest.fixture(autouse=True)
+def _random_trunk(monkeypatch):
+    monkeypatch.setenv("IMGTOOL_LPIPS_WEIGHTS", "random")
 
 
 def endless(experiment, start):
@@ -46,10 +63,15 @@ def endless(experiment, start):
         else:
             shape = (2, 3, 64, 64)
         image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=random)
+        held, side = {"image": image}, 64
+        if isinstance(experiment.data, LatentsData):
+            held, side = {"latent": torch.randn(2, *LATENTS.shape, generator=random)}, 8
         yield {
-            "image": image,
+            **held,
             "index": torch.arange(len(image)),
-            "mask": torch.randint(0, 2, (len(image), 64, 64), dtype=torch.uint8, generator=random),
+            "mask": torch.randint(
+                0, 2, (len(image), side, side), dtype=torch.uint8, generator=random
+            ),
             "label": torch.randint(0, 2, (len(image),), generator=random),
         }
         number += 1
@@ -67,6 +89,7 @@ def make(family, sets, *more):
         num_train_images=8,
         mask_names=("wall", "floor"),
         label_names=("room", "hall"),
+        latents=LATENTS if isinstance(experiment.data, LatentsData) else None,
     )
     torch.manual_seed(0)
     task = registry.family(family).build(experiment, info)

@@ -10,6 +10,7 @@ from imgtool.config.load import load
 from imgtool.data.synthetic.make import make_faces, make_layouts, make_photos
 from imgtool.experiment.status import read_status
 from imgtool.models.registry import FAMILIES, schema
+from tests.latents import make_latents
 
 SETS = (
     *("train.max_iter=8", "train.epochs=null", "train.log_every=2", "train.val_every=4"),
@@ -25,10 +26,12 @@ def roots(tmp_path_factory):
     layouts = make_layouts(folder / "layouts", 12, size=64, seed=1)
     photos = make_photos(folder / "photos", 8, size=96, seed=1)
     faces = make_faces(folder / "faces", 24, seed=1)
+    latents = make_latents(folder / "latents.safetensors", 12)
     return {
         "layouts": f"data.manifest={layouts.path}",
         "photos": f"data.root={photos.path}",
         "celeba": f"data.root={faces.path}",
+        "latents": f"data.root={latents}",
     }
 
 

@@ -12,9 +12,11 @@ import torch
 from imgtool.config.schema import STRICT, Train, option
 from imgtool.errors import CheckpointError, ExperimentError
 from imgtool.experiment.status import read_status
+from imgtool.models.autoencoder import interpolation
 from imgtool.models.autoencoder import schema as autoencoder
 from imgtool.process.stopping import StopRequest
 from imgtool.training import loop, saving
+from tests.small import ALL_LOSSES
 
 
 def same_tensors(a, b):
@@ -30,6 +32,36 @@ def test_a_network_without_norms_resumes_exactly(run, tmp_path):
     parts = run(tmp_path / "parts", *sets, "train.max_iter=8")
     same_tensors(straight.tensors(), parts.tensors())
     assert straight.rows() == parts.rows()
+
+
+def test_a_discriminator_and_all_losses_resume_exactly(run, tmp_path, monkeypatch):
+    """Stopped before the discriminator trains, and before it counts."""
+    monkeypatch.setenv("IMGTOOL_LPIPS_WEIGHTS", "random")
+    monkeypatch.setattr(interpolation, "find_lpips", lambda device: None)  # costs more than all
+    sets = [*ALL_LOSSES, "loss.gan_start=4", "loss.gan_warmup=2", "train.max_iter=6"]
+    sets += [
+        "model.bottleneck=kl",
+        "train.accumulate=2",
+        "train.batch_size=2",
+        "train.log_every=1",
+        "data.crop=24",
+    ]
+    straight = run(tmp_path / "straight", *sets)
+    for stop_at in (1, 3):
+        run(tmp_path / "parts", *sets, stop_at=stop_at)
+    parts = run(tmp_path / "parts", *sets)
+    same_tensors(straight.tensors(), parts.tensors())
+    assert straight.rows() == parts.rows()
+    assert straight.table() == parts.table()
+    state = [name for name in parts.tensors() if name.startswith("optimizer.disc.")]
+    assert len(state) >= 2 * len([n for n in parts.tensors() if n.startswith("model.discrim")])
+    assert not [name for name in parts.tensors() if ".lin" in name or "vgg" in name.lower()]
+    rows = [row for row in parts.rows() if row["kind"] == "train"]
+    assert [("disc" in row, "gan" in row) for row in rows] == (
+        [(False, False)] + [(True, False)] * 2 + [(True, True)] * 3
+    )
+    assert {"mse_pm1", "eq_mse_pm1"} <= {name for row in rows for name in row}
+    assert float(parts.table()[-1]["val_lpips"]) > 0
 
 
 @pytest.mark.parametrize(

@@ -17,15 +17,19 @@ import torch
 from filelock import FileLock
 
 from imgtool.config.faces import FacesData
+from imgtool.config.latents import LatentsData
 from imgtool.data.synthetic.make import make_faces, make_photos
 from imgtool.experiment import checkpoint_file
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import read_status
 from imgtool.models import registry
-from tests.small import SMALL_FACES
+from imgtool.nn.lpips_weights import VGG16
+from tests.latents import make_latents
+from tests.small import ALL_LOSSES, SMALL_FACES
 from tests.waiting import wait_until
 
-FAMILIES = list(registry.FAMILIES)
+CASES = {family: family for family in registry.FAMILIES} | {"losses": "autoencoder"}
+FAMILIES = list(CASES)
 WORKER = Path(__file__).with_name("rank_jobs.py")
 COMMON = [
     *(
@@ -40,6 +44,10 @@ COMMON = [
 ]
 # What a family needs so that its iterations are short, and all of its state moves.
 OF_FAMILY = {
+    "losses": [
+        *ALL_LOSSES,
+        *("model.bottleneck=kl", "model.heads=[rgb]", "data.crop=32", "data.image_size=32"),
+    ],
     "autoencoder": ["model.bottleneck=vq", "model.heads=[rgb]", "model.codebook_size=16"],
     # Faces are on 0..255, and gradients of a mean difference jump: small steps stay comparable.
     "genegan": [
@@ -59,6 +67,7 @@ def shared(tmp_path_factory):
         if not (folder / "data").exists():
             make_faces(folder / "new/faces", 24, seed=3)
             make_photos(folder / "new/photos", 12, size=96, seed=0)
+            make_latents(folder / "new/latents.safetensors", 12)
             (folder / "new").rename(folder / "data")
     return folder
 
@@ -68,11 +77,15 @@ def data(shared):
     return shared / "data"
 
 
-def sets_of(family, data, batch_size, *more):
-    kind = registry.schema(family).section_types()["data"]
-    root = data / ("faces" if issubclass(kind, FacesData) else "photos")
-    given = [f"data.root={root}", f"train.batch_size={batch_size}", "data.val_fraction=0.2"]
-    return [*COMMON, *given, *OF_FAMILY.get(family, []), *more]
+def sets_of(case, data, batch_size, *more):
+    kind = registry.schema(CASES[case]).section_types()["data"]
+    if issubclass(kind, LatentsData):  # the file says what validates
+        given = [f"data.root={data / 'latents.safetensors'}"]
+    else:
+        root = data / ("faces" if issubclass(kind, FacesData) else "photos")
+        given = [f"data.root={root}", "data.val_fraction=0.2"]
+    given.append(f"train.batch_size={batch_size}")
+    return [*COMMON, *given, *OF_FAMILY.get(case, []), *more]
 
 
 def free_port():
@@ -94,7 +107,7 @@ def two(shared):
 
 
 def run_two_ranks(data, folder):
-    """Of each family six iterations, the first three of them and a resume; a run that is asked to
+    """Of each case six iterations, the first three of them and a resume; a run that is asked to
     stop; one in which rank 1 fails.
     """
     jobs = []
@@ -110,7 +123,7 @@ def run_two_ranks(data, folder):
             jobs.append(
                 {
                     "name": f"{family}-{name}",
-                    "family": family,
+                    "family": CASES[family],
                     "exp_dir": exp_dir,
                     "sets": sets + limit,
                 }
@@ -125,7 +138,7 @@ def run_two_ranks(data, folder):
     jobs.append({**endless, "name": "failed", "exp_dir": str(folder / "failed"), "fails": [1, 3]})
     path = folder / "jobs.json"
     path.write_text(json.dumps(jobs))
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), VGG16.variable: "random"}
     words = [sys.executable, str(WORKER), str(path), str(free_port())]
     both = subprocess.Popen(words, env=environment, start_new_session=True)
     try:
@@ -162,14 +175,17 @@ def test_two_ranks_resume_where_they_stopped(two, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_two_ranks_of_half_the_batch_are_one_process_of_the_whole(two, data, tmp_path, family):
+def test_two_ranks_of_half_the_batch_are_one_process_of_the_whole(
+    two, data, tmp_path, family, monkeypatch
+):
+    monkeypatch.setenv(VGG16.variable, "random")
     from imgtool.config.load import load
     from imgtool.process.stopping import StopRequest
     from imgtool.training.report import Silence
     from imgtool.training.run import train
 
     sets = sets_of(family, data, 2, "train.max_iter=3", "train.ema_decay=0.9")
-    loaded = load(None, family=family, schema_of=registry.schema, sets=sets, tiny=True)
+    loaded = load(None, family=CASES[family], schema_of=registry.schema, sets=sets, tiny=True)
     directory = ExperimentDir(tmp_path / "one")
     directory.create()
     train(loaded, directory, stop=StopRequest(), reporter=Silence())

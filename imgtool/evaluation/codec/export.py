@@ -24,23 +24,22 @@ from torch import Tensor
 
 from imgtool import __version__
 from imgtool.errors import CheckpointError, UsageError
+from imgtool.evaluation.codec import METADATA_KEY as METADATA_KEY
 from imgtool.evaluation.codec.codec import Codec, Facts
 from imgtool.evaluation.codec.container import HASH_BYTES
 from imgtool.evaluation.codec.exact import allow_deterministic_cublas
 from imgtool.evaluation.codec.integer.calibration import calibrate
 from imgtool.evaluation.codec.integer.path import IntegerPath, Numbers, sizes
-from imgtool.evaluation.opening import best_of, read_trained
-from imgtool.experiment.layout import CHECKPOINTS_NAME, ExperimentDir
 from imgtool.experiment.whole import Structure, read_structure
 from imgtool.files import replacing_through_folder
 from imgtool.models.hpcm.network import HPCM
 from imgtool.models.hpcm.tables import Tables
 from imgtool.models.hpcm.variants import VARIANTS
 from imgtool.training.device import resolve_device
+from imgtool.training.opening import best_of, read_trained
 from imgtool.training.weights import load_module
 
 FORMAT = 1
-METADATA_KEY = "imgtool-codec"
 MAX_TABLE_BYTES = 16_000_000
 
 
@@ -233,25 +232,6 @@ def read(source: str) -> Export:
     """
     path = best_of(source)
     return _read_export(path) or _of_checkpoint(path)
-
-
-def refuse_among_checkpoints(source: Path, out: Path) -> None:
-    """Keep an export from taking a checkpoint's place, or from lying among them as one.
-
-    Raises:
-        UsageError: `out` is `source`, or lies in an experiment's folder of checkpoints.
-    """
-    if out.exists() and out.samefile(source):
-        raise UsageError(f"{out} is the checkpoint itself", hint="give the export another name")
-    folder = out.absolute().parent.resolve()
-    experiment = ExperimentDir(folder.parent)
-    if folder.name == CHECKPOINTS_NAME and (
-        experiment.config_path.exists() or any(folder.glob("iter_*"))
-    ):
-        raise UsageError(
-            f"{out} lies among the checkpoints of {experiment.path}",
-            hint=f"it is none: write {experiment.path / 'codec.safetensors'}",
-        )
 
 
 def _claimed_hash(path: Path) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,15 @@ import numpy as np
 from imgtool.data.split import shared
 from imgtool.data.views import View
 from imgtool.errors import DataError, NoAnswer
-from imgtool.evaluation.fid.images import Drawn, choose_n, draw, loader
+from imgtool.evaluation.fid.generated import GeneratedSides
+from imgtool.evaluation.fid.images import Drawn, Note, choose_n, draw, loader
 from imgtool.evaluation.fid.inception import Gathering
 from imgtool.evaluation.fid.measure import Comparison, Meter, mean_comparison
 from imgtool.evaluation.fid.options import Listener, Options
 from imgtool.evaluation.fid.protocol import protocol_name
 from imgtool.evaluation.fid.statistics import Features, Statistics
-from imgtool.evaluation.fid.weights import Weights
 from imgtool.evaluation.restore import Restored, restore
+from imgtool.published import Weights
 from imgtool.training.batches import to_device
 
 
@@ -26,7 +27,9 @@ class CheckpointMeter:
     """FID of what checkpoints make; real images are measured once.
 
     Faces: FID(Bu, those with the attribute), FID(A0, those without), and the baseline
-    FID(with, without) that an edit has to beat. Other families: FID(reconstructions, images).
+    FID(with, without) that an edit has to beat. Models of latents: FID(samples, the images that
+    the latents are of), and as `fid_floor` that of the latents themselves, decoded. Other families:
+    FID(reconstructions, images).
     `fid` is the mean over what a checkpoint makes.
 
     Args:
@@ -108,6 +111,16 @@ class _Sides:
         self.view = part.of(part.indices[order].tolist())
         self.num_trained_on = _num_trained_on(found, self.view)
 
+    def batches(self, options: Options, note: Note) -> Iterator[dict[str, Any]]:
+        """Of what fakes are made from."""
+        return loader(
+            self.view, batch_size=options.batch_size, num_workers=options.num_workers, note=note
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Nothing besides."""
+        return {}
+
     def protocol(self, meter: Meter) -> str:
         """Its short name."""
         return protocol_name(
@@ -119,6 +132,9 @@ class _Sides:
             real=[drawn.fingerprint() for drawn in self.drawn.values()],
             attribute=self.about["attribute"],
         )
+
+
+Sides = _Sides | GeneratedSides
 
 
 def _part(found: Restored, split: str) -> View:
@@ -152,9 +168,13 @@ def _num_trained_on(found: Restored, view: View) -> int:
     return len(shared(view, range(len(view)), train, range(len(train))))
 
 
-def _judge_honesty(found: Restored, sides: _Sides, meter: Meter) -> None:
-    """Warn of images that were trained on, or refuse them."""
-    if sides.num_trained_on == 0:
+def _judge_honesty(found: Restored, sides: Sides, meter: Meter) -> None:
+    """Warn of images that were trained on, or refuse them.
+
+    What is generated is usually compared with those that were learnt from.
+    """
+    generated = isinstance(sides, GeneratedSides)
+    if sides.num_trained_on == 0 or (generated and not meter.options.strict):
         return
     what = f"{found.path}: {sides.num_trained_on} of the {len(sides.view)} images were trained on"
     held = [part for part in ("test", "val") if len(getattr(found.datasets, part))]
@@ -166,7 +186,8 @@ def _judge_honesty(found: Restored, sides: _Sides, meter: Meter) -> None:
 
 def _evaluate(found: Restored, meter: Meter) -> dict[str, Any]:
     begin = time.monotonic()
-    sides = _Sides(found, meter.options)
+    latent = found.datasets.info.latents is not None
+    sides: Sides = (GeneratedSides if latent else _Sides)(found, meter.options)
     _judge_honesty(found, sides, meter)
     meter.warn_of_few(sides.n)
     made = _fake_features(found, sides, meter)
@@ -182,6 +203,8 @@ def _evaluate(found: Restored, meter: Meter) -> dict[str, Any]:
         numbers |= {f"{name}_against": against, **comparisons[-1].numbers(name, kid=kid)}
     if sides.faces:
         numbers |= meter.baseline(real["with"], real["without"])
+    if isinstance(sides, GeneratedSides):
+        numbers |= sides.floor(found, meter, real[sides.against])
     return {
         "path": found.path,
         "name": found.experiment.name,
@@ -194,6 +217,7 @@ def _evaluate(found: Restored, meter: Meter) -> dict[str, Any]:
         "num_trained_on": sides.num_trained_on,
         "num_looked_at": len(sides.view),
         **sides.about,
+        **sides.facts(),
         "protocol": sides.protocol(meter),
         "data_root": sides.data_root,
         **meter.facts(),
@@ -210,25 +234,19 @@ def _departures(options: Options) -> list[str]:
     return ["images are decoded as for training: alpha on white, EXIF turned, 16 bits scaled"]
 
 
-def _fake_features(found: Restored, sides: _Sides, meter: Meter) -> dict[str, tuple[str, Features]]:
+def _fake_features(found: Restored, sides: Sides, meter: Meter) -> dict[str, tuple[str, Features]]:
     """Name -> what it is compared with, and features (n, d) float32 in drawn order."""
     made: dict[str, tuple[str, Gathering]] = {}
     done: dict[str, int] = {}
     stage = f"{found.experiment.name} at {found.iteration}"
     options = meter.options
-    batches = loader(
-        sides.view,
-        batch_size=options.batch_size,
-        num_workers=options.num_workers,
-        note=meter.listener.note,
-    )
-    for batch in batches:
+    for batch in sides.batches(options, meter.listener.note):
         with found.looking():
             fakes = found.task.fakes(to_device(batch, found.device))
         if not fakes:
             raise NoAnswer(
                 f"{found.path}: this {found.experiment.family} makes no images",
-                hint="give a checkpoint of genegan, or of an autoencoder with the rgb head",
+                hint="give a checkpoint of genegan or flow, or of an autoencoder with the rgb head",
             )
         for name, fake in fakes.items():
             if fake.against not in sides.drawn:

@@ -19,7 +19,7 @@ from imgtool.evaluation.fid.options import Listener, Options
 from imgtool.evaluation.fid.protocol import protocol_name
 from imgtool.evaluation.fid.sources import decoder_of, departures, open_source
 from imgtool.evaluation.fid.statistics import Statistics
-from imgtool.evaluation.fid.weights import Weights
+from imgtool.published import Weights
 
 Sides = dict[str, ImageDataset | Stored]
 

@@ -30,7 +30,7 @@ from torchvision.models.inception import (
 from imgtool.errors import DataError
 from imgtool.evaluation.fid.options import FID_RESIZES, IMAGENET_RESIZE
 from imgtool.evaluation.fid.resize import SIDE, prepare
-from imgtool.evaluation.fid.weights import Weights
+from imgtool.published import Weights
 
 NUM_FEATURES = 2048
 FEATURE_SETS = ("inception-fid", "inception-imagenet")

@@ -25,7 +25,8 @@ from imgtool.evaluation.fid.statistics import (
     frechet_distance,
 )
 from imgtool.evaluation.fid.uncertainty import Replicates, mean_of
-from imgtool.evaluation.fid.weights import PUBLISHED, Weights
+from imgtool.evaluation.fid.weights import PUBLISHED
+from imgtool.published import Weights
 from imgtool.training.device import resolve_device
 
 
@@ -99,6 +100,7 @@ class Meter:
         self.cache = Cache(options.cache_dir, listener.note)
         self._kept: dict[Path, Statistics] = {}
         self._baselines: dict[tuple[int, int], Comparison] = {}
+        self.floors: dict[tuple[Any, ...], Comparison] = {}  # of latents that were decoded
 
     @cached_property
     def extractor(self) -> Extractor:

@@ -21,7 +21,9 @@ class AutoencoderEvaluator(Evaluator):
     Every value is a mean over images, unless it says otherwise:
 
     loss            the weighted sum of the losses; for the log, no measure of quality
-    mse_pm1, l1_pm1, seg, cls, kld, commitment    the unweighted losses with a weight above 0
+    lpips           LPIPS of VGG16, where it is a loss or `loss.measure_lpips` asks for it
+    mse_pm1, l1_pm1, gradient, seg, cls, kld, commitment
+                    the unweighted losses with a weight above 0
     mse, psnr       on [0, 1], not rounded to 8 bits; psnr of each image (dB, at most 100) averaged
     highpass_psnr   the same of gradients: differences of neighbouring pixels, across and down
     ms_ssim         over the images of at least 161 pixels on the shorter side; None without any
@@ -41,8 +43,8 @@ class AutoencoderEvaluator(Evaluator):
         self, network: Autoencoder, criterion: Criterion, experiment: Experiment, data: DataInfo
     ) -> None:
         self.network, self.heads = network, criterion.heads
-        self.measures = _measures(criterion, experiment, data)
         self.device = next(network.parameters()).device
+        self.measures = _measures(criterion, experiment, data, self.device)
         shapes: dict[str, tuple[int, ...]] = {"images": ()}
         for measure in self.measures:
             shapes |= measure.shapes
@@ -79,12 +81,14 @@ class AutoencoderEvaluator(Evaluator):
 
 
 def _measures(
-    criterion: Criterion, experiment: Experiment, data: DataInfo
+    criterion: Criterion, experiment: Experiment, data: DataInfo, device: torch.device
 ) -> list[measures.Measure]:
     model, heads = experiment.model, criterion.heads
-    chosen: list[measures.Measure] = [measures.Losses(criterion)]
+    chosen: list[measures.Measure] = [measures.Losses(criterion, device)]
     if "rgb" in heads:
         chosen.append(measures.Reconstruction())
+    if experiment.loss.measure_lpips and "lpips" not in criterion.weights:
+        chosen.append(measures.Perceptual(device))
     if "rgb" in heads and "mask" in data.targets:
         chosen.append(measures.ReconstructionByClass(data.mask_names))
     if "segmentation" in heads:

@@ -12,7 +12,8 @@ from torch import Tensor
 from imgtool.models.autoencoder.network import Autoencoder
 from imgtool.models.base import Batch
 from imgtool.nn.images import to_pm1, to_uint8, to_unit
-from imgtool.nn.lpips import SMALLEST, Lpips, find_lpips, perceptual_size
+from imgtool.nn.lpips import Lpips, find_lpips, perceptual_size
+from imgtool.nn.lpips_weights import SMALLEST
 from imgtool.nn.quality import gradient_energy
 
 EPSILON = 1e-4  # of the path, as in the paper

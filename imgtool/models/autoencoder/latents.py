@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from imgtool.models.autoencoder.bottleneck import Latent
+from imgtool.models.autoencoder.diffusability import Diffusability
 from imgtool.models.autoencoder.interpolation import interpolate
 from imgtool.models.autoencoder.measures import ACTIVE_VARIANCE
 from imgtool.models.autoencoder.network import Autoencoder
+from imgtool.models.autoencoder.spectrum_picture import draw
 from imgtool.models.base import Batch, Study
 from imgtool.nn.images import to_pm1
 
@@ -48,7 +51,7 @@ def _plus(total: Tensor | None, more: Tensor) -> Tensor:
 def study(
     network: Autoencoder, batches: Iterable[Batch], pairs: Iterable[Batch], *, num_images: int
 ) -> Study | None:
-    """The document `latents` and strips `interpolation_00`, … of a trained network.
+    """The document `latents`, the picture `spectrum` and strips `interpolation_00`, ….
 
     Statistics are of the first `num_images` validation images; images are interpolated between
     the deterministic latents (the means of a variational one).
@@ -65,6 +68,8 @@ def study(
     active_units, active_share   channels whose variance exceeds 0.01 (Burda et al. 2016,
                                  section 4.3), and their part of all
     path_length, midpoint_energy, end_energy, each with X_se    see `interpolation`
+    spectrum_slope, high_frequency_share, spectrum_kl, flow_floor, equivariance_error and more,
+                                 each with X_se    see `diffusability`
     pca                          an image's mean latent on the first two principal axes, [x, y]
 
     Args:
@@ -75,40 +80,46 @@ def study(
     Returns:
         None where there is no image to look at.
     """
-    sums, shape = _Sums(), None
-    for mean, logvar in _latents(network, batches, num_images):
-        sums.add(mean, logvar)
-        shape = list(mean.shape)
+    sums, shape, ease = _Sums(), None, Diffusability(network)
+    for x, latent, scenes in _latents(network, batches, num_images):
+        means = latent.z if latent.mu is None else latent.mu
+        for index, mean in enumerate(means):
+            sums.add(mean, None if latent.logvar is None else latent.logvar[index])
+        ease.add(x, latent, scenes)
+        shape = list(means.shape[1:])
     if sums.first is None or sums.second is None or shape is None:
         return None
-    between = interpolate(network, pairs)
+    between, spectra = interpolate(network, pairs), ease.document()
     document = {
         "num_images": len(sums.image_means),
         "latent_shape": shape,
         **_statistics(sums, sums.first, sums.second),
         **({} if between is None else between.document()),
+        **spectra,
         "pca": _principal(torch.stack(sums.image_means)),
     }
     strips = [] if between is None else between.strips
     pictures = {f"interpolation_{n:02d}": strip for n, strip in enumerate(strips)}
+    if spectra["spectrum_power"] is not None:
+        pictures["spectrum"] = draw(spectra)
     return Study({"latents": document}, pictures)
 
 
 def _latents(
     network: Autoencoder, batches: Iterable[Batch], num_images: int
-) -> Iterable[tuple[Tensor, Tensor | None]]:
-    """Mean and log variance of one image after another."""
+) -> Iterable[tuple[Tensor, Latent, list[int]]]:
+    """Images on [-1, 1], their latents, and the number of each one's scene."""
     seen = 0
     for batch in batches:
-        valid = batch.get("valid")
-        images = batch["image"] if valid is None else batch["image"][valid]
+        valid, images = batch.get("valid"), batch["image"]
+        scenes = batch.get("scene", torch.arange(seen, seen + len(images)))
+        if valid is not None:
+            images, scenes = images[valid], scenes.to(valid.device)[valid]
         images = images[: num_images - seen]
         if not len(images):
             return
-        latent = network.encode(to_pm1(images))
-        means = latent.z if latent.mu is None else latent.mu
-        for index, mean in enumerate(means):
-            yield mean, None if latent.logvar is None else latent.logvar[index]
+        x = to_pm1(images)
+        yield x, network.encode(x), scenes[: len(images)].tolist()
         seen += len(images)
 
 

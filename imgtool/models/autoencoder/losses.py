@@ -6,7 +6,7 @@ pixels would not be.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import reduce
 from operator import add
 
@@ -17,6 +17,8 @@ from torch import Tensor
 from imgtool.models.autoencoder.bottleneck import Latent
 from imgtool.models.autoencoder.schema import Loss, Model
 from imgtool.models.base import Batch
+from imgtool.nn.lpips import Lpips, lpips_on
+from imgtool.nn.quality import gradient_energy
 
 IGNORED = 255  # mask value of a pixel without a class
 
@@ -66,13 +68,13 @@ class Criterion:
 
     Attributes:
         weights: weight by name of every loss that is computed, all above 0: `mse_pm1`, `l1_pm1`
-            (on [-1, 1]), `seg`, `cls`, `kld`, `commitment`.
+            and `gradient` (on [-1, 1]), `lpips`, `seg`, `cls`, `kld`, `commitment`.
         heads: the heads that some loss trains. The others are neither trained nor validated.
     """
 
     def __init__(self, model: Model, loss: Loss) -> None:
         of_head = {
-            "rgb": {"mse_pm1": loss.mse, "l1_pm1": loss.l1},
+            "rgb": loss.of_rgb,
             "segmentation": {"seg": loss.seg},
             "classification": {"cls": loss.cls},
         }
@@ -84,9 +86,15 @@ class Criterion:
         self.heads = tuple(head for head in model.heads if any(of_head[head].values()))
         offered = [of_head[head] for head in self.heads] + [of_bottleneck[model.bottleneck]]
         self.weights = {name: w for part in offered for name, w in part.items() if w > 0}
+        self._lpips: dict[torch.device, Lpips] = {}  # no module of the task's, and not trained
 
     def terms(
-        self, x: Tensor, latent: Latent, outputs: Mapping[str, Tensor], batch: Batch
+        self,
+        x: Tensor,
+        latent: Latent,
+        outputs: Mapping[str, Tensor],
+        batch: Batch,
+        names: Collection[str] | None = None,
     ) -> dict[str, Tensor]:
         """Each unweighted loss by name, (B,) float32, also under autocast.
 
@@ -95,8 +103,10 @@ class Criterion:
             latent: what they were encoded as.
             outputs: what the heads say, at the size of x.
             batch: the targets `mask` and `label`, where a loss needs them.
+            names: of these losses; all by default.
         """
-        return {name: self._term(name, x, latent, outputs, batch) for name in self.weights}
+        wanted = self.weights if names is None else names
+        return {name: self._term(name, x, latent, outputs, batch) for name in wanted}
 
     def _term(
         self, name: str, x: Tensor, latent: Latent, outputs: Mapping[str, Tensor], batch: Batch
@@ -107,6 +117,13 @@ class Criterion:
                 return errors.mean(dim=(1, 2, 3))
             case "l1_pm1":
                 return (outputs["rgb"].float() - x).abs().mean(dim=(1, 2, 3))
+            case "gradient":
+                return gradient_energy(outputs["rgb"].float() - x)
+            case "lpips":
+                if x.device not in self._lpips:
+                    self._lpips[x.device] = lpips_on(x.device)
+                distance: Tensor = self._lpips[x.device](x, outputs["rgb"])
+                return distance
             case "seg":
                 return segmentation_cross_entropy(outputs["segmentation"].float(), batch["mask"])
             case "cls":

@@ -17,6 +17,7 @@ from imgtool.models.autoencoder.losses import IGNORED, Criterion, kl_divergence,
 from imgtool.models.base import Batch, Noise
 from imgtool.nn import quality
 from imgtool.nn.images import to_unit
+from imgtool.nn.lpips import find_lpips
 
 ACTIVE_VARIANCE = 0.01  # of mu over the data (Burda, Grosse & Salakhutdinov 2016, section 5)
 
@@ -58,22 +59,43 @@ class Measure(ABC):
 
 
 class Losses(Measure):
-    """The unweighted losses, their weighted sum `loss`, and `kld_weighted`."""
+    """The unweighted losses, their weighted sum `loss`, and `kld_weighted`.
 
-    def __init__(self, criterion: Criterion) -> None:
+    Without the weights of LPIPS, which no evaluation asks for, `lpips` and `loss` are None.
+    """
+
+    def __init__(self, criterion: Criterion, device: torch.device) -> None:
         self.criterion = criterion
-        self.shapes = dict.fromkeys(criterion.weights, ())
+        lost = "lpips" in criterion.weights and find_lpips(device) is None
+        self.names = [name for name in criterion.weights if not (lost and name == "lpips")]
+        self.shapes = dict.fromkeys(self.names, ())
 
     def of_images(self, seen: Seen) -> dict[str, Tensor]:
-        return self.criterion.terms(seen.x, seen.latent, seen.outputs, seen.batch)
+        return self.criterion.terms(seen.x, seen.latent, seen.outputs, seen.batch, self.names)
 
     def metrics(self, sums: Mapping[str, Tensor], num_images: float) -> Metrics:
-        means = {name: sums[name] / num_images for name in self.criterion.weights}
-        found: Metrics = {"loss": self.criterion.total(means).item()}
+        means = {name: sums[name] / num_images for name in self.names}
+        found: Metrics = {"loss": None, **dict.fromkeys(self.criterion.weights)}
         found |= {name: mean.item() for name, mean in means.items()}
+        if len(means) == len(self.criterion.weights):
+            found["loss"] = self.criterion.total(means).item()
         if "kld" in means:
             found["kld_weighted"] = self.criterion.weights["kld"] * means["kld"].item()
         return found
+
+
+class Perceptual(Measure):
+    """`lpips`, where it is no loss; None without its weights."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.lpips = find_lpips(device)
+        self.shapes = {} if self.lpips is None else {"lpips": ()}
+
+    def of_images(self, seen: Seen) -> dict[str, Tensor]:
+        return {} if self.lpips is None else {"lpips": self.lpips(seen.x, seen.outputs["rgb"])}
+
+    def metrics(self, sums: Mapping[str, Tensor], num_images: float) -> Metrics:
+        return {"lpips": sums["lpips"].item() / num_images if self.shapes else None}
 
 
 class Reconstruction(Measure):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from imgtool.models.autoencoder.bottleneck import Latent, make_bottleneck
+from imgtool.models.autoencoder.kl import KlClassificationHead, KlEncoder, KlHead, KlTrunk
 from imgtool.models.autoencoder.schema import Model
 from imgtool.models.base import Noise
 from imgtool.nn.blocks import conv_norm_act, he_init
@@ -21,13 +22,17 @@ from imgtool.nn.images import pad_to_multiple, to_pm1
 
 
 def widths(model: Model) -> list[int]:
-    """Channels of each downsampling step: base, 2 base, 4 base, …, at most `max_channels`."""
+    """Channels of each downsampling step of architecture plain: base, 2 base, 4 base, …, at most
+    `max_channels`.
+    """
     doubling = [model.base_channels * 2**step for step in range(model.downsampling_steps)]
     return [min(width, model.max_channels or width) for width in doubling]
 
 
-def make_encoder(model: Model) -> nn.Sequential:
+def make_encoder(model: Model) -> nn.Module:
     """(B, 3, H, W) on [-1, 1] to features (B, last width, H/f, W/f)."""
+    if model.architecture == "kl":
+        return KlEncoder(model)
     layers: list[nn.Module] = []
     channels = 3
     for width in widths(model):
@@ -84,27 +89,45 @@ class ClassificationHead(nn.Sequential):
         super().__init__(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, num_classes))
 
 
+def make_trunk(model: Model) -> nn.Module:
+    """z (B, C, h, w) to the features that all heads read; the widths are the encoder's, backwards."""
+    if model.architecture == "kl":
+        return KlTrunk(model)
+    *rest, channels = widths(model)
+    first = nn.Conv2d(model.latent_channels, channels, 3, padding=1)
+    layers = conv_norm_act(first, model.groups, model.activation)
+    for width in [*reversed(rest), model.base_channels // 2]:
+        layers += upsample(channels, width, model)
+        channels = width
+    return nn.Sequential(*layers)
+
+
+def make_head(head: str, model: Model, num_mask_classes: int, num_label_classes: int) -> nn.Module:
+    """The head of this name."""
+    is_kl, features = model.architecture == "kl", model.base_channels // 2
+    match head:
+        case "rgb":
+            return KlHead(3, model) if is_kl else RgbHead(features, model)
+        case "segmentation" if is_kl:
+            return KlHead(num_mask_classes, model)
+        case "segmentation":
+            return SegmentationHead(features, num_mask_classes, model)
+        case "classification" if is_kl:
+            return KlClassificationHead(num_label_classes, model)
+        case "classification":
+            return ClassificationHead(features, num_label_classes)
+    raise KeyError(head)
+
+
 class Decoder(nn.Module):
-    """z (B, C, h, w) to what the heads say, by head. The widths are the encoder's, backwards."""
+    """z (B, C, h, w) to what the heads say, by head."""
 
     def __init__(self, model: Model, num_mask_classes: int, num_label_classes: int) -> None:
         super().__init__()
-        *rest, channels = widths(model)
-        first = nn.Conv2d(model.latent_channels, channels, 3, padding=1)
-        layers = conv_norm_act(first, model.groups, model.activation)
-        for width in [*reversed(rest), model.base_channels // 2]:
-            layers += upsample(channels, width, model)
-            channels = width
-        self.trunk = nn.Sequential(*layers)
+        self.trunk = make_trunk(model)
         self.heads = nn.ModuleDict()
         for head in model.heads:
-            match head:
-                case "rgb":
-                    self.heads[head] = RgbHead(channels, model)
-                case "segmentation":
-                    self.heads[head] = SegmentationHead(channels, num_mask_classes, model)
-                case "classification":
-                    self.heads[head] = ClassificationHead(channels, num_label_classes)
+            self.heads[head] = make_head(head, model, num_mask_classes, num_label_classes)
 
     def forward(self, z: Tensor, heads: Collection[str]) -> dict[str, Tensor]:
         features = self.trunk(z)
@@ -127,10 +150,19 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.unit = 2**model.downsampling_steps
         self.encoder = make_encoder(model)
-        self.bottleneck = make_bottleneck(widths(model)[-1], model)
+        features = model.levels if model.architecture == "kl" else widths(model)
+        self.bottleneck = make_bottleneck(features[-1], model)
         self.decoder = Decoder(model, num_mask_classes, num_label_classes)
         if model.groups is None:
             self.apply(he_init)
+
+    def freeze_encoder(self) -> None:
+        """Have no gradient reach the encoder and the latent, and no codebook learn."""
+        self.encoder.requires_grad_(False)
+        self.bottleneck.requires_grad_(False)
+        self.bottleneck.is_frozen = True
+        if isinstance(self.decoder.trunk, KlTrunk):  # one of the convolutions around the latent
+            self.decoder.trunk.post_quant_conv.requires_grad_(False)
 
     def encode(self, x: Tensor, noise: Noise | None = None) -> Latent:
         """The latent of x (B, 3, H, W) on [-1, 1].
@@ -157,8 +189,8 @@ class Autoencoder(nn.Module):
             size: (H, W) to crop pictures to, where `encode` had to pad.
 
         Returns:
-            rgb (B, 3, H, W) on [-1, 1], float32; segmentation (B, K, H, W) and classification
-            (B, L) as logits.
+            rgb (B, 3, H, W) on [-1, 1], which architecture kl may leave, float32; segmentation
+            (B, K, H, W) and classification (B, L) as logits.
         """
         wanted = tuple(self.decoder.heads.keys()) if heads is None else tuple(heads)
         outputs: dict[str, Tensor] = self.decoder(z, wanted)

@@ -116,17 +116,17 @@ class Loss:
         before=0.25,
     )
     generator_decay: NonNegativeFloat = option(
-        5e-5, "Decay of the generator's convolutions, as a loss."
+        5e-5, "Weight decay of the generator's convolutions, as a term of the loss."
     )
     multi_res_mode: Literal["all", "random"] = option(
-        "all", "Every size in every iteration, or one drawn for each."
+        "all", "Train every size in every iteration (all), or one drawn size (random)."
     )
     scale_weights: Literal["equal", "s2", "inv_s2"] = option(
         "equal", "Weights of the sizes: equal, by pixels, or by their inverse."
     )
     critic_clip: PositiveFloat = option(0.01, "Critics' parameters stay within +- this.")
     critic_steps: PositiveInt = option(1, "Critic updates an iteration.")
-    critic_burst: PositiveInt = option(100, "Critic updates of every critic_burst_every-th one.")
+    critic_burst: PositiveInt = option(100, "Critic updates in an iteration with a burst.")
     critic_burst_every: PositiveInt = option(500, "Iterations between bursts; the first has one.")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -33,6 +32,7 @@ from imgtool.models.genegan.network import Critic, Joiner, Splitter
 from imgtool.models.genegan.schema import faces_data
 from imgtool.models.genegan.vqvae import VqvaeTask
 from imgtool.models.genegan.warm_start import from_vqvae
+from imgtool.nn.blocks import frozen
 from imgtool.nn.cost import count_macs, count_parameters
 from imgtool.nn.images import grid
 
@@ -174,7 +174,7 @@ class GeneratorUpdate(_Part):
         cycles: dict[int, dict[str, Tensor]] = {}
         judged: dict[int, dict[str, Tensor]] = {}
         objects: dict[int, dict[str, Tensor]] = {}
-        with _frozen(networks.critic_Ax, networks.critic_Be):
+        with frozen(networks.critic_Ax, networks.critic_Be):
             for size in sizes:
                 e, made = networks.all_four(real, size)
                 objects[size] = {"e": e.abs().mean()}
@@ -205,19 +205,6 @@ class GeneratorUpdate(_Part):
             "loss_G": loss,
             "loss": loss,
         }
-
-
-@contextmanager
-def _frozen(*modules: nn.Module) -> Iterator[None]:
-    """Gradients go through the modules and not into them: half of their backward is saved."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
 
 
 class GeneganTask(Task):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,43 +16,9 @@ from imgtool.models.hpcm.interscale import new_at
 from imgtool.models.hpcm.network import HPCM
 from imgtool.models.hpcm.partition import split
 from imgtool.models.hpcm.steps import Step
+from imgtool.nn.figures import COLOURS, MARKERS, Figure
 from imgtool.nn.quality import mse, psnr
-
-if TYPE_CHECKING:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-NUM_BINS = 12
-_HIGHEST = math.sqrt(0.5)  # the corner of the spectrum, cycles a latent
-# Okabe & Ito 2008: told apart by colour-blind readers too.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73")
-_MARKERS = ("o", "s", "^")
-
-
-def radial_power(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Power of latents by radial frequency.
-
-    Args:
-        z: (B, M, h, w).
-
-    Returns:
-        Sums over images, channels and the frequencies of each of NUM_BINS rings of equal width
-        from 0 to sqrt(1/2) cycles a latent, frequency 0 left out, and how many values each sum
-        has; float64. The transform is orthonormal: all sums together are the sum of z squared,
-        where its mean is 0.
-    """
-    power = torch.fft.fft2(z.float(), norm="ortho").abs().double().square().sum((0, 1))
-    down = torch.fft.fftfreq(z.shape[2], device=z.device)[:, None]
-    across = torch.fft.fftfreq(z.shape[3], device=z.device)[None, :]
-    radius = torch.sqrt(down.square() + across.square())
-    ring = (radius / _HIGHEST * NUM_BINS).long().clamp(max=NUM_BINS - 1).flatten()
-    sums = torch.zeros(NUM_BINS, dtype=torch.float64, device=z.device)
-    counts = sums.clone()
-    sums.index_add_(0, ring, power.flatten())
-    each = z.shape[0] * z.shape[1]
-    counts.index_add_(0, ring, torch.full_like(power.flatten(), each))
-    sums[0] -= power[0, 0]
-    counts[0] -= each
-    return sums, counts
+from imgtool.nn.spectra import NUM_RINGS, radial_power, ring_frequencies
 
 
 def variation(z: Tensor, scale: int) -> Tensor:
@@ -99,8 +65,8 @@ class _Scale:
     def __init__(self, number: int) -> None:
         self.number = number
         self.quality = _Quality()
-        self.power = torch.zeros(NUM_BINS, dtype=torch.float64)
-        self.counts = torch.zeros(NUM_BINS, dtype=torch.float64)
+        self.power = torch.zeros(NUM_RINGS, dtype=torch.float64)
+        self.counts = torch.zeros(NUM_RINGS, dtype=torch.float64)
         self.bits = 0.0
 
     def add(self, z: Tensor, bits: Tensor) -> None:
@@ -131,7 +97,7 @@ def study(codec: HPCM, batches: Iterable[Batch], *, num_images: int) -> Study | 
 
     Power is of the latents' variation about their channel's mean. Grids have zeros where coarser
     scales' latents lie (every fourth position of each channel), which adds faint copies of the
-    spectrum, shifted by half the sampling rate.
+    spectrum, mirrored at half the Nyquist frequency.
 
     Args:
         codec: in eval mode; called under no_grad.
@@ -171,7 +137,7 @@ def study(codec: HPCM, batches: Iterable[Batch], *, num_images: int) -> Study | 
         "num_images": seen,
         "mean": mean,
         "std": math.sqrt(max(0.0, second / num_latents - mean**2)),
-        "frequencies": [_HIGHEST * (ring + 0.5) / NUM_BINS for ring in range(NUM_BINS)],
+        "frequencies": ring_frequencies(),
         "hyper": {"bpp": bits_z / num_pixels, "mse": hyper.mse / seen, "psnr": hyper.psnr / seen},
         "scales": _describe(scales, bits_z, num_pixels, seen),
     }
@@ -203,13 +169,9 @@ def _describe(
 
 def picture(document: dict[str, Any]) -> Tensor:
     """The spectra as lines over cycles a pixel, uint8 (3, H, W)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.2), dpi=110, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for scale, colour, marker in zip(document["scales"], _COLOURS, _MARKERS, strict=True):
+    figure = Figure(7, 4.2)
+    axes = figure.drawn.add_subplot()
+    for scale, colour, marker in zip(document["scales"], COLOURS, MARKERS, strict=False):
         size = scale["pixels_per_latent"]
         points = [
             (frequency / size, power)
@@ -225,20 +187,16 @@ def picture(document: dict[str, Any]) -> Tensor:
     axes.set_ylabel("mean power of the new latents")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    return _pixels(canvas)
+    return figure.pixels()
 
 
 def picture_of_scales(document: dict[str, Any]) -> Tensor:
     """Rate of each scale, and what is decoded up to it, uint8 (3, H, W) (Taming, figure 8)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 3.6), dpi=110, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    rates, qualities = figure.subplots(1, 2)
+    figure = Figure(8, 3.6)
+    rates, qualities = figure.drawn.subplots(1, 2)
     parts = [{"name": "z", "bpp_so_far": document["hyper"]["bpp"], **document["hyper"]}]
     parts += document["scales"]
-    names, colours = [part["name"] for part in parts], ("#999999", *_COLOURS)
+    names, colours = [part["name"] for part in parts], ("#999999", *COLOURS[:3])
     rates.bar(names, [part["bpp"] for part in parts], color=colours)
     rates.set_ylabel("bits a pixel")
     rates.grid(axis="y", alpha=0.3)
@@ -252,11 +210,4 @@ def picture_of_scales(document: dict[str, Any]) -> Tensor:
     qualities.set_ylabel("PSNR (dB)")
     qualities.grid(alpha=0.3)
     qualities.legend(fontsize="small", loc="lower right")
-    return _pixels(canvas)
-
-
-def _pixels(canvas: FigureCanvasAgg) -> Tensor:
-    canvas.draw()
-    pixels = torch.frombuffer(bytearray(canvas.buffer_rgba()), dtype=torch.uint8)
-    width, height = canvas.get_width_height()
-    return pixels.view(height, width, 4)[..., :3].permute(2, 0, 1).contiguous()
+    return figure.pixels()

@@ -230,6 +230,7 @@ SCHEMA = FamilySchema(
         "loss.phase2_start_epoch": None,
         "loss.phase2_start_iteration": None,
     },
+    exports=("codec",),
     check=check,
     check_data=check_data,
     needs={

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from imgtool.models.base import Batch
 from imgtool.models.hpcm.schema import Loss
 from imgtool.nn.blocks import without_autocast
+from imgtool.nn.spectra import dct_basis, radius
 
 MAX_SIZES = 4  # image sizes whose bases are kept
 _TINY = 1e-12
@@ -93,18 +94,6 @@ def end_of_phase1(loss: Loss) -> Moment:
     return Moment(epochs, loss.truncation_iterations)
 
 
-def dct_basis(size: int) -> Tensor:
-    """P, orthonormal, (size, size) float32; rows are frequencies.
-
-    Built in float64: its arguments reach pi times size, where float32 has lost four digits.
-    """
-    k = torch.arange(size, dtype=torch.float64)[:, None]
-    n = torch.arange(size, dtype=torch.float64)[None, :]
-    basis = torch.cos(math.pi / (2 * size) * k * (2 * n + 1)) * math.sqrt(2 / size)
-    basis[0] = math.sqrt(1 / size)
-    return basis.float()
-
-
 def cone(radius: Tensor, tau: float) -> Tensor:
     """The mask M of Eq. 4, on 0..1; the mean alone where tau is 0."""
     tau = max(tau, _TINY)
@@ -120,15 +109,12 @@ class Basis(nn.Module):
 
     def __init__(self, height: int, width: int, device: torch.device) -> None:
         super().__init__()
-        u = torch.arange(height, dtype=torch.float64)[:, None] / height
-        v = torch.arange(width, dtype=torch.float64)[None, :] / width
-        radius = torch.sqrt(u.square() + v.square()).float()
         for name, value in (
             ("rows", dct_basis(height)),
             ("columns", dct_basis(width)),
-            ("radius", radius),
+            ("radius", radius(height, width)),
         ):
-            self.register_buffer(name, value.to(device), persistent=False)
+            self.register_buffer(name, value.float().to(device), persistent=False)
 
     def dct(self, x: Tensor) -> Tensor:
         """(..., H, W) to its coefficients, Eq. 3."""

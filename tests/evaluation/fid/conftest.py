@@ -6,7 +6,7 @@ import torch
 
 from imgtool.evaluation.fid import inception
 from imgtool.evaluation.fid.resize import SIDE
-from imgtool.evaluation.fid.weights import Weights
+from imgtool.published import Weights
 from tests.evaluation.fid.making import SMALLEST_SIDE
 
 

@@ -13,7 +13,7 @@ import torch
 
 from imgtool.errors import DataError
 from imgtool.evaluation.fid import inception
-from imgtool.evaluation.fid.weights import Weights
+from imgtool.published import Weights
 from tests.evaluation.fid.making import SMALLEST_SIDE
 
 RECORDED = json.loads(Path(__file__).with_name("features.json").read_text())

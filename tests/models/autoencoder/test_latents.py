@@ -17,7 +17,7 @@ class Linear(nn.Module):
 
     def __init__(self, *, logvar=None):
         super().__init__()
-        self.logvar, self.any = logvar, nn.Parameter(torch.zeros(1))
+        self.logvar, self.any, self.unit = logvar, nn.Parameter(torch.zeros(1)), 4
         self.decoder = nn.Module()
         self.decoder.heads = nn.ModuleDict({"rgb": nn.Identity()})
 

@@ -17,6 +17,7 @@ from imgtool.models.autoencoder.losses import (
     perplexity,
     segmentation_cross_entropy,
 )
+from imgtool.models.autoencoder.measures import Reconstruction, Seen
 from imgtool.models.autoencoder.schema import Loss, Model
 from imgtool.models.autoencoder.task import AutoencoderFamily
 
@@ -119,8 +120,23 @@ def test_mse_and_l1_are_on_minus_one_to_one() -> None:
     assert terms["l1_pm1"].item() == 2
 
 
+def test_gradient_is_the_error_of_differences_and_agrees_with_validation() -> None:
+    criterion = Criterion(Model(heads=("rgb",)), Loss(mse=0.0, gradient=1.0))
+    x = torch.rand(2, 3, 6, 8) * 2 - 1
+    x_hat = (x + 0.1 * torch.randn(x.shape)).clamp(-1, 1)
+    found = criterion.terms(x, Latent(z=x), {"rgb": x_hat}, {})["gradient"]
+    across, down = (x_hat - x).diff(dim=3), (x_hat - x).diff(dim=2)
+    by_hand = (across.square().mean(dim=(1, 2, 3)) + down.square().mean(dim=(1, 2, 3))) / 2
+    torch.testing.assert_close(found, by_hand)
+    seen = Seen(x=x, latent=Latent(z=x), outputs={"rgb": x_hat}, batch={}, decode=dict)
+    psnr = Reconstruction().of_images(seen)["highpass_psnr"]
+    torch.testing.assert_close(psnr.float(), -10 * torch.log10(found / 4))
+    shifted = criterion.terms(x, Latent(z=x), {"rgb": x + 0.25}, {})["gradient"]
+    assert shifted.max() < 1e-10  # what is flat costs nothing
+
+
 def test_losses_are_float32_under_autocast() -> None:
-    criterion = Criterion(Model(heads=("rgb", "segmentation")), Loss(l1=1.0))
+    criterion = Criterion(Model(heads=("rgb", "segmentation")), Loss(l1=1.0, gradient=1.0))
     x = torch.rand(2, 3, 4, 4) * 2 - 1
     outputs = {"rgb": x.bfloat16(), "segmentation": torch.randn(2, 3, 4, 4).bfloat16()}
     batch = {"mask": torch.zeros(2, 4, 4, dtype=torch.uint8)}
@@ -149,6 +165,7 @@ def test_commitment_pulls_the_encoder_only() -> None:
         (Model(bottleneck="vq", heads=("rgb",)), Loss(), {"mse_pm1", "commitment"}),
         (Model(), Loss(seg=0.0, cls=0.0), {"mse_pm1"}),
         (Model(), Loss(mse=0.0, l1=0.5, cls=0.0), {"l1_pm1", "seg"}),
+        (Model(heads=("rgb",)), Loss(mse=0.0, gradient=0.5), {"gradient"}),
     ],
 )
 def test_only_what_has_a_weight_is_computed(model: Model, loss: Loss, names: set[str]) -> None:

@@ -17,11 +17,11 @@ from imgtool.evaluation.editing import open_editor
 from imgtool.evaluation.fid.checkpoints import CheckpointMeter
 from imgtool.evaluation.fid.inception import Extractor
 from imgtool.evaluation.fid.options import Options
-from imgtool.evaluation.fid.weights import find_weights
 from imgtool.experiment.checkpoint_file import read
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.registry import schema
 from imgtool.process.stopping import StopRequest
+from imgtool.published import RANDOM, Weights
 from imgtool.training.report import Silence
 from imgtool.training.run import train
 from tests.evaluation.fid.making import SMALLEST_SIDE
@@ -84,7 +84,7 @@ def meter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CheckpointMeter]
     options = Options(weights="random", n=3, batch_size=3, device="cpu", cache_dir=cache)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Extractor, "side", SMALLEST_SIDE)
-        yield CheckpointMeter(options, Quiet(), find_weights("inception-fid", "random"), {})
+        yield CheckpointMeter(options, Quiet(), Weights(None, RANDOM, verified=False), {})
 
 
 def trained(name, faces, exp_dir, *sets, stop_after=0):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +11,10 @@ import torch
 from imgtool.errors import ConfigError
 from imgtool.models.base import DataInfo, Foreign, Noise
 from imgtool.models.hpcm.interscale import new_at
-from imgtool.models.hpcm.latents import NUM_BINS, radial_power, up_to, variation
+from imgtool.models.hpcm.latents import up_to, variation
 from imgtool.models.hpcm.network import Forward
 from imgtool.models.hpcm.task import HpcmFamily, HpcmTask
+from imgtool.nn.spectra import NUM_RINGS, radial_power
 
 BOTH = {
     "loss__spectral_reg": True,
@@ -310,18 +310,6 @@ def test_samples_have_the_originals_above(make_task, make_batch):
     assert torch.equal(picture[:, 42:, 52:], made[1])
 
 
-def test_radial_power_is_parsevals_and_finds_a_wave():
-    z = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
-    z = z - z.mean((2, 3), keepdim=True)
-    sums, counts = radial_power(z)
-    assert sums.sum().item() == pytest.approx(z.square().sum().item(), rel=1e-5)
-    assert counts.sum().item() == z.numel() - 2 * 3
-    wave = torch.cos(2 * math.pi * 4 / 16 * torch.arange(16)).expand(1, 1, 16, 16)
-    sums, _ = radial_power(wave)
-    assert sums.argmax().item() == int(0.25 / math.sqrt(0.5) * NUM_BINS)
-    assert sums.max() / sums.sum() > 0.999
-
-
 def test_what_is_the_same_everywhere_is_no_variation():
     z = torch.full((1, 16, 4, 4), 3.0)
     for scale in (1, 2, 3):
@@ -343,13 +331,13 @@ def test_a_study_tells_the_scales_apart(make_task, make_batch):
     assert study is not None
     document = study.documents["latents"]
     assert (document["num_images"], fewer.documents["latents"]["num_images"]) == (3, 1)
-    assert len(document["frequencies"]) == NUM_BINS
+    assert len(document["frequencies"]) == NUM_RINGS
     scales = document["scales"]
     assert [s["name"] for s in scales] == ["s1", "s2", "s3"]
     assert [s["pixels_per_latent"] for s in scales] == [64, 32, 16]
     assert sum(s["power_share"] for s in scales) == pytest.approx(1)
     assert sum(s["bpp_share"] for s in scales) == pytest.approx(1)
-    assert [len(s["power"]) for s in scales] == [NUM_BINS] * 3
+    assert [len(s["power"]) for s in scales] == [NUM_RINGS] * 3
     num_pixels = 2 * 128 * 192 + 64 * 64
     with torch.no_grad():
         bits = sum(-task.codec(b["image"] / 255).likelihood_y.log2().sum() for b in batches)

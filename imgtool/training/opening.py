@@ -1,8 +1,8 @@
-"""A trained model out of its checkpoint: the one way in which evaluation opens one."""
+"""A trained model out of its checkpoint: the one way in which one is opened."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ import torch
 
 from imgtool.config.load import read_stored
 from imgtool.config.schema import Experiment
+from imgtool.data.datasets import expected_info, open_datasets
 from imgtool.errors import CheckpointError, ConfigError, UsageError
 from imgtool.experiment import checkpoint_file
-from imgtool.experiment.layout import ExperimentDir, find_checkpoint
+from imgtool.experiment.layout import best_of as best_of
 from imgtool.models.base import DataInfo, Task
 from imgtool.models.registry import family as find_family
 from imgtool.models.registry import schema
@@ -68,15 +69,30 @@ class Trained:
         if channels_last(experiment, device):
             task.modules.to(memory_format=torch.channels_last)
 
+    def without_data(self) -> Task:
+        """Its task with its weights, in eval mode on the CPU, wherever its data may be by now.
 
-def best_of(source: str) -> Path:
-    """The checkpoint that a file or an exp_dir (its best one) names.
+        Raises:
+            CheckpointError: the weights do not fit, or are not finite.
+            DataError: its heads are of classes that its data alone names, and they cannot be read.
+        """
+        data = self.experiment.data
+        nothing: dict[str, Any] = {data.source_key: None}
+        usual = expected_info(replace(data, **nothing))
+        assert usual is not None, "data without a source are opened"
+        try:
+            return self._filled(usual)
+        except CheckpointError:
+            if getattr(data, data.source_key) is None:
+                raise
+            # Packed data may have classes of its own.
+            return self._filled(open_datasets(data, training=False).info)
 
-    Raises:
-        CheckpointError: there is none.
-    """
-    best = ExperimentDir(source).best_path
-    return find_checkpoint(best if best.exists() else source)
+    def _filled(self, info: DataInfo) -> Task:
+        task = self.build(self.experiment, info)
+        load_weights(task.modules, self.loaded)
+        task.modules.eval()
+        return task
 
 
 def read_trained(path: Path, *, family: str | None = None, hint: str = "") -> Trained:

@@ -7,9 +7,9 @@ import pytest
 
 from imgtool.config.load import load
 from imgtool.errors import ConfigError
-from imgtool.evaluation.opening import Trained
 from imgtool.models.base import DataInfo
 from imgtool.models.registry import schema
+from imgtool.training.opening import Trained
 
 
 def test_a_size_that_a_network_does_not_take_is_refused():

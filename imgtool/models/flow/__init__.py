@@ -1,0 +1,1 @@
+"""Flow matching on latents: what can be generated from a latent."""
