@@ -15,8 +15,8 @@ from imgtool.data.datasets import open_datasets
 from imgtool.data.photos import PhotoFolder
 from imgtool.data.split import Split
 from imgtool.errors import ConfigError, DataError, UsageError
-from imgtool.evaluation.opening import read_trained
 from imgtool.experiment.layout import ExperimentDir
+from imgtool.training.opening import read_trained
 
 MAX_IMAGES = 16
 MAX_SIZE = (512, 768)  # of what is seen of one, its middle
