@@ -26,7 +26,7 @@ FACES = ("--ckpt", "genegan", "--input", "a.png")
 LINES = {
     "cancel": ["autoencoder", "--grace", "1s"],
     "compare": ["autoencoder", "table_metrics.csv", "--metric", "val_mse", "--plot", "new.png"],
-    "compress": ["a.png", *CODEC, "-o", "new.hpcm", *QUICK],
+    "compress": ["a.png", *CODEC, "-o", "new.hpcm", "--threads", "1", *QUICK],
     "config check": ["study.yaml", "one.yaml", "--family", "autoencoder"],
     "config show": ["one.yaml", "--set", "train.lr=1e-3", "--tiny"],
     "convert": ["old.pt", "--config", "genegan/exp00", "--exp-dir", "new", "--dry-run"],
@@ -59,7 +59,7 @@ LINES = {
         *("--real", "photos", "--fake", "photos", "--weights", "random", "--n", "4"),
         *("--cache-dir", "cache", *QUICK),
     ],
-    "export": ["hpcm", "new.safetensors", "--force"],
+    "export": ["hpcm", "new.safetensors", "--force", "--portable", "--calibrate", "photos"],
     "logs": ["autoencoder", "-n", "5"],
     "presets copy": ["phase1_1", "new", "--force"],
     "presets list": ["--format", "paths"],

@@ -22,7 +22,7 @@ from imgtool.evaluation.codec.container import Container, StreamError
 from imgtool.evaluation.codec.export import METADATA_KEY, open_codec, read
 from imgtool.models.hpcm.tables import Tables
 from tests.evaluation.codec.elsewhere import latents_crc
-from tests.evaluation.codec.making import make_image, make_model, write_checkpoint
+from tests.evaluation.codec.making import make_image, make_model
 
 ROOT = Path(__file__).parents[3]
 SIZE = (70, 200)
@@ -58,11 +58,12 @@ def test_another_processor_decodes_the_same_latents(files, portable, tmp_path):
     assert [row["crc"] for row in found] == here[0] * 2
 
 
-def test_another_processor_cannot_decode_version_1(files, codec, tmp_path):
-    """What version 2 is for: in floating point, one of these ways is not the encoder's."""
+def test_another_processor_computes_otherwise_in_floating_point(files, codec, tmp_path):
+    """What version 2 is for: one of these ways gives other latents than the encoder's."""
     encoded = codec.encode(make_image(*SIZE))
+    here = latents_crc(codec, encoded.data)[0]
     found = elsewhere(files / "codec.safetensors", encoded.data, tmp_path, 1, **OLD)
-    assert any("cannot be decoded exactly here" in row.get("error", "") for row in found)
+    assert any([row.get("crc")] != here for row in found)
 
 
 @pytest.mark.slow
@@ -190,15 +191,6 @@ def test_changed_exponents_are_noticed(files, tmp_path):
     save_file(found, tmp_path / "c.safetensors", metadata=metadata)
     with pytest.raises(CheckpointError, match="not those that it was written with"):
         read(str(tmp_path / "c.safetensors"))
-
-
-def test_a_model_that_is_not_exact_is_not_exported(tmp_path):
-    model = make_model()
-    with torch.no_grad():
-        model.h_s[0].bias[0] = 1e30
-    export = read(str(write_checkpoint(tmp_path / "iter_000001.safetensors", model)))
-    with pytest.raises(CheckpointError, match="--portable|bits"):
-        export.portable([make_image(20, 20)], {})
 
 
 def test_the_last_word_is_32_bits_of_what_was_decoded(portable):

@@ -41,7 +41,10 @@ def of_folder(folder: Path) -> Calibration:
     Raises:
         DataError: it has none, or one cannot be read.
     """
-    return _taken(PhotoFolder(folder), folder)
+    try:
+        return _taken(PhotoFolder(folder), folder.absolute())
+    except DataError as error:
+        raise DataError(str(error), hint="--calibrate names a folder of images") from error
 
 
 def of_training(checkpoint: Path) -> Calibration:
