@@ -179,7 +179,7 @@ def _plain_inception(args: argparse.Namespace) -> dict[str, float]:
 def _extractor(resize: str) -> Any:
     import torch
 
-    from imgtool.evaluation.fid.inception import Extractor
+    from imgtool.evaluation.fid.extractor import Extractor
     from imgtool.published import Weights
 
     weights = Weights(None, "random", verified=False)
@@ -187,20 +187,16 @@ def _extractor(resize: str) -> Any:
 
 
 def _memory(args: argparse.Namespace) -> dict[str, float]:
-    from imgtool.evaluation.fid.statistics import (
-        Statistics,
-        extrapolate,
-        frechet_distance,
-        kernel_distance,
-        standard_error,
-    )
+    from imgtool.evaluation.fid.kernel import kernel_distance
+    from imgtool.evaluation.fid.statistics import Statistics, extrapolate, frechet_distance
+    from imgtool.evaluation.fid.uncertainty import Replicates
 
     features = [_features(seed, args.count) for seed in (1, 2)]
     real, fake = (Statistics.of(some) for some in features)
     frechet_distance(real, fake)
-    standard_error(real, fake)
+    Replicates.of(real, fake, 0)
     extrapolate(real, fake)
-    kernel_distance(real, fake)
+    kernel_distance(real, fake, 0)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"mb_without_features": round((peak - sum(f.nbytes for f in features)) / 1e6, 1)}
 

@@ -236,13 +236,13 @@ class Meter:
                 visitors,
                 lambda done, total: self.listener.progress(stage, "tiles", done, total),
             )
-        found = manifolds and manifolds.result()
+        found = None if manifolds is None else manifolds.result()
         if found and found.num_points:
             self.listener.note(
                 f"warning: {found.num_points} images are the same as {options.k} others of their "
                 "side: their neighbourhoods are points"
             )
-        return kernel and kernel.result(), found
+        return None if kernel is None else kernel.result(), found
 
     def baseline(self, one: Statistics, other: Statistics) -> dict[str, Any]:
         """Distances between two sets of real images, computed once."""

@@ -16,6 +16,7 @@ from commands.main import main
 from imgtool.evaluation.fid.cache import read_statistics, write_statistics
 from imgtool.evaluation.fid.weights import PUBLISHED, VARIABLE
 
+SHARES = ("precision", "recall", "coverage")
 QUICK = ("--weights", "random", "--device", "cpu")
 TRAIN = ("--threads", 1, "--device", "cpu", "--quiet")
 
@@ -311,8 +312,10 @@ def test_an_autoencoder_without_images(fid, photos, tmp_path):
 
 def test_faces_with_and_without(fid, genegan, tmp_path):
     words = ("--ckpt", genegan / "exp", "--n", 6, "--batch_size", 3, *QUICK)
-    code, (row,), said = fid(*words, "--attribute", "Smiling", "--data_root", genegan / "faces")
+    measures = ("--metrics", "fid,kid,prdc", "--data_root", genegan / "faces")
+    code, (row,), said = fid(*words, "--attribute", "Smiling", *measures)
     assert code == 0
+    assert all(0 <= row[f"{share}_{made}"] <= 1 for share in SHARES for made in ("Bu", "A0"))
     assert (row["Bu_against"], row["A0_against"]) == ("with", "without")
     assert row["fid"] == pytest.approx((row["fid_Bu"] + row["fid_A0"]) / 2)
     assert row["fid_baseline"] > 0
