@@ -23,9 +23,7 @@ FOLDER_COLUMNS = (
     *("fid", "fid_se", "fid_infinity", "kid", "kid_se"),
     *("precision", "recall", "density", "coverage", "protocol", "comparable"),
 )
-PROTOCOL_COLUMNS = (
-    *("name", "features", "resize", "image_size", "crop", "split", "num_made", "num_real", "says"),
-)
+PROTOCOL_COLUMNS = (*("name", "features", "resize", "image_size", "split", "num_made", "num_real"),)
 OWN_COLUMNS = (
     *(("fid", ""), ("fid", "_se"), ("kid", "")),
     *((share, "") for share in ("precision", "recall", "density", "coverage")),
