@@ -97,6 +97,10 @@ LINES = {
         "--dry-run",
     ],
     "torchrun": ["--nproc-per-node", "1", "train", "autoencoder", "--dry-run"],
+    "train attributes": [
+        *("--tiny", "--attributes", "Smiling", "--data-root", "faces", "--max-iter", "1"),
+        *("--exp-dir", "judge", *QUICK, "--dry-run"),
+    ],
     "train autoencoder": [
         *("--config", "one.yaml", "--tiny", "--data-root", "photos", "--max-iter", "1"),
         *("--exp-dir", "new", *QUICK),

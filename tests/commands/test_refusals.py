@@ -100,6 +100,7 @@ LINES = {
         [*LOCAL[1:], "--set", "lsf.num_gpus=0", "--then", "ls 'x", "--executor", "lsf"],
     ],
     "torchrun": [["--nproc-per-node", "0", "train", "autoencoder", *TRAIN]],
+    "train attributes": [["--data-root", "no", *TRAIN], ["--data-root", "empty", *TRAIN]],
     "train autoencoder": [
         ["--config", "no.yaml", *TRAIN],
         ["--dataset", "layouts", "--manifest", "no.csv", *TRAIN],

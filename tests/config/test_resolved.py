@@ -68,6 +68,13 @@ OF_FAMILY: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "step_factors": st.just((0.3, 0.1)),
         "test_root": st.none(),
     },
+    "attributes": {
+        **dict.fromkeys(("crop", "val_root"), st.none()),
+        "image_size": st.integers(1, 512),
+        "attributes": st.lists(st.sampled_from("abcdef"), unique=True).map(tuple),
+        "width": st.integers(1, 9).map(lambda count: 8 * count),
+        "stages": st.integers(1, 7),
+    },
     "flow": {
         **dict.fromkeys(("crop", "val_root", "manifest"), st.none()),
         **dict.fromkeys(("val_fraction", "test_fraction"), st.just(0.0)),
