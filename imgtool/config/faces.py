@@ -89,7 +89,7 @@ class LabelledFacesData(Data):
     attribute_file: str | None = data_path(
         "Table of attributes (txt or csv); found in root when unset."
     )
-    image_size: PositiveInt = option(  # type: ignore[assignment]
+    image_size: PositiveInt = option(
         128, "Size that every image is resized to: pixels of the square's side."
     )
     official_split: bool | None = option(

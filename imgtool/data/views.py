@@ -105,7 +105,7 @@ class View:
         several = "labels" in self.targets
         return {
             "with_masks": "mask" in self.targets,
-            "num_labels": len(self.label_names) if several else 1,
+            "num_labels": len(self.label_names) if several else None,
         }
 
     def _sizes(self) -> list[Size]:

@@ -18,7 +18,12 @@ from tests.commands.test_main import ROOT, all_commands
 from tests.latents import make_latents
 
 NUM_MUTATIONS = int(os.environ.get("IMGTOOL_MUTATIONS", "200"))
-LIMIT_SEC = {"demo": 2, "prepare": 8, "torchrun": 8, "run-timed": 8}  # they start processes of imgtool
+LIMIT_SEC = {
+    "demo": 2,
+    "prepare": 8,
+    "torchrun": 8,
+    "run-timed": 8,
+}  # they start processes of imgtool
 QUICK = ("--device", "cpu")
 CODEC = ("--ckpt", "codec.safetensors")
 FACES = ("--ckpt", "genegan", "--input", "a.png")

@@ -113,7 +113,9 @@ print(json.dumps(answers))
 
 
 def train_words(family, more):
-    folder = {"genegan": "faces", "attributes": "faces", "flow": "latents.safetensors"}.get(family, "photos")
+    folder = {"genegan": "faces", "attributes": "faces", "flow": "latents.safetensors"}.get(
+        family, "photos"
+    )
     more = [word.replace("FAMILY", family) for word in more]
     given = [] if "--exp-dir" in more else ["--exp-dir", "new"]
     return ["train", family, "--data-root", folder, *given, *more]

@@ -38,6 +38,14 @@ def with_parts(root: Path) -> None:
     (root / "list_eval_partition.txt").write_text("\n".join(rows) + "\n")
 
 
+def test_one_attribute_is_a_list_of_one(root: Path) -> None:
+    data = LabelledFacesData(root=str(root), attributes=("Male",), image_size=16, cache="ram")
+    train = open_datasets(data).train
+    for _ in range(2):  # read, and out of memory
+        (batch,) = eval_loader(train, batch_size=16)
+        assert batch["label"].shape == (10, 1)
+
+
 @pytest.mark.parametrize("cache", ["none", "ram"])
 def test_a_batch_holds_every_label_in_the_order_asked_for(root: Path, cache: str) -> None:
     with_parts(root)

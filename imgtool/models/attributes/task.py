@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from imgtool.config.faces import LabelledFacesData
 from imgtool.config.schema import Experiment
 from imgtool.models.attributes.evaluator import AttributesEvaluator
 from imgtool.models.attributes.network import Classifier
@@ -52,7 +53,8 @@ class AttributesUpdate(Update):
         """(B, 1, 1, 1): 0 for all but a share of the images, for those anything up to 1."""
         noise, index = batch["noise"], batch["index"]
         chosen = noise.uniform(index, f"who has {what}") + 0.5 < share
-        return (chosen * (noise.uniform(index, f"how much {what}") + 0.5)).view(-1, 1, 1, 1)
+        strength: Tensor = chosen * (noise.uniform(index, f"how much {what}") + 0.5)
+        return strength.view(-1, 1, 1, 1)
 
 
 class AttributesTask(Task):
@@ -109,13 +111,14 @@ class AttributesTask(Task):
 
     def facts(self) -> dict[str, Any]:
         """Parameters, the attributes, and multiply-accumulates of one face."""
-        size = self.data.image_size or (self.experiment.data.image_size,) * 2
+        data = self.experiment.data
+        assert isinstance(data, LabelledFacesData)
         with torch.device("meta"):
             twin = Classifier(self.experiment.model, len(self.names), ()).eval()
         return {
             "num_parameters": count_parameters(self.modules),
             "attributes": list(self.names),
-            "macs_per_image": count_macs(twin, size),
+            "macs_per_image": count_macs(twin, (data.image_size, data.image_size)),
         }
 
 
