@@ -50,6 +50,10 @@ LINES = {
         ["bad.pt", "photos", "-o", "new/x.safetensors", *CPU],
     ],
     "eval bd-rate": [["no.json", "no.json"]],
+    "eval edit": [
+        ["nowhere", "--judge", "no.safetensors", "--out", "new/x.json", *CPU],
+        ["bad.pt", "--judge", "bad.pt", "--report", "new/x", *CPU],
+    ],
     "eval latents": [["no", *CPU], ["empty", "--plots", "new/x", *CPU]],
     "eval metrics": [["no", *CPU]],
     "eval rd": [

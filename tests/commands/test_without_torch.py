@@ -20,6 +20,7 @@ from tests.latents import make_latents
 # Of these, what is refused is refused without torch; what they do needs it.
 COMPUTES = {"compress", "convert", "decompress", "edit", "encode", "eval-fid", "export", "train"}
 MISSING = {
+    "eval edit": ["eval", "edit", "nowhere.safetensors", "--judge", "e"],
     "eval latents": ["eval", "latents", "nowhere.safetensors"],
     "eval rd": ["eval", "rd", "--ckpt", "e", "--data", "nowhere"],
     "encode": ["encode", "nowhere.safetensors", "-o", "out.safetensors"],
