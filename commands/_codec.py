@@ -24,6 +24,18 @@ CkptOption = Annotated[
     ),
 ]
 
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        max=255,
+        metavar="N",
+        help="Threads of the CPU for arithmetic; as many as there are cores when unset. Files of "
+        "version 1 are always decoded with the encoder's number.",
+    ),
+]
+
 
 def find_ckpt(ckpt: str) -> Path:
     """The file that `--ckpt` means, for a dry run."""
@@ -33,14 +45,14 @@ def find_ckpt(ckpt: str) -> Path:
     return find_checkpoint(best if best.exists() else ckpt)
 
 
-def open_codec(ckpt: str, device: str) -> Codec:
+def open_codec(ckpt: str, device: str, threads: int | None) -> Codec:
     """The codec; a note where it is no export."""
     from imgtool.training.environment import prepare
 
     prepare(deterministic=True)
     from imgtool.evaluation.codec.export import open_codec as open_it
 
-    codec = open_it(ckpt, device=device)
+    codec = open_it(ckpt, device=device, threads=threads)
     if not codec.facts.is_export:
         say(
             f"note: {codec.facts.path} is a checkpoint: its probability tables were made just "

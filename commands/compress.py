@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from commands._codec import CkptOption, find_ckpt, open_codec, work_through
+from commands._codec import CkptOption, ThreadsOption, find_ckpt, open_codec, work_through
 from commands._options import DeviceOption, DryRunOption, ForceOption
 from commands._output import Output
 
@@ -37,13 +37,15 @@ def run(
     ] = False,
     force: ForceOption = False,
     device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
     """Compress images with a trained HPCM.
 
     Any size from 1x1 on; grey images stay grey; transparency is laid on white, 16 bits become
     8, EXIF orientation is applied. Decoding gives exactly the pixels that `psnr` speaks of, on
-    the same kind of device with the same torch; where it cannot, it is an error and no picture.
+    the same kind of device with the same torch. Elsewhere the files of a codec that was exported
+    with --portable give a neighbour of that picture, and those of others are an error.
     A file that cannot be compressed costs no other one; the exit code is then 4. Files that exist
     are overwritten with --force alone. On a CPU a 4K image takes 1.9 GB of memory with HPCM_Tiny
     and 6.3 GB with HPCM_Base; what does not fit is refused.
@@ -65,7 +67,7 @@ def run(
         return
     if not force:
         refuse_overwriting(jobs)
-    codec = open_codec(ckpt, device)
+    codec = open_codec(ckpt, device, threads)
     from imgtool.evaluation.codec.batch import compress
 
     records, failures = work_through(

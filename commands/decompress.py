@@ -8,18 +8,19 @@ import typer
 
 from commands._codec import (
     CkptOption,
+    ThreadsOption,
     find_ckpt,
     open_codec,
     work_through,
 )
 from commands._options import DeviceOption, DryRunOption, ForceOption
-from commands._output import Output
+from commands._output import Output, say
 from imgtool.evaluation.codec.container import MAX_PIXELS
 
 if TYPE_CHECKING:
     from imgtool.evaluation.codec.plan import Job
 
-COLUMNS = ("path", "width", "height", "file_bytes", "bpp", "decode_sec")
+COLUMNS = ("path", "width", "height", "file_bytes", "bpp", "exact", "decode_sec")
 DRY_COLUMNS = ("source", "path", "width", "height", "bpp", "model_hash", "lmbda")
 
 
@@ -44,13 +45,16 @@ def run(
     ] = MAX_PIXELS,
     force: ForceOption = False,
     device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
     """Decompress .hpcm files with the model that compressed them.
 
-    What is written is exactly what the encoder saw. A damaged file, another model, or a machine
-    whose arithmetic differs is an error and never a wrong picture. Pictures that exist are
-    overwritten with --force alone.
+    `exact` says that what is written is to the bit what the encoder saw. Files of a codec that was
+    exported with --portable open on every machine: elsewhere their latents are the encoder's, and
+    a few pixels may differ by one level. Of other codecs, a machine whose arithmetic differs is an
+    error. So is a damaged file or another model, and never a wrong picture. Pictures that exist
+    are overwritten with --force alone.
 
     \b
     Example:
@@ -70,12 +74,19 @@ def run(
         return
     if not force:
         refuse_overwriting(jobs)
-    codec = open_codec(ckpt, device)
+    codec = open_codec(ckpt, device, threads)
     from imgtool.evaluation.codec.batch import decompress
 
     records, failures = work_through(
         jobs, lambda job: decompress(codec, job, max_pixels=max_pixels), "decompressing"
     )
+    neighbours = [record["path"] for record in records if not record["exact"]]
+    if neighbours:
+        more = f" (and {len(neighbours) - 1} more)" if len(neighbours) > 1 else ""
+        say(
+            f"note: {neighbours[0]}{more} has the encoder's latents, but not its arithmetic for "
+            "the picture: a few pixels may differ by one level"
+        )
     output.emit("picture", records, columns=COLUMNS)
     if failures:
         raise failures[0]

@@ -20,8 +20,8 @@ from imgtool.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Statistics:
-    """What a diffusers folder's scaling is computed from."""
+class Asked:
+    """What single formats read."""
 
     latents: Annotated[
         Path | None,
@@ -47,6 +47,23 @@ class Statistics:
     data_root: DataRootOption = None
     manifest: ManifestOption = None
     device: DeviceOption = "auto"
+    portable: Annotated[
+        bool,
+        typer.Option(
+            "--portable",
+            help="For codec: integers instead of floating point wherever encoder and decoder must "
+            "agree, so that every machine opens its files.",
+        ),
+    ] = False
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="With --portable: images that show how large the integers become; those of the "
+            "training if unset.",
+            show_default=False,
+        ),
+    ] = None
 
 
 def run(
@@ -57,7 +74,7 @@ def run(
     out: Annotated[
         Path, typer.Argument(metavar="OUT", help="The file (codec) or folder to write.")
     ],
-    asked: Statistics,
+    asked: Asked,
     to: Annotated[
         str | None,
         typer.Option(
@@ -74,7 +91,8 @@ def run(
 
     Averaged weights are taken where the checkpoint has them; nothing of the optimizer is.
     codec is one file, NAME.safetensors: the weights of an hpcm and its integer probability tables.
-    Files are compressed and decompressed with the same export: its hash is in them.
+    Files are compressed and decompressed with the same export: its hash is in them. With
+    --portable they may be decompressed on another machine than that which compressed them.
     diffusers is a folder that AutoencoderKL.from_pretrained loads, of architecture kl with
     bottleneck kl or none. Its scaling_factor and shift_factor give latents mean 0 and deviation 1;
     they are computed from training images, or taken from --latents.
@@ -84,7 +102,7 @@ def run(
 
     \b
     Example:
-      imgtool export out/h/checkpoints/best.safetensors out/h/codec.safetensors
+      imgtool export out/h/checkpoints/best.safetensors out/h/codec.safetensors --portable
       imgtool export out/kl out/kl_diffusers --to diffusers --latents out/kl.latents.safetensors
       imgtool export out/kl out/kl_onnx --to onnx
     """
@@ -104,6 +122,8 @@ def run(
         root=asked.data_root,
         manifest=asked.manifest,
         device=asked.device,
+        portable=asked.portable,
+        calibrate=asked.calibrate,
     )
     name = choose(request.source, to)
     _see_options(asked, name, FORMATS[name].options)
@@ -114,12 +134,14 @@ def run(
     output.emit("export", [record], columns=FORMATS[name].columns)
 
 
-def _see_options(asked: Statistics, name: str, known: frozenset[str]) -> None:
+def _see_options(asked: Asked, name: str, known: frozenset[str]) -> None:
     """Refuse what this format does not read."""
     for key, value in vars(asked).items():
-        if key not in known and value != getattr(Statistics, key):
+        if key not in known and value != getattr(Asked, key):
             option = "--" + key.replace("_", "-")
             raise UsageError(f"--to {name} does not read {option}", hint="leave it out")
+    if asked.calibrate is not None and not asked.portable:
+        raise UsageError("--calibrate is for --portable", hint="give both, or neither")
     if asked.latents is not None:
         for key in ("num_images", "data_root", "manifest"):
             if getattr(asked, key) is not None:

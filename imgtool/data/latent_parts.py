@@ -230,7 +230,7 @@ def _own_split(source: LatentSet, data: LatentsData) -> Split:
     file, limit = source.file, data.max_images
     names = {}
     for part in PART_NAMES:
-        rows = file.rows_of(part).tolist()  # type: ignore[arg-type]
+        rows = file.rows_of(part).tolist()
         if limit is not None and limit < len(file) and rows:
             rows = some_of(rows, max(1, round(limit * len(rows) / len(file))), data.split_seed)
         names[part] = [file.names[row] for row in rows]

@@ -123,7 +123,8 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return F.conv2d(x, weight, bias)
     cut = x.permute(0, 2, 3, 1).view(BATCH, -1, 1, size[3]).permute(0, 3, 1, 2)
     out = F.conv2d(cut, weight, bias).permute(0, 2, 3, 1)
-    return out.view(*size[:3], -1).permute(0, 3, 1, 2)
+    # Without oneDNN it comes in the order of NCHW.
+    return out.reshape(*size[:3], -1).permute(0, 3, 1, 2)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

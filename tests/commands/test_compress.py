@@ -197,6 +197,50 @@ def test_a_folder_there_and_back(folder, tmp_path, capsys):
     assert pixels(back / "deep/b.png")[1].shape == (20, 24)
 
 
+def test_a_portable_codec_there_and_back(folder, tmp_path, capsys):
+    codec = tmp_path / "portable.safetensors"
+    words = ("export", folder / "exp", codec, "--portable", "--calibrate", folder / "images")
+    assert run(*words, "--dry-run") == 0
+    assert run(*words) == 0
+    dry, row = records(capsys)
+    assert (dry["model_hash"], row["portable"]) == (row["model_hash"], True)
+    names = [image["name"] for image in row["calibration"]["images"]]
+    assert names == ["a.png", "deep/b.png", "deep/c.png"]
+    assert row["calibration"]["data"] == str(folder / "images")
+
+    image, stream, back = folder / "images/a.png", tmp_path / "a.hpcm", tmp_path / "a.png"
+    there = ("--ckpt", codec, "--threads", 2)
+    assert run("compress", image, *there, "-o", stream, "--verify") == 0
+    assert run("decompress", stream, "--ckpt", codec, "--threads", 1, "-o", back) == 0
+    coded, decoded = records(capsys)
+    assert (coded["version"], decoded["version"], decoded["width"]) == (2, 2, 31)
+    assert pixels(back)[1].shape == (17, 31, 3)
+    old = tmp_path / "old.hpcm"
+    plain = ("--ckpt", folder / "codec.safetensors")
+    assert run("compress", image, *plain, "-o", old, "--quiet") == 0
+    assert run("decompress", old, "--ckpt", codec, "-o", back, "--force", "--json") == 0
+    _, decoded = capsys.readouterr().out.splitlines()
+    assert (json.loads(decoded)["version"], json.loads(decoded)["exact"]) == (1, True)
+    assert run("decompress", stream, *plain, "-o", back, "--force") == 4
+
+
+def test_a_neighbour_of_the_picture_is_said_to_be_one(folder, tmp_path, capsys, monkeypatch):
+    from imgtool.evaluation.codec.codec import Codec
+
+    codec = tmp_path / "portable.safetensors"
+    words = ("--portable", "--calibrate", folder / "images", "--quiet")
+    assert run("export", folder / "exp", codec, *words) == 0
+    image, stream = folder / "images/a.png", tmp_path / "a.hpcm"
+    assert run("compress", image, "--ckpt", codec, "-o", stream, "--quiet") == 0
+    before = Codec._pixels
+    monkeypatch.setattr(Codec, "_pixels", lambda *args: before(*args) ^ 1)
+    capsys.readouterr()
+    assert run("decompress", stream, "--ckpt", codec, "-o", tmp_path / "a.png", "--json") == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["exact"] is False
+    assert "but not its arithmetic for the picture" in shown.err
+
+
 def test_names_come_from_a_pipe(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{folder / 'images/a.png'}\n"))
     codec = ("--ckpt", folder / "codec.safetensors")
@@ -269,6 +313,13 @@ def test_ctrl_c_keeps_what_was_done(folder, tmp_path, capsys, monkeypatch):
         (("decompress", "S", "-o", "a.png", "--max-pixels", 500), 4, "17 is more than 500 pixels"),
         (("decompress", "S", "-o", "a.png", "--ckpt", "OTHER"), 4, "compressed with the model"),
         (("export", "CODEC", "x.safetensors"), 2, "is an export already"),
+        (("export", "EXP", "x.safetensors", "--portable"), 2, "are calibrated with the training"),
+        (("export", "EXP", "x.safetensors", "--calibrate", "EMPTY"), 2, "is for --portable"),
+        (
+            ("export", "EXP", "x.safetensors", "--portable", "--calibrate", "EMPTY"),
+            4,
+            "no images in this folder",
+        ),
         (("export", "EXP", "x.pt"), 2, "no name of a safetensors file"),
         (("export", "A", "x.safetensors"), 4, "a.png"),
     ],

@@ -32,7 +32,7 @@ FACES = ("--ckpt", "genegan", "--input", "a.png")
 LINES = {
     "cancel": ["autoencoder", "--grace", "1s"],
     "compare": ["autoencoder", "table_metrics.csv", "--metric", "val_mse", "--plot", "new.png"],
-    "compress": ["a.png", *CODEC, "-o", "new.hpcm", *QUICK],
+    "compress": ["a.png", *CODEC, "-o", "new.hpcm", "--threads", "1", *QUICK],
     "config check": ["study.yaml", "one.yaml", "--family", "autoencoder"],
     "config show": ["one.yaml", "--set", "train.lr=1e-3", "--tiny"],
     "convert": ["old.pt", "--config", "genegan/exp00", "--exp-dir", "new", "--dry-run"],
@@ -72,6 +72,7 @@ LINES = {
     ],
     "export": [
         ["hpcm", "new.safetensors", "--force"],
+        ["hpcm", "new.safetensors", "--force", "--portable", "--calibrate", "photos"],
         ["kl", "new", "--to", "diffusers", "--num-images", "4", "--force", *QUICK],
         ["kl", "new", "--to", "onnx", "--dry-run"],
     ],

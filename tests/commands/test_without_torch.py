@@ -27,7 +27,7 @@ MISSING = {
     "export": ["export", "nowhere.safetensors", "out.safetensors"],
 }
 # These start programs that compute, and need nothing but the program.
-STARTS = {"demo", "run-timed", "torchrun"}
+STARTS = {"demo", "prepare", "run-timed", "torchrun"}
 
 COMMANDS = {
     "cancel": ["cancel", "e", "--dry-run"],

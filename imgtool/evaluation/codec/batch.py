@@ -65,7 +65,7 @@ def decompress(codec: Codec, job: Job, *, max_pixels: int) -> dict[str, Any]:
     """Decompress one file to a PNG, of one channel where the image is grey.
 
     Returns:
-        The record of it.
+        The record of it; `exact` says whether the picture is the encoder's to the bit.
 
     Raises:
         DataError: the file cannot be read, decoded or written.
@@ -74,14 +74,16 @@ def decompress(codec: Codec, job: Job, *, max_pixels: int) -> dict[str, Any]:
     data = read_stream(job.source)
     with naming(job.source):
         begin = time.perf_counter()
-        pixels = codec.decode(data, max_pixels=max_pixels)
+        decoded = codec.decode_checked(data, max_pixels=max_pixels)
         decode_sec = time.perf_counter() - begin
     container = Container.unpack(data)
+    pixels = decoded.pixels
     shown = pixels[0] if container.grey else pixels.permute(1, 2, 0)
     picture = Image.fromarray(np.ascontiguousarray(shown.numpy()))
     with _writing(job.target), replacing(job.target) as temporary:
         picture.save(temporary, format="PNG", compress_level=4)
-    return {**_record(codec, job, container), "decode_sec": decode_sec}
+    facts = {"exact": decoded.is_exact, "decode_sec": decode_sec}
+    return {**_record(codec, job, container), **facts}
 
 
 def psnr(image: Tensor, other: Tensor) -> float:

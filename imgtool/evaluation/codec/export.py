@@ -2,7 +2,8 @@
 
 An export is a safetensors file with the tensors `codec.*` and `tables.*`, and in its metadata
 one JSON value with what builds the network, lambda, and the hash of all that decoding depends on.
-Nothing of training or of its regularisers is in it.
+A portable one has `integer.*` as well, with which the entropy path computes in integers, and says
+which images they were calibrated with. Nothing of training or of its regularisers is in it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from imgtool.evaluation.codec import METADATA_KEY as METADATA_KEY
 from imgtool.evaluation.codec.codec import Codec, Facts
 from imgtool.evaluation.codec.container import HASH_BYTES
 from imgtool.evaluation.codec.exact import allow_deterministic_cublas
+from imgtool.evaluation.codec.integer.calibration import calibrate
+from imgtool.evaluation.codec.integer.path import IntegerPath, Numbers, sizes
 from imgtool.experiment.whole import Structure, read_structure
 from imgtool.files import replacing_through_folder
 from imgtool.models.hpcm.network import HPCM
@@ -59,8 +62,10 @@ class Export:
 
     Attributes:
         source: the file that it was read from.
-        tensors: weights (`codec.*`) and tables (`tables.*`), float32 and int32, on the CPU.
+        tensors: weights (`codec.*`, float32), tables (`tables.*`, int32), and where it is portable
+            what makes integers of the weights (`integer.*`, int32), on the CPU.
         is_export: whether `source` is an export; else its tables have just been made.
+        calibration: of a portable one, what it was calibrated with and what became of it.
     """
 
     source: Path
@@ -71,6 +76,12 @@ class Export:
     tensors: Mapping[str, Tensor]
     model_hash: str
     is_export: bool
+    calibration: Mapping[str, Any] | None = None
+
+    @property
+    def is_portable(self) -> bool:
+        """Whether the entropy path computes in integers."""
+        return any(name.startswith("integer.") for name in self.tensors)
 
     @property
     def num_parameters(self) -> int:
@@ -87,6 +98,45 @@ class Export:
             iteration=self.iteration,
             model_hash=self.model_hash,
             is_export=self.is_export,
+            plain_hash=_plain_hash(self.build, self.tensors) if self.is_portable else None,
+        )
+
+    def integers(self, model: HPCM) -> IntegerPath | None:
+        """The entropy path in integers on the CPU; None where it is not portable.
+
+        Args:
+            model: `network`.
+
+        Raises:
+            CheckpointError: it makes no sense, or its sums need not be exact.
+        """
+        if not self.is_portable:
+            return None
+        numbers = Numbers.from_tensors(_part(self.tensors, "integer"), model)
+        return IntegerPath(model, numbers)
+
+    def portable(self, images: Iterable[Tensor], named: Mapping[str, Any]) -> Export:
+        """The same with an entropy path in integers.
+
+        Args:
+            images: to calibrate with, uint8 (3, H, W).
+            named: what they are, for the file.
+
+        Raises:
+            DataError: there are none, or they cannot be used.
+            CheckpointError: sums of this model need not be exact.
+        """
+        model = self.network()
+        numbers = Numbers.of(calibrate(model, images))
+        path = IntegerPath(model, numbers)
+        own = {f"integer.{name}": value for name, value in numbers.tensors().items()}
+        tensors = {**self.tensors, **{k: v.contiguous() for k, v in own.items()}}
+        calibration = {**named, "largest_sum_bits": round(path.bound.bits, 2)}
+        return replace(
+            self,
+            tensors=tensors,
+            model_hash=_hash(self.build, tensors),
+            calibration=calibration,
         )
 
     def network(self) -> HPCM:
@@ -131,6 +181,8 @@ class Export:
             "iteration": self.iteration,
             "model_hash": self.model_hash,
         }
+        if self.calibration is not None:
+            facts["calibration"] = dict(self.calibration)
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             with replacing_through_folder(out) as temporary:
@@ -142,12 +194,13 @@ class Export:
             ) from error
 
 
-def open_codec(source: str, *, device: str = "auto") -> Codec:
+def open_codec(source: str, *, device: str = "auto", threads: int | None = None) -> Codec:
     """Open an export; or a checkpoint of `imgtool train hpcm`, whose tables are made on the spot.
 
     Args:
         source: a file, or an exp_dir: its best checkpoint.
         device: as `train.device`.
+        threads: as in `Codec`.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
@@ -159,7 +212,15 @@ def open_codec(source: str, *, device: str = "auto") -> Codec:
     export = read(source)
     model, stored = export.network(), _part(export.tensors, "tables")
     tables = Tables.from_tensors(stored, num_channels=model.variant.N)
-    return Codec(model.to(on), tables, export.facts(), on)
+    integers = export.integers(model)
+    return Codec(
+        model.to(on),
+        tables,
+        export.facts(),
+        on,
+        integers=None if integers is None else integers.to(on),
+        threads=threads,
+    )
 
 
 def read(source: str) -> Export:
@@ -212,6 +273,7 @@ def _read_export(path: Path) -> Export | None:
             tensors=tensors,
             model_hash=str(facts["model_hash"]),
             is_export=True,
+            calibration=facts.get("calibration"),
         )
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
@@ -230,8 +292,11 @@ def _see_it_fits(path: Path, build: Build, structure: Structure) -> None:
         CheckpointError: they are not its network's.
     """
     with torch.device("meta"):
-        own = _network(build).state_dict()
+        network = _network(build)
+    own = network.state_dict()
     wanted = {f"codec.{name}": ("F32", tuple(tensor.shape)) for name, tensor in own.items()}
+    if any(name.startswith("integer.") for name in structure.kinds):
+        wanted |= {f"integer.{name}": ("I32", size) for name, size in sizes(network).items()}
     num_bytes = 0
     for name in structure.kinds.keys() | wanted.keys():
         kind, (begin, end) = structure.kinds.get(name), structure.spans.get(name, (0, 0))
@@ -290,6 +355,12 @@ def _positive(value: object) -> float:
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     start = prefix + "."
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+
+
+def _plain_hash(build: Build, tensors: Mapping[str, Tensor]) -> str:
+    """Of the model without integers."""
+    plain = {name: value for name, value in tensors.items() if not name.startswith("integer.")}
+    return _hash(build, plain)
 
 
 def _hash(build: Build, tensors: Mapping[str, Tensor]) -> str:

@@ -6,15 +6,14 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from imgtool.data.base import DataInfo, Size
-from imgtool.data.datasets import expected_info
+from imgtool.data.base import Size
 from imgtool.data.latent_contents import AutoencoderFacts, Contents, DataFacts
 from imgtool.data.latent_writing import LatentsWriter, beginning, finish
 from imgtool.data.latents import LatentsFile
@@ -116,13 +115,7 @@ def make_plan(source: str, data: str | None, options: Options, ranks: Ranks) -> 
     trained = read_trained(best_of(source))
     experiment = trained.experiment
     device = resolve_device(options.device, ranks)
-    nowhere: dict[str, Any] = {
-        k: None for k in ("root", "manifest", "val_root") if hasattr(experiment.data, k)
-    }
-    info = expected_info(replace(experiment.data, **nowhere)) or DataInfo(
-        targets=frozenset(), image_size=None, num_train_images=0
-    )
-    task = trained.build(experiment, info)
+    task = trained.without_data()
     trained.put_into(task, experiment, device)
     nhwc = channels_last(experiment, device)
     channels, unit, has_logvar = _probe(task, device, nhwc, trained.path)

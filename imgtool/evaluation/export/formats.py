@@ -35,6 +35,9 @@ class Request:
         num_images: images that statistics are computed from, at most.
         root, manifest: where the data lies now, instead of where the checkpoint says.
         device: as `train.device`.
+        portable: of a codec, compute its entropy path in integers.
+        calibrate: folder of the images that integers are calibrated with; those of the training
+            if None.
     """
 
     source: Path
@@ -47,6 +50,8 @@ class Request:
     root: str | None = None
     manifest: str | None = None
     device: str = "auto"
+    portable: bool = False
+    calibrate: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class Format:
 FORMATS = {
     "codec": Format(
         "imgtool.evaluation.export.codec:write",
+        options=frozenset(("portable", "calibrate")),
         suffix=".safetensors",
         columns=(
             *("path", "model_name", "lmbda", "iteration", "num_parameters", "file_bytes"),

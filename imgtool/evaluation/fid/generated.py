@@ -144,7 +144,7 @@ class GeneratedSides:
         """Whose latents they are, for records and for who ranks autoencoders."""
         file, made = self._file, self._file.autoencoder
         return {
-            "num_real": self.num_real,
+            "num_real_images": self.num_real,
             "latents_path": file.path.absolute(),
             "latents_fingerprint": file.fingerprint,
             "autoencoder": {

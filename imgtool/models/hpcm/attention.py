@@ -30,43 +30,58 @@ class CrossAttention(nn.Module):
 
     def forward(self, psi: Tensor, context: Tensor) -> Tensor:
         """The new context (B, C, H, W)."""
-        height, width = psi.shape[2:]
-        # A grid smaller than a window is one window of the grid's own size.
-        sides = min(self.window, height), min(self.window, width)
         query, out = self.query_out(psi).chunk(2, dim=1)
         key, value = self.key_value(context).chunk(2, dim=1)
+        windows = Windows(psi, self.window, self.num_heads)
         found = F.scaled_dot_product_attention(
-            self._windows(query, sides),
-            self._windows(key, sides),
-            self._windows(value, sides),
-            attn_mask=self._mask(psi, sides),
+            windows.cut(query), windows.cut(key), windows.cut(value), attn_mask=windows.inside()
         )
-        return out + self._grid(found, sides, psi.shape)
+        return out + windows.join(found)
 
-    def _windows(self, x: Tensor, sides: tuple[int, int]) -> Tensor:
+
+class Windows:
+    """Tensors cut into windows and heads, and put together again: nothing is computed.
+
+    Args:
+        like: (B, C, H, W), what is cut has this size.
+        window, num_heads: as in CrossAttention.
+    """
+
+    def __init__(self, like: Tensor, window: int, num_heads: int) -> None:
+        self._size, self._device, self._num_heads = like.shape, like.device, num_heads
+        # A grid smaller than a window is one window of the grid's own size.
+        self._sides = min(window, like.shape[2]), min(window, like.shape[3])
+
+    @property
+    def _num(self) -> tuple[int, int]:
+        """Windows down and across."""
+        _, _, height, width = self._size
+        return -(-height // self._sides[0]), -(-width // self._sides[1])
+
+    def cut(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B windows, heads, positions, C / heads), zeros beyond the edges."""
+        sides = self._sides
         bottom, right = -x.shape[2] % sides[0], -x.shape[3] % sides[1]
         if bottom or right:
             x = F.pad(x, (0, right, 0, bottom))
         x = x.unflatten(3, (-1, sides[1])).unflatten(2, (-1, sides[0]))
-        x = x.unflatten(1, (self.num_heads, -1))  # (B, heads, d, down, rows, across, columns)
+        x = x.unflatten(1, (self._num_heads, -1))  # (B, heads, d, down, rows, across, columns)
         return x.permute(0, 3, 5, 1, 4, 6, 2).flatten(4, 5).flatten(0, 2)
 
-    def _grid(self, x: Tensor, sides: tuple[int, int], size: torch.Size) -> Tensor:
-        """`_windows` undone: back to `size`."""
-        batch, channels, height, width = size
-        down, across = -(-height // sides[0]), -(-width // sides[1])
-        x = x.view(batch, down, across, self.num_heads, *sides, channels // self.num_heads)
-        x = x.permute(0, 3, 6, 1, 4, 2, 5).reshape(batch, channels, down * sides[0], -1)
+    def join(self, x: Tensor) -> Tensor:
+        """`cut` undone: back to (B, C, H, W)."""
+        (batch, channels, height, width), (down, across) = self._size, self._num
+        x = x.view(batch, down, across, self._num_heads, *self._sides, channels // self._num_heads)
+        x = x.permute(0, 3, 6, 1, 4, 2, 5).reshape(batch, channels, down * self._sides[0], -1)
         return x[:, :, :height, :width]
 
-    def _mask(self, x: Tensor, sides: tuple[int, int]) -> Tensor | None:
-        """Which keys are positions of the grid; None where all are."""
-        batch, _, height, width = x.shape
+    def inside(self) -> Tensor | None:
+        """Which keys are positions of the grid (B windows, 1, 1, positions); None where all are."""
+        (batch, _, height, width), sides = self._size, self._sides
         if not (height % sides[0] or width % sides[1]):
             return None
-        down, across = -(-height // sides[0]), -(-width // sides[1])
-        rows = torch.arange(down * sides[0], device=x.device) < height
-        columns = torch.arange(across * sides[1], device=x.device) < width
+        down, across = self._num
+        rows = torch.arange(down * sides[0], device=self._device) < height
+        columns = torch.arange(across * sides[1], device=self._device) < width
         inside = rows.view(down, 1, sides[0], 1) & columns.view(1, across, 1, sides[1])
         return inside.view(1, down * across, 1, 1, -1).expand(batch, -1, -1, -1, -1).flatten(0, 1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from imgtool.evaluation.codec.export import open_codec, read
-from tests.evaluation.codec.making import write_checkpoint
+from tests.evaluation.codec.making import make_image, write_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -19,14 +19,26 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory):
-    """A folder with `iter_000007.safetensors` and its export, `codec.safetensors`."""
+    """A folder with `iter_000007.safetensors` and its exports, codec and portable.safetensors."""
     folder = tmp_path_factory.mktemp("codec")
-    read(str(write_checkpoint(folder / "iter_000007.safetensors"))).write(
-        folder / "codec.safetensors"
-    )
+    export = read(str(write_checkpoint(folder / "iter_000007.safetensors")))
+    export.write(folder / "codec.safetensors")
+    images = [make_image(70, 130, seed=seed) for seed in range(2)]
+    export.portable(images, {"images": "two"}).write(folder / "portable.safetensors")
     return folder
 
 
 @pytest.fixture(scope="session")
 def codec(files):
     return open_codec(str(files / "codec.safetensors"), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def portable(files):
+    return open_codec(str(files / "portable.safetensors"), device="cpu")
+
+
+@pytest.fixture(params=["codec", "portable"])
+def either(request):
+    """A codec of files of version 1, and one of version 2."""
+    return request.getfixturevalue(request.param)

@@ -15,7 +15,11 @@ from imgtool.models.hpcm.variants import VARIANTS
 def make_model(seed=1):
     """HPCM_Tiny with latents as wide as the scales that it gives them, and z off zero."""
     torch.manual_seed(seed)
-    model = HPCM(VARIANTS["HPCM_Tiny"]).eval()
+    return widen(HPCM(VARIANTS["HPCM_Tiny"]).eval())
+
+
+def widen(model):
+    """Give a model with fresh weights such latents."""
     with torch.no_grad():
         model.scales_hyper.uniform_(0.5, 3)
         model.means_hyper.uniform_(-2, 2)

@@ -15,7 +15,7 @@ from imgtool.errors import DataError
 from imgtool.evaluation.codec import exact, plan
 from imgtool.evaluation.codec.batch import compress
 from imgtool.evaluation.codec.codec import MAX_PIXELS, Codec
-from imgtool.evaluation.codec.container import Container, StreamError
+from imgtool.evaluation.codec.container import OVERHEAD_BYTES, Container, StreamError
 from imgtool.evaluation.codec.export import open_codec
 from imgtool.evaluation.rate_distortion.coders import Streams
 from imgtool.models.hpcm.network import HPCM
@@ -29,10 +29,10 @@ SIZES = [(1, 1), (17, 31), (255, 257)]
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("grey", [False, True], ids=["colour", "grey"])
-def test_decoding_gives_what_encoding_saw(codec, size, grey):
+def test_decoding_gives_what_encoding_saw(either, size, grey):
     image = make_image(*size, grey=grey)
-    encoded = codec.encode(image)
-    decoded = codec.decode(encoded.data)
+    encoded = either.encode(image)
+    decoded = either.decode(encoded.data)
     assert decoded.shape == image.shape
     assert decoded.dtype == torch.uint8
     assert torch.equal(decoded, encoded.reconstruction)
@@ -40,7 +40,8 @@ def test_decoding_gives_what_encoding_saw(codec, size, grey):
     assert (container.height, container.width, container.grey) == (*size, grey)
     assert bool(torch.equal(decoded[0], decoded[1])) == grey
     excess = len(encoded.data) - encoded.estimate_bits / 8
-    assert 0 < excess <= max(64, 0.005 * encoded.estimate_bits / 8)
+    some = OVERHEAD_BYTES[container.version] + 19
+    assert 0 < excess <= max(some, 0.005 * encoded.estimate_bits / 8)
 
 
 def test_the_streams_hold_what_the_network_makes(codec):
@@ -71,23 +72,23 @@ def test_a_range_is_never_guessed(codec):
         codec.encode(make_image(4, 4).float() / 255)
 
 
-def test_strides_of_the_image_do_not_matter(codec):
+def test_strides_of_the_image_do_not_matter(either):
     image = make_image(30, 50)
     upside = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
-    assert codec.encode(upside).data == codec.encode(image).data
+    assert either.encode(upside).data == either.encode(image).data
 
 
-def test_threads_do_not_matter(codec):
+def test_threads_do_not_matter(either):
     """Sums are split among threads: the decoder takes as many as the encoder had."""
     image = make_image(70, 130)
     torch.set_num_threads(1)
-    one = codec.encode(image)
+    one = either.encode(image)
     torch.set_num_threads(2)
-    two = codec.encode(image)
-    assert torch.equal(codec.decode(one.data), one.reconstruction)
+    two = either.encode(image)
+    assert torch.equal(either.decode(one.data), one.reconstruction)
     assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
-    assert torch.equal(codec.decode(two.data), two.reconstruction)
+    assert torch.equal(either.decode(two.data), two.reconstruction)
     assert [Container.unpack(made.data).threads for made in (one, two)] == [1, 2]
 
 
@@ -149,12 +150,12 @@ def arithmetic():
     }
 
 
-def test_settings_of_torch_are_put_back(codec):
+def test_settings_of_torch_are_put_back(either):
     torch.set_float32_matmul_precision("medium")
     try:
-        data = codec.encode(make_image(9, 9)).data
+        data = either.encode(make_image(9, 9)).data
         with pytest.raises(StreamError):
-            codec.decode(with_fresh_crc(data[:50] + b"\1" + data[51:]))
+            either.decode(with_fresh_crc(data[:50] + b"\1" + data[51:]))
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
@@ -221,28 +222,28 @@ def test_another_model_is_refused(codec):
         other.decode(forged)
 
 
-def test_too_large_images_are_refused_before_the_work(codec):
-    data = codec.encode(make_image(8, 8)).data
+def test_too_large_images_are_refused_before_the_work(either):
+    data = either.encode(make_image(8, 8)).data
     with pytest.raises(StreamError, match="8x8 is more than 63 pixels"):
-        codec.decode(data, max_pixels=63)
+        either.decode(data, max_pixels=63)
     vast = replace(Container.unpack(data), height=1 << 24, width=1 << 24).pack()
     with pytest.raises(StreamError, match=f"more than {MAX_PIXELS} pixels"):
-        codec.decode(vast)
+        either.decode(vast)
     flat = replace(Container.unpack(data), height=1, width=1 << 24).pack()
     with pytest.raises(
         StreamError, match="padded to 1073741824 pixels, is more than 80000000"
     ) as e:
-        codec.decode(flat)
+        either.decode(flat)
     enough = int(e.value.hint.split()[-1])
     assert e.value.hint.endswith(f"--max-pixels {enough}")
     for max_pixels in (enough, None):  # z's stream refuses it then, after it was let in
         with pytest.raises(StreamError, match="does not end"):
-            codec.decode(flat, max_pixels=max_pixels)
+            either.decode(flat, max_pixels=max_pixels)
     with pytest.raises(StreamError, match="is more than"):
-        codec.decode(flat, max_pixels=enough - 1)
+        either.decode(flat, max_pixels=enough - 1)
     large = replace(Container.unpack(data), height=6000, width=6000).pack()
     with pytest.raises(StreamError, match="does not end"):  # z's stream says so, not the network
-        codec.decode(large)
+        either.decode(large)
 
 
 class Flat:
@@ -258,7 +259,7 @@ class Flat:
         return replace(encoded, data=data, reconstruction=image)
 
     def decode(self, data, *, max_pixels=MAX_PIXELS):
-        self._codec._refuse_unfit(Container.unpack(data), max_pixels)
+        self._codec._refuse_large(Container.unpack(data), max_pixels)
         return self._image
 
 
@@ -305,11 +306,11 @@ def mutate(data, source):
     return bytes(changed)
 
 
-def test_every_truncation_and_ten_thousand_mutations(codec):
-    data = codec.encode(make_image(5, 9)).data
+def test_every_truncation_and_ten_thousand_mutations(either):
+    data = either.encode(make_image(5, 9)).data
     for length in range(len(data)):
         with pytest.raises(StreamError):
-            codec.decode(data[:length])
+            either.decode(data[:length])
     source = random.Random(11)
     num_mutations = 0
     while num_mutations < 10_000:
@@ -318,12 +319,12 @@ def test_every_truncation_and_ten_thousand_mutations(codec):
             continue
         num_mutations += 1
         with pytest.raises(StreamError):
-            codec.decode(changed)
+            either.decode(changed)
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(500, marks=pytest.mark.slow)])
-def test_mutations_that_pass_the_first_crc(codec, count):
-    data = codec.encode(make_image(17, 31)).data
+def test_mutations_that_pass_the_first_crc(either, count):
+    data = either.encode(make_image(17, 31)).data
     source = random.Random(2)
     done = 0
     while done < count:
@@ -332,7 +333,7 @@ def test_mutations_that_pass_the_first_crc(codec, count):
             continue
         done += 1
         with pytest.raises(StreamError) as caught:
-            codec.decode(changed, max_pixels=1 << 20)
+            either.decode(changed, max_pixels=1 << 20)
         assert caught.value.hint
 
 

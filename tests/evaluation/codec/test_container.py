@@ -25,11 +25,16 @@ containers = st.builds(
     z=streams,
     y=streams,
     pixels_crc=st.integers(0, 2**32 - 1),
+    checks=st.none() | st.tuples(*(st.integers(0, 2**16 - 1),) * 3, st.integers(0, 2**32 - 1)),
 )
 
 
-def example():
-    return Container(b"12345678", 0.013, 31, 17, False, 2, 77, b"z" * 8, b"y" * 20, 5)
+def example(version=1):
+    checks = None if version == 1 else (1, 2, 3, 4)
+    return Container(b"12345678", 0.013, 31, 17, False, 2, 77, b"z" * 8, b"y" * 20, 5, checks)
+
+
+versions = pytest.mark.parametrize("version", [1, 2])
 
 
 def with_fresh_crc(data):
@@ -39,7 +44,11 @@ def with_fresh_crc(data):
 @given(containers)
 def test_a_round_trip(container):
     data = container.pack()
-    assert len(data) == container.num_bytes == OVERHEAD_BYTES + len(container.z + container.y)
+    assert (
+        len(data)
+        == container.num_bytes
+        == OVERHEAD_BYTES[container.version] + len(container.z + container.y)
+    )
     assert Container.unpack(data) == container
 
 
@@ -55,14 +64,33 @@ def test_the_layout_is_as_written_down():
     assert struct.unpack("<I", data[-4:]) == (zlib.crc32(data[:-4]),)
 
 
+def test_the_layout_of_version_2():
+    data = example(2).pack()
+    first = example().pack()
+    assert data[4] == 2
+    assert data[5:69] == first[5:69]  # with the pixels' CRC, as it was given
+    assert struct.unpack("<HHHI", data[69:79]) == (1, 2, 3, 4)
+    assert struct.unpack("<I", data[79:]) == (zlib.crc32(data[:-4]),)
+
+
+def test_the_checks_cover_what_stands_before_them():
+    container = example(2)
+    before = zlib.crc32(container.pack()[:69])
+    crcs = [7, 8, 9, 2**32 - 1]
+    words = [zlib.crc32(struct.pack("<I", crc), before) for crc in crcs]
+    assert container.checks_of(crcs) == (*(word & 0xFFFF for word in words[:3]), words[3])
+    assert container.checks_of(crcs[:2]) == container.checks_of(crcs)[:2]
+
+
 def test_the_pixels_crc_covers_what_stands_before_it():
     container = example()
     data = container.pack()
     assert container.crc_of(b"pixels") == zlib.crc32(data[:-8] + b"pixels")
 
 
-def test_every_truncation_and_every_added_byte():
-    data = example().pack()
+@versions
+def test_every_truncation_and_every_added_byte(version):
+    data = example(version).pack()
     for length in range(len(data)):
         with pytest.raises(StreamError):
             Container.unpack(data[:length])
@@ -70,8 +98,9 @@ def test_every_truncation_and_every_added_byte():
         Container.unpack(data + b"\0")
 
 
-def test_every_changed_bit():
-    data = example().pack()
+@versions
+def test_every_changed_bit(version):
+    data = example(version).pack()
     for position in range(8 * len(data)):
         changed = bytearray(data)
         changed[position // 8] ^= 1 << position % 8
@@ -80,10 +109,10 @@ def test_every_changed_bit():
 
 
 @settings(max_examples=300)
-@given(st.binary(max_size=200), st.booleans())
-def test_anything_else(data, begins_well):
-    if begins_well:
-        data = with_fresh_crc(b"HPCM\x01" + data + b"....")
+@given(st.binary(max_size=200), st.sampled_from([b"", b"HPCM\x01", b"HPCM\x02"]))
+def test_anything_else(data, begin):
+    if begin:
+        data = with_fresh_crc(begin + data + b"....")
     try:
         container = Container.unpack(data)
     except StreamError:
@@ -94,7 +123,8 @@ def test_anything_else(data, begins_well):
 @pytest.mark.parametrize(
     ("offset", "value", "said"),
     [
-        (4, b"\x02", "version 2"),
+        (4, b"\x03", "version 3"),
+        (4, b"\x02", "not as long"),
         (5, b"\x02", "impossible"),
         (17, struct.pack("<f", float("nan")), "impossible"),
         (17, struct.pack("<f", -1.0), "impossible"),

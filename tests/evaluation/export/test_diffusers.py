@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -122,8 +123,10 @@ def test_statistics_are_those_of_a_latents_file_of_the_same_weights(tmp_path, ca
     data = (tmp_path / "good.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(data[:-40])
     assert run(*words, tmp_path / "cut.safetensors") == 4
+    os.mkfifo(tmp_path / "pipe")
+    assert run(*words, tmp_path / "pipe") == 4
+    assert "it is a pipe" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    capsys.readouterr()
 
     assert run(*words, tmp_path / "good.safetensors") == 0
     (record,) = records(capsys.readouterr().out)

@@ -26,6 +26,7 @@ from imgtool.models.autoencoder.equivariance import (
 from imgtool.models.autoencoder.schema import Loss, smallest_judged
 from imgtool.models.autoencoder.task import AutoencoderFamily, AutoencoderTask
 from imgtool.models.base import Noise
+from tests.small import ALL_LOSSES, keys_and_values
 
 SMALL = {"model.heads": ("rgb",), "model.latent_channels": 4, "model.downsampling_steps": 2}
 GAN = {"loss.gan": 0.5, "loss.gan_width": 8, "loss.gan_layers": 2}
@@ -382,3 +383,15 @@ def test_no_weight_costs_nothing(
     assert task.updates(5000) == (task.update,)
     assert list(task.modules) == ["network"]
     assert set(task.update(make_batch())) == {"mse_pm1", "loss"}
+
+
+def test_the_kl_architecture_trains_with_every_loss(
+    make_task: Callable[..., AutoencoderTask], make_batch: Callable[..., Any]
+) -> None:
+    changes = {**keys_and_values(ALL_LOSSES), "loss.eq": 99.0, "model.bottleneck": "kl"}
+    task = make_task(**changes, **{"model.architecture": "kl"})
+    batch = make_batch(size=(32, 32))
+    for update in task.updates(2):
+        update(batch)["loss"].backward()
+        assert all(p.grad is not None for p in update.parameters() if p.requires_grad)
+        assert all(gradient.isfinite().all() for gradient in gradients(update))

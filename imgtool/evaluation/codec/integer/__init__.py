@@ -1,0 +1,1 @@
+"""The codec's entropy path in integers: the same everywhere, whatever the order of sums."""
