@@ -47,7 +47,12 @@ class RamCache:
     """
 
     def __init__(
-        self, sizes: Sequence[Size], memory: Bytes, *, with_masks: bool, num_labels: int | None = None
+        self,
+        sizes: Sequence[Size],
+        memory: Bytes,
+        *,
+        with_masks: bool,
+        num_labels: int | None = None,
     ) -> None:
         self._sizes = np.array(sizes, np.int64).reshape(-1, 2)
         self._starts = np.concatenate([[0], np.cumsum(self._sizes.prod(axis=1))])

@@ -31,6 +31,7 @@ from imgtool.selection.style import (
 from imgtool.selection.words import CSS
 
 TILE_PX, HEAD_PX, LEFT_PX = 128, 22, 150
+FEWEST = 5  # faces of which a share is drawn
 EDITS = {
     "Bu": "Given the attribute (Bu): the input had none, the object is another face's",
     "A0": "Without the attribute (A0): the input had it",
@@ -207,7 +208,8 @@ def _pictures(record: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[Shown]
         yield Shown(
             title="Calibration of the judge",
             caption="Share of the real faces that have an attribute, by the judge's probability; "
-            "on the dashes they agree. It was asked of as many with as without "
+            f"on the dashes they agree, and tenths of fewer than {FEWEST} faces are left out. It was "
+            "asked of as many with as without "
             f"{record['attribute']}, which moves what comes with it. Large marks are many faces.",
             data=png(_calibration([*own, *rest][: len(COLOURS)])),
             is_drawn=True,
@@ -245,7 +247,7 @@ def _strength(record: Mapping[str, Any]) -> Figure:
     axes.plot(across, mean, "o-", color=COLOURS[0], lw=1.5, ms=5)
     ends = [[record[f"strength_{step}{end}"] for step in steps] for end in ("_low", "_high")]
     if all(value is not None for values in ends for value in values):
-        axes.fill_between(across, *ends, color=COLOURS[0], alpha=0.2, lw=0)
+        axes.fill_between(across, ends[0], ends[1], color=COLOURS[0], alpha=0.2, lw=0)
     axes.set_ylim(0, 1)
     axes.set_xlabel("part of the other face's object")
     axes.set_ylabel(f"score of {record['attribute']}")
@@ -258,8 +260,8 @@ def _calibration(attributes: Sequence[Mapping[str, Any]]) -> Figure:
     plain_axes(axes)
     axes.plot([0, 1], [0, 1], "--", color=GREY, lw=1)
     for place, found in enumerate(attributes):
-        bins = found["bins"]
-        total = sum(one["num_faces"] for one in bins)
+        total = sum(one["num_faces"] for one in found["bins"])
+        bins = [one for one in found["bins"] if one["num_faces"] >= FEWEST]
         across = [one["probability"] for one in bins]
         up = [one["share"] for one in bins]
         sizes = [12 + 180 * one["num_faces"] / total for one in bins]
@@ -268,7 +270,7 @@ def _calibration(attributes: Sequence[Mapping[str, Any]]) -> Figure:
         axes.scatter(across, up, s=sizes, color=colour, marker=marker, label=found["attribute"])
     axes.set_xlabel("probability that the judge gives")
     axes.set_ylabel("share with it")
-    legend = axes.legend(fontsize=8, frameon=False)
+    legend: Any = axes.legend(fontsize=8, frameon=False)
     for handle in legend.legend_handles:
         handle.set_sizes([30])
     return drawn

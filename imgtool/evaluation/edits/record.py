@@ -146,9 +146,9 @@ def judge_on(scores: Scores, labels: Tensor | None, num_resamples: int) -> list[
     for column, name in enumerate(scores.judge.names):
         shown = {face: truth[face][:, column] for face in truth}
         seen = {face: scores.decided(face)[:, column] for face in truth}
-        with_it = sum(shown.values()).astype(float)
-        hits = sum(shown[face] * seen[face] for face in truth).astype(float)
-        rejected = sum((1 - shown[face]) * (1 - seen[face]) for face in truth).astype(float)
+        with_it = np.sum([*shown.values()], axis=0).astype(float)
+        hits = np.sum([shown[face] * seen[face] for face in truth], axis=0)
+        rejected = np.sum([(1 - shown[face]) * (1 - seen[face]) for face in truth], axis=0)
         rates = summarised(
             {"sensitivity": (hits, with_it), "specificity": (rejected, 2 - with_it)}, num_resamples
         )

@@ -53,7 +53,7 @@ class Scores:
         logits = {name: self.judge.scores(faces) for name, faces in made.faces.items()}
         for name, values in logits.items():
             self._values[f"logits {name}"].append(values)
-        self._strength(made)
+        self._strength(made, logits["Bu"][:, self.column])
         for number, (edit, (source, back)) in enumerate(EDITS.items()):
             faces = {"edit": made.faces[edit], "source": made.faces[source]}
             faces["back"] = made.faces[back]
@@ -66,11 +66,11 @@ class Scores:
     def _put(self, name: str, values: Tensor) -> None:
         self._values[name].append(values.double().cpu())
 
-    def _strength(self, made: Made) -> None:
-        batch, steps = made.steps.shape[:2]
-        found = self.judge.scores(made.steps.flatten(0, 1))[:, self.column].view(batch, steps)
-        share = torch.sigmoid(found)
-        for step in range(steps):
+    def _strength(self, made: Made, of_last: Tensor) -> None:
+        before = made.steps[:, :-1]
+        found = self.judge.scores(before.flatten(0, 1))[:, self.column].view(before.shape[:2])
+        share = torch.sigmoid(torch.cat([found, of_last[:, None]], dim=1))
+        for step in range(share.shape[1]):
             self._put(f"step {step}", share[:, step])
         self._put("monotone", (share.diff(dim=1) >= -SLACK).all(1))
 
