@@ -88,6 +88,22 @@ def test_faces_that_the_judge_has_seen_are_left_out(trained, tmp_path, capsys):
     assert "no split.json" in capsys.readouterr().err
 
 
+def test_a_face_that_is_there_twice_is_known_by_its_content(trained, capsys):
+    split = json.loads((trained / "exp/split.json").read_text())
+    folder = trained / "faces/img_align_celeba"
+    held_out, learnt = folder / split["val"][0], folder / split["train"][0]
+    kept = learnt.read_bytes()
+    try:
+        shutil.copy(held_out, learnt)
+        capsys.readouterr()
+        assert judge(trained, "--resamples", 100, "--json") == 0
+    finally:
+        learnt.write_bytes(kept)
+    record = json.loads(capsys.readouterr().out)
+    assert record["contents_compared"]
+    assert (record["num_seen_by_name"], record["num_seen_by_content"]) == (0, 1)
+
+
 def test_wrong_use_is_told_in_one_line(trained, capsys):
     exp, right = trained / "exp", trained / "judge"
     cases = [
