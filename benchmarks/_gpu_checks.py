@@ -89,9 +89,42 @@ def make_data(root: Path, dataset: str, number: int, size: int) -> str:
         if not folder.exists():
             make_layouts(folder, number, size=size, seed=1)
         return f"data.manifest={folder / 'layouts.csv'}"
+    if dataset == "latents":
+        if not folder.exists():
+            make_latents(folder, number, size // 8)
+        return f"data.root={folder}"
     if not folder.exists():
         make_photos(folder, number, size=size, seed=1)
     return f"data.root={folder}"
+
+
+def make_latents(path: Path, number: int, side: int) -> None:
+    """A latents file of noise, 4 x side x side; its autoencoder is nowhere."""
+    import numpy as np
+
+    from imgtool.data.latent_contents import AutoencoderFacts, Contents, DataFacts
+    from imgtool.data.latent_writing import LatentsWriter, beginning, finish
+
+    contents = Contents(
+        names=tuple(map(str, range(number))),
+        groups=tuple(map(str, range(number))),
+        parts=np.array([at % 8 == 7 for at in range(number)], np.uint8),
+        shape=(4, side, side),
+        dtype="float32",
+        autoencoder=AutoencoderFacts(
+            path="/nowhere", hash="", name="none", family="autoencoder", downsampling=8,
+            bottleneck=None,
+        ),
+        data=DataFacts(
+            dataset="photos", root="/nowhere", manifest=None, image_size=None, crop=None,
+            fingerprint="",
+        ),
+    )  # fmt: skip
+    noise = np.random.default_rng(1).standard_normal((number, 4, side, side), np.float32)
+    with beginning(path, contents), LatentsWriter(path, contents) as writer:
+        writer.put(0, {"mean": noise})
+        writer.close()
+        finish(path, contents)
 
 
 # --- the engine, as `imgtool train` runs it -------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -138,6 +139,32 @@ class Cluster:
             "jobs' hosts have them.",
         ),
     ] = True
+
+
+def only_names(only: Sequence[str] | None) -> list[str]:
+    """The words of --only; none given means all, an empty one means a mistake."""
+    found = [word.strip() for words in only or [] for word in words.split(",") if word.strip()]
+    if only and not found:
+        raise UsageError("--only names no trial", hint="such as --only S3,S7; or leave it out")
+    return found
+
+
+def candidates(ctx: typer.Context, which: Which, more: Sequence[str]) -> list[str]:
+    """The words of --over. The shell makes several of a glob, of which all but the first look
+    like arguments; a later job of the sweep is told what a pipe said to this one.
+    """
+    from commands._input import expand_paths
+
+    if more and not which.over:
+        raise UsageError(
+            f"{more[0]!r} is one word too many", hint="a sweep is one SPEC; see --over for others"
+        )
+    words = expand_paths([*(which.over or []), *more])
+    if which.over:
+        if not words:
+            raise UsageError("--over: stdin names no experiment", hint="see the command before it")
+        ctx.params |= {"over": words, "more": None}
+    return words
 
 
 def refuse_other_executors_options(executor: str, here: Here, cluster: Cluster) -> None:

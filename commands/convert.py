@@ -95,7 +95,7 @@ def run(
         said = [
             Override(f"{key}={json.dumps(value)}", f"{source}") for key, value in settings.items()
         ]
-        sets = [*said, *(asked.sets or [])]
+        sets: list[str | Override] = [*said, *(asked.sets or [])]
         loaded = _load(asked.config, asked.family if is_named else told, sets, flags)
     made = convert(foreign, source, loaded, ExperimentDir(exp_dir), dry_run=dry_run)
     for note in made.notes:

@@ -253,6 +253,7 @@ def _emit(selection: Selection, output: Any) -> None:
 
 def _way_out(selection: Selection, rule: Rule) -> str:
     from imgtool.selection.candidates import DROPPED, FAILED, FINISHED
+    from imgtool.selection.columns import GFID
 
     states = {verdict.candidate.runs[0].state for verdict in selection.verdicts}
     if states and not states & FINISHED and states - FAILED - {DROPPED}:
@@ -260,6 +261,8 @@ def _way_out(selection: Selection, rule: Rule) -> str:
     known = {key for verdict in selection.verdicts for key in verdict.candidate.metrics}
     if states and "val_MSE_rgb" in known and rule.metric not in known:
         return "these are the columns of another program: --columns imginav"
+    if rule.metric == GFID and GFID not in known:
+        return "measure the probes first: imgtool eval-fid --sweep DIR"
     lacking = [key for key in (rule.metric, selection.size) if key and key not in known]
     if lacking:
         columns = ", ".join(sorted(k for k in known if not k.startswith(("num_", "best_"))))

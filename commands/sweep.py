@@ -17,7 +17,9 @@ from commands._sweep_options import (
     Cluster,
     Here,
     Which,
+    candidates,
     complete_executors,
+    only_names,
     refuse_other_executors_options,
 )
 from commands._sweep_plan import (
@@ -138,7 +140,7 @@ def run(
             hint="add --wait, or let a job of its own tell: --then COMMAND",
         )
     again, poll_sec = _states(which.retry), parse_duration(cluster.poll)
-    over = _candidates(ctx, which, more or [])
+    over = candidates(ctx, which, more or [])
     plan = _plan(spec, which, over)
     again = _with_named(plan, which, again)
     say_rungs(plan)
@@ -161,24 +163,6 @@ def run(
     raise typer.Exit(code)
 
 
-def _candidates(ctx: typer.Context, which: Which, more: Sequence[str]) -> list[str]:
-    """The words of --over. The shell makes several of a glob, of which all but the first look
-    like arguments; a later job of the sweep is told what a pipe said to this one.
-    """
-    from commands._input import expand_paths
-
-    if more and not which.over:
-        raise UsageError(
-            f"{more[0]!r} is one word too many", hint="a sweep is one SPEC; see --over for others"
-        )
-    words = expand_paths([*(which.over or []), *more])
-    if which.over:
-        if not words:
-            raise UsageError("--over: stdin names no experiment", hint="see the command before it")
-        ctx.params |= {"over": words, "more": None}
-    return words
-
-
 def _plan(spec: str, which: Which, over: Sequence[str]) -> Plan:
     from imgtool.models.registry import schema
     from imgtool.sweep.plan import make_plan
@@ -187,7 +171,7 @@ def _plan(spec: str, which: Which, over: Sequence[str]) -> Plan:
     plan = make_plan(
         spec,
         schema_of=schema,
-        only=_names(which.only),
+        only=only_names(which.only),
         sets=which.sets or [],
         grid_words=which.grid or [],
         tiny=which.tiny,
@@ -241,14 +225,6 @@ def _job_options(executor: str, cluster: Cluster, then: str | None) -> Options:
         script_dir=cluster.script_dir,
         profile=profile,
     )
-
-
-def _names(only: Sequence[str] | None) -> list[str]:
-    """The words of --only; none given means all, an empty one means a mistake."""
-    found = [word.strip() for words in only or [] for word in words.split(",") if word.strip()]
-    if only and not found:
-        raise UsageError("--only names no trial", hint="such as --only S3,S7; or leave it out")
-    return found
 
 
 def _states(retry: str | None) -> frozenset[str]:

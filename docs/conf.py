@@ -12,7 +12,8 @@ myst_heading_anchors = 3  # links name headings as they do on code hosts
 
 # The order of the pages on the left.
 PAGES = [
-    *("install", "train", "run-timed", "clusters", "choosing", "fid", "faces", "codec", "data"),
+    *("install", "train", "run-timed", "clusters", "choosing", "fid", "faces", "codec"),
+    *("latents", "export", "flow", "data"),
     *("configs", "scripts", "measurements", "design", "reference/index"),
 ]
 

@@ -205,7 +205,7 @@ def open_latents(data: LatentsData, split: Split | None) -> LatentParts:
     if data.flip == "horizontal" and not file.has_flipped:
         raise ConfigError(
             f"{data.root} has no latents of flipped images (data.flip is horizontal)",
-            hint="`imgtool encode --flip` stores them",
+            hint="`imgtool encode --flips` stores them",
         )
     if split is None:
         split = _own_split(source, data)
@@ -230,7 +230,7 @@ def _own_split(source: LatentSet, data: LatentsData) -> Split:
     file, limit = source.file, data.max_images
     names = {}
     for part in PART_NAMES:
-        rows = file.rows_of(part).tolist()  # type: ignore[arg-type]
+        rows = file.rows_of(part).tolist()
         if limit is not None and limit < len(file) and rows:
             rows = some_of(rows, max(1, round(limit * len(rows) / len(file))), data.split_seed)
         names[part] = [file.names[row] for row in rows]

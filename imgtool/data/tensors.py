@@ -65,6 +65,8 @@ def read_header(path: Path, max_tensors: int) -> tuple[dict[str, Any], int, int]
         ValueError: it is no safetensors file, or truncated, or has more tensors.
         OSError: it cannot be read.
     """
+    if path.is_fifo():  # opened, it would wait for a writer
+        raise ValueError("it is a pipe")
     with open(path, "rb") as stream:
         num_bytes = os.fstat(stream.fileno()).st_size
         if num_bytes < 8:

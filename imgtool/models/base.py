@@ -7,8 +7,7 @@ checkpoints, stopping and resuming. A family touches no optimizer, no device and
 
 A batch is a dict on the engine's device:
     image   (B, 3, H, W) uint8, channels_last strides; unless the data are latents
-    latent  (B, C, h, w) float32, the posterior's mean; where the data are latents
-    logvar  (B, C, h, w) float32; where they have it
+    latent, logvar  (B, C, h, w) float32 of a posterior; where the data are latents
     mask    (B, H, W) uint8 class numbers, 255 ignored; where the data set has them (of latents h, w)
     label   (B,) int64; where the data set has them
     index   (B,) int64, position in the data set
@@ -23,7 +22,6 @@ the attribute, 1, 3, 5 ... do not; the two halves are as long as each other.
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +34,8 @@ from torch import Tensor, nn
 from imgtool.config.schema import Experiment
 from imgtool.data.base import DataInfo
 from imgtool.errors import CheckpointError
+from imgtool.models.foreign import Diffusers, Foreign, Graph
+from imgtool.nn.noise import Noise
 
 __all__ = [
     "Batch",
@@ -56,56 +56,6 @@ __all__ = [
 ]
 
 Batch = Mapping[str, Any]
-
-DRAWN_AT_ONCE = 2**26  # 256 MiB of float32: more than any batch that one device can train on needs
-
-
-class Noise:
-    """Random numbers that depend on (seed, step, purpose) alone.
-
-    One step's global batch may be cut into `parts` (ranks x accumulated batches); part k gets the
-    k-th slice of the numbers that one process would draw for the whole.
-
-    Args:
-        seed: of the run.
-        step: optimizer steps before this one, of all updates since the start of training.
-    """
-
-    def __init__(self, seed: int, step: int, *, part: int = 0, parts: int = 1) -> None:
-        self.seed, self.step, self.part, self.parts = seed, step, part, parts
-
-    def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
-        """A fresh generator for `purpose`, the same on every part."""
-        key = f"{self.seed}/{self.step}/{purpose}".encode()
-        digest = hashlib.blake2b(key, digest_size=8).digest()
-        generator = torch.Generator(device=device)
-        generator.manual_seed(int.from_bytes(digest, "little") >> 1)
-        return generator
-
-    def normal(self, like: Tensor, purpose: str) -> Tensor:
-        """Standard normal numbers, shape (B, ...) and device of `like`, float32."""
-        return self._part_of(torch.randn, like, purpose)
-
-    def uniform(self, like: Tensor, purpose: str) -> Tensor:
-        """Numbers from -1/2 to 1/2, shape (B, ...) and device of `like`, float32."""
-        return self._part_of(torch.rand, like, purpose) - 0.5
-
-    def _part_of(self, draw: Callable[..., Tensor], like: Tensor, purpose: str) -> Tensor:
-        if like.device.type == "meta":  # a dry run
-            return torch.empty_like(like, dtype=torch.float32)
-        # No generator can skip to a part of its numbers. The whole is drawn in blocks of rows with
-        # a generator each, of which a part needs few; most batches are one block.
-        rows, total = like.shape[0], like.shape[0] * self.parts
-        per_block = max(1, DRAWN_AT_ONCE // max(1, like[0].numel()))
-        begin, end = self.part * rows, (self.part + 1) * rows
-        drawn = []
-        for block in range(begin // per_block, -(-end // per_block)):
-            first = block * per_block
-            size = (min(per_block, total - first), *like.shape[1:])
-            name = f"{purpose}/{block}" if block else purpose
-            numbers = draw(size, generator=self.generator(name, like.device), device=like.device)
-            drawn.append(numbers[max(0, begin - first) : end - first])
-        return drawn[0] if len(drawn) == 1 else torch.cat(drawn)
 
 
 @dataclass(frozen=True)
@@ -231,58 +181,6 @@ class Study:
     pictures: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Foreign:
-    """What a family found in another system's checkpoint.
-
-    Attributes:
-        model: every tensor of the task's modules by name, in its shape.
-        optimizers: update -> `parameter.key` -> state.
-        iteration: where it says so.
-        notes: what was not found, for people.
-    """
-
-    model: Mapping[str, Tensor]
-    optimizers: Mapping[str, Mapping[str, Tensor]]
-    iteration: int | None
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A part of a model as a function of tensors alone, for other runtimes.
-
-    Attributes:
-        module: in eval mode; takes the input, float32, and returns an output or a tuple of them.
-        input: its name.
-        shape: of the input: sizes, and names of those that are free. A side may be a multiple of
-            a name, such as `8*h`.
-        outputs: name -> shape, in the same words; `8*h` is of the input's `h`.
-        discrete: whether outputs are chosen among a few, so that rounding may choose another.
-    """
-
-    module: nn.Module
-    input: str
-    shape: tuple[int | str, ...]
-    outputs: Mapping[str, tuple[int | str, ...]]
-    discrete: bool = False
-
-
-@dataclass(frozen=True)
-class Diffusers:
-    """A model in the form that the package diffusers has for it.
-
-    Attributes:
-        config: what config.json says, `_class_name` among it.
-        tensors: weights by diffusers' names.
-        dropped: what there is no place for, for people.
-    """
-
-    config: Mapping[str, Any]
-    tensors: Mapping[str, Tensor]
-    dropped: tuple[str, ...] = ()
-
-
 class Reader(Protocol):
     """What the engine reads for a family. Both raise UserError naming the file."""
 
@@ -303,9 +201,7 @@ class Task(ABC):
         has_best: whether `monitor` really tells better weights from worse ones. Where not, there
             is no best checkpoint unless the user names a metric (`train.monitor`).
         compiled: whether `compile` was called.
-        decoder: where the data are latents, what makes images of them: (B, C, h, w) as the data
-            have them to uint8 (B, 3, H, W). The engine sets it; None where their autoencoder is
-            gone.
+        decoder: what makes uint8 (B, 3, H, W) of latents that are the data; the engine sets it.
     """
 
     modules: nn.ModuleDict

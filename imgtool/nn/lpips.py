@@ -37,6 +37,9 @@ class Lpips(nn.Module):
     The trunk's names are torchvision's, without `features.`.
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -110,7 +113,7 @@ def _made(weights: Weights, device: torch.device) -> Lpips:
     """One for all on a device, which draws nothing from a run's own random numbers."""
     if device.type == "meta":
         with device:
-            return Lpips().eval()
+            return Lpips().eval().to(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         lpips = Lpips().apply(he_init)

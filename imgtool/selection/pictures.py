@@ -257,7 +257,7 @@ def _spectra(axes: Any, known: Any, style: Style, key: str) -> None:
                 )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.set_xlabel("cycles a latent position (Nyquist: 1/2); grey: the images")
+    axes.set_xlabel("cycles a latent position; grey: the images")
     axes.set_ylabel("mean power a mode")
 
 

@@ -16,6 +16,7 @@ from imgtool.selection.candidates import (
     unstable,
 )
 from imgtool.selection.certainty import weigh
+from imgtool.selection.columns import GFID
 from imgtool.selection.curves import Compared, with_rates
 from imgtool.selection.judge import Judge
 from imgtool.selection.metric import with_own_metric
@@ -139,6 +140,11 @@ def decide(
 def warnings(selection: Selection, rule: Rule) -> list[str]:
     """What is used although the rule's policies want it to be said."""
     found = []
+    if rule.metric in ("fid", GFID) and _by_chance(selection):
+        found.append(
+            f"{rule.metric} was measured with random weights (eval-fid --weights random), whose "
+            "features are no judge of images: this ranking means nothing"
+        )
     quiet = replace(rule, unfinished="reject", failed="reject")
     for verdict in selection.verdicts:
         if not verdict.is_eligible:
@@ -158,6 +164,11 @@ def warnings(selection: Selection, rule: Rule) -> list[str]:
         if criteria.is_stable(candidate.metrics) is False and rule.unstable == "warn":
             found.append(f"{candidate.name}: {unstable(candidate.metrics)}")
     return found
+
+
+def _by_chance(selection: Selection) -> bool:
+    runs = [run for v in selection.verdicts for run in v.candidate.runs]
+    return any((run.facts.get("fid_measure") or {}).get("weights") == "random" for run in runs)
 
 
 def _problem(candidate: Candidate, rule: Rule) -> str | None:

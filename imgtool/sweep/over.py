@@ -205,6 +205,34 @@ def preparation(over: Over, one: Candidate, folder: Path) -> Preparation:
     return Preparation(file=file, command=tuple(words))
 
 
+def prepared(
+    over: Over,
+    name: str,
+    words: Sequence[str],
+    earlier: Iterable[Mapping[str, Any]],
+    folder: Path,
+    note: Callable[[str], None],
+) -> list[tuple[Candidate, Preparation]]:
+    """The candidates of a sweep, and what is made of each.
+
+    Args:
+        name: of the sweep.
+        words: as `find_candidates`; without any those of the trials in `earlier`, a manifest's.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not words:
+        found = dict.fromkeys(str(one["candidate"]) for one in earlier if one.get("candidate"))
+        words = [path for path in found if os.path.isdir(path)]
+    if not words:
+        raise UsageError(
+            f"{name} trains for candidates, and there are none",
+            hint=f"imgtool sweep {name} --over EXP_DIR...",
+        )
+    return [(one, preparation(over, one, folder)) for one in find_candidates(words, note)]
+
+
 def write_preparation(directory: ExperimentDir, made: Preparation) -> None:
     """Say in a trial's directory what it reads, and how that is made."""
     content = {"file": str(made.file), "command": list(made.command)}
@@ -265,9 +293,3 @@ def prepare(
             say(f"imgtool {shlex.join(made.command)}")
             return run(made.command)
     return 0
-
-
-def earlier_words(trials: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The candidates of a sweep as its manifest remembers them."""
-    found = [str(trial["candidate"]) for trial in trials if trial.get("candidate")]
-    return [path for path in dict.fromkeys(found) if os.path.isdir(path)]

@@ -26,7 +26,7 @@ from imgtool.errors import ConfigError, UsageError, did_you_mean
 from imgtool.experiment.layout import MANIFEST_NAME, TRIAL_CONFIG, ExperimentDir
 from imgtool.sweep import grid, manifest
 from imgtool.sweep.halving import read_halving
-from imgtool.sweep.over import Candidate, Preparation, earlier_words, find_candidates, preparation
+from imgtool.sweep.over import Candidate, Preparation, prepared
 from imgtool.sweep.spec import SEED, Spec, as_sets, chosen, read_spec, root_of
 from imgtool.sweep.trial import Plan, Trial
 
@@ -330,12 +330,8 @@ def _value_of(loaded: Loaded, key: str, text: str) -> Any:
 
 def _candidates(
     spec: Spec, maker: _Maker, words: Sequence[str] | None, note: Callable[[str], None]
-) -> list[tuple[Candidate, Preparation] | tuple[()]]:
-    """For whom trials are made, with what is made of each; one empty one where for nobody.
-
-    Raises:
-        UsageError: none is given where one is needed, or the other way round.
-    """
+) -> list[tuple[Candidate, Preparation]] | list[tuple[()]]:
+    """For whom trials are made, with what is made of each; one empty one where for nobody."""
     if spec.over is None and words:
         raise UsageError(
             f"--over: {spec.source} makes nothing of candidates",
@@ -345,14 +341,8 @@ def _candidates(
         return [()]
     plain = [maker.load(config, []).experiment for config in spec.configs]
     root, shared_dir = _folders(spec, plain, _common(one.phase for one in plain), maker.tiny)
-    words = words or earlier_words(manifest.read_trials(root / MANIFEST_NAME))
-    if not words:
-        raise UsageError(
-            f"{spec.source} trains for candidates, and there are none",
-            hint=f"imgtool sweep {spec.name} --over EXP_DIR...",
-        )
-    found = find_candidates(words, note)
-    return [(one, preparation(spec.over, one, shared_dir or root)) for one in found]
+    earlier = manifest.read_trials(root / MANIFEST_NAME)
+    return prepared(spec.over, spec.name, words, earlier, shared_dir or root, note)
 
 
 def _folders(

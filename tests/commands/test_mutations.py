@@ -15,14 +15,15 @@ from pathlib import Path
 import pytest
 
 from tests.commands.test_main import ROOT, all_commands
+from tests.latents import make_latents
 
 NUM_MUTATIONS = int(os.environ.get("IMGTOOL_MUTATIONS", "200"))
-LIMIT_SEC = {"demo": 2, "torchrun": 8, "run-timed": 8}  # they start processes of imgtool
+LIMIT_SEC = {"demo": 2, "prepare": 8, "torchrun": 8, "run-timed": 8}  # they start processes of imgtool
 QUICK = ("--device", "cpu")
 CODEC = ("--ckpt", "codec.safetensors")
 FACES = ("--ckpt", "genegan", "--input", "a.png")
 
-# A line that works for every command, in the folder that `world` makes.
+# A line that works for every command, or several, in the folder that `world` makes.
 LINES = {
     "cancel": ["autoencoder", "--grace", "1s"],
     "compare": ["autoencoder", "table_metrics.csv", "--metric", "val_mse", "--plot", "new.png"],
@@ -41,6 +42,7 @@ LINES = {
     "edit interpolate": [*FACES, "--target", "b.png", "--steps", "2", "--out", "new.png"],
     "edit matrix": [*FACES, "--targets", "a.png", "b.png", "a.png", "b.png", "--out", "new.png"],
     "edit swap": [*FACES, "--target", "b.png", "--out", "new.png", "--img-size", "64"],
+    "encode": ["autoencoder", "photos", "--crop", "32", "-o", "new.safetensors", *QUICK],
     "eval bd-rate": ["a.json", "b.json"],
     "eval latents": ["autoencoder", "--num-images", "4", "--num-pairs", "2", *QUICK],
     "eval metrics": ["autoencoder", "--split", "val", "--resamples", "100", *QUICK],
@@ -59,8 +61,14 @@ LINES = {
         *("--real", "photos", "--fake", "photos", "--weights", "random", "--n", "4"),
         *("--cache-dir", "cache", *QUICK),
     ],
-    "export": ["hpcm", "new.safetensors", "--force", "--portable", "--calibrate", "photos"],
+    "export": [
+        ["hpcm", "new.safetensors", "--force"],
+        ["hpcm", "new.safetensors", "--force", "--portable", "--calibrate", "photos"],
+        ["kl", "new", "--to", "diffusers", "--num-images", "4", "--force", *QUICK],
+        ["kl", "new", "--to", "onnx", "--dry-run"],
+    ],
     "logs": ["autoencoder", "-n", "5"],
+    "prepare": ["autoencoder", "presets", "list", "--format", "paths"],
     "presets copy": ["phase1_1", "new", "--force"],
     "presets list": ["--format", "paths"],
     "presets show": ["phase1_1/S5"],
@@ -97,6 +105,10 @@ LINES = {
     "train genegan": [
         *("--tiny", "--attribute", "Smiling", "--data-root", "faces", "--max-iter", "1"),
         *("--exp-dir", "genegan", *QUICK, "--dry-run"),
+    ],
+    "train flow": [
+        *("--tiny", "--data-root", "latents.safetensors", "--condition", "label"),
+        *("--exp-dir", "flow", *QUICK, "--dry-run"),
     ],
     "train hpcm": [
         *("--tiny", "--data-root", "photos", "--lambda", "0.01", "--exp-dir", "hpcm", *QUICK),
@@ -140,7 +152,7 @@ def runner():
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, runner):
-    """Small data, three trained experiments, configs, records; copied for every mutation."""
+    """Small data, four trained experiments, configs, records; copied for every mutation."""
     folder = tmp_path_factory.mktemp("world")
 
     def run(*words):
@@ -154,9 +166,13 @@ def world(tmp_path_factory, runner):
     training = ("--tiny", "--batch-size", "2", *few)
     run("train", "autoencoder", *training, "--data-root", "photos", "--heads", "rgb",
         "--exp-dir", "autoencoder")  # fmt: skip
+    run("train", "autoencoder", *training, "--data-root", "photos", "--heads", "rgb",
+        "--set", "model.architecture=kl", "--set", "model.bottleneck=kl",
+        "--exp-dir", "kl")  # fmt: skip
     run("train", "hpcm", *training, "--data-root", "photos", "--exp-dir", "hpcm")
     run("train", "genegan", *training, "--data-root", "faces", "--attribute", "Smiling",
         "--exp-dir", "genegan")  # fmt: skip
+    make_latents(folder / "latents.safetensors", 8)
     run("export", "hpcm", "codec.safetensors")
     photos = sorted((folder / "photos").rglob("*.png"))
     for name, photo in zip(("a.png", "b.png"), photos, strict=False):
@@ -271,21 +287,22 @@ def is_silent(answer):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [" ".join(words) for words in all_commands()])
 def test_no_mutation_of_a_line_or_file_ends_in_a_traceback(command, world, runner, tmp_path):
-    good = LINES[command]
+    lines = LINES[command] if isinstance(LINES[command][0], list) else [LINES[command]]
     found = []
     for seed in range(NUM_MUTATIONS):
         rng = random.Random(f"{command} {seed}")
         folder = tmp_path / str(seed)
         shutil.copytree(world, folder, symlinks=True, copy_function=os.link)  # written by renaming
+        good = lines[seed % len(lines)]
         words, what = list(good), "no file"
-        if seed:
+        if seed >= len(lines):
             kind = rng.choice(("words", "words", "file", "both"))
             words = words if kind == "file" else mutate_words(words, rng)
             what = what if kind == "words" else mutate_file(folder, good, rng)
         line = [*command.split(), *words]
         answer = runner(line, folder, LIMIT_SEC.get(command.split()[0], 30))
         said = answer["output"]
-        if seed == 0 and command not in ("convert", "demo", "torchrun"):
+        if seed < len(lines) and command not in ("convert", "demo", "torchrun"):
             assert answer["code"] == 0, said
         if "Traceback" in said or '"error": "internal"' in said:
             found.append((seed, line, what, said[-3000:]))

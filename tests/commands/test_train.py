@@ -440,3 +440,34 @@ def test_dry_run_writes_nothing(photos, tmp_path, call):
     assert "num_parameters" in out
     assert "memory_bytes" in out
     assert not (tmp_path / "x").exists()
+
+
+def test_without_its_weights_lpips_is_refused_before_anything_is_written(
+    photos, tmp_path, call, monkeypatch
+):
+    import urllib.error
+    import urllib.request
+
+    def offline(*args, **more):
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("TORCH_HOME", "IMGTOOL_LPIPS_WEIGHTS"):
+        monkeypatch.delenv(name, raising=False)
+    line = words(photos, tmp_path / "x", "--loss-lpips", "1")
+    code, _, err = call(*line)
+    assert code == 4
+    assert "cannot download the weights of LPIPS (VGG16): Name or service not known" in err
+    assert "IMGTOOL_LPIPS_WEIGHTS=FILE" in err
+    assert not (tmp_path / "x").exists()
+    other = tmp_path / "vgg16-397923af.pth"
+    other.write_bytes(b"not it")
+    monkeypatch.setenv("IMGTOOL_LPIPS_WEIGHTS", str(other))
+    code, _, err = call(*line)
+    assert code == 4
+    assert "is not the published vgg16-397923af.pth" in err
+    assert not (tmp_path / "x").exists()
+    code, out, _ = call(*line, "--loss-gan", "0.1", "--dry-run")  # it needs none
+    assert code == 0
+    assert "num_parameters_discriminator: 2765633" in out

@@ -15,16 +15,18 @@ from imgtool.config.load import load
 from imgtool.data.synthetic.make import make_faces
 from imgtool.models.registry import FAMILIES, schema
 from tests.experiment.conftest import checkpoint_bytes
+from tests.latents import make_latents
 
 # Of these, what is refused is refused without torch; what they do needs it.
-COMPUTES = {"compress", "convert", "decompress", "edit", "eval-fid", "export", "train"}
+COMPUTES = {"compress", "convert", "decompress", "edit", "encode", "eval-fid", "export", "train"}
 MISSING = {
     "eval latents": ["eval", "latents", "nowhere.safetensors"],
     "eval rd": ["eval", "rd", "--ckpt", "e", "--data", "nowhere"],
+    "encode": ["encode", "nowhere.safetensors", "-o", "out.safetensors"],
     "export": ["export", "nowhere.safetensors", "out.safetensors"],
 }
 # These start programs that compute, and need nothing but the program.
-STARTS = {"demo", "run-timed", "torchrun"}
+STARTS = {"demo", "prepare", "run-timed", "torchrun"}
 
 COMMANDS = {
     "cancel": ["cancel", "e", "--dry-run"],
@@ -62,6 +64,18 @@ MISTAKES = {
     "another experiment's directory": (["--exp-dir", "FAMILY"], "belongs to another experiment"),
 }
 OF_ONE = {
+    "flow": {  # the file says what validates
+        "no data root": (["--data-root", "nowhere"], "nowhere: no such file"),
+        "early stopping without images": (
+            ["--data-root", "plain.safetensors", "--patience", "2"],
+            "early stopping needs validation images",
+        ),
+        "no such condition": (
+            ["--data-root", "plain.safetensors", "--condition", "mask"],
+            "the latents have no masks",
+        ),
+        "patches that do not cover": (["--patch-size", "3"], "does not divide latents of 8 x 12"),
+    },
     "autoencoder": {"heads without a target": ([], "the data has no masks and labels")},
     "genegan": {"no such attribute": (["--attribute", "Smile"], "Smiling")},
     "hpcm": {"too small for the loss": (["--distortion", "ms-ssim", "--crop", "8"], "too small")},
@@ -95,7 +109,7 @@ print(json.dumps(answers))
 
 
 def train_words(family, more):
-    folder = "faces" if family == "genegan" else "photos"
+    folder = {"genegan": "faces", "flow": "latents.safetensors"}.get(family, "photos")
     more = [word.replace("FAMILY", family) for word in more]
     given = [] if "--exp-dir" in more else ["--exp-dir", "new"]
     return ["train", family, "--data-root", folder, *given, *more]
@@ -136,6 +150,8 @@ def answers(tmp_path_factory):
         pixels = rng.integers(0, 256, (300, 300, 3), np.uint8)
         Image.fromarray(pixels).save(folder / "photos" / f"{number}.png")
     make_faces(folder / "faces", 8, seed=0)
+    make_latents(folder / "latents.safetensors")
+    make_latents(folder / "plain.safetensors", 3, labels=0, classes=0)
     make_experiment(folder / "e", "autoencoder")
     for family in FAMILIES:
         make_experiment(folder / family, family)

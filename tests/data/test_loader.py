@@ -377,3 +377,14 @@ def test_batches_of_pairs(make_photos: Callable) -> None:
         assert batch["scene"].tolist() == batch["index"].tolist()
         whole = view.read(int(batch["index"][0])).image
         np.testing.assert_array_equal(batch["image"][0].permute(1, 2, 0).numpy(), whole)
+
+
+def test_the_first_images_and_pairs_say_their_scenes(make_layouts: Callable) -> None:
+    part = open_datasets(layouts(make_layouts())).train
+    loader = eval_loader(part)
+    known: dict[int, int] = {}
+    for batch in (*loader.first(100), *loader.pairs(3, 0)):
+        for index, scene in zip(batch["index"].tolist(), batch["scene"].tolist(), strict=True):
+            assert known.setdefault(index, scene) == scene
+    by_scene = {(part.group(index), scene) for index, scene in known.items()}
+    assert len({scene for _, scene in by_scene}) == len(by_scene) < len(known) == len(part)

@@ -46,7 +46,9 @@ def understand(context: Any, words: Sequence[str]) -> None:
         path.append(word)
         context = below.make_context(word, [], parent=context, resilient_parsing=True)
     if path == ["torchrun"]:
-        begin = next(number for number, word in enumerate(words) if word in ("train", "--"))
+        begin = next(
+            number for number, word in enumerate(words) if word in ("train", "encode", "--")
+        )
         understand(context.parent, [word for word in words[begin:] if word != "--"])
     own = words[: words.index("--")] if path == ["run-timed"] and "--" in words else words
     given = context.command.make_context(path[-1], own, parent=context.parent).params

@@ -25,6 +25,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "autoencoder": [
         {},
         {"model.norm": "none", "model.upsampling": "nearest"},
+        {"model.architecture": "kl", "model.downsampling_steps": 2, "train.freeze": "encoder"},
         {**ALL_LOSSES, "loss.lpips": 0.0, "loss.eq": 99.0, "model.downsampling_steps": 3},
     ],
     "flow": [{"model.condition": "label"}, {"model.condition": "mask"}],

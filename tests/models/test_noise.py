@@ -7,8 +7,8 @@ import hashlib
 import pytest
 import torch
 
-from imgtool.models import base
 from imgtool.models.base import Noise
+from imgtool.nn import noise
 
 
 def test_one_process_has_the_numbers_that_it_always_had() -> None:
@@ -24,7 +24,7 @@ def test_one_process_has_the_numbers_that_it_always_had() -> None:
 def test_parts_are_slices_of_the_whole(
     monkeypatch: pytest.MonkeyPatch, at_once: int, parts: int
 ) -> None:
-    monkeypatch.setattr(base, "DRAWN_AT_ONCE", at_once)
+    monkeypatch.setattr(noise, "DRAWN_AT_ONCE", at_once)
     whole = Noise(0, 1).uniform(torch.empty(12, 3, 4, 4), "y")
     assert whole.unique().numel() > 0.99 * whole.numel()
     like = torch.empty(12 // parts, 3, 4, 4)
@@ -33,7 +33,7 @@ def test_parts_are_slices_of_the_whole(
 
 
 def test_a_part_of_many_draws_little_more_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "DRAWN_AT_ONCE", 256)
+    monkeypatch.setattr(noise, "DRAWN_AT_ONCE", 256)
     drawn: list[int] = []
     randn = torch.randn
 

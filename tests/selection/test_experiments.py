@@ -8,7 +8,7 @@ import pytest
 from imgtool.config.load import load, to_yaml
 from imgtool.errors import DataError, NoAnswer, UsageError
 from imgtool.models import registry
-from imgtool.selection.gather import read_evidence
+from imgtool.selection.gather import DIFFUSABILITY, read_evidence
 from imgtool.selection.metric import own_metric, with_own_metric
 from imgtool.selection.rule_file import load_rule
 from imgtool.selection.rules import select
@@ -234,3 +234,21 @@ def test_the_readmes_ablation_of_hpcm(tmp_path):
     assert list(found.ties) == ["baseline"]
     assert "baseline differs by no more than the noise: a tie" in found.reason
     assert "phase2 and both are worse" in found.reason
+
+
+@pytest.mark.parametrize("metric", DIFFUSABILITY)
+def test_a_rule_may_choose_by_how_hard_a_latent_is_to_generate(trained, metric):
+    """Of latents.json, with its own error; lower is better."""
+    names = {4: 0.5, 8: 0.25, 16: 0.75}
+    for channels, value in names.items():
+        path = trained(
+            f"c{channels}", "autoencoder", f"model.latent_channels={channels}", f"name=c{channels}"
+        )
+        said = {metric: value, f"{metric}_se": 0.01, f"{metric}_sampled": 1 - value}
+        (path / "latents.json").write_text(json.dumps(said))
+    paths = [path.parent / f"c{channels}" for channels in names]
+    found = chosen(paths, f"metric={metric}")
+    assert [v.candidate.name for v in found.verdicts] == ["c8", "c4", "c16"]
+    assert found.certainty.source == "measurement"
+    found = chosen(paths, f"metric={metric}_sampled", "mode=max")
+    assert found.winner.candidate.name == "c8"

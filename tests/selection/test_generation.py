@@ -13,7 +13,7 @@ from imgtool.selection.gather import read_evidence
 from imgtool.selection.generation import of_autoencoders
 from imgtool.selection.report import write_report
 from imgtool.selection.rule_file import load_rule
-from imgtool.selection.rules import select
+from imgtool.selection.rules import select, warnings
 from imgtool.selection.sources import find_sources
 
 from .making import run
@@ -82,6 +82,19 @@ def test_within_the_noise_the_smaller_latent_wins(study):
     assert winner.num_seeds == 2
     assert winner.runs[0].exp_dir == folders["small"]
     assert winner.runs[0].checkpoint == folders["small"] / "checkpoints/best.safetensors"
+
+
+def test_features_of_chance_are_no_judge(study):
+    probes, read, _ = study
+    for one in probes:
+        one.facts["fid_measure"] = {"weights": "random"}
+    rule = load_rule("generation")
+    found = select(of_autoencoders(probes, read), rule)
+    assert any("no judge" in line for line in warnings(found, rule))
+    for one in probes:
+        one.facts["fid_measure"] = {"weights": "f58cb9b6"}
+    found = select(of_autoencoders(probes, read), rule)
+    assert not any("no judge" in line for line in warnings(found, rule))
 
 
 def test_a_gap_beyond_the_noise_decides(study):

@@ -278,12 +278,18 @@ def test_latents_are_shown(tmp_path):
         "channel_std": [0.5, 0.1, None, "x"],
         "kld_per_channel": [0.2, 0.1],
         "pca": [[0, 1], [2, 3], [4, 5]],
+        "spectrum_slope": -1.875,
+        "spectrum_slope_se": 0.0625,
+        "spectrum_frequencies": [0.1, 0.2, 0.4],
+        "spectrum_power": [9.0, 2.0, None],
+        "picture_spectrum_power": [9.0, 1.0, 0.5],
         "active_units": 2,
     }
     (tmp_path / "exp1/latents.json").write_text(json.dumps(document))
     Image.new("RGB", (90, 10), "red").save(tmp_path / "exp1/samples/interpolation_00.png")
     path = write_report(selection(both), tmp_path / "report")
     assert "0.875" in path.read_text()
+    assert "-1.875 ±\xa00.062" in path.read_text()
     assert (path.parent / "latents.png").exists()
     assert (path.parent / "interpolations.png").exists()
 

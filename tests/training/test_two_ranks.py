@@ -28,7 +28,8 @@ from tests.latents import make_latents
 from tests.small import ALL_LOSSES, SMALL_FACES
 from tests.waiting import wait_until
 
-CASES = {family: family for family in registry.FAMILIES} | {"losses": "autoencoder"}
+CASES = {family: family for family in registry.FAMILIES}
+CASES |= {"losses": "autoencoder", "frozen": "autoencoder"}
 FAMILIES = list(CASES)
 WORKER = Path(__file__).with_name("rank_jobs.py")
 COMMON = [
@@ -46,6 +47,10 @@ COMMON = [
 OF_FAMILY = {
     "losses": [
         *ALL_LOSSES,
+        *("model.bottleneck=kl", "model.heads=[rgb]", "data.crop=32", "data.image_size=32"),
+    ],
+    "frozen": [
+        *("model.architecture=kl", "model.downsampling_steps=2", "train.freeze=encoder"),
         *("model.bottleneck=kl", "model.heads=[rgb]", "data.crop=32", "data.image_size=32"),
     ],
     "autoencoder": ["model.bottleneck=vq", "model.heads=[rgb]", "model.codebook_size=16"],

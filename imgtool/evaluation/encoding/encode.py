@@ -6,20 +6,19 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from imgtool.data.base import DataInfo, Size
-from imgtool.data.datasets import expected_info
+from imgtool.data.base import Size
 from imgtool.data.latent_contents import AutoencoderFacts, Contents, DataFacts
 from imgtool.data.latent_writing import LatentsWriter, beginning, finish
 from imgtool.data.latents import LatentsFile
-from imgtool.data.loader import EVAL_PIXELS, default_workers
-from imgtool.data.room import affordable
+from imgtool.data.loader import EVAL_PIXELS, default_workers, silent
+from imgtool.data.room import Say, affordable
 from imgtool.data.rows import CentreRow
 from imgtool.data.workers import Assembly, Crew, deliver
 from imgtool.errors import Interrupted, NoAnswer
@@ -37,7 +36,6 @@ from imgtool.training.weights import weights_hash
 
 PROBE_SIZE = 256  # pixels; a multiple of any downsampling in use
 AHEAD = 16  # batches that encoding may be ahead of writing
-Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
 
 
@@ -117,13 +115,7 @@ def make_plan(source: str, data: str | None, options: Options, ranks: Ranks) -> 
     trained = read_trained(best_of(source))
     experiment = trained.experiment
     device = resolve_device(options.device, ranks)
-    nowhere: dict[str, Any] = {
-        k: None for k in ("root", "manifest", "val_root") if hasattr(experiment.data, k)
-    }
-    info = expected_info(replace(experiment.data, **nowhere)) or DataInfo(
-        targets=frozenset(), image_size=None, num_train_images=0
-    )
-    task = trained.build(experiment, info)
+    task = trained.without_data()
     trained.put_into(task, experiment, device)
     nhwc = channels_last(experiment, device)
     channels, unit, has_logvar = _probe(task, device, nhwc, trained.path)
@@ -204,7 +196,7 @@ def encode(
     stop: StopRequest,
     force: bool = False,
     progress: Progress | None = None,
-    say: Say = lambda line: None,
+    say: Say = silent,
 ) -> tuple[LatentsFile | None, int]:
     """Encode what is not encoded yet.
 
@@ -229,7 +221,7 @@ def encode(
         if not begun and ranks.is_first:
             say(f"{out} is complete already: left alone")
         if begun:
-            encoded = sum(ranks.gather(_encode_own(plan, out, ranks, stop, progress, say)))
+            encoded = sum(ranks.gather(encode_own(plan, out, ranks, stop, progress, say)))
         file = None
         if ranks.is_first:
             file = finish(out, contents) if begun else LatentsFile(out)
@@ -237,8 +229,13 @@ def encode(
     return file, encoded
 
 
-def _encode_own(
-    plan: Plan, out: Path, ranks: Ranks, stop: StopRequest, progress: Progress | None, say: Say
+def encode_own(
+    plan: Plan,
+    out: Path,
+    ranks: Ranks,
+    stop: StopRequest,
+    progress: Progress | None = None,
+    say: Say = silent,
 ) -> int:
     """The batches of this rank; returns how many images they had."""
     total, encoded = len(plan.images), 0

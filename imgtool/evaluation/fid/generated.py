@@ -30,10 +30,11 @@ HINT = "`imgtool eval-fid` compares with the images: put them back, or encode th
 
 
 class Middle(View):
-    """The middle square of each image."""
+    """The middle square of each image, and nothing but the image."""
 
     def __init__(self, source: View, side: int) -> None:
         super().__init__(source, range(len(source)))
+        self.targets = frozenset()
         self._side = side
 
     def size(self, index: int) -> Size:
@@ -143,7 +144,7 @@ class GeneratedSides:
         """Whose latents they are, for records and for who ranks autoencoders."""
         file, made = self._file, self._file.autoencoder
         return {
-            "num_real": self.num_real,
+            "num_real_images": self.num_real,
             "latents_path": file.path.absolute(),
             "latents_fingerprint": file.fingerprint,
             "autoencoder": {
@@ -165,7 +166,7 @@ def _part(found: Restored, split: str) -> LatentPart:
         return training.of(range(len(file)))
     if split not in PARTS:
         raise UsageError(f"--split {split}: latents have {', '.join(PARTS)}", hint="or all")
-    return training.of(file.rows_of(split).tolist())  # type: ignore[arg-type]
+    return training.of(file.rows_of(split).tolist())
 
 
 def open_images(facts: DataFacts, names: list[str]) -> View:

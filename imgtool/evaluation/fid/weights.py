@@ -50,6 +50,7 @@ def weights_for(options: Options, listener: Listener) -> Weights:
         note=lambda text: listener.note(f"warning: {text}"),
     )
     if not found.verified:
-        kind = "random" if found.path is None else "unverified"
-        listener.note(f"warning: {kind} weights: these numbers compare with nobody else's")
+        kind = "unverified" if found.path else "random"
+        judge = "" if found.path else " Features of chance are no judge of images."
+        listener.note(f"warning: {kind} weights: these numbers compare with nobody else's.{judge}")
     return found

@@ -6,6 +6,7 @@ Neither diffusers nor a network connection is needed. A folder of diffusers hold
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -149,6 +150,9 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
     numbers = [values[k] for k in ("layers_per_block", "latent_channels", "norm_num_groups")]
     if not isinstance(widths, list) or not all(_is_size(n) for n in [*widths, *numbers]):
         raise _not_ours("widths, blocks, channels and groups are whole numbers above 0")
+    for key in ("use_quant_conv", "use_post_quant_conv", "mid_block_add_attention"):
+        if type(values[key]) is not bool:
+            raise _not_ours(f"{key} is neither true nor false")
     if not 3 <= len(widths) <= 7:
         raise _not_ours(f"it has {len(widths)} levels; ours have 3 to 7")
     if values["layers_per_block"] > 16:
@@ -166,9 +170,9 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
         "downsampling_steps": len(widths) - 1,
         "block_out_channels": list(widths),
         "layers_per_block": values["layers_per_block"],
-        "mid_block_attention": bool(values["mid_block_add_attention"]),
+        "mid_block_attention": values["mid_block_add_attention"],
         "coarsest_attention": _coarsest_attention(values, len(widths)),
-        "quant_convs": bool(values["use_quant_conv"]),
+        "quant_convs": values["use_quant_conv"],
         "norm": "group",
         "norm_groups": values["norm_num_groups"],
         "activation": _ACTIVATIONS[str(values["act_fn"]).lower()],
@@ -201,7 +205,7 @@ def notes_of(config: Mapping[str, Any]) -> list[str]:
     said = {key: config[key] for key in _OF_PIPELINES if config.get(key) is not None}
     if not said:
         return []
-    words = ", ".join(f"{key} {value}" for key, value in said.items())
+    words = ", ".join(f"{key} {json.dumps(value)}" for key, value in said.items())
     return [f"pipelines scaled its latents ({words}); `imgtool encode` measures them anew"]
 
 

@@ -1,4 +1,4 @@
-"""Scaling and rotation of latents and pictures alike: the loss `eq`, and how far a latent obeys.
+"""Scaling and rotation of latents and pictures alike: of the loss `eq`, and of `equivariance_error`.
 
 EQ-VAE (Kouzelis et al. 2025): where D(tau(E(x))) is trained to be tau(x), the latent becomes
 smoother and is easier to generate. The explicit |tau(E(x)) - E(tau(x))|^2 as a loss collapses the
@@ -7,7 +7,7 @@ latent (their section 3.2); it is a measure alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, gcd
@@ -101,22 +101,3 @@ MEASURED = (
     *(Transform(scale=Fraction(k, 4)) for k in (1, 2, 3)),
     *(Transform(quarters=k) for k in (1, 2, 3)),
 )
-
-
-@torch.no_grad()
-def equivariance_errors(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """|tau(E(x)) - E(tau(x))|^2 / |E(tau(x))|^2 of each image, a mean over MEASURED, (B,).
-
-    0 for a latent that scales and turns as its picture does.
-
-    Args:
-        encode: pictures on [-1, 1] to latents.
-        x: (B, 3, H, W); sides are multiples of four latent pixels.
-    """
-    z = encode(x)
-    errors = []
-    for tau in MEASURED:
-        moved = encode(tau(x)).float()
-        difference = (tau(z) - moved).square().sum(dim=(1, 2, 3))
-        errors.append(difference / moved.square().sum(dim=(1, 2, 3)))
-    return torch.stack(errors).mean(0)

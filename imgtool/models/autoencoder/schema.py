@@ -255,7 +255,7 @@ class Loss:
 
 def smallest_judged(gan_layers: int) -> int:
     """Pixels a side of which a discriminator makes one logit: 24 of three layers."""
-    return 3 * 2**gan_layers
+    return 3 * (1 << gan_layers)
 
 
 def smallest_picture(loss: Loss) -> int:

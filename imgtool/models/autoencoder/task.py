@@ -246,7 +246,7 @@ class AutoencoderTask(Task):
             ConfigError: it is another.
         """
         model, size = self.experiment.model, self.data.image_size
-        known = {} if size is None else {"sample_size": max(size)}
+        known: dict[str, Any] = {} if size is None else {"sample_size": max(size)}
         return Diffusers(
             config=diffusers.config_of(model, **known),
             tensors=diffusers.to_diffusers(model, self.network.state_dict()),

@@ -104,10 +104,10 @@ class FlowTransformer(nn.Module):
             nn.init.normal_(self.label.weight, std=INIT_STD)
         if self.mask is not None:  # as ControlNet's: the first step is that of no condition
             nn.init.zeros_(self.mask.weight)
-        last = [self.modulation, self.out, *(block.modulation for block in self.blocks)]
-        for linear in last:
-            nn.init.zeros_(linear.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
+        modulations = [block.modulation for block in self.blocks if isinstance(block, Block)]
+        for linear in (self.modulation, self.out, *modulations):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
 
 
 class Block(nn.Module):
@@ -183,7 +183,8 @@ def sincos_positions(height: int, width: int, features: int) -> Tensor:
 
 def unpatchify(tokens: Tensor, patch: int, height: int, width: int) -> Tensor:
     """(B, T, C * patch * patch), patches row by row, to (B, C, height, width)."""
-    planes = tokens.transpose(1, 2).unflatten(2, (height // patch, width // patch))
+    count, _, features = tokens.shape
+    planes = tokens.transpose(1, 2).reshape(count, features, height // patch, width // patch)
     return F.pixel_shuffle(planes, patch)
 
 

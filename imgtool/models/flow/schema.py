@@ -129,7 +129,9 @@ class FlowOutput(Output):
 
 def check(experiment: Experiment) -> None:
     """Refuse combinations that no single section can see."""
-    if experiment.output.guidance != 1 and not guided(experiment):
+    output = experiment.output
+    assert isinstance(output, FlowOutput)
+    if output.guidance != 1 and not guided(experiment):
         raise ValueError(
             "output.guidance needs a model.condition that loss.condition_dropout leaves out at times"
         )
@@ -137,7 +139,7 @@ def check(experiment: Experiment) -> None:
 
 def guided(experiment: Experiment) -> bool:
     """Whether the model learns with and without its condition."""
-    return experiment.model.condition != "none" and experiment.loss.condition_dropout > 0
+    return bool(experiment.model.condition != "none" and experiment.loss.condition_dropout > 0)
 
 
 def check_data(experiment: Experiment, data: DataInfo) -> None:

@@ -164,6 +164,7 @@ def test_what_diffusers_cannot_hold_is_refused(changes: dict[str, Any], words: s
         ({"block_out_channels": [8, 16]}, "2 levels"),
         ({"block_out_channels": [8, 16, 2**40]}, "whole numbers"),
         ({"layers_per_block": True}, "whole numbers"),
+        ({"mid_block_add_attention": "false"}, "neither true nor false"),
         ({"layers_per_block": 40}, "16 blocks"),
         ({"down_block_types": ["AttnDownEncoderBlock2D"] * 3}, "block types"),
         ({"norm_num_groups": 5}, "multiple"),
