@@ -49,6 +49,12 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
 }
 
 OF_FAMILY: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "autoencoder": {
+        "norm": st.just("group"),  # the other is for one architecture alone
+        "block_out_channels": st.none(),
+        "gan_start": INTERVAL,
+        "gan_width": st.integers(1, 32).map(lambda count: 4 * count),
+    },
     "genegan": {
         "crop": st.none(),
         "val_root": st.none(),
