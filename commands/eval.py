@@ -49,9 +49,11 @@ def fill(words: Collection[str]) -> None:
     if any(command.name == "rd" for command in app.registered_commands):
         return
     from commands._eval_bd_rate import bd_rate
+    from commands._eval_edit import edit
     from commands._eval_metrics import metrics
     from commands._eval_rd import rd
 
+    app.command("edit")(edit)
     app.command("metrics")(metrics)
     app.command("rd")(rd)
     app.command("bd-rate")(bd_rate)

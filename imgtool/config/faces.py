@@ -1,4 +1,6 @@
-"""The data section of families that learn from faces with and without an attribute."""
+"""The data sections of families that learn from faces: with and without an attribute, or with
+several attributes each.
+"""
 
 from __future__ import annotations
 
@@ -71,3 +73,42 @@ class FacesData(Data):
     def shown_size(self) -> int:
         """The size of samples and evaluation."""
         return self.image_size or max(self.image_sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledFacesData(Data):
+    """Faces with several attributes each, resized to one square."""
+
+    __pydantic_config__ = STRICT
+
+    dataset: Literal["labelled_faces"] = option(  # type: ignore[assignment]
+        "labelled_faces", "Kind of data set."
+    )
+    root: str | None = data_path("Folder of CelebA: images, attribute file.", flag="data-root")
+    attributes: tuple[str, ...] = option((), "Attributes to learn; all of the table when empty.")
+    attribute_file: str | None = data_path(
+        "Table of attributes (txt or csv); found in root when unset."
+    )
+    image_size: PositiveInt = option(
+        128, "Size that every image is resized to: pixels of the square's side."
+    )
+    official_split: bool | None = option(
+        None, "The parts that CelebA's own partition file names; if there is one when unset."
+    )
+    flip: Literal["auto", "none", "horizontal"] = option(
+        "auto", "Random flips; auto is horizontal: attributes know no side."
+    )
+    val_fraction: Fraction = option(0.1, "Part held out for validation, without official parts.")
+    test_fraction: Fraction = option(
+        0.1, "Part held out for the final test, without official parts."
+    )
+    split_seed: NonNegativeInt = option(42, "Seed of the split.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.attributes)) != len(self.attributes):
+            raise ValueError("attributes names one twice")
+        if self.crop is not None:
+            raise ValueError("faces are resized whole, without a crop: leave crop unset")
+        if self.val_root is not None:
+            raise ValueError("val_root is for photos: see val_fraction and official_split")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 Image8 = NDArray[np.uint8]
 IGNORE = 255  # mask value of a pixel that belongs to no class
 Size = tuple[int, int]  # (H, W)
+Label = int | tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +22,14 @@ class Sample:
     Attributes:
         image: (H, W, 3) uint8 RGB, 0..255.
         mask: (H, W) uint8 class numbers, 255 where ignored; None without segmentation targets.
-        label: class of the whole image; None without.
+        label: class of the whole image, or 1 or 0 for each of its data set's `label_names` where
+            the targets are `labels`; None without.
         name: unique in its data set.
     """
 
     image: Image8
     mask: Image8 | None
-    label: int | None
+    label: Label | None
     name: str
 
 
@@ -51,7 +53,8 @@ class ImageDataset(Protocol):
 
     Attributes:
         fingerprint: hash of what is in the set, wherever it lies.
-        targets: which of `mask` and `label` its samples carry.
+        targets: which of `mask` and `label` its samples carry; `labels` where several classes of
+            `label_names` may hold at once.
         mask_names, label_names: the classes, by number.
         palette: RGB of each mask class, 0..255.
         decoded: True when read() costs no decoding.
@@ -116,13 +119,15 @@ class DataInfo:
     """What a family may know of its data.
 
     Attributes:
-        targets: which of `mask` and `label` the batches carry.
+        targets: which of `mask` and `label` the batches carry, or `labels`, as ImageDataset's.
         image_size: (H, W) of a training image, or of one that a latent decodes to; None where images keep their own sizes.
         mask_names, label_names: the classes, by number.
         palette: RGB of each mask class, 0..255.
         num_train_images: images in the training part.
         pyramid: sizes of the pyramids that batches hold, of two images for each one of the batch
             size (with an attribute and without); empty for plain images.
+        label_shares: part of the training images that each of several labels holds of; empty
+            where the data have none such, or have not been looked at.
         latents: what batches hold instead of images; None where they hold images.
     """
 
@@ -133,4 +138,5 @@ class DataInfo:
     label_names: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
     pyramid: tuple[int, ...] = ()
+    label_shares: tuple[float, ...] = ()
     latents: LatentInfo | None = None

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from imgtool.data.base import Image8, Sample, Size
+from imgtool.data.base import Image8, Label, Sample, Size
 from imgtool.errors import DataError
 from imgtool.units import format_bytes
 
@@ -43,31 +43,44 @@ class RamCache:
     Args:
         sizes: (H, W) of each image.
         memory: num_bytes() of it, zero where nobody has written.
+        num_labels: of each image, where it has several; None for one class.
     """
 
-    def __init__(self, sizes: Sequence[Size], memory: Bytes, *, with_masks: bool) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[Size],
+        memory: Bytes,
+        *,
+        with_masks: bool,
+        num_labels: int | None = None,
+    ) -> None:
         self._sizes = np.array(sizes, np.int64).reshape(-1, 2)
         self._starts = np.concatenate([[0], np.cumsum(self._sizes.prod(axis=1))])
         num_images, num_pixels = len(sizes), int(self._starts[-1])
-        small, large = memory[: 9 * num_images], memory[9 * num_images :]
-        self._labels = small[: 8 * num_images].view(np.int64)
-        self._filled = small[8 * num_images :]  # set last: what it guards is complete
+        self._has_several = num_labels is not None
+        for_labels = 8 * (num_labels or 1) * num_images
+        small, large = np.split(memory, [for_labels + num_images])
+        self._labels = small[:for_labels].view(np.int64).reshape(num_images, num_labels or 1)
+        self._filled = small[for_labels:]  # set last: what it guards is complete
         self._pixels = large[: 3 * num_pixels].reshape(num_pixels, 3)
         self._masks = large[3 * num_pixels : 4 * num_pixels] if with_masks else None
 
     @staticmethod
-    def num_bytes(sizes: Sequence[Size], *, with_masks: bool) -> int:
+    def num_bytes(sizes: Sequence[Size], *, with_masks: bool, num_labels: int | None = None) -> int:
         """Memory that a cache of these images needs, a multiple of 8."""
         num_pixels = sum(height * width for height, width in sizes)
-        return -(-(num_pixels * (4 if with_masks else 3) + 9 * len(sizes)) // 8) * 8
+        small = (8 * (num_labels or 1) + 1) * len(sizes)
+        return -(-(num_pixels * (4 if with_masks else 3) + small) // 8) * 8
 
-    def get(self, index: int) -> tuple[Image8, Image8 | None, int | None] | None:
+    def get(self, index: int) -> tuple[Image8, Image8 | None, Label | None] | None:
         """Image, mask and label; None when nobody has put them yet."""
         if not self._filled[index]:
             return None
-        label = int(self._labels[index])
+        labels = tuple(self._labels[index].tolist())
         image, mask = self._room(index)
-        return image, mask, None if label < 0 else label
+        if self._has_several:
+            return image, mask, labels
+        return image, mask, None if labels[0] < 0 else labels[0]
 
     def put(self, index: int, sample: Sample) -> None:
         """Keep a copy of a sample."""

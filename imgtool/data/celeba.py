@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from imgtool.data.base import Image8, Sample, Size
 from imgtool.data.celeba_tables import (
     ATTRIBUTE_STEMS,
     PARTITION_STEMS,
+    attributes_of,
     find_table,
     looked_for,
     read_attributes,
     read_partition,
+    read_table,
 )
 from imgtool.data.imagefiles import examine
 from imgtool.data.images import SUFFIXES, BadImage, decode
@@ -30,7 +33,7 @@ Labels = NDArray[np.int64]
 _SIZED = 64  # files whose lengths the fingerprint covers
 
 
-class CelebA:
+class FaceFolder(ABC):
     """The images that a table of attributes lists and that are there, in the table's order.
 
     No image is opened before it is read.
@@ -38,8 +41,6 @@ class CelebA:
     Args:
         root: the folder; images are looked for in IMAGE_FOLDERS below it, and tables beside
             them (see celeba_tables.find_table).
-        attribute: one of the table's names. An image's label is 1 where it holds, 0 elsewhere.
-        image_sizes: squares that read() gives, as a pyramid.
         attribute_file: the table, where it lies elsewhere.
         skip_bad: decode every file now, and leave the bad ones out.
 
@@ -47,7 +48,6 @@ class CelebA:
         folder: where the images lie.
         missing: names that the table lists and the folder lacks.
         bad_files: names left out by skip_bad.
-        positives, negatives: positions of the images with and without the attribute, int64.
         fingerprint: hash of names, labels, and the lengths of some of the files: of what the
             data are, not of where they lie.
 
@@ -57,29 +57,21 @@ class CelebA:
     """
 
     decoded = False
-    targets = frozenset({"label"})
+    targets: frozenset[str] = frozenset({"label"})
     mask_names: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
 
     def __init__(
-        self,
-        root: str | Path,
-        attribute: str,
-        *,
-        image_sizes: Sequence[int],
-        attribute_file: str | Path | None = None,
-        skip_bad: bool = False,
+        self, root: str | Path, *, attribute_file: str | Path | None, skip_bad: bool
     ) -> None:
-        self.root, self.attribute = Path(root), attribute
-        self.image_sizes = tuple(image_sizes)
-        self.label_names = (f"without {attribute}", f"with {attribute}")
+        self.root = Path(root)
         if not os.path.isdir(self.root):  # a Path raises of a name that is too long
             what = "not a folder" if os.path.exists(self.root) else "no such folder"
             raise DataError(
                 f"{self.root}: {what}", hint="--data-root names a folder in CelebA's layout"
             )
         self.attribute_file = _attribute_file(self.root, attribute_file)
-        names, labels = read_attributes(self.attribute_file, attribute)
+        names, labels = self._read_labels(self.attribute_file)
         self.folder, files = image_folder(self.root, names)
         self.missing = [name for name in names if name not in files]
         self._refuse_missing(names)
@@ -88,9 +80,23 @@ class CelebA:
         self._files = [files[name] for name in self._names]
         self._labels = labels[there]
         self.bad_files = self._leave_out_bad() if skip_bad else []
-        self.positives = np.flatnonzero(self._labels == 1).astype(np.int64)
-        self.negatives = np.flatnonzero(self._labels == 0).astype(np.int64)
         self.fingerprint = self._fingerprint()
+
+    @abstractmethod
+    def _read_labels(self, path: Path) -> tuple[list[str], Labels]:
+        """Names that the table lists, and what each is labelled with: (N,) or (N, A)."""
+
+    @abstractmethod
+    def _pixels(self, image: Image8) -> Image8:
+        """A decoded image as read() gives it."""
+
+    @abstractmethod
+    def label(self, index: int) -> int | tuple[int, ...]:
+        """What an image is labelled with."""
+
+    @abstractmethod
+    def size(self, index: int) -> Size:
+        """(H, W) as read() gives it."""
 
     def partition(self) -> dict[str, int]:
         """CelebA's own parts by image name. Raises DataError when there is no such table."""
@@ -140,10 +146,6 @@ class CelebA:
         """What must stay on one side of a split: the image itself."""
         return self._names[index]
 
-    def label(self, index: int) -> int:
-        """1 with the attribute, 0 without."""
-        return int(self._labels[index])
-
     def path(self, index: int) -> str:
         """Where an image lies."""
         return os.path.join(self.folder, self._files[index])
@@ -163,12 +165,8 @@ class CelebA:
         except OSError as error:
             raise self._error(index, error.strerror or str(error)) from error
 
-    def size(self, index: int) -> Size:
-        """(P, 1): rows of the pyramid."""
-        return pyramid_size(self.image_sizes)
-
     def read(self, index: int) -> Sample:
-        """Decode one image once, and resize the whole of it to every size.
+        """Decode one image once, and resize the whole of it.
 
         Raises:
             DataError: its file is bad; names it.
@@ -177,8 +175,7 @@ class CelebA:
             image, _ = decode(self.path(index))
         except BadImage as error:
             raise self._error(index, error.reason) from error
-        pixels = resize_squares(image, self.image_sizes)
-        return Sample(pixels, None, self.label(index), self.name(index))
+        return Sample(self._pixels(image), None, self.label(index), self.name(index))
 
     def _error(self, index: int, reason: str) -> DataError:
         return DataError(
@@ -188,13 +185,106 @@ class CelebA:
 
     def _fingerprint(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
-        for name, label in sorted(zip(self._names, self._labels.tolist(), strict=True)):
+        labels = self._labels.reshape(len(self), -1).tolist()
+        for name, values in sorted(zip(self._names, labels, strict=True)):
+            label = " ".join(map(str, values))
             digest.update(f"{name}\0{label}\n".encode("utf-8", "surrogateescape"))
         # Aligned anew, images keep their names: a few lengths tell such data apart.
         order = sorted(range(len(self)), key=self._names.__getitem__)
         for index in order[:: max(1, len(self) // _SIZED)]:
             digest.update(b"%d\n" % self.num_bytes(index))
         return digest.hexdigest()
+
+
+class CelebA(FaceFolder):
+    """Faces with and without one attribute.
+
+    Args:
+        root, attribute_file, skip_bad: as a FaceFolder's.
+        attribute: one of the table's names. An image's label is 1 where it holds, 0 elsewhere.
+        image_sizes: squares that read() gives, as a pyramid.
+
+    Attributes:
+        positives, negatives: positions of the images with and without the attribute, int64.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        attribute: str,
+        *,
+        image_sizes: Sequence[int],
+        attribute_file: str | Path | None = None,
+        skip_bad: bool = False,
+    ) -> None:
+        self.attribute, self.image_sizes = attribute, tuple(image_sizes)
+        self.label_names = (f"without {attribute}", f"with {attribute}")
+        super().__init__(root, attribute_file=attribute_file, skip_bad=skip_bad)
+        self.positives = np.flatnonzero(self._labels == 1).astype(np.int64)
+        self.negatives = np.flatnonzero(self._labels == 0).astype(np.int64)
+
+    def _read_labels(self, path: Path) -> tuple[list[str], Labels]:
+        return read_attributes(path, self.attribute)
+
+    def label(self, index: int) -> int:
+        """1 with the attribute, 0 without."""
+        return int(self._labels[index])
+
+    def size(self, index: int) -> Size:
+        """(P, 1): rows of the pyramid."""
+        return pyramid_size(self.image_sizes)
+
+    def _pixels(self, image: Image8) -> Image8:
+        return resize_squares(image, self.image_sizes)
+
+
+class LabelledFaces(FaceFolder):
+    """Faces with several attributes each, as squares of one size.
+
+    Args:
+        root, attribute_file, skip_bad: as a FaceFolder's.
+        attributes: of the table's names; none are all of them.
+        image_size: pixels of the square's side.
+
+    Attributes:
+        label_names: the attributes.
+        labels: (N, A) int64, 1 where one holds, 0 elsewhere.
+    """
+
+    targets = frozenset({"labels"})
+
+    def __init__(
+        self,
+        root: str | Path,
+        attributes: Sequence[str] = (),
+        *,
+        image_size: int,
+        attribute_file: str | Path | None = None,
+        skip_bad: bool = False,
+    ) -> None:
+        self.label_names, self.image_size = tuple(attributes), image_size
+        super().__init__(root, attribute_file=attribute_file, skip_bad=skip_bad)
+
+    @property
+    def labels(self) -> Labels:
+        return self._labels
+
+    def _read_labels(self, path: Path) -> tuple[list[str], Labels]:
+        table = read_table(path)
+        self.label_names = self.label_names or table.columns
+        return table.names, attributes_of(table, self.label_names)
+
+    def label(self, index: int) -> tuple[int, ...]:
+        """1 for each attribute that holds, 0 for the others."""
+        return tuple(self._labels[index].tolist())
+
+    def size(self, index: int) -> Size:
+        """The square."""
+        return self.image_size, self.image_size
+
+    def _pixels(self, image: Image8) -> Image8:
+        side = self.image_size
+        return resize_squares(image, (side,)).reshape(side, side, 3)
 
 
 def resize_squares(image: Image8, sizes: Sequence[int]) -> Image8:

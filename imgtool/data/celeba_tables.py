@@ -31,6 +31,15 @@ MAX_BYTES = 1 << 28  # CelebA's largest table has 26 million bytes
 _SEPARATORS = ";,|"
 _SIGNS = {"1": 1.0, "-1": -1.0, "0": 0.0}
 _IMAGE_COLUMNS = ("image_id", "image", "image_name", "filename", "file_name", "file", "name")
+_NAMES = """
+    5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose
+    Black_Hair Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee
+    Gray_Hair Heavy_Makeup High_Cheekbones Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard
+    Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks Sideburns Smiling Straight_Hair
+    Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie
+    Young
+"""
+ATTRIBUTES = tuple(_NAMES.split())  # of CelebA, in its order
 ATTRIBUTE_STEMS = ("list_attr_celeba",)
 PARTITION_STEMS = ("list_eval_partition",)
 LANDMARK_STEMS = ("list_landmarks_align_celeba", "list_landmarks_celeba", "landmarks")
@@ -91,14 +100,23 @@ def read_attributes(path: Path, attribute: str) -> tuple[list[str], NDArray[np.i
         DataError: the table cannot be read, or a value is neither 1 nor -1 nor 0.
     """
     table = read_table(path)
-    values = table.column(attribute)
-    odd = np.flatnonzero((values != 1) & (values != -1) & (values != 0))
-    if len(odd):
-        raise DataError(
-            f"{path}: {attribute} of {table.names[odd[0]]} is {values[odd[0]]:g}, not 1 or -1",
-            hint="is this the table of attributes?",
-        )
-    return table.names, (values == 1).astype(np.int64)
+    return table.names, attributes_of(table, (attribute,))[:, 0]
+
+
+def attributes_of(table: Table, attributes: Sequence[str]) -> NDArray[np.int64]:
+    """1 or 0: whether the attributes hold, (N, A); errors are those of read_attributes()."""
+    found = []
+    for attribute in attributes:
+        values = table.column(attribute)
+        odd = np.flatnonzero((values != 1) & (values != -1) & (values != 0))
+        if len(odd):
+            raise DataError(
+                f"{table.path}: {attribute} of {table.names[odd[0]]} is {values[odd[0]]:g}, "
+                "not 1 or -1",
+                hint="is this the table of attributes?",
+            )
+        found.append(values == 1)
+    return np.stack(found, axis=1).astype(np.int64)
 
 
 def read_partition(path: Path) -> dict[str, int]:

@@ -240,6 +240,7 @@ def _read_all(dataset: Source) -> Iterator[tuple[np.ndarray | None, int | None] 
             sample = dataset.read(index)
         except DataError as error:
             return _bad(dataset, index, error)
+        assert not isinstance(sample.label, tuple)  # as faces have
         if sample.mask is None:
             return None, sample.label
         classes = np.bincount(sample.mask.ravel(), minlength=256)

@@ -9,21 +9,22 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from imgtool.config.faces import FacesData
+from imgtool.config.faces import FacesData, LabelledFacesData
 from imgtool.config.latents import LatentsData
 from imgtool.config.schema import Data
 from imgtool.data.augment import training_size
 from imgtool.data.base import DataInfo, ImageDataset
 from imgtool.data.cache import Sharing, shared_memory
-from imgtool.data.celeba import CelebA
+from imgtool.data.celeba import CelebA, LabelledFaces
+from imgtool.data.celeba_tables import ATTRIBUTES, PARTITION_STEMS, find_table
 from imgtool.data.latent_parts import expected_latents, open_latents
 from imgtool.data.layouts import LayoutManifest
 from imgtool.data.packed import PackedDataset
-from imgtool.data.pairs import FacePart, official_split, paired, split_faces
+from imgtool.data.pairs import FacePart, by_official_parts, official_split, paired, split_faces
 from imgtool.data.palette import LABEL_NAMES, MASK_NAMES, PALETTE
 from imgtool.data.photos import PhotoFolder
 from imgtool.data.sampler import batches_per_epoch
-from imgtool.data.split import Split, given_split, make_split, positions, shared
+from imgtool.data.split import Split, given_split, make_split, positions, shared, some_of
 from imgtool.data.views import View
 from imgtool.errors import ConfigError
 
@@ -272,6 +273,63 @@ def _expected_faces(data: FacesData) -> DataInfo | None:
     return _faces_info(data, 0) if data.root is None else None
 
 
+def _open_labelled(data: LabelledFacesData, split: Split | None, training: bool) -> Datasets:
+    if data.root is None:
+        raise ConfigError("data.root is not set", hint="--data-root names a folder of faces")
+    faces = LabelledFaces(
+        data.root,
+        data.attributes,
+        image_size=data.image_size,
+        attribute_file=data.attribute_file,
+        skip_bad=data.skip_bad,
+    )
+    without_part: list[str] = []
+    is_official = data.official_split
+    if is_official is None:
+        is_official = find_table(faces.root, PARTITION_STEMS) is not None
+    if split is None and is_official:
+        without_part = faces.without_part()
+        some = some_of(list(range(len(faces))), data.max_images, data.split_seed)
+        split = by_official_parts(faces, some, data.split_seed)
+    elif split is None:
+        split = make_split(
+            faces,
+            data.val_fraction,
+            data.test_fraction,
+            data.split_seed,
+            max_images=data.max_images,
+        )
+    train, val, test = (
+        View(faces, positions(faces, getattr(split, part), part))
+        for part in ("train", "val", "test")
+    )
+    shares = faces.labels[train.indices].mean(axis=0).tolist() if len(train) else []
+    info = replace(
+        _labelled_info(data, faces.label_names),
+        num_train_images=len(train),
+        label_shares=tuple(shares),
+    )
+    return Datasets(
+        train, val, test, split, faces.fingerprint, info, faces.bad_files, faces.missing,
+        without_part,
+    )  # fmt: skip
+
+
+def _labelled_info(data: LabelledFacesData, names: tuple[str, ...]) -> DataInfo:
+    return DataInfo(
+        targets=LabelledFaces.targets,
+        image_size=(data.image_size, data.image_size),
+        num_train_images=0,
+        label_names=names,
+    )
+
+
+def _expected_labelled(data: LabelledFacesData) -> DataInfo | None:
+    if data.root is not None:
+        return None
+    return _labelled_info(data, data.attributes or ATTRIBUTES)
+
+
 # --- latents --------------------------------------------------------------------------------
 
 
@@ -298,5 +356,6 @@ _KINDS = {
     "photos": _IMAGES,
     "layouts": _IMAGES,
     "celeba": _Kind(_open_faces, _expected_faces),
+    "labelled_faces": _Kind(_open_labelled, _expected_labelled),
     "latents": _Kind(_open_latents, expected_latents),
 }

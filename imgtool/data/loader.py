@@ -44,7 +44,7 @@ def train_loader(
     """Endless training batches; close() the iterator to end its workers.
 
     A batch has image (B, 3, H, W) uint8 of channels_last strides, index (B,) int64, and, where
-    the data has them, mask (B, H, W) uint8 and label (B,) int64. What is in batch b depends on
+    the data has them, mask (B, H, W) uint8 and label (B,) or (B, A) int64. What is in batch b depends on
     the data, `data`, seed, rank and b alone.
 
     Of latents it has latent (B, C, h, w) float32 instead of images, and logvar where they have it.

@@ -10,7 +10,7 @@ import numpy as np
 
 from imgtool.config.schema import Data
 from imgtool.data.base import ImageDataset, Sample
-from imgtool.data.celeba import CelebA
+from imgtool.data.celeba import CelebA, FaceFolder
 from imgtool.data.celeba_tables import PARTS
 from imgtool.data.pyramid import pyramid_size
 from imgtool.data.rows import Contents, pictured
@@ -122,14 +122,8 @@ def official_split(source: CelebA, seed: int, *, max_images: int | None = None) 
     Raises:
         DataError: there is no table of parts, or its training part lacks one of the sets.
     """
-    number_of = source.partition()
-    by_number = {number: part for part, number in PARTS.items()}
-    parts: dict[str, list[int]] = {part: [] for part in PARTS}
-    for indices in limited(source, seed, max_images):
-        for index in indices:
-            part = by_number.get(number_of.get(source.name(index), -1))
-            if part is not None:
-                parts[part].append(index)
+    with_it, without = limited(source, seed, max_images)
+    parts = _official_parts(source, with_it + without)
     labels = {source.label(i) for i in parts["train"]}
     for label in (1, 0):
         if label not in labels:
@@ -138,6 +132,32 @@ def official_split(source: CelebA, seed: int, *, max_images: int | None = None) 
                 hint="is its table of parts cut short? without --official-split parts are drawn",
             )
     return _named(source, parts, seed)
+
+
+def by_official_parts(source: FaceFolder, indices: Sequence[int], seed: int) -> Split:
+    """CelebA's own parts of these images, whatever they show.
+
+    Raises:
+        DataError: there is no table of parts, or it leaves nothing to train on.
+    """
+    parts = _official_parts(source, indices)
+    if not parts["train"]:
+        raise DataError(
+            f"{source.root}: none of its images is in CelebA's training part",
+            hint="is its table of parts another data set's? --no-official-split draws parts",
+        )
+    return _named(source, parts, seed)
+
+
+def _official_parts(source: FaceFolder, indices: Sequence[int]) -> dict[str, list[int]]:
+    number_of = source.partition()
+    by_number = {number: part for part, number in PARTS.items()}
+    parts: dict[str, list[int]] = {part: [] for part in PARTS}
+    for index in indices:
+        part = by_number.get(number_of.get(source.name(index), -1))
+        if part is not None:
+            parts[part].append(index)
+    return parts
 
 
 def limited(source: CelebA, seed: int, max_images: int | None) -> tuple[list[int], list[int]]:
@@ -165,7 +185,7 @@ def _drawn(indices: list[int], count: int, seed: int, purpose: int) -> list[int]
     return sorted(indices[i] for i in order[:count])
 
 
-def _named(source: CelebA, parts: dict[str, list[int]], seed: int) -> Split:
+def _named(source: FaceFolder, parts: dict[str, list[int]], seed: int) -> Split:
     names = {part: [source.name(i) for i in sorted(indices)] for part, indices in parts.items()}
     return Split(names["train"], names["val"], names["test"], [], seed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,12 +92,21 @@ class View:
     @property
     def cache_bytes(self) -> int:
         """Memory that keep_in_memory() needs."""
-        return RamCache.num_bytes(self._sizes(), with_masks="mask" in self.targets)
+        return RamCache.num_bytes(self._sizes(), **self._kept)
 
     def keep_in_memory(self, memory: Bytes) -> None:
         """Decode each image once from now on, for all processes that share the memory."""
         if len(self):
-            self._cache = RamCache(self._sizes(), memory, with_masks="mask" in self.targets)
+            self._cache = RamCache(self._sizes(), memory, **self._kept)
+
+    @property
+    def _kept(self) -> dict[str, Any]:
+        """What a cache keeps of each image besides the image."""
+        several = "labels" in self.targets
+        return {
+            "with_masks": "mask" in self.targets,
+            "num_labels": len(self.label_names) if several else None,
+        }
 
     def _sizes(self) -> list[Size]:
         return [self.size(index) for index in range(len(self))]

@@ -80,7 +80,7 @@ class Assembly:
                 self._check(batch["mask"][at], sample.name)
             labels.append(sample.label)
         small = {"index": torch.tensor([row.index(draw) for draw in draws]), **row.extra(draws)}
-        if "label" in dataset.targets:
+        if dataset.targets & {"label", "labels"}:
             small["label"] = torch.tensor(labels)
         for name, tensor in small.items():
             batch[name] = _allocate(tensor.dtype, *tensor.shape).copy_(tensor)

@@ -9,7 +9,7 @@ A batch is a dict on the engine's device:
     image   (B, 3, H, W) uint8, channels_last strides; unless the data are latents
     latent, logvar  (B, C, h, w) float32 of a posterior; where the data are latents
     mask    (B, H, W) uint8 class numbers, 255 ignored; where the data set has them (of latents h, w)
-    label   (B,) int64; where the data set has them
+    label   (B,) int64; where the data set has them; of several (B, A), 1 or 0 for each
     index   (B,) int64, position in the data set
     valid   (B,) bool, False for images that only fill a batch up (evaluation)
     noise   a Noise (training only)

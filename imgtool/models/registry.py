@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from imgtool.models.base import Family
 
 FAMILIES = {
+    "attributes": "imgtool.models.attributes.task:AttributesFamily",
     "autoencoder": "imgtool.models.autoencoder.task:AutoencoderFamily",
     "genegan": "imgtool.models.genegan.task:GeneganFamily",
     "hpcm": "imgtool.models.hpcm.task:HpcmFamily",

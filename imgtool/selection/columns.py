@@ -24,7 +24,7 @@ _IMGINAV = {
 
 _HIGHER = re.compile(
     r"psnr|ssim|accuracy|iou|images_per_sec|num_images|smoothness|energy|active_units"
-    r"|latent_positions"
+    r"|latent_positions|success|preservation"
 )
 _LOWER = re.compile(
     r"mse|l1|mae|loss|cycle|seg$|cls$|fid|kid|kld|lpips|bpp|bd_rate|dims|parameters|macs|bytes"
@@ -35,7 +35,7 @@ _LOWER = re.compile(
 _NONNEGATIVE = frozenset(
     ["mse", "rmse", "mae", "l1", "lpips", "bpp", "dims", "parameters", "macs", "bytes", "sec",
      "accuracy", "iou", "miou", "units", "energy", "std", "positions", "num", "spikes", "epochs", "frequency",
-     "kl", "floor", "equivariance"]
+     "kl", "floor", "equivariance", "success", "preservation"]
 )  # fmt: skip
 _SIGNED = frozenset(["log", "delta", "diff", "change", "gain"])
 

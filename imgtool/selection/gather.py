@@ -59,6 +59,17 @@ _LATENTS = {
 }
 # Of fid*.json: what has to agree before two of them are compared.
 _FID_MEASURE = ("protocol", "features", "weights", "resize", "image_size", "num_images")
+# Of edit.json (`imgtool eval edit`): what is told here, as edit_NAME.
+_EDITS = tuple(
+    name + end
+    for name in (
+        *("success", "success_Bu", "success_A0", "preservation", "preservation_Bu"),
+        *("preservation_A0", "judge_accuracy", "psnr", "background_l1", "background_lpips"),
+        *("identity", "monotone"),
+    )
+    for end in ("", "_se")
+)
+EDIT_FILE = "edit.json"
 # And what one of a model of latents says besides: whose latents, and what their decoding costs.
 _OF_PROBES = (AUTOENCODER, "fid_floor")
 # Keys of a config beside its identity that change what was learnt: how long it was trained.
@@ -86,8 +97,11 @@ def read_evidence(sources: Sources, rule: Rule, columns: str = "imgtool") -> lis
         raise DataError(
             f"no experiment can be read: {problem}{more}", hint="give exp_dirs or metrics CSVs"
         )
-    if rule.metric in ("fid", GFID):
-        _refuse_unlike_fids(found)
+    ranked = {rule.metric, *(rule.weights or ())}
+    if ranked & {"fid", GFID}:
+        _refuse_unlike(found, "FIDs", "fid_measure", "imgtool eval-fid --sweep SPEC")
+    if any(name.startswith("edit_") for name in ranked):
+        _refuse_unlike(found, "edits", "edit_measure", "imgtool eval edit EXP_DIR... --judge ONE")
     if rule.metric == GFID:
         return of_autoencoders(found, lambda folder: _read_autoencoder(folder, columns))
     return found
@@ -246,6 +260,22 @@ def _further(folder: Path, names: set[str]) -> dict[str, Any]:
             )
             found["fid_measure"] = {key: content[key] for key in _FID_MEASURE if key in content}
             found |= {key: content[key] for key in _OF_PROBES if key in content}
+    if EDIT_FILE in names:
+        found |= _of_edits(read_json(folder / EDIT_FILE))
+    return found
+
+
+def _of_edits(content: object) -> dict[str, Any]:
+    numbers = _numbers(content)
+    found: dict[str, Any] = {f"edit_{k}": numbers[k] for k in _EDITS if k in numbers}
+    if found and isinstance(content, Mapping):
+        judge = content.get("judge")
+        found["edit_measure"] = {
+            "attribute": content.get("attribute"),
+            "image_size": content.get("image_size"),
+            "others": content.get("others"),
+            "judge": judge.get("hash") if isinstance(judge, Mapping) else None,
+        }
     return found
 
 
@@ -259,17 +289,19 @@ def _fid_error(content: Mapping[str, Any], numbers: Mapping[str, float]) -> floa
     return error if math.isfinite(error) else None
 
 
-def _refuse_unlike_fids(found: Sequence[Evidence]) -> None:
-    """FIDs of other features, resizes, weights or numbers of images cannot be ranked together."""
-    told = [one for one in found if one.facts.get("fid_measure")]
+def _refuse_unlike(found: Sequence[Evidence], what: str, fact: str, command: str) -> None:
+    """FIDs of other features, resizes, weights or numbers of images, or edits of other judges,
+    cannot be ranked together.
+    """
+    told = [one for one in found if one.facts.get(fact)]
     for one in told[1:]:
-        first, other = told[0].facts["fid_measure"], one.facts["fid_measure"]
+        first, other = told[0].facts[fact], one.facts[fact]
         for key in first.keys() & other.keys():
             if first[key] != other[key]:
                 raise UsageError(
-                    f"FIDs measured differently: {key} is {first[key]} in {told[0].name} and "
+                    f"{what} measured differently: {key} is {first[key]} in {told[0].name} and "
                     f"{other[key]} in {one.name}",
-                    hint="imgtool eval-fid --sweep SPEC measures all of them alike",
+                    hint=f"{command} measures all of them alike",
                 )
 
 

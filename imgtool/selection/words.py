@@ -47,6 +47,10 @@ GROUPS = {
         *("latent_dims", "num_parameters", "macs_per_image", "images_per_sec"),
         "peak_memory_bytes",
     ),
+    "Edits": (
+        *("edit_success", "edit_success_Bu", "edit_success_A0", "edit_preservation", "edit_psnr"),
+        *("edit_judge_accuracy", "edit_background_l1", "edit_identity", "edit_monotone"),
+    ),
     "Latents": (
         *("midpoint_energy", "end_energy", "path_length", "active_units", "spectrum_slope"),
         *("high_frequency_share", "spectrum_kl", "flow_floor", "equivariance_error"),
@@ -57,6 +61,10 @@ DEFINITIONS = {
     "val_psnr": "peak signal-to-noise ratio of each image on [0,1], averaged, dB",
     "val_highpass_psnr": "the same of the image's gradients, dB: spatial detail",
     "val_seg_boundary_miou": "IoU of the segmentation near contours (Cheng et al. 2021)",
+    "edit_success": "share of edits that a classifier judges as meant (imgtool eval edit)",
+    "edit_preservation": "share of the other attributes on which it decides alike of an edit and of "
+    "its input",
+    "edit_judge_accuracy": "its own accuracy on the real faces among them",
     "gfid": "FID of what a probe generates from the latents, decoded, against the images that were "
     "encoded; ± is from seed to seed of the probe",
     "gfid_floor": "FID of those latents decoded as they are: about what a perfect generator would have",

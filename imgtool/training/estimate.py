@@ -178,4 +178,7 @@ def _meta_batch(batch_size: int, data: DataInfo) -> dict[str, Any]:
         batch["mask"] = torch.empty((batch_size, height, width), dtype=torch.uint8, device="meta")
     if "label" in data.targets:
         batch["label"] = torch.empty((batch_size,), dtype=torch.int64, device="meta")
+    elif "labels" in data.targets:
+        several = (batch_size, len(data.label_names))
+        batch["label"] = torch.empty(several, dtype=torch.int64, device="meta")
     return batch

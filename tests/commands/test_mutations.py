@@ -18,7 +18,12 @@ from tests.commands.test_main import ROOT, all_commands
 from tests.latents import make_latents
 
 NUM_MUTATIONS = int(os.environ.get("IMGTOOL_MUTATIONS", "200"))
-LIMIT_SEC = {"demo": 2, "prepare": 8, "torchrun": 8, "run-timed": 8}  # they start processes of imgtool
+LIMIT_SEC = {
+    "demo": 2,
+    "prepare": 8,
+    "torchrun": 8,
+    "run-timed": 8,
+}  # they start processes of imgtool
 QUICK = ("--device", "cpu")
 CODEC = ("--ckpt", "codec.safetensors")
 FACES = ("--ckpt", "genegan", "--input", "a.png")
@@ -44,6 +49,10 @@ LINES = {
     "edit swap": [*FACES, "--target", "b.png", "--out", "new.png", "--img-size", "64"],
     "encode": ["autoencoder", "photos", "--crop", "32", "-o", "new.safetensors", *QUICK],
     "eval bd-rate": ["a.json", "b.json"],
+    "eval edit": [
+        *("genegan", "--judge", "judge", "--n", "2", "--resamples", "100", "--steps", "2"),
+        *("--report", "new", *QUICK),
+    ],
     "eval latents": ["autoencoder", "--num-images", "4", "--num-pairs", "2", *QUICK],
     "eval metrics": ["autoencoder", "--split", "val", "--resamples", "100", *QUICK],
     "eval rd": [
@@ -98,6 +107,10 @@ LINES = {
         "--dry-run",
     ],
     "torchrun": ["--nproc-per-node", "1", "train", "autoencoder", "--dry-run"],
+    "train attributes": [
+        *("--tiny", "--attributes", "Smiling", "--data-root", "faces", "--max-iter", "1"),
+        *("--exp-dir", "judge", *QUICK, "--dry-run"),
+    ],
     "train autoencoder": [
         *("--config", "one.yaml", "--tiny", "--data-root", "photos", "--max-iter", "1"),
         *("--exp-dir", "new", *QUICK),
@@ -152,7 +165,7 @@ def runner():
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, runner):
-    """Small data, four trained experiments, configs, records; copied for every mutation."""
+    """Small data, five trained experiments, configs, records; copied for every mutation."""
     folder = tmp_path_factory.mktemp("world")
 
     def run(*words):
@@ -171,7 +184,8 @@ def world(tmp_path_factory, runner):
         "--exp-dir", "kl")  # fmt: skip
     run("train", "hpcm", *training, "--data-root", "photos", "--exp-dir", "hpcm")
     run("train", "genegan", *training, "--data-root", "faces", "--attribute", "Smiling",
-        "--exp-dir", "genegan")  # fmt: skip
+        "--official-split", "--exp-dir", "genegan")  # fmt: skip
+    run("train", "attributes", *training, "--data-root", "faces", "--exp-dir", "judge")
     make_latents(folder / "latents.safetensors", 8)
     run("export", "hpcm", "codec.safetensors")
     photos = sorted((folder / "photos").rglob("*.png"))

@@ -50,6 +50,10 @@ LINES = {
         ["bad.pt", "photos", "-o", "new/x.safetensors", *CPU],
     ],
     "eval bd-rate": [["no.json", "no.json"]],
+    "eval edit": [
+        ["nowhere", "--judge", "no.safetensors", "--out", "new/x.json", *CPU],
+        ["bad.pt", "--judge", "bad.pt", "--report", "new/x", *CPU],
+    ],
     "eval latents": [["no", *CPU], ["empty", "--plots", "new/x", *CPU]],
     "eval metrics": [["no", *CPU]],
     "eval rd": [
@@ -100,6 +104,7 @@ LINES = {
         [*LOCAL[1:], "--set", "lsf.num_gpus=0", "--then", "ls 'x", "--executor", "lsf"],
     ],
     "torchrun": [["--nproc-per-node", "0", "train", "autoencoder", *TRAIN]],
+    "train attributes": [["--data-root", "no", *TRAIN], ["--data-root", "empty", *TRAIN]],
     "train autoencoder": [
         ["--config", "no.yaml", *TRAIN],
         ["--dataset", "layouts", "--manifest", "no.csv", *TRAIN],

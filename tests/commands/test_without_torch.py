@@ -20,6 +20,7 @@ from tests.latents import make_latents
 # Of these, what is refused is refused without torch; what they do needs it.
 COMPUTES = {"compress", "convert", "decompress", "edit", "encode", "eval-fid", "export", "train"}
 MISSING = {
+    "eval edit": ["eval", "edit", "nowhere.safetensors", "--judge", "e"],
     "eval latents": ["eval", "latents", "nowhere.safetensors"],
     "eval rd": ["eval", "rd", "--ckpt", "e", "--data", "nowhere"],
     "encode": ["encode", "nowhere.safetensors", "-o", "out.safetensors"],
@@ -77,6 +78,10 @@ OF_ONE = {
         "patches that do not cover": (["--patch-size", "3"], "does not divide latents of 8 x 12"),
     },
     "autoencoder": {"heads without a target": ([], "the data has no masks and labels")},
+    "attributes": {
+        "no such attribute": (["--attributes", "Smile"], "Smiling"),
+        "data.attributes": (["--set", "data.attributes=[Bangs,Bangs]"], "names one twice"),
+    },
     "genegan": {"no such attribute": (["--attribute", "Smile"], "Smiling")},
     "hpcm": {"too small for the loss": (["--distortion", "ms-ssim", "--crop", "8"], "too small")},
 }
@@ -109,7 +114,9 @@ print(json.dumps(answers))
 
 
 def train_words(family, more):
-    folder = {"genegan": "faces", "flow": "latents.safetensors"}.get(family, "photos")
+    folder = {"genegan": "faces", "attributes": "faces", "flow": "latents.safetensors"}.get(
+        family, "photos"
+    )
     more = [word.replace("FAMILY", family) for word in more]
     given = [] if "--exp-dir" in more else ["--exp-dir", "new"]
     return ["train", family, "--data-root", folder, *given, *more]

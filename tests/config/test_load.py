@@ -67,7 +67,7 @@ def test_later_wins_and_says_so(write: Write) -> None:
 
 def a_value(family: str, key: str) -> Any:
     kind = keys_of(schema(family))[key].kind
-    value = next(v for k, v in {"text": "x", "float": 0.25, "int": 7}.items() if k in kind.scalars)
+    value = next(v for k, v in {"text": "x", "float": 0.25, "int": 64}.items() if k in kind.scalars)
     return [value] if kind.is_list else value
 
 
@@ -301,7 +301,9 @@ def test_a_section_may_be_set_at_once() -> None:
         ("train:\n  Batch-Size: 1", 2, "unknown key train.Batch-Size", "did you mean 'train.batch_size'?"),
         ("train:\n  latent_channels: 4", 2, "unknown key train.latent_channels", "did you mean 'model.latent_channels'?"),
         ("modle:\n  zzz: 1", 2, "unknown key modle.zzz", "did you mean 'model'?"),
-        ("loss:\n  zzzzz: 1", 2, "unknown key loss.zzzzz", "keys of loss: mse, l1, kld, seg, cls, commitment"),
+        ("loss:\n  zzzzz: 1", 2, "unknown key loss.zzzzz", "keys of loss: mse, l1, kld, seg, cls, commitment, "
+         "gradient, lpips, eq, gan, gan_start, gan_warmup, gan_weighing, gan_lr, gan_layers, "
+         "gan_width, measure_lpips"),
         ("lr: 4", 1, "unknown key lr", "did you mean 'train.lr'?"),
         ("train: 5", 1, "train is 5, expected keys below it", None),
         ("name: {a: 1}", 1, "unknown key name.a", "did you mean 'name'?"),

@@ -49,6 +49,12 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
 }
 
 OF_FAMILY: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "autoencoder": {
+        "norm": st.just("group"),  # the other is for one architecture alone
+        "block_out_channels": st.none(),
+        "gan_start": INTERVAL,
+        "gan_width": st.integers(1, 32).map(lambda count: 4 * count),
+    },
     "genegan": {
         "crop": st.none(),
         "val_root": st.none(),
@@ -67,6 +73,13 @@ OF_FAMILY: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "step_fractions": st.just((0.5, 0.9)),
         "step_factors": st.just((0.3, 0.1)),
         "test_root": st.none(),
+    },
+    "attributes": {
+        **dict.fromkeys(("crop", "val_root"), st.none()),
+        "image_size": st.integers(1, 512),
+        "attributes": st.lists(st.sampled_from("abcdef"), unique=True).map(tuple),
+        "width": st.integers(1, 9).map(lambda count: 8 * count),
+        "stages": st.integers(1, 7),
     },
     "flow": {
         **dict.fromkeys(("crop", "val_root", "manifest"), st.none()),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from imgtool.config.faces import FacesData
+from imgtool.config.faces import FacesData, LabelledFacesData
 from imgtool.config.latents import LatentsData
 from imgtool.config.schema import Experiment
 from imgtool.data.base import LatentInfo
@@ -78,6 +78,8 @@ def build(
         experiment, data = make_experiment(family, **changes), make_data("mask", "label")
         if isinstance(experiment.data, LatentsData):
             data = replace(data, image_size=(96, 128), latents=LATENTS)
+        if isinstance(experiment.data, LabelledFacesData):
+            data = replace(data, targets=frozenset({"labels"}), label_shares=(0.5, 0.1))
         task = registry.family(family).build(experiment, data)
         if data.latents is not None:
             task.decoder = upsampled
@@ -101,6 +103,9 @@ def batch_of(make_batch: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
     def make(task: Any, **options: Any) -> dict[str, Any]:
         if isinstance(task.experiment.data, LatentsData):
             return latents(**options)
+        if isinstance(task.experiment.data, LabelledFacesData):
+            batch = make_batch(**options)
+            return {**batch, "label": torch.stack([batch["label"], 1 - batch["label"]], dim=1)}
         if not isinstance(task.experiment.data, FacesData):
             return make_batch(**options)
         sizes = task.experiment.data.image_sizes

@@ -188,6 +188,7 @@ def test_every_shipped_rule_loads():
     assert names() == [
         "bd-rate",
         "best",
+        "edit",
         "efficiency",
         "fid",
         "generation",

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from imgtool.config.faces import FacesData
+from imgtool.config.faces import FacesData, LabelledFacesData
 from imgtool.config.latents import LatentsData
 from imgtool.config.load import load
 from imgtool.data.base import LatentInfo
@@ -66,13 +66,14 @@ def endless(experiment, start):
         held, side = {"image": image}, 64
         if isinstance(experiment.data, LatentsData):
             held, side = {"latent": torch.randn(2, *LATENTS.shape, generator=random)}, 8
+        several = (2,) if isinstance(experiment.data, LabelledFacesData) else ()
         yield {
             **held,
             "index": torch.arange(len(image)),
             "mask": torch.randint(
                 0, 2, (len(image), side, side), dtype=torch.uint8, generator=random
             ),
-            "label": torch.randint(0, 2, (len(image),), generator=random),
+            "label": torch.randint(0, 2, (len(image), *several), generator=random),
         }
         number += 1
 
@@ -84,7 +85,9 @@ def make(family, sets, *more):
         None, family=family, schema_of=registry.schema, sets=given, tiny=True
     ).experiment
     info = DataInfo(
-        targets=frozenset({"mask", "label"}),
+        targets=frozenset(
+            {"labels"} if isinstance(experiment.data, LabelledFacesData) else {"mask", "label"}
+        ),
         image_size=(64, 64),
         num_train_images=8,
         mask_names=("wall", "floor"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from imgtool.config.schema import STRICT, Train, option
+from imgtool.config.schema import STRICT, option
 from imgtool.errors import CheckpointError, ExperimentError
 from imgtool.experiment.status import read_status
 from imgtool.models.autoencoder import interpolation
@@ -231,7 +231,7 @@ def test_what_restores_the_settings_is_said(run, tmp_path, changed, words):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grown(Train):
+class Grown(autoencoder.AutoencoderTrain):
     """Of a later version: a key more, and one that has become a run field."""
 
     __pydantic_config__ = STRICT

@@ -16,7 +16,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from imgtool.config.faces import FacesData
+from imgtool.config.faces import FacesData, LabelledFacesData
 from imgtool.config.latents import LatentsData
 from imgtool.data.synthetic.make import make_faces, make_photos
 from imgtool.experiment import checkpoint_file
@@ -87,7 +87,7 @@ def sets_of(case, data, batch_size, *more):
     if issubclass(kind, LatentsData):  # the file says what validates
         given = [f"data.root={data / 'latents.safetensors'}"]
     else:
-        root = data / ("faces" if issubclass(kind, FacesData) else "photos")
+        root = data / ("faces" if issubclass(kind, FacesData | LabelledFacesData) else "photos")
         given = [f"data.root={root}", "data.val_fraction=0.2"]
     given.append(f"train.batch_size={batch_size}")
     return [*COMMON, *given, *OF_FAMILY.get(case, []), *more]

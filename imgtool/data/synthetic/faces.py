@@ -12,17 +12,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from imgtool.data.celeba_tables import ATTRIBUTES as ATTRIBUTES
+
 WIDTH, HEIGHT = 178, 218  # of CelebA's aligned images
 _TOP = 20  # rows of those above a square of their width
-_NAMES = """
-    5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose
-    Black_Hair Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee
-    Gray_Hair Heavy_Makeup High_Cheekbones Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard
-    Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks Sideburns Smiling Straight_Hair
-    Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie
-    Young
-"""
-ATTRIBUTES = tuple(_NAMES.split())
 LANDMARKS = tuple(
     f"{part}_{axis}"
     for part in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")

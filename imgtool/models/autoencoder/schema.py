@@ -234,7 +234,7 @@ class Loss:
         64, "Channels of the discriminator's first layer, a multiple of 4.", before=64
     )
     measure_lpips: bool = option(
-        False, "Measure LPIPS in validation, also where it is no loss.", run=True, before=False
+        False, "Measure LPIPS in validation, also where it is no loss.", run=True
     )
 
     def __post_init__(self) -> None:

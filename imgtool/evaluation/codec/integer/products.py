@@ -100,6 +100,7 @@ class Limbs:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(n, inputs) to (n, outputs), float64."""
+        # There is no public product of int8; what it gives is tried before it is believed.
         found = torch._int_mm(torch.cat(_split(x, ACTIVATION_BASE)), self._both.t())
         quarters = found.unflatten(0, (2, -1)).unflatten(2, (2, -1)).double()
         by_row = quarters[:, :, 0].mul_(WEIGHT_BASE).add_(quarters[:, :, 1])

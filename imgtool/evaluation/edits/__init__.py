@@ -1,0 +1,1 @@
+"""Edits judged: did the attribute come, and what else changed."""
