@@ -31,6 +31,7 @@ def roots(tmp_path_factory):
         "layouts": f"data.manifest={layouts.path}",
         "photos": f"data.root={photos.path}",
         "celeba": f"data.root={faces.path}",
+        "labelled_faces": f"data.root={faces.path}",
         "latents": f"data.root={latents}",
     }
 

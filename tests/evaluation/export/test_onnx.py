@@ -23,7 +23,7 @@ PLAIN = ("model.upsampling=nearest", "model.norm=none", "model.heads=[rgb]")
 TINY = {"downsampling_steps": 2, "base_channels": 8, "norm_groups": 4, "codebook_size": 8}
 SLOW = pytest.mark.slow
 MODELS = [
-    pytest.param((*KL,), id="kl-kl"),
+    pytest.param((*KL,), marks=SLOW, id="kl-kl"),
     pytest.param(("model.bottleneck=vq", *LAYOUTS), id="plain-vq", marks=SLOW),
     pytest.param(("model.bottleneck=kl", *PLAIN), id="plain-kl", marks=SLOW),
     pytest.param(("model.bottleneck=none", *PLAIN), id="plain-none", marks=SLOW),
