@@ -53,6 +53,7 @@ OF_FAMILY: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "norm": st.just("group"),  # the other is for one architecture alone
         "block_out_channels": st.none(),
         "gan_start": INTERVAL,
+        "gan_layers": st.integers(1, 3),  # more need a larger crop
         "gan_width": st.integers(1, 32).map(lambda count: 4 * count),
     },
     "genegan": {

@@ -458,6 +458,7 @@ def work(hold):
     fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if another is inside
     if random.random() < 0.5:
         os.kill(os.getpid(), signal.SIGKILL)
+    fcntl.flock(guard, fcntl.LOCK_UN)  # before the next may be inside
     hold.release()
     os._exit(0)
 def go():

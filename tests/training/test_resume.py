@@ -67,8 +67,8 @@ def test_a_discriminator_and_all_losses_resume_exactly(run, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("bottleneck", "workers"),
     [
-        *(("none", 0), ("kl", 0), ("vq", 0), ("vq", 2)),
-        *(pytest.param(name, 2, marks=pytest.mark.slow) for name in ("none", "kl")),
+        *(("none", 0), ("kl", 0), ("vq", 0)),
+        *(pytest.param(name, 2, marks=pytest.mark.slow) for name in ("none", "kl", "vq")),
     ],
 )
 def test_ten_and_ten_are_twenty(run, tmp_path, bottleneck, workers):
@@ -322,10 +322,18 @@ class Killed(BaseException):
 
 
 MOMENTS = ("train", "validate", "write", "written", "link", "linked", "picture")
+WRITING = ("write", "written", "link", "linked")
 
 
-@pytest.mark.parametrize("kill", [False, True])
-@pytest.mark.parametrize("moment", MOMENTS)
+# Each moment in every suite once: a kill where a file is half there, an exception elsewhere.
+ENDED = [
+    pytest.param(moment, kill, marks=() if kill == (moment in WRITING) else pytest.mark.slow)
+    for moment in MOMENTS
+    for kill in (False, True)
+]
+
+
+@pytest.mark.parametrize(("moment", "kill"), ENDED)
 def test_ended_at_any_moment_it_comes_to_the_same_end(run, tmp_path, monkeypatch, moment, kill):
     sets = [
         *("model.bottleneck=vq", "train.ema_decay=0.9", "train.accumulate=2", "train.max_iter=8"),
