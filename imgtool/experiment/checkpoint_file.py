@@ -58,7 +58,7 @@ class CheckpointHeader:
         identity, data_fingerprint: hashes of the experiment and its data; None in foreign files.
         metrics: values by name, `loss` among them; empty in foreign files.
         finite: whether the weights were finite when written; None in foreign files.
-        elapsed_sec: time trained so far, all starts together.
+        elapsed_sec: time trained so far, over all starts.
         horizon: where the schedule ends, as the schedule puts it: any JSON value.
         parts: what each part of a training remembers, by its name: any JSON values.
         path, num_bytes: the file, once there is one.

@@ -79,7 +79,7 @@ class TrialState:
         paused: where it paused as it was told to: at, iteration, metrics; None where it did not.
         dropped: at which rung, and by what (rung, metric, value, place, of, num_kept).
         checkpoint: the newest that the trainer named.
-        elapsed_sec: trained so far, all starts together.
+        elapsed_sec: trained so far, over all starts.
         heartbeat_age_sec: since the trainer's last sign of life; 0 where clocks disagree.
         job: job.json.
         log: child.log, else train.log, else the cluster job's; None when there is none.

@@ -23,7 +23,7 @@ class TimeBudget:
 
     @property
     def elapsed_sec(self) -> float:
-        """Seconds trained so far, all starts together."""
+        """Seconds trained so far, over all starts."""
         return self._spent + time.monotonic() - self._start
 
     @property

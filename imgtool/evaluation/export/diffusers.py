@@ -8,10 +8,7 @@ compared; `from_pretrained` itself only warns of tensors that it lacks, and draw
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ from torch import Tensor
 
 from imgtool.errors import CheckpointError, ConfigError, UsageError
 from imgtool.evaluation.export import card
-from imgtool.evaluation.export.folder import Opened, agree, open_model, optional, writing
+from imgtool.evaluation.export.folder import Opened, agree, open_model, optional, silent, writing
 from imgtool.evaluation.export.formats import Request
 from imgtool.evaluation.export.normalisation import Normalisation, of_latents, of_training_images
 from imgtool.models.base import Diffusers
@@ -109,7 +106,7 @@ def _compare(folder: Path, opened: Opened) -> dict[str, Any]:
         CheckpointError: they differ by more than rounding.
     """
     facts: dict[str, Any] = {"checked_with": None, "max_difference": None}
-    with _silent():
+    with silent():
         package = optional("diffusers")
         kind = None if package is None else _class_of(package, folder)
         if package is None or kind is None:
@@ -148,18 +145,6 @@ def _class_of(package: Any, folder: Path) -> Any:
         return getattr(package, name)
     except Exception:  # it imports what it needs when it is first asked
         return None
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _differs(who: str, how: str) -> CheckpointError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,3 +118,16 @@ def needed(name: str, extra: str) -> ModuleType:
             f"this export needs the package {error.name or name}, which cannot be imported",
             hint=f"pip install 'imgtool[{extra}]'",
         ) from error
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Nothing of what other programs say to their developers."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from imgtool.evaluation.export.folder import (
     needed,
     open_model,
     optional,
+    silent,
     writing,
 )
 from imgtool.evaluation.export.formats import Request
@@ -79,7 +77,7 @@ def _write_graph(graph: Graph, path: Path, opened: Opened) -> int:
     import onnx_ir
 
     example = _input(graph, EXAMPLE, torch.Generator().manual_seed(0))
-    with _silent(), torch.no_grad():
+    with silent(), torch.no_grad():
         # Captured here: torch.onnx would make a size that it cannot leave free a fixed one.
         program = torch.export.export(
             graph.module, (example,), dynamic_shapes=(_free(graph.shape),)
@@ -133,19 +131,6 @@ def _input(graph: Graph, sizes: Mapping[str, int], source: torch.Generator) -> T
         factor, name = (size, None) if isinstance(size, int) else _parts(size)
         shape.append(factor * (1 if name is None else sizes[name]))
     return torch.rand(shape, generator=source) * 2 - 1
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Nothing of what exporters say to their developers."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 # --- checking -------------------------------------------------------------------------------
