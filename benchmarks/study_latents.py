@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage, stats
@@ -190,12 +191,14 @@ def _samples(found: Restored, part: LatentPart, num: int) -> Iterator[NDArray[np
 
 
 def _cheap(folder: Path) -> dict[str, float]:
-    status = json.loads((folder / "status.json").read_text())
-    known = {**status["metrics"], **status["facts"]}
+    """The last validation, and what `eval latents` left."""
+    (table,) = folder.glob("*_metrics.csv")
+    known: dict[str, Any] = pd.read_csv(table).filter(like="val_").ffill().iloc[-1].to_dict()
     known |= json.loads((folder / "latents.json").read_text())
-    wanted = [name for name in MEASURES if name in known]
-    errors = [f"{name}_se" for name in wanted if f"{name}_se" in known]
-    return {name: known[name] for name in (*wanted, *errors) if known[name] is not None}
+    known["latent_dims"] = math.prod(known["latent_shape"])
+    wanted = [name for name in MEASURES if known.get(name) is not None]
+    errors = [f"{name}_se" for name in wanted if known.get(f"{name}_se") is not None]
+    return {name: float(known[name]) for name in (*wanted, *errors)}
 
 
 def report(found: list[dict[str, Any]]) -> None:
