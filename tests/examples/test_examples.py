@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from imgtool.sweep.spec import read_spec
 from tests.docs.pages import ROOT, commands_in
 from tests.docs.understanding import program, understand
 from tests.fake_lsf.cluster import Cluster
@@ -98,9 +99,7 @@ def test_an_element_of_the_queue_trains_its_own(recording: Shell) -> None:
             [call[call.index("--config") + 1] for call in recorded(recording) if call[0] == "train"]
         )
         Path(recording.environment["RECORDED"]).unlink()
-    sweep = (ROOT / "imgtool/config/presets/genegan.yaml").read_text()
-    wanted = [line.split("- ")[1] for line in sweep.splitlines() if line.startswith("  - ")]
-    assert [names[-1] + ".yaml" for names in configs] == wanted
+    assert [names[-1] for names in configs] == [*read_spec("genegan").configs]
     assert ["genegan/vqvae", "genegan/exp06b"] in configs
 
 
