@@ -182,7 +182,7 @@ def test_an_update_penalises_each_size_and_clips_nothing(make_task, pyramids, ki
 
 def test_halves_of_a_batch_have_the_penalty_of_the_whole(make_task, pyramids):
     """As `train.accumulate` and ranks cut it: with the same places between the faces."""
-    task = make_task(**PENALISED["gp"], **{"model__norm": "group_norm"})
+    task = make_task(**PENALISED["gp"], model__norm="group_norm")
     batch = pyramids(task, pairs=4)
     whole = task.critic({**batch, "noise": Noise(0, 0)})["penalty_Ax"]
     halves = [
