@@ -125,7 +125,13 @@ def _corners(width: float, height: float) -> NDArray[np.complex128]:
 
 
 def paste(
-    image: Image8, face: Image8, frame: Frame, scale: complex, shift: complex
+    image: Image8,
+    face: Image8,
+    frame: Frame,
+    scale: complex,
+    shift: complex,
+    *,
+    instead_of: Image8 | None = None,
 ) -> tuple[Image8, float]:
     """A picture with a face of the frame put back where it was taken from.
 
@@ -136,6 +142,8 @@ def paste(
         image: (H, W, 3) uint8; stays as it is.
         face: (h, w, 3) uint8, the whole of the frame at any size.
         scale, shift: of the similarity from the picture into the frame.
+        instead_of: (h, w, 3) uint8; not the face is pasted but its difference from this one, so
+            that the picture keeps its own detail.
 
     Returns:
         The picture, and how many of its pixels one of the face is wide.
@@ -149,6 +157,7 @@ def paste(
     if left >= right:
         return made, enlarged
     sized = _as_large(face, frame, abs(scale))
+    former = None if instead_of is None else _as_large(instead_of, frame, abs(scale))
     per = np.array([sized.width / frame.width, sized.height / frame.height])
     for first in range(top, bottom, _ROWS):
         last = min(first + _ROWS, bottom)
@@ -160,13 +169,20 @@ def paste(
             per[0] * scale.real, -per[0] * scale.imag, per[0] * corner.real,
             per[1] * scale.imag, per[1] * scale.real, per[1] * corner.imag,
         )  # fmt: skip
-        turned = sized.transform(
-            (right - left, last - first), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC
+        size, part = (right - left, last - first), made[first:last, left:right]
+        change = _turned(sized, size, matrix) - (
+            part if former is None else _turned(former, size, matrix)
         )
-        part = made[first:last, left:right]
-        mixed = part + weight[..., None] * (np.asarray(turned, np.float32) - part)
-        part[weight > 0] = np.rint(mixed[weight > 0]).astype(np.uint8)
+        mixed = np.rint(part + weight[..., None] * change).clip(0, 255).astype(np.uint8)
+        part[weight > 0] = mixed[weight > 0]
     return made, enlarged
+
+
+def _turned(
+    face: Image.Image, size: tuple[int, int], matrix: tuple[float, ...]
+) -> NDArray[np.float32]:
+    turned = face.transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+    return np.asarray(turned, np.float32)
 
 
 def _clipped(values: NDArray[np.float64], end: int) -> tuple[int, int]:
