@@ -96,6 +96,8 @@ def warp(image: Image8, scale: complex, shift: complex, size: tuple[int, int]) -
     """
     back, origin = 1 / scale, -shift / scale
     shrink = max(1, math.floor(abs(back)))
+    image, corner = _around(image, origin + back * _corners(*size), shrink)
+    origin -= corner
     if shrink > 1:  # else bicubic would skip pixels
         image = np.asarray(Image.fromarray(image).reduce(shrink))
         back, origin = back / shrink, origin / shrink
@@ -115,6 +117,17 @@ def warp(image: Image8, scale: complex, shift: complex, size: tuple[int, int]) -
     return Image.fromarray(padded).transform(
         size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC
     )
+
+
+def _around(image: Image8, corners: Points, shrink: int) -> tuple[Image8, complex]:
+    """The part of an image that is needed, where none of it lies outside, and its corner."""
+    reach = 4 * shrink
+    left, top = (math.floor(part.min()) - reach for part in (corners.real, corners.imag))
+    right, bottom = (math.ceil(part.max()) + reach for part in (corners.real, corners.imag))
+    if left < 0 or top < 0 or right > image.shape[1] or bottom > image.shape[0]:
+        return image, 0j
+    left, top = left // shrink * shrink, top // shrink * shrink  # the blocks stay the same
+    return image[top:bottom, left:right], left + 1j * top
 
 
 def _corners(width: float, height: float) -> NDArray[np.complex128]:

@@ -84,6 +84,19 @@ def test_a_face_taken_and_pasted_back_is_nearly_what_it_was():
     assert abs(made.astype(int) - image).max() <= 3
 
 
+@pytest.mark.parametrize("shrink", [1, 3])
+def test_only_the_part_of_a_picture_that_is_needed_decides(shrink):
+    image = np.random.default_rng(3).integers(0, 256, (600, 900, 3), np.uint8)
+    scale = 0.9 / shrink * np.exp(0.3j)
+    shift = 20 + 20j - scale * (450 + 300j)
+    small = Image.fromarray(image).reduce(shrink)
+    back, origin = 1 / scale / shrink, -shift / scale / shrink
+    matrix = (back.real, -back.imag, origin.real, back.imag, back.real, origin.imag)
+    whole = small.transform((50, 40), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+    found = np.asarray(warp(image, scale, shift, (50, 40))).astype(int)
+    assert abs(found - np.asarray(whole)).max() <= 1
+
+
 def test_a_change_of_nothing_leaves_the_photograph_bit_for_bit():
     image = np.random.default_rng(1).integers(0, 256, (300, 300, 3), np.uint8)
     face = np.random.default_rng(2).integers(0, 256, (64, 64, 3), np.uint8)
