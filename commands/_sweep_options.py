@@ -14,6 +14,8 @@ from imgtool.errors import UsageError, did_you_mean
 from imgtool.schedulers.registry import names
 
 LOCAL, BY_PROFILE = "local", "cluster"
+RETRY = ("failed", "diverged", "out_of_memory", "stale")
+DROPPED = "dropped"
 EXECUTORS = (LOCAL, *names(), BY_PROFILE)
 
 
@@ -41,6 +43,14 @@ class Which:
             metavar="EXP_DIR...",
             help="Every trial for each of these trained experiments (or folders of them; - reads "
             "them from stdin), where the sweep is made for such: flow_probe.",
+        ),
+    ] = None
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=CKPT",
+            help="Take this in place of what the sweep's file trains first, such as "
+            "judge=out/judge; repeatable.",
         ),
     ] = None
     tiny: TinyOption = False
@@ -196,3 +206,15 @@ def refuse_other_executors_options(executor: str, here: Here, cluster: Cluster) 
             raise UsageError(
                 f"{name} is for --executor {other}", hint=f"add --executor {other}, or leave it out"
             )
+
+
+def states_of(retry: str | None) -> frozenset[str]:
+    """The words of --retry."""
+    words = {word.strip().replace("-", "_") for word in (retry or "").split(",") if word.strip()}
+    for word in words - {"all"}:
+        if word not in (*RETRY, DROPPED):
+            known = [*RETRY, DROPPED, "all"]
+            raise UsageError(
+                f"--retry: no state {word!r} to repeat", hint=did_you_mean(word, known)
+            )
+    return frozenset({*words, *RETRY} - {"all"}) if "all" in words else frozenset(words)

@@ -29,6 +29,7 @@ def known(plan: Plan, trial: Trial) -> dict[str, Any]:
         "shared_dir": plan.shared_dir,
         "decides": list(plan.decides),
         "source": trial.source,
+        **({"first": True} if trial.is_first else {}),
     }
 
 
@@ -156,7 +157,7 @@ def show_commands(
 
 def show_preparations(trials: Sequence[Trial]) -> None:
     """What the first trial of each candidate makes before it trains."""
-    made = [trial.preparation for trial in trials if trial.preparation is not None]
+    made = [one for trial in trials if (one := trial.preparation) and not one.exp_dir]
     for one in {one.file: one for one in made}.values():
         there = " is there" if one.file.exists() else ": once, by the first trial that reads it"
         say(f"{one.file}{there}")

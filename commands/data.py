@@ -103,6 +103,10 @@ def make_faces(
         int | None,
         typer.Option(help="Width and height in pixels, 64 or more; CelebA's 178x218 without it."),
     ] = None,
+    aligned: Annotated[
+        bool,
+        typer.Option("--aligned", help="Heads are not turned, and all eyes are in one place."),
+    ] = False,
     seed: SeedOption = 0,
     workers: WorkersOption = 1,
     dry_run: DryRunOption = False,
@@ -114,25 +118,36 @@ def make_faces(
     \b
     Example:
       imgtool data make faces out/faces --n 4000 --seed 0
+      imgtool data make faces out/aligned --n 4000 --aligned
       imgtool data make faces out/faces_256 --n 1000 --size 256
     """
     from imgtool.data.synthetic import make
 
     with counting("making") as progress:
         made = make.make_faces(
-            out, n, size=size, seed=seed, workers=workers, progress=progress, dry_run=dry_run
+            out,
+            n,
+            size=size,
+            is_aligned=aligned,
+            seed=seed,
+            workers=workers,
+            progress=progress,
+            dry_run=dry_run,
         )
-    _emit_made(output, made, seed, size)
+    _emit_made(output, made, seed, size, aligned)
     output.suggest("train", "genegan", "--attribute", "Smiling", "--data-root", out)
 
 
-def _emit_made(output: Output, made: Made, seed: int, size: int | None) -> None:
+def _emit_made(
+    output: Output, made: Made, seed: int, size: int | None, aligned: bool | None = None
+) -> None:
     record = {
         "path": made.path,
         "num_images": made.num_images,
         "num_bytes": made.num_bytes,
         "seed": seed,
         **({} if size is None else {"size_px": size}),
+        **({} if aligned is None else {"aligned": aligned}),
         "elapsed_sec": round(made.elapsed_sec, 3),
         "dry_run": made.num_bytes is None,
     }

@@ -12,6 +12,7 @@ from commands._notify import NotifyOption
 from commands._options import complete_presets
 from commands._output import Output, say
 from commands._sweep_options import (
+    DROPPED,
     EXECUTORS,
     LOCAL,
     Cluster,
@@ -21,6 +22,7 @@ from commands._sweep_options import (
     complete_executors,
     only_names,
     refuse_other_executors_options,
+    states_of,
 )
 from commands._sweep_plan import (
     describe,
@@ -39,15 +41,12 @@ from commands._sweep_waves import (
     say_rungs,
     say_what_is_left,
 )
-from imgtool.errors import ExitCode, UsageError, did_you_mean
+from imgtool.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from imgtool.sweep.cluster import Options
     from imgtool.sweep.state import TrialState
     from imgtool.sweep.trial import Plan, Trial
-
-RETRY = ("failed", "diverged", "out_of_memory", "stale")
-DROPPED = "dropped"
 
 
 def run(
@@ -104,6 +103,9 @@ def run(
     probes of flow_probe train on latents that `imgtool encode` makes. Without the option the same
     experiments are meant as before.
 
+    What trials or `then:` read is trained before them where the file has `first:`; trials that
+    need it wait. --given NAME=CKPT takes what is there already.
+
     With --halving (`halving:` in the sweep's file) every trial pauses at the first rung, saved. The
     best part goes on where it stopped, and so does whoever is within the noise of it; the others
     are dropped. Seeds of one experiment rise and fall together. Verdicts are kept in halving.json,
@@ -139,20 +141,19 @@ def run(
             "--notify: the sweep ends before its jobs do",
             hint="add --wait, or let a job of its own tell: --then COMMAND",
         )
-    again, poll_sec = _states(which.retry), parse_duration(cluster.poll)
+    again, poll_sec = states_of(which.retry), parse_duration(cluster.poll)
     over = candidates(ctx, which, more or [])
-    plan = _plan(spec, which, over)
-    again = _with_named(plan, which, again)
-    say_rungs(plan)
-    then = plan.then if then is None else then
     if then is not None and not then.strip():  # a shell variable that is not set
         raise UsageError("--then is empty", hint='such as --then "imgtool status DIR --json"')
+    plan = _plan(spec, which, over, then)
+    again = _with_named(plan, which, again)
+    say_rungs(plan)
     if executor == LOCAL:
-        code = _here(output, plan, again, here, then, dry_run=dry_run)
+        code = _here(output, plan, again, here, plan.then, dry_run=dry_run)
     else:
         waves = Waves(
             plan,
-            _job_options(executor, cluster, then),
+            _job_options(executor, cluster, plan.then),
             None if cluster.wait else repeated(ctx),
             is_job=next_rung,
             check_data=cluster.check_data,
@@ -163,7 +164,7 @@ def run(
     raise typer.Exit(code)
 
 
-def _plan(spec: str, which: Which, over: Sequence[str]) -> Plan:
+def _plan(spec: str, which: Which, over: Sequence[str], then: str | None) -> Plan:
     from imgtool.models.registry import schema
     from imgtool.sweep.plan import make_plan
     from imgtool.units import parse_duration
@@ -178,6 +179,8 @@ def _plan(spec: str, which: Which, over: Sequence[str]) -> Plan:
         duration_sec=None if which.duration is None else parse_duration(which.duration),
         halving=which.halving,
         over=over,
+        given=which.given or [],
+        then=then,
         note=say,
     )
     if which.strict_code:
@@ -225,17 +228,6 @@ def _job_options(executor: str, cluster: Cluster, then: str | None) -> Options:
         script_dir=cluster.script_dir,
         profile=profile,
     )
-
-
-def _states(retry: str | None) -> frozenset[str]:
-    words = {word.strip().replace("-", "_") for word in (retry or "").split(",") if word.strip()}
-    for word in words - {"all"}:
-        if word not in (*RETRY, DROPPED):
-            known = [*RETRY, DROPPED, "all"]
-            raise UsageError(
-                f"--retry: no state {word!r} to repeat", hint=did_you_mean(word, known)
-            )
-    return frozenset({*words, *RETRY} - {"all"}) if "all" in words else frozenset(words)
 
 
 def _with_named(plan: Plan, which: Which, retry: frozenset[str]) -> frozenset[str]:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import glob
-import re
-import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -18,13 +14,14 @@ from imgtool.config.load import (
     Override,
     keys_meant,
     load,
-    read_resolved,
     to_dict,
 )
 from imgtool.config.schema import TINY_FOLDER, Cluster, Experiment, FamilySchema
 from imgtool.errors import ConfigError, UsageError, did_you_mean
-from imgtool.experiment.layout import MANIFEST_NAME, TRIAL_CONFIG, ExperimentDir
+from imgtool.experiment.layout import MANIFEST_NAME, ExperimentDir
 from imgtool.sweep import grid, manifest
+from imgtool.sweep.earlier import Earlier
+from imgtool.sweep.first import Firsts
 from imgtool.sweep.halving import read_halving
 from imgtool.sweep.over import Candidate, Preparation, prepared
 from imgtool.sweep.spec import SEED, Spec, as_sets, chosen, read_spec, root_of
@@ -46,6 +43,8 @@ def make_plan(
     duration_sec: float | None = None,
     halving: str | None = None,
     over: Sequence[str] | None = (),
+    given: Sequence[str] = (),
+    then: str | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Plan:
     """Work a sweep out.
@@ -63,10 +62,13 @@ def make_plan(
         halving: the words of `--halving`, instead of the file's.
         over: experiments, for each of which the trials are made; without any those that the
             sweep's folder remembers; None for the trials as they would be without any.
+        given: NAME=CKPT of what is not to be trained first.
+        then: a shell command, instead of the file's.
         note: is told which of these are left out.
 
     Raises:
         ConfigError: anything wrong in the files or words.
+        CheckpointError: what is given is none.
         UsageError: no time, a folder of its own for every trial, two trials of one name, or
             `--set` of a key that is varied.
     """
@@ -77,7 +79,8 @@ def make_plan(
         raise UsageError("a trial's time limit is 0", hint="give it some time, such as 3h")
     extra = grid.product(grid.parse_grid(grid_words))
     grid_keys = frozenset(key for values in extra for key in values)
-    maker = _Maker(spec, schema_of, tuple(sets), grid_keys, tiny)
+    firsts = Firsts(spec.first, given, schema_of, tiny=tiny)
+    maker = _Maker(spec, schema_of, tuple(sets), grid_keys, tiny, firsts)
     combinations = grid.times(spec.combinations, extra)
     candidates = _candidates(spec, maker, over, note)
     made = [
@@ -97,6 +100,9 @@ def make_plan(
         stems |= {trial.name: PurePath(trial.source).stem for trial in trials}
         kept = chosen([name for trial in trials for name in trial.names], only, stems)
         trials = [trial for trial in trials if kept & {*trial.names}]
+    then = spec.then if then is None else then
+    rungs = spec.halving if halving is None else read_halving(halving)
+    trials = firsts.with_trials(trials, then, maker.make_first, has_rungs=rungs is not None)
     varied = tuple(key for values in extra[:1] for key in values if key != SEED)
     return Plan(
         name=spec.name,
@@ -112,8 +118,8 @@ def make_plan(
             if keys.get("max_running") is not None
         },
         duration_sec=duration_sec,
-        then=None if spec.then is None else spec.then.replace("{root}", shlex.quote(str(root))),
-        halving=spec.halving if halving is None else read_halving(halving),
+        then=None if then is None else firsts.filled(then, root),
+        halving=rungs,
     )
 
 
@@ -139,7 +145,7 @@ def _trials(
     made: Sequence[_Made], root: Path, shared_dir: Path | None, schema_of: SchemaOf
 ) -> list[Trial]:
     """One a training: configs that differ in their names alone are one trial of several names."""
-    earlier = _Earlier(root, {one.name for one in made}, schema_of)
+    earlier = Earlier(root, {one.name for one in made}, schema_of)
     named: dict[str, Trial] = {}
     for one in made:
         name = one.name
@@ -179,8 +185,9 @@ class _Maker:
         sets: tuple[str, ...],
         grid_keys: frozenset[str],
         tiny: bool,
+        firsts: Firsts,
     ) -> None:
-        self.spec, self.schema_of, self.tiny = spec, schema_of, tiny
+        self.spec, self.schema_of, self.tiny, self.firsts = spec, schema_of, tiny, firsts
         self.sets, self.grid_keys = sets, grid_keys
         self.meant: dict[tuple[str, str], set[str]] = {}
         self.plain: dict[str, str] = {}
@@ -213,7 +220,8 @@ class _Maker:
         self.refuse_to_set_what_varies(loaded.experiment.family, values)
         found = identity(loaded.experiment, candidate.fingerprint if candidate else "")
         if config not in self.plain:
-            plain = loaded if not words else self.load(config, [])
+            is_plain = not words and not self.firsts.given
+            plain = loaded if is_plain else self.load(config, [], with_given=False)
             self.plain[config] = identity(plain.experiment, "")
         name = candidate.name if candidate else loaded.experiment.name
         if found != self.plain[config]:
@@ -241,8 +249,21 @@ class _Maker:
             self.meant[family, word] = keys_meant(Override(word), self.schema_of(family))
         return self.meant[family, word]
 
-    def load(self, config: str, words: Sequence[str | Override]) -> Loaded:
-        return load(config, family=None, schema_of=self.schema_of, sets=words, tiny=self.tiny)
+    def load(
+        self, config: str, words: Sequence[str | Override], *, with_given: bool = True
+    ) -> Loaded:
+        def read(words: Sequence[str | Override]) -> Loaded:
+            return load(config, family=None, schema_of=self.schema_of, sets=words, tiny=self.tiny)
+
+        loaded = read(words)
+        others = self.firsts.redirected(loaded.experiment, with_given=with_given)
+        return read([*words, *others]) if others else loaded
+
+    def make_first(self, config: str, family: str | None = None) -> Loaded:
+        """A config that is trained first, with those words that mean something to its family."""
+        sets = () if family is None else (*self.spec.sets, *self.sets)
+        words = self.firsts.words(family, sets) if family else []
+        return self.with_resources(self.load(config, words), config)
 
     def with_resources(self, loaded: Loaded, config: str) -> Loaded:
         """What the sweep says of the experiment's queue; `--set cluster.…` still wins."""
@@ -275,38 +296,6 @@ class _Maker:
         words = as_sets({f"cluster.{k}": v for k, v in given.items()})
         cluster = self.load(config, words).experiment.cluster
         return {key: getattr(cluster, key) for key in given}
-
-
-class _Earlier:
-    """Trials that lie there already under a name that their hash gave them at another time.
-
-    Args:
-        root: of the sweep.
-        names: of its trials today, which are nobody else's.
-    """
-
-    def __init__(self, root: Path, names: set[str], schema_of: SchemaOf) -> None:
-        self._root, self._names, self._schema_of = root, names, schema_of
-        self._found: dict[str, dict[str, str]] = {}
-
-    def name_of(self, experiment: Experiment, name: str) -> str:
-        """The name of a trial's directory, where there is one; else `name`."""
-        if name == experiment.name or (self._root / name).exists():
-            return name
-        if experiment.name not in self._found:
-            self._found[experiment.name] = dict(self._like(experiment.name))
-        return self._found[experiment.name].get(identity(experiment, ""), name)
-
-    def _like(self, stem: str) -> Iterator[tuple[str, str]]:
-        """(hash as of today, name) of the directories that may be trials of this config."""
-        own = re.compile(rf"{re.escape(stem)}(-[0-9a-f]{{8}})?")
-        for path in sorted(self._root.glob(f"{glob.escape(stem)}*")):
-            if path.name in self._names or not own.fullmatch(path.name):
-                continue
-            for config in (ExperimentDir(path).config_path, path / TRIAL_CONFIG):
-                with suppress(ConfigError):
-                    yield identity(read_resolved(config, self._schema_of).experiment, ""), path.name
-                    break
 
 
 def _refuse_unknown_decides(spec: Spec, schemas: Sequence[FamilySchema]) -> None:

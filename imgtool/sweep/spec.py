@@ -16,6 +16,7 @@ from imgtool.config.validate import MAX_NAME_BYTES
 from imgtool.config.yaml_io import parse_tree
 from imgtool.errors import ConfigError, UserError, did_you_mean
 from imgtool.sweep import grid
+from imgtool.sweep.first import First, in_turn, read_first
 from imgtool.sweep.halving import Halving, read_halving
 from imgtool.sweep.over import Over, read_over
 from imgtool.units import parse_duration
@@ -23,6 +24,7 @@ from imgtool.units import parse_duration
 KEYS = (
     *("sweep", "experiments", "base", "matrix", "exclude", "include", "zip", "random", "seeds"),
     *("set", "root", "shared_dir", "decides", "resources", "duration", "then", "halving", "over"),
+    "first",
 )
 _SIGNS = {"sweep", "experiments", "matrix", "zip", "random", "seeds", "decides", "over"}
 SEED = "train.seed"
@@ -43,9 +45,11 @@ class Spec:
         decides: config keys that its winner decides.
         resources: queue -> keys of `cluster` and max_running.
         duration_sec: time limit of a trial.
-        then: a shell command for when every trial has ended; `{root}` is the sweep's folder.
+        then: a shell command for when every trial has ended, or several one after the other;
+            `{root}` is the sweep's folder, `{NAME}` what is trained first by that name.
         halving: rungs at which the best part of the trials goes on.
         over: what is made of each candidate of `--over`; None where trials have none.
+        first: what is trained before those that read it.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Spec:
     then: str | None = None
     halving: Halving | None = None
     over: Over | None = None
+    first: tuple[First, ...] = ()
 
 
 def read_spec(word: str) -> Spec:
@@ -125,9 +130,10 @@ class _Reader:
             decides=tuple(self.texts("decides")) or self.varied(),
             resources=self.resources(),
             duration_sec=None if duration is None else self.told("duration", duration),
-            then=self.text("then"),
+            then=self.then(),
             halving=self.part("halving", read_halving),
             over=self.part("over", read_over),
+            first=self.part("first", lambda given: read_first(given, self.config)) or (),
         )
 
     def fail(self, key: str, problem: str, hint: str | None = None) -> ConfigError:
@@ -156,6 +162,11 @@ class _Reader:
         if not isinstance(value, str) or not value.strip():
             raise self.fail(key, f"{key} is {value!r}, expected a text")
         return value
+
+    def then(self) -> str | None:
+        if isinstance(self.values.get("then"), list):
+            return in_turn(self.texts("then")) or None
+        return self.text("then")
 
     def texts(self, key: str) -> list[str]:
         value = self.values.get(key)

@@ -33,7 +33,8 @@ class Trial:
         strict_code: whether it refuses to train by other code than it was submitted with.
         pause_at: the rung (iterations, or epochs such as 3ep) at which its next start pauses.
         candidate: whom it is made for, in a sweep over candidates.
-        preparation: what of the candidate it reads, and how that is made.
+        preparation: what it reads that is made before it trains, and how.
+        is_first: it is trained for others to read, and is no candidate of a selection.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Trial:
     pause_at: str | None = None
     candidate: Candidate | None = None
     preparation: Preparation | None = None
+    is_first: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ LINES = {
         ["faces/img_align_celeba", "new", "--detect", "--face", "1", "--skip-bad", "--dry-run"],
     ],
     "data check": ["layouts", "--dataset", "layouts"],
-    "data make faces": ["new", "--n", "2", "--seed", "1", "--workers", "1"],
+    "data make faces": ["new", "--n", "2", "--aligned", "--seed", "1", "--workers", "1"],
     "data make layouts": ["new", "--n", "2", "--size", "64", "--seed", "1"],
     "data make photos": ["new", "--n", "2", "--size", "64", "--image-format", "jpg"],
     "data pack": ["photos", "new.safetensors", "--image-size", "48", "--skip-bad"],
