@@ -61,6 +61,15 @@ class Own:
             rich_help_panel=PANEL,
         ),
     ] = False
+    keep_detail: Annotated[
+        bool,
+        typer.Option(
+            "--keep-detail",
+            help="With --paste: add what the edit changes to the photograph, which stays as sharp "
+            "as it is, instead of the new face.",
+            rich_help_panel=PANEL,
+        ),
+    ] = False
     face: Annotated[
         int | None,
         typer.Option(
@@ -99,6 +108,8 @@ class Own:
                 f"--{given[0].replace('_', '-')} is of photographs that are not aligned",
                 hint="add --align, or --paste",
             )
+        if self.keep_detail and not self.paste:
+            raise UsageError("--keep-detail is of pasted faces", hint="add --paste")
         if self.landmarks is not None and (self.face or self.target_face):
             raise UsageError(
                 "--landmarks says where the face is: there is no other to choose",
@@ -286,25 +297,29 @@ class _Work:
         }
         _save(edits.picture, self._out)
         records = [record]
-        for path, face, subject in zip(self._files, edits.made, subjects, strict=False):
-            records.append({**record, "path": path, **_paste(face, subject, path)})
+        for path, face, former, subject in zip(
+            self._files, edits.made, edits.unedited, subjects, strict=False
+        ):
+            pasted = _paste(face, former if self._own.keep_detail else None, subject, path)
+            records.append({**record, "path": path, **pasted})
         soft = max((one["enlarged"] for one in records[1:]), default=0)
-        if soft > SOFT:
+        if soft > SOFT and not self._own.keep_detail:
             say(
-                f"the face is enlarged {soft:.1f} times to fit its photograph: it has "
-                f"{self.editor.size} pixels, and looks that soft"
+                f"the face of {self.editor.size} pixels is enlarged {soft:.1f} times to fit its "
+                "photograph, and looks soft; --keep-detail adds only what is changed"
             )
         columns = PASTED_COLUMNS if self._files else COLUMNS
         self._output.emit("picture", records, columns=columns)
 
 
-def _paste(face: Tensor, subject: _Subject, path: Path) -> dict[str, Any]:
+def _paste(face: Tensor, former: Tensor | None, subject: _Subject, path: Path) -> dict[str, Any]:
     """Write a photograph with a new face; what is to be told of it."""
     import torch
 
     photograph = subject.photograph
     assert photograph is not None, "--paste aligns"
-    pixels, enlarged = photograph.with_face(face.permute(1, 2, 0).numpy())
+    unedited = None if former is None else former.permute(1, 2, 0).numpy()
+    pixels, enlarged = photograph.with_face(face.permute(1, 2, 0).numpy(), unedited)
     _save(torch.from_numpy(pixels).permute(2, 0, 1), path)
     return {
         "photograph": Path(photograph.path),

@@ -96,6 +96,8 @@ def warp(image: Image8, scale: complex, shift: complex, size: tuple[int, int]) -
     """
     back, origin = 1 / scale, -shift / scale
     shrink = max(1, math.floor(abs(back)))
+    image, corner = _around(image, origin + back * _corners(*size), shrink)
+    origin -= corner
     if shrink > 1:  # else bicubic would skip pixels
         image = np.asarray(Image.fromarray(image).reduce(shrink))
         back, origin = back / shrink, origin / shrink
@@ -117,6 +119,17 @@ def warp(image: Image8, scale: complex, shift: complex, size: tuple[int, int]) -
     )
 
 
+def _around(image: Image8, corners: Points, shrink: int) -> tuple[Image8, complex]:
+    """The part of an image that is needed, where none of it lies outside, and its corner."""
+    reach = 4 * shrink
+    left, top = (math.floor(part.min()) - reach for part in (corners.real, corners.imag))
+    right, bottom = (math.ceil(part.max()) + reach for part in (corners.real, corners.imag))
+    if left < 0 or top < 0 or right > image.shape[1] or bottom > image.shape[0]:
+        return image, 0j
+    left, top = left // shrink * shrink, top // shrink * shrink  # the blocks stay the same
+    return image[top:bottom, left:right], left + 1j * top
+
+
 def _corners(width: float, height: float) -> NDArray[np.complex128]:
     return np.array([0, width, height * 1j, width + height * 1j])
 
@@ -125,7 +138,13 @@ def _corners(width: float, height: float) -> NDArray[np.complex128]:
 
 
 def paste(
-    image: Image8, face: Image8, frame: Frame, scale: complex, shift: complex
+    image: Image8,
+    face: Image8,
+    frame: Frame,
+    scale: complex,
+    shift: complex,
+    *,
+    instead_of: Image8 | None = None,
 ) -> tuple[Image8, float]:
     """A picture with a face of the frame put back where it was taken from.
 
@@ -136,6 +155,8 @@ def paste(
         image: (H, W, 3) uint8; stays as it is.
         face: (h, w, 3) uint8, the whole of the frame at any size.
         scale, shift: of the similarity from the picture into the frame.
+        instead_of: (h, w, 3) uint8; not the face is pasted but its difference from this one, so
+            that the picture keeps its own detail.
 
     Returns:
         The picture, and how many of its pixels one of the face is wide.
@@ -149,6 +170,7 @@ def paste(
     if left >= right:
         return made, enlarged
     sized = _as_large(face, frame, abs(scale))
+    former = None if instead_of is None else _as_large(instead_of, frame, abs(scale))
     per = np.array([sized.width / frame.width, sized.height / frame.height])
     for first in range(top, bottom, _ROWS):
         last = min(first + _ROWS, bottom)
@@ -160,13 +182,20 @@ def paste(
             per[0] * scale.real, -per[0] * scale.imag, per[0] * corner.real,
             per[1] * scale.imag, per[1] * scale.real, per[1] * corner.imag,
         )  # fmt: skip
-        turned = sized.transform(
-            (right - left, last - first), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC
+        size, part = (right - left, last - first), made[first:last, left:right]
+        change = _turned(sized, size, matrix) - (
+            part if former is None else _turned(former, size, matrix)
         )
-        part = made[first:last, left:right]
-        mixed = part + weight[..., None] * (np.asarray(turned, np.float32) - part)
-        part[weight > 0] = np.rint(mixed[weight > 0]).astype(np.uint8)
+        mixed = np.rint(part + weight[..., None] * change).clip(0, 255).astype(np.uint8)
+        part[weight > 0] = mixed[weight > 0]
     return made, enlarged
+
+
+def _turned(
+    face: Image.Image, size: tuple[int, int], matrix: tuple[float, ...]
+) -> NDArray[np.float32]:
+    turned = face.transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+    return np.asarray(turned, np.float32)
 
 
 def _clipped(values: NDArray[np.float64], end: int) -> tuple[int, int]:

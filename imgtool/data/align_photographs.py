@@ -91,7 +91,7 @@ def align_photographs(
     looked = _look_at(paths, face, workers, progress)
     faces = _faces(root, paths, looked, frame)
     if faces.bad and (not skip_bad or len(faces.bad) == len(faces.files)):
-        raise refusal(faces, "a face must be upright, turned to the camera and 20 pixels wide")
+        raise refusal(faces, "a face must be upright, turned to the camera and not small")
     recipe = {
         "what": "aligned photographs",
         "size": f"{frame.width}x{frame.height}",

@@ -33,10 +33,12 @@ class Edits:
     Attributes:
         picture: all of them beside each other, (3, H, W) uint8.
         made: those that are new, (3, S, S) uint8, in order.
+        unedited: the reconstruction of the face that each was made of.
     """
 
     picture: Tensor
     made: list[Tensor]
+    unedited: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -88,20 +90,21 @@ class Editor:
         """first | second | first with second's object | second with first's."""
         (a, x), (b, y) = self._split(first), self._split(second)
         made = [self._join(a, y)[0], self._join(b, x)[0]]
-        return Edits(grid([[_shown(first), _shown(second), *made]]), made)
+        unedited = [self._join(a, x)[0], self._join(b, y)[0]]
+        return Edits(grid([[_shown(first), _shown(second), *made]]), made, unedited)
 
     def interpolate(self, face: Tensor, target: Tensor, steps: int) -> Edits:
         """face | `steps` faces from its own object to the target's | target."""
         (background, own), (_, wanted) = self._split(face), self._split(target)
         share = torch.linspace(0, 1, steps, device=self._device).view(-1, 1, 1, 1)
         made = list(self._join(background, own + share * (wanted - own)))
-        return Edits(grid([[_shown(face), *made, _shown(target)]]), made)
+        return Edits(grid([[_shown(face), *made, _shown(target)]]), made, made[:1] * steps)
 
     def matrix(self, face: Tensor, targets: Sequence[Tensor], rows: int, columns: int) -> Edits:
         """The face with objects between those of four targets, one at each corner (top left, top
         right, bottom left, bottom right), line by line.
         """
-        background, _ = self._split(face)
+        background, own = self._split(face)
         objects = torch.cat([self._split(target)[1] for target in targets])
         down = torch.linspace(0, 1, rows, device=self._device)
         across = torch.linspace(0, 1, columns, device=self._device)
@@ -113,7 +116,8 @@ class Editor:
             lines.append(
                 list(self._join(background, torch.einsum("nk,kchw->nchw", shares, objects)))
             )
-        return Edits(grid(lines), [cell for line in lines for cell in line])
+        made = [cell for line in lines for cell in line]
+        return Edits(grid(lines), made, [self._join(background, own)[0]] * len(made))
 
 
 def _shown(face: Tensor) -> Tensor:

@@ -43,9 +43,9 @@ class Photograph:
         size = (self.frame.width, self.frame.height)
         return np.asarray(warp(self.pixels, self.scale, self.shift, size))
 
-    def with_face(self, face: Image8) -> tuple[Image8, float]:
+    def with_face(self, face: Image8, instead_of: Image8 | None = None) -> tuple[Image8, float]:
         """The photograph with another face, as `paste` does it."""
-        return paste(self.pixels, face, self.frame, self.scale, self.shift)
+        return paste(self.pixels, face, self.frame, self.scale, self.shift, instead_of=instead_of)
 
 
 @dataclass(frozen=True)

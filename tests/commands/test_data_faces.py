@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from PIL import Image
 
 from commands.main import main
 from imgtool.data.synthetic.make import make_faces
@@ -125,3 +126,31 @@ def test_align_without_landmarks_is_one_clear_error(imgtool, tmp_path):
     assert "no table of landmarks" in error
     assert "list_landmarks_align_celeba.txt" in hint
     assert not (tmp_path / "out").exists()
+
+
+def test_align_finds_the_faces_of_photographs(imgtool, faces, tmp_path):
+    root = tmp_path / "own"
+    root.mkdir()
+    with Image.open(faces / "img_align_celeba/000001.jpg") as face:
+        pair = Image.new("RGB", (2 * face.width, face.height))
+        pair.paste(face, (0, 0))
+        pair.paste(face.resize((150, 184)), (face.width, 20))
+        pair.save(root / "pair.png")
+    Image.new("RGB", (64, 64)).save(root / "none.png")
+    words = ("align", root, tmp_path / "out", "--detect")
+    answer = imgtool(*words)
+    assert (answer.code, (tmp_path / "out").exists()) == (4, False)
+    assert "none.png: no face was found in it" in answer.err
+    answer = imgtool(*words, "--skip-bad", "--json")
+    record = json.loads(answer.out)
+    assert (answer.code, record["num_images"], record["num_with_several_faces"]) == (0, 1, 1)
+    assert "size_px" not in record
+    assert "left out: none.png: no face" in answer.err
+    assert "the largest was taken: 1 (pair.png: 2)" in answer.err
+    assert (tmp_path / "out/img_align_celeba/pair.jpg").exists()
+
+
+def test_a_number_of_a_face_is_of_faces_that_are_found(imgtool, faces, tmp_path):
+    answer = imgtool("align", faces, tmp_path / "out", "--face", 2)
+    assert (answer.code, answer.err.count("\n")) == (2, 2)
+    assert "hint: add --detect" in answer.err

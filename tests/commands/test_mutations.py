@@ -36,7 +36,10 @@ LINES = {
     "config check": ["study.yaml", "one.yaml", "--family", "autoencoder"],
     "config show": ["one.yaml", "--set", "train.lr=1e-3", "--tiny"],
     "convert": ["old.pt", "--config", "genegan/exp00", "--exp-dir", "new", "--dry-run"],
-    "data align": ["faces", "new", "--size", "64", "--workers", "1", "--skip-bad"],
+    "data align": [
+        ["faces", "new", "--size", "64", "--workers", "1", "--skip-bad"],
+        ["faces/img_align_celeba", "new", "--detect", "--face", "1", "--skip-bad", "--dry-run"],
+    ],
     "data check": ["layouts", "--dataset", "layouts"],
     "data make faces": ["new", "--n", "2", "--aligned", "--seed", "1", "--workers", "1"],
     "data make layouts": ["new", "--n", "2", "--size", "64", "--seed", "1"],
@@ -46,7 +49,14 @@ LINES = {
     "demo": ["new", "--seconds", "5"],
     "edit interpolate": [*FACES, "--target", "b.png", "--steps", "2", "--out", "new.png"],
     "edit matrix": [*FACES, "--targets", "a.png", "b.png", "a.png", "b.png", "--out", "new.png"],
-    "edit swap": [*FACES, "--target", "b.png", "--out", "new.png", "--img-size", "64"],
+    "edit swap": [
+        [*FACES, "--target", "b.png", "--out", "new.png", "--img-size", "64"],
+        [
+            *("--ckpt", "genegan", "--input", "faces/img_align_celeba/000001.jpg"),
+            *("--target", "faces/img_align_celeba/000002.jpg", "--out", "new.png", "--paste"),
+            *("--landmarks", "faces/list_landmarks_align_celeba.txt", "--align-as", "faces"),
+        ],
+    ],
     "encode": ["autoencoder", "photos", "--crop", "32", "-o", "new.safetensors", *QUICK],
     "eval bd-rate": ["a.json", "b.json"],
     "eval edit": [

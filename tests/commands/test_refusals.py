@@ -28,7 +28,12 @@ LINES = {
         ["no.pt", "--config", "genegan/exp00", "--exp-dir", "new/x"],
         ["bad.pt", "--config", "genegan/exp00", "--exp-dir", "new/x"],
     ],
-    "data align": [["no", "new/x"], ["empty", "new/x"]],
+    "data align": [
+        ["no", "new/x"],
+        ["empty", "new/x"],
+        ["no", "new/x", "--detect"],
+        ["empty", "new/x", "--detect"],
+    ],
     "data check": [["no"], ["layouts.csv", "--dataset", "layouts"]],
     "data make faces": [["new/x", "--n", "0"], ["new/x", "--attributes", "No"]],
     "data make layouts": [["new/x", "--n", "0"], ["new/x", "--n", "2", "--size", "1"]],
@@ -43,7 +48,10 @@ LINES = {
         ["--ckpt", "no", "--input", "a.png", "--target", "a.png", "--out", "new/x.png"]
     ],
     "edit matrix": [["--ckpt", "no", "--input", "a.png", "--targets", "a.png", "--out", "new/x"]],
-    "edit swap": [["--ckpt", "no", "--input", "a.png", "--target", "a.png", "--out", "new/x.png"]],
+    "edit swap": [
+        ["--ckpt", "no", "--input", "a.png", "--target", "a.png", "--out", "new/x.png"],
+        ["--ckpt", "no", "--input", "a.png", "--target", "a.png", "--out", "new/x.png", "--paste"],
+    ],
     "encode": [
         ["no", "-o", "new/x.safetensors", *CPU],
         ["empty", "photos", "-o", "new/x.safetensors", *CPU],

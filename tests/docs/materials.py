@@ -36,6 +36,11 @@ def pictures(work: Path) -> None:
         shutil.copy(path, work / f"{name}.jpg")
 
 
+def photographs(work: Path) -> None:
+    made = make_faces(work / "drawn", 3, seed=2).path
+    (made / "img_align_celeba").rename(work / "photographs")
+
+
 def samples(work: Path) -> None:
     make_photos(work / "samples", 12, size=SIDE, seed=2)
 
@@ -78,7 +83,7 @@ def phase(work: Path) -> None:
 
 MATERIALS: dict[str, Callable[[Path], None]] = {
     made.__name__: made
-    for made in (photos, layouts, faces, pictures, samples, kodak, flickr2w, phase)
+    for made in (photos, layouts, faces, pictures, photographs, samples, kodak, flickr2w, phase)
 }
 
 
