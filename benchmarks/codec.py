@@ -10,25 +10,34 @@ weights and images, and an allocator that keeps freed memory, as ours has.
                     the baseline's operations (bound: 1.15 of the tuned baseline's time)
     encode_less_g_s the same, less the time of g_s (bound: 0.95 of the tuned baseline's time)
     decode          file to pixels (bound: 0.9 of the tuned baseline's time)
+    forward         encode against the published forward pass (likelihoods, g_s) and CompressAI's
+                    rANS coder behind it, which is left out where
+                    `pip install --no-deps compressai` was not done (no bound)
 
 Ratios are ours / baseline of seconds. IMGTOOL_KERNELS=convolution or product says which kernel 1x1
-convolutions of ours take, instead of a timing; each record names it.
+convolutions of ours take, instead of a timing; each record names it. `cpu_sec` is processor time a
+call, which says something on a busy machine too, with `--threads 1`. `--profile` says instead where
+compressing and decompressing one image's file spend it, and the floor.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from _codec import make_codec, make_image
+from _codec_parts import profile_codec
 from _pairs import report, run_pairs
+from _rans import has_rans, rans_encode, rans_tables
 
-BOUNDS = {"encode": "<= 1.15", "encode_less_g_s": "<= 0.95", "decode": "<= 0.9"}
+BOUNDS = {"encode": "<= 1.15", "encode_less_g_s": "<= 0.95", "decode": "<= 0.9", "forward": None}
 SIZES = {"768x512": (512, 768), "512x512": (512, 512)}
 
 
@@ -42,11 +51,15 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--repeat", type=int, default=2, help="timed a process, after one untimed")
     parser.add_argument("--tuned", action="store_true", help="the baseline in NHWC, memory kept")
+    parser.add_argument("--profile", action="store_true", help="where our time goes")
     parser.add_argument("--part", choices=list(BOUNDS), help=argparse.SUPPRESS)
     parser.add_argument("--side", choices=["ours", "published"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         print(json.dumps(one_side(options)))
+        return
+    if options.profile:
+        profile(options)
         return
     words = [sys.executable, __file__]
     for name in ("model", "size", "threads", "repeat"):
@@ -81,11 +94,31 @@ def one_side(options: argparse.Namespace) -> dict[str, Any]:
     with torch.no_grad():
         call, left_out, facts = make(options)
         call()
-        begin, left_out[0] = time.perf_counter(), 0.0
+        begin, left_out[0], cpu = time.perf_counter(), 0.0, time.process_time()
         for _ in range(options.repeat):
             call()
         seconds = time.perf_counter() - begin - left_out[0]
-    return {"rate": options.repeat / seconds, **facts}
+        cpu = (time.process_time() - cpu) / options.repeat
+    return {"rate": options.repeat / seconds, "cpu_sec": round(cpu, 3), **facts}
+
+
+def profile(options: argparse.Namespace) -> None:
+    """One record of compressing and one of decompressing: processor seconds of each part."""
+    from imgtool.training.environment import prepare
+
+    prepare(deterministic=True)
+    import torch
+
+    torch.set_num_threads(options.threads)
+    height, width = SIZES[options.size]
+    with tempfile.TemporaryDirectory() as folder:
+        found = profile_codec(
+            make_codec(options.model), make_image(height, width), Path(folder), options.repeat
+        )
+    for name, facts in found.items():
+        record = {"schema": "imgtool/1", "kind": "benchmark", "name": f"hpcm_{name}_parts"}
+        about = {"model_name": options.model, "size": options.size, "num_threads": options.threads}
+        print(json.dumps({**record, **facts, **about, "load": round(os.getloadavg()[0], 2)}))
 
 
 Side = tuple[Callable[[], object], list[float], dict[str, Any]]
@@ -135,6 +168,9 @@ def published(options: argparse.Namespace) -> Side:
     if options.part == "decode":
         streams, size = peer.encode(image)
         return lambda: peer.decode(streams, size), [0.0], {}
+    if options.part == "forward":
+        facts: dict[str, Any] = {"rans": has_rans()}
+        return lambda: facts.update(peer.measure(image)), [0.0], facts
     return lambda: peer.encode(image), [0.0], {}
 
 
@@ -176,6 +212,20 @@ def published_codec(codec: Any) -> Any:
             self.code(y, self.h_s(z_q + self.p["means_hyper"]))
             parts = [Part(tables_of(scales), integers(q)) for q, scales in self.written]
             return (alphabet.encode([of_z]), alphabet.encode(parts)), z.shape[2:]
+
+        def measure(self, x: Any) -> dict[str, float]:
+            """What evaluating an image takes: the forward pass, then CompressAI's coder."""
+            self.written, self.reader = [], None
+            self.forward(x)
+            if not has_rans():
+                return {}
+            begin = time.process_time()
+            parts = [Part(tables_of(scales), integers(q)) for q, scales in self.written]
+            stream = rans_encode(parts, rans_tables(alphabet))
+            return {
+                "rans_cpu_sec": round(time.process_time() - begin, 4),
+                "rans_bytes": len(stream),
+            }
 
         def decode(self, streams: tuple[bytes, bytes], size: tuple[int, int]) -> Any:
             z_q = Decoder(alphabet, streams[0]).read(tables_of_z(*size))
