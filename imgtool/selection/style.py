@@ -28,6 +28,7 @@ from imgtool.selection.records import Selection
 COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 WINNER = "#D55E00"
 GREY = "#9a9a9a"
+RIM = "#222222"  # of a point that is set off
 DASHES = ("-", "--", ":", "-.")
 MARKERS = ("s", "^", "D", "o")
 DPI = 150
@@ -190,3 +191,46 @@ def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) 
         figure.legend(
             handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False
         )
+
+
+def ring(axes: Axes, x: float, y: float, area: float) -> None:
+    """The winner's, about its point."""
+    axes.scatter(x, y, s=area, facecolors="none", edgecolors=WINNER, linewidths=2, zorder=4)
+
+
+def label_points(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """Names beside their points, each where it covers no other one."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    taken: list[tuple[float, float, float, float]] = []
+    pixels = [axes.transData.transform((x, y)) for _, x, y in points]
+    taken += [(px - 6, py - 6, px + 6, py + 6) for px, py in pixels]
+    fontsize = 8 if len(points) <= 20 else 7
+    offsets = [(8, 4, "left"), (8, -11, "left"), (-8, 4, "right"), (-8, -11, "right")]
+    offsets += [(0, 11, "center"), (0, -18, "center"), (10, 16, "left"), (10, -24, "left")]
+    offsets += [(-10, 16, "right"), (-10, -24, "right"), (10, 28, "left"), (10, -36, "left")]
+    inside = axes.get_window_extent(renderer)
+    for name, x, y in sorted(points, key=lambda point: point[1:]):
+        for dx, dy, align in offsets:
+            text = axes.annotate(
+                name,
+                (x, y),
+                (dx, dy),
+                textcoords="offset points",
+                ha=align,
+                fontsize=fontsize,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.4},
+            )
+            box = text.get_window_extent(renderer)
+            area = (box.x0, box.y0, box.x1, box.y1)
+            free = not any(_overlap(area, other) for other in taken)
+            if free and box.x0 >= inside.x0 and box.x1 <= inside.x1 and box.y0 >= inside.y0:
+                taken.append(area)
+                break
+            text.remove()
+        # A name that fits nowhere is left to the table.
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
