@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from matplotlib.axes import Axes
@@ -184,8 +185,8 @@ def _caption_of_generation(selection: Selection) -> str:
         "elements."
         + " Bars are 95 % confidence intervals of the mean over the probes' seeds."
         * bars
-        + " The dash below a mark is its floor: the same distance of the images' own latents, "
-        "decoded." * floor
+        + " The dash that dots join to a mark is its floor: the same distance of the images' own "
+        "latents, decoded." * floor
     )
 
 
@@ -199,9 +200,12 @@ def _generation(selection: Selection, style: Style) -> Figure | None:
     plain_axes(axes)
     sizes = [v.candidate.metrics.get("latent_dims", 0.0) for v, _, _ in points]
     largest = max(sizes) or 1.0
-    labelled = []
+    labelled, reaches = [], []
     for (verdict, x, y), size in zip(points, sizes, strict=True):
-        _point(axes, verdict, x, y, selection, style, area=24 + 230 * size / largest)
+        area = 24 + 230 * size / largest
+        _point(axes, verdict, x, y, selection, style, area=area)
+        is_ringed = verdict is selection.winner
+        reaches.append(math.sqrt(area + 144 * is_ringed) / 2)
         floor = verdict.candidate.metrics.get(FLOOR)
         if floor is not None:
             colour = style.of[verdict.candidate.name].colour
@@ -220,7 +224,7 @@ def _generation(selection: Selection, style: Style) -> Figure | None:
     axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
     axes.set_xlabel(literal(label_of(metric)))
     axes.set_ylabel(literal(label_of(GFID)))
-    label_points(figure, axes, labelled[:NUM_LABELS])
+    label_points(figure, axes, labelled[:NUM_LABELS], reaches[:NUM_LABELS])
     return figure
 
 

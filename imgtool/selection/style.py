@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ GREY = "#9a9a9a"
 RIM = "#222222"  # of a point that is set off
 DASHES = ("-", "--", ":", "-.")
 MARKERS = ("s", "^", "D", "o")
+POINT_REACH = 3.0  # from the middle of a common point to its edge, in points of type
 DPI = 150
 WIDTH = 8.0  # of every figure, inches: the page's, so that no letter shrinks
 NAME_LENGTH = 28  # of a name in a figure; longer ones lose their middle
@@ -198,25 +200,41 @@ def ring(axes: Axes, x: float, y: float, area: float) -> None:
     axes.scatter(x, y, s=area, facecolors="none", edgecolors=WINNER, linewidths=2, zorder=4)
 
 
-def label_points(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    """Names beside their points, each where it covers no other one."""
+def label_points(
+    figure: Figure,
+    axes: Axes,
+    points: Sequence[tuple[str, float, float]],
+    reaches: Sequence[float] | None = None,
+) -> None:
+    """Names beside their points, each where it covers no other one.
+
+    Args:
+        reaches: from a point's middle to the edge of its mark, in points of type.
+    """
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()
     taken: list[tuple[float, float, float, float]] = []
-    pixels = [axes.transData.transform((x, y)) for _, x, y in points]
-    taken += [(px - 6, py - 6, px + 6, py + 6) for px, py in pixels]
+    reaches = reaches or [POINT_REACH] * len(points)
+    for (_, x, y), reach in zip(points, reaches, strict=True):
+        (px, py), r = axes.transData.transform((x, y)), reach * figure.dpi / 72
+        taken.append((px - r, py - r, px + r, py + r))
     fontsize = 8 if len(points) <= 20 else 7
     offsets = [(8, 4, "left"), (8, -11, "left"), (-8, 4, "right"), (-8, -11, "right")]
     offsets += [(0, 11, "center"), (0, -18, "center"), (10, 16, "left"), (10, -24, "left")]
     offsets += [(-10, 16, "right"), (-10, -24, "right"), (10, 28, "left"), (10, -36, "left")]
     inside = axes.get_window_extent(renderer)
-    for name, x, y in sorted(points, key=lambda point: point[1:]):
+    pairs = zip(points, reaches, strict=True)
+    for (name, x, y), reach in sorted(pairs, key=lambda pair: pair[0][1:]):
+        more = reach - POINT_REACH
         for dx, dy, align in offsets:
             text = axes.annotate(
                 name,
                 (x, y),
-                (dx, dy),
+                (
+                    dx + math.copysign(more, dx) * (dx != 0),
+                    dy + math.copysign(more, dy) * (dx == 0),
+                ),
                 textcoords="offset points",
                 ha=align,
                 fontsize=fontsize,
