@@ -325,6 +325,7 @@ class FamilySchema:
         weights: published files that a training reads, which are there before it begins.
         exports: formats of `imgtool export` that its checkpoints can be written in
             (`imgtool.evaluation.export.formats`); where there is one, `--to` need not name it.
+        encodes: whether its task makes latents that `imgtool encode` can write down.
         sections may define `rewrite(raw: dict) -> dict`, a static method that turns an older
             spelling in a file into today's (`variational: true` into `bottleneck: kl`).
     """
@@ -343,6 +344,7 @@ class FamilySchema:
     channels_last: Callable[[Experiment, str], bool] = _always
     weights: Callable[[Experiment], Sequence[Published]] = _no_weights
     exports: tuple[str, ...] = ()
+    encodes: bool = False
 
     def section_types(self) -> dict[str, type]:
         """Every section of the file, in the order in which it is written."""
