@@ -151,7 +151,7 @@ def edit(
     if report is not None and records:
         from imgtool.selection.edit_page import write_page
 
-        rows = [found.rows for found in founds]
+        rows: list[Any] = [found.rows for found in founds]
         say(f"the report is {write_page(records, rows, report)}")
     output.emit("edit", records, columns=_columns(records))
     if failures:
@@ -165,7 +165,7 @@ def _paths(sources: Sequence[str] | None, sweep: str | None) -> list[str]:
     if bool(sources) == (sweep is not None):
         problem = "--sweep and checkpoints are apart" if sources else "nothing to judge"
         raise UsageError(problem, hint="give exp_dirs, or --sweep SPEC")
-    return expand_paths(sources) if sweep is None else [*map(str, trained_of_sweep(sweep))]
+    return expand_paths(sources or ()) if sweep is None else [*map(str, trained_of_sweep(sweep))]
 
 
 def _all(panel: Panel, paths: Sequence[str]) -> tuple[list[Found], list[UserError]]:

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from PIL import Image, ImageDraw
-from scipy import stats
+from scipy import special
 
 from imgtool.selection.bars import bars_height, draw_bars
 from imgtool.selection.markup import tables, whole
@@ -72,7 +72,7 @@ def ends_of(candidate: Candidate, metric: str) -> tuple[float, float] | None:
     count, value = candidate.num_seeds, candidate.metrics[metric]
     if count > 1:
         reach = candidate.deviations.get(metric, math.nan) / math.sqrt(count)
-        reach *= float(stats.t.ppf((1 + LEVEL) / 2, count - 1))
+        reach *= float(special.stdtrit(count - 1, (1 + LEVEL) / 2))
         return (value - reach, value + reach) if math.isfinite(reach) else None
     low, high = (candidate.metrics.get(f"{metric}_{end}") for end in ("low", "high"))
     if low is not None and high is not None:
@@ -80,7 +80,7 @@ def ends_of(candidate: Candidate, metric: str) -> tuple[float, float] | None:
     error = candidate.metrics.get(f"{metric}_se")
     if error is None:
         return None
-    reach = error * float(stats.norm.ppf((1 + LEVEL) / 2))
+    reach = error * float(special.ndtri((1 + LEVEL) / 2))
     return value - reach, value + reach
 
 
@@ -228,7 +228,8 @@ def faces(selection: Selection, style: Style) -> bytes | None:
     ][:num_rows]
     if not readable:
         return None
-    return _sheet([(v, [rows[place] for place in readable]) for v, rows in blocks], style)
+    chosen = [(v, [row for p in readable if (row := rows[p])]) for v, rows in blocks]
+    return _sheet(chosen, style)
 
 
 def caption_of_faces(selection: Selection) -> str:

@@ -180,9 +180,10 @@ class Firsts:
             )
         for name, file in read.items():
             first = firsts[name]
+            folder = str(first.directory.path)
             words = ("train", first.family, "--config", str(first.config_path))
-            words += ("--exp-dir", str(first.directory.path), "--quiet")
-            return Preparation(file=file, command=words, exp_dir=first.directory.path)
+            command = (*words, "--exp-dir", folder, "--quiet")
+            return Preparation(file=file, command=command, exp_dir=first.directory.path)
         return trial.preparation
 
     def _trial(self, name: str, make: Callable[..., Loaded]) -> Trial:
