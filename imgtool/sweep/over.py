@@ -84,7 +84,6 @@ class Preparation:
     command: tuple[str, ...]
     exp_dir: Path | None = None
 
-    @property
     def is_made(self) -> bool:
         """Whether it is there; what a training makes is so once that has completed."""
         status = read_status(ExperimentDir(self.exp_dir)) if self.exp_dir else None
@@ -294,7 +293,7 @@ def prepare(
         ExperimentError: the folder cannot be written to.
     """
     told: str | None = None
-    while not made.is_made:
+    while not made.is_made():
         hold = _take(made)
         if isinstance(hold, Owner):
             if told != str(hold):
@@ -303,7 +302,7 @@ def prepare(
             sleep(POLL_SEC)
             continue
         with hold:
-            if made.is_made:
+            if made.is_made():
                 break
             say(f"imgtool {shlex.join(made.command)}")
             code = run(made.command)

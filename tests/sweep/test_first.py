@@ -138,7 +138,7 @@ def test_who_reads_it_waits_until_it_is_trained_whole(folder):
     trained(directory.path)
     made.file.write_bytes(b"")
     state(directory, "stopped")
-    assert not made.is_made
+    assert not made.is_made()
     hold, said, ran = owner.take(directory), [], []
 
     def sleep(_):
@@ -154,7 +154,7 @@ def test_who_reads_it_waits_until_it_is_trained_whole(folder):
     assert prepare(made, train, said.append, sleep=sleep) == 0
     assert ran == [made.command]
     assert "waiting for" in said[0]
-    assert made.is_made
+    assert made.is_made()
     assert prepare(made, pytest.fail, said.append) == 0
 
 
@@ -162,9 +162,9 @@ def test_what_was_brought_is_taken_as_it_is(tmp_path):
     file = tmp_path / "vq/checkpoints/latest.safetensors"
     file.parent.mkdir(parents=True)
     made = Preparation(file=file, command=("train",), exp_dir=tmp_path / "vq")
-    assert not made.is_made
+    assert not made.is_made()
     file.write_bytes(b"")
-    assert made.is_made
+    assert made.is_made()
 
 
 @pytest.mark.parametrize(("codes", "code"), [("0", 0), ("00", 0), ("30", 3), ("053", 3)])
