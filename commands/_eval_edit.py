@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands._files import see_that_it_can_be_written, write_records
+from commands._files import cannot_write, see_that_it_can_be_written, write_records
 from commands._options import (
-    CkptsArgument,
     DataRootOption,
     DeviceOption,
     DryRunOption,
     OutOption,
+    complete_presets,
 )
 from commands._output import Output, say
+
+if TYPE_CHECKING:
+    from imgtool.errors import UserError
+    from imgtool.evaluation.edits.measure import Found, Panel
 
 FILE = "edit.json"  # in an experiment's directory, where select-winner looks
 COLUMNS = (
@@ -39,11 +43,26 @@ COLUMNS = (
 
 def edit(
     output: Output,
-    sources: CkptsArgument,
     judge: Annotated[
         str,
         typer.Option(metavar="CKPT", help="A classifier of `imgtool train attributes`."),
     ],
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CKPT]...",
+            help="Checkpoints, or exp_dirs (the best one); - reads them.",
+            show_default=False,
+        ),
+    ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC|DIR",
+            help="Every experiment of a sweep that has been trained.",
+            autocompletion=complete_presets,
+        ),
+    ] = None,
     n: Annotated[int | None, typer.Option("--n", min=2, help="Pairs of faces at most.")] = None,
     steps: Annotated[
         int,
@@ -88,18 +107,22 @@ def edit(
     `edit interpolate`, and monotone, the share of ways on which it never falls.
 
     Each with a 95 % bootstrap interval over pairs (_low, _high, _se). The record is also left in
-    the exp_dir, as edit.json, where `select-winner --rule edit` looks.
+    the exp_dir, as edit.json, with pictures of the first pairs in samples: `select-winner --rule
+    edit --report` shows those that all editors have.
+
+    Exit code: 0 when all were judged; where one of several could not be, the others are, and the
+    code is that of the first.
 
     \b
     Example:
       imgtool eval edit out/EXP00 --judge out/judge --report out/EXP00/edits
       imgtool eval edit out/EXP0* --judge out/judge --identity sface.onnx --out edits.json
+      imgtool eval edit --sweep genegan --judge out/judge
     """
-    from commands._input import expand_paths
     from imgtool.experiment.layout import find_checkpoint
     from imgtool.training.environment import prepare
 
-    paths = expand_paths(sources)
+    paths = _paths(sources, sweep)
     for path in [judge, *paths]:  # a mistyped name does not wait for torch
         find_checkpoint(path)
     if dry_run:
@@ -110,8 +133,7 @@ def edit(
     if report is not None:
         see_that_it_can_be_written(report / "index.html")
     prepare(deterministic=False)
-    from commands._display import counting
-    from imgtool.evaluation.edits.measure import Options, Panel, exp_dir_of
+    from imgtool.evaluation.edits.measure import Options, Panel
 
     options = Options(
         n=n,
@@ -122,27 +144,61 @@ def edit(
         device=device,
         data_root=data_root,
     )
-    panel = Panel(judge, options)
-    records: list[dict[str, Any]] = []
-    shown: list[Any] = []
-    try:
-        for path in paths:
-            with counting("judging") as tell:
-                record, rows = panel.measure(path, tell=tell)
-            _say(record)
-            records.append(record)
-            shown.append(rows)
-            folder = exp_dir_of(record["path"])
-            if folder is not None:
-                write_records(folder / FILE, "edit", [record])
-    finally:  # one that cannot be judged costs none of those before it
-        if out is not None and records:
-            write_records(out, "edit", records)
-        if report is not None and records:
-            from imgtool.selection.edit_page import write_page
+    founds, failures = _all(Panel(judge, options), paths)
+    records = [found.record for found in founds]
+    if out is not None and records:
+        write_records(out, "edit", records)
+    if report is not None and records:
+        from imgtool.selection.edit_page import write_page
 
-            say(f"the report is {write_page(records, shown, report)}")
-        output.emit("edit", records, columns=_columns(records))
+        rows: list[Any] = [found.rows for found in founds]
+        say(f"the report is {write_page(records, rows, report)}")
+    output.emit("edit", records, columns=_columns(records))
+    if failures:
+        raise failures[0]
+
+
+def _paths(sources: Sequence[str] | None, sweep: str | None) -> list[str]:
+    from commands._input import expand_paths, trained_of_sweep
+    from imgtool.errors import UsageError
+
+    if bool(sources) == (sweep is not None):
+        problem = "--sweep and checkpoints are apart" if sources else "nothing to judge"
+        raise UsageError(problem, hint="give exp_dirs, or --sweep SPEC")
+    return expand_paths(sources or ()) if sweep is None else [*map(str, trained_of_sweep(sweep))]
+
+
+def _all(panel: Panel, paths: Sequence[str]) -> tuple[list[Found], list[UserError]]:
+    """What is found of each, and what went wrong with others: one costs none of them its record."""
+    from commands._display import counting
+    from imgtool.errors import UserError
+    from imgtool.evaluation.edits.measure import exp_dir_of
+
+    founds, failures = [], []
+    for path in paths:
+        try:
+            with counting("judging") as tell:
+                found = panel.measure(path, tell=tell)
+        except UserError as error:
+            if len(paths) == 1:
+                raise
+            say(f"warning: {path}: {error}")
+            failures.append(error)
+            continue
+        _say(found.record)
+        folder = exp_dir_of(found.record["path"])
+        found.record["compared"] = [] if folder is None else _pictures(found, folder)
+        if folder is not None:
+            write_records(folder / FILE, "edit", [found.record])
+        founds.append(found)
+    return founds, failures
+
+
+def _pictures(found: Found, folder: Path) -> list[dict[str, Any]]:
+    try:
+        return found.compared.write(folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
 
 
 def _say(record: Mapping[str, Any]) -> None:

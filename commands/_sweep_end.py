@@ -19,8 +19,10 @@ def run_then(command: str) -> int:
     import subprocess
 
     from imgtool.process import shell
+    from imgtool.sweep.first import commands_of
 
-    say(f"then: {command}")
+    for one in commands_of(command):
+        say(f"then: {one}")
     code = subprocess.run(shell.words(command), stdout=2, check=False).returncode
     if code:
         say(f"the command of --then ended with {code}")

@@ -147,12 +147,14 @@ def _brief(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def show_commands(
     plan: Plan, trials: Sequence[Trial], notes: Sequence[str], options: Any, then: str | None
 ) -> None:
+    from imgtool.sweep.first import commands_of
+
     for note in notes:
         say(note)
     for trial in trials:
         say(shlex.join(options.command_of(plan, trial)))
-    if then is not None:
-        say(then)
+    for one in commands_of(then) if then else ():
+        say(one)
 
 
 def show_preparations(trials: Sequence[Trial]) -> None:

@@ -18,16 +18,13 @@ if TYPE_CHECKING:
     from imgtool.errors import UserError
     from imgtool.published import Weights
 
-COLUMNS = ("name", "iteration", "fid", "fid_se", "num_images", "fid_baseline", "protocol")
+COLUMNS = ("name", "iteration", "fid", "num_images", "fid_baseline", "protocol")
 FOLDER_COLUMNS = (
-    *("fid", "fid_se", "fid_infinity", "kid", "kid_se"),
+    *("fid", "fid_infinity", "kid"),
     *("precision", "recall", "density", "coverage", "protocol", "comparable"),
 )
 PROTOCOL_COLUMNS = (*("name", "features", "resize", "image_size", "split", "num_made", "num_real"),)
-OWN_COLUMNS = (
-    *(("fid", ""), ("fid", "_se"), ("kid", "")),
-    *((share, "") for share in ("precision", "recall", "density", "coverage")),
-)
+OWN_COLUMNS = ("fid", "kid", "precision", "recall", "density", "coverage")
 SWEEP_FILE = "fid.json"  # in an experiment's directory, where select-winner looks
 
 
@@ -80,7 +77,8 @@ def run(
             see_that_it_can_be_written(path)
     sides = None if what.real is None or what.fake is None else (what.real, what.fake)
     records, failures = _all(sides, sources, options, where.given(), is_sweep=is_sweep)
-    output.emit("fid", records, columns=_columns(records))
+    rows = [_with_errors(one) for one in records] if output.mode == "table" else records
+    output.emit("fid", rows, columns=_columns(records))
     _write(records, out, plot)
     if failures:
         raise failures[0]
@@ -206,11 +204,22 @@ def _columns(records: Sequence[dict[str, Any]]) -> Sequence[str]:
         key
         for record in records
         for name in [k.removesuffix("_against") for k in record if k.endswith("_against")]
-        for key in (f"{one}_{name}{end}" for one, end in OWN_COLUMNS)
+        for key in (f"{one}_{name}" for one in OWN_COLUMNS)
         if key in record
     ]
     known = [name for name in COLUMNS if not records or any(name in one for one in records)]
     return [*known[:3], *dict.fromkeys(own), *known[3:]]
+
+
+def _with_errors(record: Mapping[str, Any]) -> dict[str, Any]:
+    """For a table: numbers with their standard errors, where they have one."""
+    return {
+        key: f"{value:.4g} ± {error:.2g}"
+        if isinstance(value, float) and isinstance(error, float)
+        else value
+        for key, value in record.items()
+        for error in [record.get(f"{key}_se")]
+    }
 
 
 def _write(records: list[dict[str, Any]], out: Path | None, plot: Path | None) -> None:

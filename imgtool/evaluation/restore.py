@@ -53,15 +53,17 @@ class Restored:
         return parts[name].to_evaluate()
 
     def batches(
-        self, part: View | None = None, *, batch_size: int | None = None
+        self, part: View | None = None, *, batch_size: int | None = None, num_workers: int = 0
     ) -> Iterator[dict[str, Any]]:
         """Whole images on the device, those of the validation set unless another is given.
 
         Args:
             batch_size: images of each set in a batch, at most.
+            num_workers: processes that read them.
         """
         part = self.datasets.val if part is None else part
-        return map(self._arrived, eval_loader(part, batch_size=batch_size))
+        loader = eval_loader(part, batch_size=batch_size, num_workers=num_workers)
+        return map(self._arrived, loader)
 
     def first(self, num_images: int) -> Iterator[dict[str, Any]]:
         """The first validation images with their scenes, as at the end of training."""

@@ -67,7 +67,7 @@ _EDITS = tuple(
         *("preservation_A0", "judge_accuracy", "psnr", "background_l1", "background_lpips"),
         *("identity", "monotone"),
     )
-    for end in ("", "_se")
+    for end in ("", "_se", "_low", "_high")
 )
 EDIT_FILE = "edit.json"
 # And what one of a model of latents says besides: whose latents, and what their decoding costs.

@@ -23,6 +23,10 @@ LABELS = {
     "images_per_sec": ("training", "images/s"),
     "peak_memory_bytes": ("peak memory", ""),
     "convergence_epochs": ("convergence", "epochs"),
+    "iteration_sec": ("time an iteration", "s"),
+    "edit_success": ("success of edits", ""),
+    "edit_preservation": ("attributes kept by edits", ""),
+    "edit_psnr": ("PSNR of reconstructions", "dB"),
     "kld": ("KL divergence", "nats"),
 }
 COUNTS = ("latent_dims", "latent_positions")  # told to the last digit

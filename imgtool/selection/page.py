@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from imgtool.selection import edits
 from imgtool.selection.candidates import shortened
 from imgtool.selection.certainty import doubts
 from imgtool.selection.correlation import correlations
@@ -70,6 +71,7 @@ class Page:
             self._ranking(),
             self._legend(),
             self._steps(),
+            self._edits(),
         ]
         parts += [figure(shown) for shown in figures]
         parts += [
@@ -241,8 +243,8 @@ class Page:
         words = [f"<span>{breakable(reason)}</span>"]
         if verdict.candidate.lost:
             words.append(f'<span class="no">✗ {escape(verdict.candidate.loss_told)}</span>')
-        for name, met in verdict.criteria.items():
-            kind, mark = MARKS[met]
+        for name in self._criteria():
+            kind, mark = MARKS[verdict.criteria.get(name)]
             words.append(f'<span class="{kind}">{mark} {escape(name.replace("_", " "))}</span>')
         return " ".join(words)
 
@@ -272,6 +274,9 @@ class Page:
         return f'<ul class="legend">{"".join(f"<li>{item}</li>" for item in items)}</ul>'
 
     def _criteria(self) -> list[str]:
+        """The study's, which mean nothing to editors of faces."""
+        if edits.is_of_edits(self._selection):
+            return []
         named = dict.fromkeys(name for v in self._selection.verdicts for name in v.criteria)
         return [name for name in named if name in TOLD]
 
@@ -295,6 +300,11 @@ class Page:
         ]
         heads = ["", "along the frontier", f"gain in {name_of(self._selection.quality)}", "size"]
         return "<h2>What a larger latent gains</h2>" + table([*heads, "verdict"], rows)
+
+    def _edits(self) -> str:
+        told = edits.section(self._selection, self._labelled)
+        self._told.update(edits.SHOWN if told else ())
+        return told
 
     # --- cheap measures beside gFID -----------------------------------------------------------
 

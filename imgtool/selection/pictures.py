@@ -71,7 +71,7 @@ def _quality_of(verdict: Verdict) -> str:
     return f"MSE {number(metrics['val_mse'])}" if "val_mse" in metrics else ""
 
 
-def _open(path: Path) -> Image.Image | None:
+def open_picture(path: Path) -> Image.Image | None:
     """A picture of sane size; None for anything else."""
     try:
         with Image.open(path, formats=("PNG",)) as image:
@@ -83,7 +83,7 @@ def _open(path: Path) -> Image.Image | None:
 
 
 def _halves(path: Path) -> tuple[Image.Image, Image.Image] | None:
-    image = _open(path)
+    image = open_picture(path)
     if image is None or image.width < 2:
         return None
     middle, height = image.width // 2, image.height
@@ -91,7 +91,7 @@ def _halves(path: Path) -> tuple[Image.Image, Image.Image] | None:
     return left, image.crop((middle, 0, 2 * middle, height))
 
 
-def _tile(image: Image.Image) -> Image.Image:
+def fitted_tile(image: Image.Image) -> Image.Image:
     """Fitted into a square; small ones enlarged without smoothing, to show their pixels."""
     factor = TILE_PX / max(image.size)
     size = tuple(max(1, round(side * factor)) for side in image.size)
@@ -122,11 +122,12 @@ def _sheet(
                     text = text[:-2] + "…"
                 draw.text((left + 1, top + 2 + (TEXT_PX + 3) * line), text, INK, font)
             for line, row in enumerate(rows):
-                sheet.paste(_tile(row[column]), (left, top + HEAD_PX + line * step))
-    return _as_png(sheet)
+                sheet.paste(fitted_tile(row[column]), (left, top + HEAD_PX + line * step))
+    return as_png(sheet)
 
 
-def _as_png(image: Image.Image) -> bytes:
+def as_png(image: Image.Image) -> bytes:
+    """The picture as a PNG."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
@@ -138,7 +139,7 @@ def interpolations(selection: Selection, style: Style) -> bytes | None:
     shown = selection.verdicts[:8]
     for verdict in shown:
         for strip_number in range(NUM_STRIPS if len(shown) <= NUM_STRIPS else 1):
-            strip = _open(_samples(verdict) / f"interpolation_{strip_number:02d}.png")
+            strip = open_picture(_samples(verdict) / f"interpolation_{strip_number:02d}.png")
             if strip is not None:
                 factor = min(STRIP_HEIGHT_PX / strip.height, STRIP_WIDTH_PX / strip.width)
                 size = [max(1, round(side * factor)) for side in strip.size]
@@ -153,20 +154,21 @@ def interpolations(selection: Selection, style: Style) -> bytes | None:
         draw.text((1, top + GAP_PX), name, INK, style.font(name, TEXT_PX))
         sheet.paste(tile, (0, top + head))
         top += height
-    return _as_png(sheet)
+    return as_png(sheet)
 
 
 def latents_of(verdict: Verdict) -> dict[str, Any] | None:
     """latents.json of a candidate's best run; None when it has none that can be read."""
-    return _document(verdict, "latents.json")
+    return document_of(verdict, "latents.json")
 
 
 def tested_of(verdict: Verdict) -> dict[str, Any] | None:
     """test_metrics.json of a candidate's best run, which `eval metrics --split test` leaves."""
-    return _document(verdict, "test_metrics.json")
+    return document_of(verdict, "test_metrics.json")
 
 
-def _document(verdict: Verdict, name: str) -> dict[str, Any] | None:
+def document_of(verdict: Verdict, name: str) -> dict[str, Any] | None:
+    """A JSON file of a candidate's best run; None when it has none that can be read."""
     folder = verdict.candidate.runs[0].exp_dir
     path = (folder or Path("/nonexistent")) / name
     try:

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from imgtool.selection.bars import convergence, efficiency, relative
 from imgtool.selection.columns import GFID, direction
+from imgtool.selection.edits import (
+    caption_of_edits,
+    caption_of_fid,
+    figure_of_edits,
+    figure_of_fid,
+)
 from imgtool.selection.history import LOSS, Curve, curves_of
 from imgtool.selection.numbers import label_of, number
 from imgtool.selection.records import Selection, Verdict
 from imgtool.selection.style import (
     GREY,
-    WINNER,
+    RIM,
     Look,
     Style,
+    label_points,
     legend_below,
     literal,
     logarithmic_y,
     new_figure,
     plain_axes,
     png,
+    ring,
     whole_ticks,
 )
 
 NUM_LEGEND = 16
 NUM_LABELS = 60  # of points: the first in the ranking, and the frontier
-RIM = "#222222"  # of a point on the frontier
 RECONSTRUCTION = ("val_mse", "val_psnr", "val_lpips", "val_ms_ssim", "fid")
 FLOOR = f"{GFID}_floor"
 
@@ -40,6 +47,8 @@ def figures(selection: Selection, style: Style) -> Iterator[tuple[str, str, byte
     for stem, caption, draw in (
         ("quality", _caption_of_quality(selection), _quality),
         ("generation", _caption_of_generation(selection), _generation),
+        ("edits", caption_of_edits(selection), figure_of_edits),
+        ("fid", caption_of_fid(selection), figure_of_fid),
         ("curves", _caption_of_curves(curves), lambda *words: _curves(curves, *words)),
         ("relative", "Distance from the best, in per cent; lower is better.", relative),
         (
@@ -129,7 +138,7 @@ def _quality(selection: Selection, style: Style) -> Figure | None:
         for place, (v, x, y) in enumerate(points)
         if place < NUM_LABELS or v.on_frontier
     ]
-    _label_points(figure, axes, labelled)
+    label_points(figure, axes, labelled)
     return figure
 
 
@@ -153,9 +162,7 @@ def _point(
     rim = RIM if verdict.on_frontier else "none"
     axes.scatter(x, y, s=area, color=colour, marker=look.marker, edgecolors=rim, zorder=3)
     if selection.winner is not None and selection.winner.candidate.name == name:
-        axes.scatter(
-            x, y, s=area + 144, facecolors="none", edgecolors=WINNER, linewidths=2, zorder=4
-        )
+        ring(axes, x, y, area + 144)
 
 
 # --- reconstruction against generation ----------------------------------------------------
@@ -178,8 +185,8 @@ def _caption_of_generation(selection: Selection) -> str:
         "elements."
         + " Bars are 95 % confidence intervals of the mean over the probes' seeds."
         * bars
-        + " The dash below a mark is its floor: the same distance of the images' own latents, "
-        "decoded." * floor
+        + " The dash that dots join to a mark is its floor: the same distance of the images' own "
+        "latents, decoded." * floor
     )
 
 
@@ -193,9 +200,12 @@ def _generation(selection: Selection, style: Style) -> Figure | None:
     plain_axes(axes)
     sizes = [v.candidate.metrics.get("latent_dims", 0.0) for v, _, _ in points]
     largest = max(sizes) or 1.0
-    labelled = []
+    labelled, reaches = [], []
     for (verdict, x, y), size in zip(points, sizes, strict=True):
-        _point(axes, verdict, x, y, selection, style, area=24 + 230 * size / largest)
+        area = 24 + 230 * size / largest
+        _point(axes, verdict, x, y, selection, style, area=area)
+        is_ringed = verdict is selection.winner
+        reaches.append(math.sqrt(area + 144 * is_ringed) / 2)
         floor = verdict.candidate.metrics.get(FLOOR)
         if floor is not None:
             colour = style.of[verdict.candidate.name].colour
@@ -214,7 +224,7 @@ def _generation(selection: Selection, style: Style) -> Figure | None:
     axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
     axes.set_xlabel(literal(label_of(metric)))
     axes.set_ylabel(literal(label_of(GFID)))
-    _label_points(figure, axes, labelled[:NUM_LABELS])
+    label_points(figure, axes, labelled[:NUM_LABELS], reaches[:NUM_LABELS])
     return figure
 
 
@@ -224,44 +234,6 @@ def _logarithmic(axes: Axes, xs: Sequence[float], ys: Sequence[float], quality: 
     if quality.endswith("mse") and min(ys) > 0 and max(ys) > 5 * min(ys):
         logarithmic_y(axes)
     axes.margins(x=0.12, y=0.14)
-
-
-def _label_points(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    """Names beside their points, each where it covers no other one."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    renderer = canvas.get_renderer()
-    taken: list[tuple[float, float, float, float]] = []
-    pixels = [axes.transData.transform((x, y)) for _, x, y in points]
-    taken += [(px - 6, py - 6, px + 6, py + 6) for px, py in pixels]
-    fontsize = 8 if len(points) <= 20 else 7
-    offsets = [(8, 4, "left"), (8, -11, "left"), (-8, 4, "right"), (-8, -11, "right")]
-    offsets += [(0, 11, "center"), (0, -18, "center"), (10, 16, "left"), (10, -24, "left")]
-    offsets += [(-10, 16, "right"), (-10, -24, "right"), (10, 28, "left"), (10, -36, "left")]
-    inside = axes.get_window_extent(renderer)
-    for name, x, y in sorted(points, key=lambda point: point[1:]):
-        for dx, dy, align in offsets:
-            text = axes.annotate(
-                name,
-                (x, y),
-                (dx, dy),
-                textcoords="offset points",
-                ha=align,
-                fontsize=fontsize,
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.4},
-            )
-            box = text.get_window_extent(renderer)
-            area = (box.x0, box.y0, box.x1, box.y1)
-            free = not any(_overlap(area, other) for other in taken)
-            if free and box.x0 >= inside.x0 and box.x1 <= inside.x1 and box.y0 >= inside.y0:
-                taken.append(area)
-                break
-            text.remove()
-        # A name that fits nowhere is left to the table.
-
-
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 # --- curves -------------------------------------------------------------------------------

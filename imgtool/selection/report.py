@@ -6,7 +6,7 @@ from pathlib import Path
 
 from imgtool.errors import UsageError
 from imgtool.files import write_bytes, write_text
-from imgtool.selection import pictures
+from imgtool.selection import edits, pictures
 from imgtool.selection.markup import Shown
 from imgtool.selection.page import Page
 from imgtool.selection.plots import figures
@@ -23,10 +23,16 @@ TITLES = {
     "reconstructions": "Reconstructions",
     "interpolations": "Interpolations",
     "latents": "Latents",
+    "edits": "Success against preservation",
+    "faces": "The same faces, edited",
+    "fid": "FID",
 }
 ORDER = (
     "quality",
     "generation",
+    "edits",
+    "faces",
+    "fid",
     "reconstructions",
     "curves",
     "relative",
@@ -35,7 +41,7 @@ ORDER = (
     "interpolations",
     "latents",
 )
-PHOTOGRAPHS = ("reconstructions", "interpolations")
+PHOTOGRAPHS = ("faces", "reconstructions", "interpolations")
 
 
 def write_report(selection: Selection, folder: Path) -> Path:
@@ -63,6 +69,7 @@ def write_report(selection: Selection, folder: Path) -> Path:
                 "Equal steps between the latents of two validation images, decoded.",
                 pictures.interpolations(selection, style),
             ),
+            ("faces", edits.caption_of_faces(selection), edits.faces(selection, style)),
             ("latents", "Statistics of latents.json.", pictures.latent_figure(selection, style)),
         ):
             if data is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,8 +29,10 @@ from imgtool.selection.records import Selection
 COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 WINNER = "#D55E00"
 GREY = "#9a9a9a"
+RIM = "#222222"  # of a point that is set off
 DASHES = ("-", "--", ":", "-.")
 MARKERS = ("s", "^", "D", "o")
+POINT_REACH = 3.0  # from the middle of a common point to its edge, in points of type
 DPI = 150
 WIDTH = 8.0  # of every figure, inches: the page's, so that no letter shrinks
 NAME_LENGTH = 28  # of a name in a figure; longer ones lose their middle
@@ -190,3 +193,62 @@ def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) 
         figure.legend(
             handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False
         )
+
+
+def ring(axes: Axes, x: float, y: float, area: float) -> None:
+    """The winner's, about its point."""
+    axes.scatter(x, y, s=area, facecolors="none", edgecolors=WINNER, linewidths=2, zorder=4)
+
+
+def label_points(
+    figure: Figure,
+    axes: Axes,
+    points: Sequence[tuple[str, float, float]],
+    reaches: Sequence[float] | None = None,
+) -> None:
+    """Names beside their points, each where it covers no other one.
+
+    Args:
+        reaches: from a point's middle to the edge of its mark, in points of type.
+    """
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    taken: list[tuple[float, float, float, float]] = []
+    reaches = reaches or [POINT_REACH] * len(points)
+    for (_, x, y), reach in zip(points, reaches, strict=True):
+        (px, py), r = axes.transData.transform((x, y)), reach * figure.dpi / 72
+        taken.append((px - r, py - r, px + r, py + r))
+    fontsize = 8 if len(points) <= 20 else 7
+    offsets = [(8, 4, "left"), (8, -11, "left"), (-8, 4, "right"), (-8, -11, "right")]
+    offsets += [(0, 11, "center"), (0, -18, "center"), (10, 16, "left"), (10, -24, "left")]
+    offsets += [(-10, 16, "right"), (-10, -24, "right"), (10, 28, "left"), (10, -36, "left")]
+    inside = axes.get_window_extent(renderer)
+    pairs = zip(points, reaches, strict=True)
+    for (name, x, y), reach in sorted(pairs, key=lambda pair: pair[0][1:]):
+        more = reach - POINT_REACH
+        for dx, dy, align in offsets:
+            text = axes.annotate(
+                name,
+                (x, y),
+                (
+                    dx + math.copysign(more, dx) * (dx != 0),
+                    dy + math.copysign(more, dy) * (dx == 0),
+                ),
+                textcoords="offset points",
+                ha=align,
+                fontsize=fontsize,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.4},
+            )
+            box = text.get_window_extent(renderer)
+            area = (box.x0, box.y0, box.x1, box.y1)
+            free = not any(_overlap(area, other) for other in taken)
+            if free and box.x0 >= inside.x0 and box.x1 <= inside.x1 and box.y0 >= inside.y0:
+                taken.append(area)
+                break
+            text.remove()
+        # A name that fits nowhere is left to the table.
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -45,7 +45,7 @@ GROUPS = {
     ),
     "Cost": (
         *("latent_dims", "num_parameters", "macs_per_image", "images_per_sec"),
-        "peak_memory_bytes",
+        *("iteration_sec", "peak_memory_bytes"),
     ),
     "Edits": (
         *("edit_success", "edit_success_Bu", "edit_success_A0", "edit_preservation", "edit_psnr"),

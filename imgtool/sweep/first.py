@@ -30,6 +30,7 @@ from imgtool.sweep.trial import Trial
 
 _HINT = "such as first: {judge: {config: attributes/celeba.yaml, exp_dir: outputs/judge}}"
 _KEYS = {"config", "exp_dir"}
+_FIRST, _BEGIN = "code=0", "{ "  # of commands that are run in turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,9 +180,10 @@ class Firsts:
             )
         for name, file in read.items():
             first = firsts[name]
+            folder = str(first.directory.path)
             words = ("train", first.family, "--config", str(first.config_path))
-            words += ("--exp-dir", str(first.directory.path), "--quiet")
-            return Preparation(file=file, command=words, exp_dir=first.directory.path)
+            command = (*words, "--exp-dir", folder, "--quiet")
+            return Preparation(file=file, command=command, exp_dir=first.directory.path)
         return trial.preparation
 
     def _trial(self, name: str, make: Callable[..., Loaded]) -> Trial:
@@ -250,5 +252,13 @@ def in_turn(commands: Sequence[str]) -> str:
     """
     if len(commands) == 1:
         return commands[0]
-    lines = [f"{{ {command.strip()}\n}} || code=$?" for command in commands]
-    return "\n".join(["code=0", *lines, "(exit $code)"])
+    lines = [f"{_BEGIN}{command.strip()}\n}} || code=$?" for command in commands]
+    return "\n".join([_FIRST, *lines, "(exit $code)"])
+
+
+def commands_of(text: str) -> list[str]:
+    """What `in_turn` was made of, for people."""
+    lines = text.splitlines()
+    if lines[:1] != [_FIRST]:
+        return [text]
+    return [line.removeprefix(_BEGIN) for line in lines if line.startswith(_BEGIN)]

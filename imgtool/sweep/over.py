@@ -29,6 +29,7 @@ from imgtool.errors import CheckpointError, ConfigError, ExperimentError, UsageE
 from imgtool.experiment import owner
 from imgtool.experiment.checkpoint_file import read_header
 from imgtool.experiment.layout import CHECKPOINTS_NAME, ExperimentDir, find_checkpoint
+from imgtool.experiment.owner_file import Owner
 from imgtool.experiment.status import read_status
 from imgtool.files import followed, write_text
 from imgtool.sweep.find import below
@@ -83,7 +84,6 @@ class Preparation:
     command: tuple[str, ...]
     exp_dir: Path | None = None
 
-    @property
     def is_made(self) -> bool:
         """Whether it is there; what a training makes is so once that has completed."""
         status = read_status(ExperimentDir(self.exp_dir)) if self.exp_dir else None
@@ -293,26 +293,26 @@ def prepare(
         ExperimentError: the folder cannot be written to.
     """
     told: str | None = None
-    while not made.is_made:
+    while not made.is_made():
         hold = _take(made)
-        if isinstance(hold, owner.Owner):
+        if isinstance(hold, Owner):
             if told != str(hold):
                 told = str(hold)
                 say(f"waiting for {made.file}, which {told} makes")
             sleep(POLL_SEC)
             continue
         with hold:
-            if made.is_made:
+            if made.is_made():
                 break
             say(f"imgtool {shlex.join(made.command)}")
             code = run(made.command)
-        if code and isinstance(_take(made), owner.Owner):
+        if code and isinstance(_take(made), Owner):
             continue  # somebody else has begun the training at the same moment
         return code
     return 0
 
 
-def _take(made: Preparation) -> AbstractContextManager[Any] | owner.Owner:
+def _take(made: Preparation) -> AbstractContextManager[Any] | Owner:
     """The folder of what is made, or who has it; a training takes its own."""
     if made.exp_dir is not None:
         return owner.holder(ExperimentDir(made.exp_dir)) or nullcontext()

@@ -225,9 +225,9 @@ class Loop:
     def _note_cost(self) -> None:
         """Speed of this start's training, validation left out, and the highest use of memory."""
         run = self.run
-        rate = run.throughput.total_images_per_sec()
-        if rate is not None:
+        if (rate := run.throughput.total_images_per_sec()) is not None:
             run.facts["images_per_sec"] = round(rate, 3)
+            run.facts["iteration_sec"] = run.throughput.total_iteration_sec(run.position.iteration)
         run.facts.update(peak_memory(run.stepper.device))
         run.status.remember(facts=dict(run.facts))
 

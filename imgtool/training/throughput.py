@@ -29,7 +29,7 @@ class Throughput:
     """
 
     def __init__(self, iteration: int = 0) -> None:
-        self._images_before, self._sec_before = 0.0, 0.0
+        self._images_before, self._sec_before, self._iterations_before = 0.0, 0.0, 0
         self._pace: float | None = None  # seconds an iteration, of the last whole window
         self.start_window(iteration)
 
@@ -44,6 +44,7 @@ class Throughput:
         """Keep what was measured for `total_images_per_sec`, and start anew."""
         self._images_before += self._images
         self._sec_before += self._span_sec
+        self._iterations_before += iteration - self._begin
         self.start_window(iteration)
 
     def note_batch(self, num_images: int, wait_sec: float) -> None:
@@ -70,6 +71,11 @@ class Throughput:
         """Of all windows; None before the first batch."""
         images = self._images_before + self._images
         return images / (self._sec_before + self._span_sec) if images else None
+
+    def total_iteration_sec(self, iteration: int) -> float:
+        """Seconds an iteration of all windows, up to this iteration."""
+        done = self._iterations_before + iteration - self._begin
+        return round((self._sec_before + self._span_sec) / max(1, done), 5)
 
     def measure_pace(self, iteration: int) -> None:
         """Take this window's seconds an iteration for `sec_of`."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from commands.main import main
 from imgtool.data.synthetic.make import make_faces
@@ -67,6 +69,17 @@ def test_edits_are_judged_on_faces_that_nobody_has_seen(trained, tmp_path, capsy
         if record[name] is not None and record["num_pairs"] > 1:
             assert record[f"{name}_low"] <= record[name] + 1e-9
             assert record[name] <= record[f"{name}_high"] + 1e-9
+    for found in record["judge"]["attributes"]:
+        if found["balanced_accuracy"] is not None:
+            low, high = found["balanced_accuracy_low"], found["balanced_accuracy_high"]
+            assert low <= found["balanced_accuracy"] <= high
+    assert len(record["compared"]) == min(12, record["num_pairs"])
+    labels = (trained / "faces/list_attr_celeba.txt").read_text()
+    for one in record["compared"]:
+        assert {one["Au"], one["B0"]} <= {*split["val"], *split["test"]}
+        assert one["Au"] in labels
+        with Image.open(trained / "exp" / one["file"]) as strip:
+            assert strip.size == (6 * 32, 32)
     for name in ("success", "preservation", "identity", "strength_4", "background_l1"):
         assert record[name] is not None
     text = (page / "index.html").read_text()
@@ -102,6 +115,31 @@ def test_a_face_that_is_there_twice_is_known_by_its_content(trained, capsys):
     record = json.loads(capsys.readouterr().out)
     assert record["contents_compared"]
     assert (record["num_seen_by_name"], record["num_seen_by_content"]) == (0, 1)
+
+
+def test_one_that_cannot_be_judged_costs_no_other_its_record(trained, tmp_path, capsys):
+    words = (trained / "judge", trained / "exp", "--judge", trained / "judge", "--device", "cpu")
+    more = ("--resamples", 100, "--json", "--out", tmp_path / "edits.json")
+    assert run("eval", "edit", *words, *more) == 2
+    told = capsys.readouterr()
+    record, error = map(json.loads, told.out.splitlines())
+    assert (record["name"], error["kind"]) == ("genegan", "error")
+    assert "edits no faces" in error["message"]
+    assert json.loads((tmp_path / "edits.json").read_text()) == record
+
+
+def test_a_sweep_is_judged_by_its_folder(trained, tmp_path, capsys):
+    exp_dirs = [str(trained / name) for name in ("exp", "judge", "gone")]
+    trials = [{"name": Path(path).name, "exp_dir": path} for path in exp_dirs]
+    trials[1]["first"] = True  # trained for the others to be judged by
+    (tmp_path / "sweep.json").write_text(json.dumps({"trials": trials}))
+    words = ("--judge", trained / "judge", "--device", "cpu", "--dry-run", "--quiet")
+    assert run("eval", "edit", "--sweep", tmp_path, *words) == 0
+    told = capsys.readouterr()
+    assert told.out.splitlines() == [exp_dirs[0]]
+    assert "gone has no checkpoint" in told.err
+    assert run("eval", "edit", trained / "exp", "--sweep", tmp_path, *words) == 2
+    assert run("eval", "edit", *words) == 2
 
 
 def test_wrong_use_is_told_in_one_line(trained, capsys):

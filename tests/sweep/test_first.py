@@ -15,7 +15,7 @@ from imgtool.models.registry import schema
 from imgtool.process.shell import words
 from imgtool.selection.sources import find_sources
 from imgtool.sweep import jobs, manifest
-from imgtool.sweep.first import in_turn
+from imgtool.sweep.first import commands_of, in_turn
 from imgtool.sweep.inputs import lacking
 from imgtool.sweep.over import Preparation, prepare, read_preparation
 from imgtool.sweep.plan import make_plan
@@ -138,7 +138,7 @@ def test_who_reads_it_waits_until_it_is_trained_whole(folder):
     trained(directory.path)
     made.file.write_bytes(b"")
     state(directory, "stopped")
-    assert not made.is_made
+    assert not made.is_made()
     hold, said, ran = owner.take(directory), [], []
 
     def sleep(_):
@@ -154,7 +154,7 @@ def test_who_reads_it_waits_until_it_is_trained_whole(folder):
     assert prepare(made, train, said.append, sleep=sleep) == 0
     assert ran == [made.command]
     assert "waiting for" in said[0]
-    assert made.is_made
+    assert made.is_made()
     assert prepare(made, pytest.fail, said.append) == 0
 
 
@@ -162,14 +162,15 @@ def test_what_was_brought_is_taken_as_it_is(tmp_path):
     file = tmp_path / "vq/checkpoints/latest.safetensors"
     file.parent.mkdir(parents=True)
     made = Preparation(file=file, command=("train",), exp_dir=tmp_path / "vq")
-    assert not made.is_made
+    assert not made.is_made()
     file.write_bytes(b"")
-    assert made.is_made
+    assert made.is_made()
 
 
 @pytest.mark.parametrize(("codes", "code"), [("0", 0), ("00", 0), ("30", 3), ("053", 3)])
 def test_commands_in_turn_all_run(codes, code, tmp_path):
     lines = [f"echo {one} >> seen; (exit {one})  # said" for one in codes]
+    assert commands_of(in_turn(lines)) == lines
     answer = subprocess.run(words(in_turn(lines)), cwd=tmp_path, check=False)
     assert answer.returncode == code
     assert (tmp_path / "seen").read_text().split() == list(codes)

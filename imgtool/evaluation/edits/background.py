@@ -15,8 +15,8 @@ ACROSS, DOWN = 1.25, 1.75
 HELD = 0.9  # of an edit's change, what the pixels that are its support hold
 
 
-def face_region(points: Points, size: int) -> Tensor:
-    """Pixels of faces, bool (N, 1, S, S).
+def face_region(points: Points, size: int, device: torch.device | None = None) -> Tensor:
+    """Pixels of faces, bool (N, 1, S, S), on a device.
 
     Args:
         points: (N, 5) on a square of side 1, in the order of `landmarks.NAMES`.
@@ -27,14 +27,16 @@ def face_region(points: Points, size: int) -> Tensor:
     eyes, mouth = points[:, :2].mean(1), points[:, 3:].mean(1)
     centre, down = (eyes + mouth) / 2, mouth - eyes
     upright = down / np.maximum(np.abs(down), 1e-9)
-    middles = (np.arange(size) + 0.5) / size
-    grid = middles[None, :] + 1j * middles[:, None]
-    turned = (grid[None] - centre[:, None, None]) / upright[:, None, None]  # real part: downwards
-    across = np.abs(points[:, 1] - points[:, 0])[:, None, None]
-    tall = np.abs(down)[:, None, None]
-    inside = (turned.imag / np.maximum(ACROSS * across, 1e-9)) ** 2
-    inside = inside + (turned.real / np.maximum(DOWN * tall, 1e-9)) ** 2
-    found = torch.from_numpy(inside <= 1)[:, None]
+    across = np.maximum(ACROSS * np.abs(points[:, 1] - points[:, 0]), 1e-9)
+    tall = np.maximum(DOWN * np.abs(down), 1e-9)
+    words = (centre.real, centre.imag, upright.real, upright.imag, across, tall)
+    x0, y0, cos, sin, wide, high = (
+        torch.from_numpy(one).float().to(device)[:, None, None] for one in words
+    )
+    middles = (torch.arange(size, device=device) + 0.5) / size
+    x, y = middles[None, None, :] - x0, middles[None, :, None] - y0
+    downwards, sideways = x * cos + y * sin, y * cos - x * sin
+    found = ((sideways / wide).square() + (downwards / high).square() <= 1)[:, None]
     if found.flatten(1).all(1).any():
         raise DataError(
             "a face fills the whole of its picture: it has no background",

@@ -81,7 +81,7 @@ def _of_onnx(path: Path, sha256: str | None) -> Identity:
     (batch, _, size, _), name = inputs[0].shape, inputs[0].name
 
     def embed(images: Tensor) -> Tensor:
-        faces = fitted(images, size).float()
+        faces = fitted(images, size).float().cpu()
         faces = faces.flip(1) if found == _SFACE else faces / 127.5 - 1
         parts = faces.split(batch if isinstance(batch, int) else len(faces))
         made = [session.run(None, {name: part.numpy()})[0] for part in parts]

@@ -20,7 +20,7 @@ EDITS = {"Bu": ("B0", "B0_hat"), "A0": ("Au", "Au_hat")}
 
 @dataclass(frozen=True)
 class Made:
-    """Faces of B pairs, uint8 (B, 3, S, S) each.
+    """Faces of B pairs, uint8 (B, 3, S, S) each, on the device that made them.
 
     Attributes:
         faces: Au, B0 (real), Bu (B0 with Au's object), A0 (Au with none), Au_hat, B0_hat.
@@ -53,8 +53,8 @@ def make(task: GeneganTask, batch: Batch, num_steps: int) -> Made:
     objects = [x, *(own + share * (x - own) for share in shares)]
     pairs: list[tuple[int, int | None]] = [(1, 0), (0, None), (0, 0), (1, None)]
     pairs += [(1, 1 + step) for step in range(len(shares))]
-    joined = to_uint8(networks.joiner([A, B], objects, pairs, at)[size]).cpu()
+    joined = to_uint8(networks.joiner([A, B], objects, pairs, at)[size])
     Bu, A0, Au_hat, B0_hat, *steps = joined.chunk(len(pairs))
-    faces = {"Au": to_uint8(Au).cpu(), "B0": to_uint8(B0).cpu()}
+    faces = {"Au": to_uint8(Au), "B0": to_uint8(B0)}
     faces |= {"Bu": Bu, "A0": A0, "Au_hat": Au_hat, "B0_hat": B0_hat}
     return Made(faces, torch.stack([*steps, Bu], dim=1))

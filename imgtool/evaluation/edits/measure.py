@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from imgtool.data.loader import default_workers
 from imgtool.data.pairs import FacePart
+from imgtool.evaluation.edits.compared import Compared
 from imgtool.evaluation.edits.faces import Judged, to_judge
 from imgtool.evaluation.edits.identity import Identity, open_identity
 from imgtool.evaluation.edits.judge import Judge, alike, open_judge
@@ -23,6 +25,7 @@ from imgtool.evaluation.restore import Restored, restore
 from imgtool.models.genegan.task import GeneganTask
 from imgtool.nn.lpips import find_lpips
 from imgtool.nn.lpips_weights import SMALLEST
+from imgtool.training.environment import shared_cores
 
 NUM_STEPS = 5  # as `edit interpolate`
 NUM_SHOWN = 4  # pairs of the best, of the middle, of the worst
@@ -68,6 +71,21 @@ class Row:
     faces: dict[str, np.ndarray]
 
 
+@dataclass(frozen=True)
+class Found:
+    """What is known of an editor.
+
+    Attributes:
+        record: numbers by name, and what they are of.
+        rows: its best, median and worst edits.
+        compared: its edits of faces that other editors have too.
+    """
+
+    record: dict[str, Any]
+    rows: list[Row]
+    compared: Compared
+
+
 class Panel:
     """A judge, and what else looks at edits: opened once for all editors.
 
@@ -89,8 +107,8 @@ class Panel:
 
     def measure(
         self, source: str, *, tell: Callable[[int, int], None] = lambda done, total: None
-    ) -> tuple[dict[str, Any], list[Row]]:
-        """The record of an editor, and rows of its best, median and worst edits.
+    ) -> Found:
+        """Judge an editor.
 
         Raises:
             CheckpointError, DataError, ConfigError: as `restore` and `to_judge`.
@@ -104,15 +122,22 @@ class Panel:
         judged = to_judge(editor, judge, options.n)
         lpips = find_lpips(editor.device) if task.shown_size >= SMALLEST else None
         scores = Scores(judge, column, judged.points, lpips, self.identity)
+        compared = Compared()
         begin, joining = time.monotonic(), 0.0
         done = 0
         with torch.no_grad():
-            for batch in editor.batches(judged.part):
+            workers = default_workers(judged.part, editor.device.type, shared_cores(1))
+            for batch in editor.batches(judged.part, num_workers=workers):
                 at = time.monotonic()
                 made = make(task, batch, options.num_steps)
+                if editor.device.type == "cuda":  # what is measured is over
+                    torch.cuda.synchronize(editor.device)
                 joining += time.monotonic() - at
                 rows = torch.arange(done, done + len(batch["index"]))
                 scores.add(made, rows)
+                if not compared.is_full:
+                    names = [judged.part.name(int(row)) for row in rows]
+                    compared.add(made, [*zip(names[::2], names[1::2], strict=True)])
                 done += len(rows)
                 tell(done, len(judged.part))
         elapsed = time.monotonic() - begin
@@ -134,7 +159,7 @@ class Panel:
         }
         for name in ("background_lpips", "identity"):
             record.setdefault(name, None)
-        return record, self._rows(editor, task, judged, scores, others)
+        return Found(record, self._rows(editor, task, judged, scores, others), compared)
 
     def _facts(
         self, editor: Restored, task: GeneganTask, attribute: str, judged: Judged
@@ -180,7 +205,7 @@ class Panel:
         faces: dict[str, list[np.ndarray]] = {}
         for batch in editor.batches(part):
             for name, made in make(task, batch, 2).faces.items():
-                faces.setdefault(name, []).extend(made.permute(0, 2, 3, 1).numpy())
+                faces.setdefault(name, []).extend(made.permute(0, 2, 3, 1).cpu().numpy())
         rows = []
         for edit, place, pair, score in chosen:
             at, (source, back) = shown.index(pair), EDITS[edit]

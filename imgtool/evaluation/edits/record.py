@@ -150,14 +150,14 @@ def judge_on(scores: Scores, labels: Tensor | None, num_resamples: int) -> list[
         hits = np.sum([shown[face] * seen[face] for face in truth], axis=0)
         rejected = np.sum([(1 - shown[face]) * (1 - seen[face]) for face in truth], axis=0)
         rates = summarised(
-            {"sensitivity": (hits, with_it), "specificity": (rejected, 2 - with_it)}, num_resamples
+            {"sensitivity": (hits, with_it), "specificity": (rejected, 2 - with_it)},
+            num_resamples,
+            means={"balanced_accuracy": ("sensitivity", "specificity")},
         )
-        both = rates["sensitivity"], rates["specificity"]
-        balanced = None if None in both else (both[0] + both[1]) / 2  # type: ignore[operator]
         probability = np.concatenate([scores.probabilities(face)[:, column] for face in truth])
         held = np.concatenate([shown[face] for face in truth])
         bins = _calibration(probability, held)
-        records.append({"attribute": name, "balanced_accuracy": balanced, **rates, "bins": bins})
+        records.append({"attribute": name, **rates, "bins": bins})
     return records
 
 

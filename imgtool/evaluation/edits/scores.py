@@ -64,7 +64,7 @@ class Scores:
             self._identities(made)
 
     def _put(self, name: str, values: Tensor) -> None:
-        self._values[name].append(values.double().cpu())
+        self._values[name].append(values.cpu().double())
 
     def _strength(self, made: Made, of_last: Tensor) -> None:
         before = made.steps[:, :-1]
@@ -77,7 +77,7 @@ class Scores:
     def _background(self, edit: str, faces: dict[str, Tensor], points: Points | None) -> None:
         size = faces["edit"].shape[-1]
         own = support(faces["edit"], faces["back"])
-        region = own if points is None else face_region(points, size)
+        region = own if points is None else face_region(points, size, own.device)
         self._put(f"area {edit}", own.float().mean((1, 2, 3)))
         for name in ("edit", "back"):
             self._put(f"l1 {edit} {name}", l1_outside(faces[name], faces["source"], region))
