@@ -12,6 +12,7 @@ from commands._notify import NotifyOption
 from commands._options import complete_presets
 from commands._output import Output, say
 from commands._sweep_options import (
+    DROPPED,
     EXECUTORS,
     LOCAL,
     Cluster,
@@ -19,8 +20,10 @@ from commands._sweep_options import (
     Which,
     candidates,
     complete_executors,
+    ladder_words,
     only_names,
     refuse_other_executors_options,
+    retry_states,
 )
 from commands._sweep_plan import (
     describe,
@@ -39,15 +42,12 @@ from commands._sweep_waves import (
     say_rungs,
     say_what_is_left,
 )
-from imgtool.errors import ExitCode, UsageError, did_you_mean
+from imgtool.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from imgtool.sweep.cluster import Options
     from imgtool.sweep.state import TrialState
     from imgtool.sweep.trial import Plan, Trial
-
-RETRY = ("failed", "diverged", "out_of_memory", "stale")
-DROPPED = "dropped"
 
 
 def run(
@@ -110,6 +110,11 @@ def run(
     so that the same sweep goes on wherever it was ended. On a cluster every rung is a wave of jobs.
     Dropped trials go on to their end with --retry dropped, or when --only names nothing else.
 
+    With --ladder the codec of the highest lambda is trained in full. Each other one begins with
+    the best weights of the next higher lambda once that has completed, and trains a part of its
+    iterations (--ladder-part; `ladder:` in the sweep's file). If one fails, those below it wait
+    for the same sweep again. On a cluster a job waits for the one above it by the scheduler.
+
     A trial that runs out of memory beside others, on its GPU or here, is tried once more, alone.
     With --trials-per-job K a job runs K trials at once, and its resources are for all of them.
 
@@ -124,6 +129,7 @@ def run(
       imgtool sweep S5.yaml --grid loss.kld=1e-5,1e-4,1e-3 --grid train.seed=0,1,2 --slots 2
       imgtool sweep phase1_1 --executor cluster --wait | imgtool select-winner -
       imgtool sweep flow_probe --over experiments/phase1_1_latent_shape_sweep/*
+      imgtool sweep hpcm_lambdas --ladder --set data.root=FLICKR2W
       imgtool sweep phase1_1 --halving "rungs=1ep,3ep,10ep keep=1/3 metric=val_mse"
     """
     from commands._sweep_end import tell
@@ -139,7 +145,7 @@ def run(
             "--notify: the sweep ends before its jobs do",
             hint="add --wait, or let a job of its own tell: --then COMMAND",
         )
-    again, poll_sec = _states(which.retry), parse_duration(cluster.poll)
+    again, poll_sec = retry_states(which.retry), parse_duration(cluster.poll)
     over = candidates(ctx, which, more or [])
     plan = _plan(spec, which, over)
     again = _with_named(plan, which, again)
@@ -178,6 +184,7 @@ def _plan(spec: str, which: Which, over: Sequence[str]) -> Plan:
         duration_sec=None if which.duration is None else parse_duration(which.duration),
         halving=which.halving,
         over=over,
+        ladder=ladder_words(which),
         note=say,
     )
     if which.strict_code:
@@ -227,17 +234,6 @@ def _job_options(executor: str, cluster: Cluster, then: str | None) -> Options:
     )
 
 
-def _states(retry: str | None) -> frozenset[str]:
-    words = {word.strip().replace("-", "_") for word in (retry or "").split(",") if word.strip()}
-    for word in words - {"all"}:
-        if word not in (*RETRY, DROPPED):
-            known = [*RETRY, DROPPED, "all"]
-            raise UsageError(
-                f"--retry: no state {word!r} to repeat", hint=did_you_mean(word, known)
-            )
-    return frozenset({*words, *RETRY} - {"all"}) if "all" in words else frozenset(words)
-
-
 def _with_named(plan: Plan, which: Which, retry: frozenset[str]) -> frozenset[str]:
     """Dropped trials go on where --only names nothing else."""
     from imgtool.sweep.state import read_state
@@ -262,6 +258,7 @@ def _here(
     from commands._sweep_table import ask_cluster, pool_listener
     from imgtool.sweep import local, manifest
     from imgtool.sweep.choose import choose
+    from imgtool.sweep.descent import Descent
     from imgtool.sweep.follow import FollowUp
     from imgtool.sweep.slots import fit
 
@@ -274,6 +271,7 @@ def _here(
         describe(output, plan, choice.left, gpus_per_trial=here.gpus_per_trial)
         race = race_of(plan)
         first = trials if race is None else race.preview(trials)
+        first = sorted(first, key=lambda trial: trial.step)
         show_preparations(first)
         show_commands(plan, first, notes, options, then)
     refuse_what_lacks(trials, dry_run=dry_run)
@@ -286,8 +284,11 @@ def _here(
     left, race = dict(choice.left), race_of(plan)
     if race is not None:
         trials = race.begin(trials)
-        options = replace(options, race=race)
+        options = replace(options, order=race)
         left |= race.left
+    elif plan.ladder is not None:
+        options = replace(options, order=(descent := Descent()))
+        trials = descent.begin(trials)
     say_what_is_left(plan, left)
     received = None
     if choice.run:

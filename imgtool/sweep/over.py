@@ -71,10 +71,17 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """What a trial reads, and the words of imgtool that make it."""
+    """What a trial reads, and who makes it.
+
+    Attributes:
+        file: what it reads.
+        command: words of imgtool that make it, by the first trial that reads it.
+        by: the directory of another trial of the sweep, which makes it by its training.
+    """
 
     file: Path
-    command: tuple[str, ...]
+    command: tuple[str, ...] = ()
+    by: Path | None = None
 
 
 def read_over(given: Any) -> Over:
@@ -235,7 +242,9 @@ def prepared(
 
 def write_preparation(directory: ExperimentDir, made: Preparation) -> None:
     """Say in a trial's directory what it reads, and how that is made."""
-    content = {"file": str(made.file), "command": list(made.command)}
+    content: dict[str, Any] = {"file": str(made.file), "command": list(made.command)}
+    if made.by is not None:
+        content["by"] = str(made.by)
     write_text(directory.path / PREPARE_NAME, json.dumps(content, indent=1) + "\n")
 
 
@@ -248,7 +257,9 @@ def read_preparation(directory: ExperimentDir) -> Preparation | None:
     path = directory.path / PREPARE_NAME
     try:
         content = json.loads(path.read_bytes())
-        return Preparation(file=Path(content["file"]), command=tuple(map(str, content["command"])))
+        by = None if content.get("by") is None else Path(content["by"])
+        words = tuple(map(str, content["command"]))
+        return Preparation(file=Path(content["file"]), command=words, by=by)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -17,12 +17,14 @@ from imgtool.config.yaml_io import parse_tree
 from imgtool.errors import ConfigError, UserError, did_you_mean
 from imgtool.sweep import grid
 from imgtool.sweep.halving import Halving, read_halving
+from imgtool.sweep.ladder import Ladder, read_ladder
 from imgtool.sweep.over import Over, read_over
 from imgtool.units import parse_duration
 
 KEYS = (
     *("sweep", "experiments", "base", "matrix", "exclude", "include", "zip", "random", "seeds"),
-    *("set", "root", "shared_dir", "decides", "resources", "duration", "then", "halving", "over"),
+    *("set", "root", "shared_dir", "decides", "resources", "duration", "then"),
+    *("halving", "over", "ladder"),
 )
 _SIGNS = {"sweep", "experiments", "matrix", "zip", "random", "seeds", "decides", "over"}
 SEED = "train.seed"
@@ -46,6 +48,7 @@ class Spec:
         then: a shell command for when every trial has ended; `{root}` is the sweep's folder.
         halving: rungs at which the best part of the trials goes on.
         over: what is made of each candidate of `--over`; None where trials have none.
+        ladder: how trials climb down, where `--ladder` asks for it; None for the usual way.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Spec:
     then: str | None = None
     halving: Halving | None = None
     over: Over | None = None
+    ladder: Ladder | None = None
 
 
 def read_spec(word: str) -> Spec:
@@ -128,6 +132,7 @@ class _Reader:
             then=self.text("then"),
             halving=self.part("halving", read_halving),
             over=self.part("over", read_over),
+            ladder=self.part("ladder", read_ladder),
         )
 
     def fail(self, key: str, problem: str, hint: str | None = None) -> ConfigError:
