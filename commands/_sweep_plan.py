@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from imgtool.sweep.trial import Plan, Trial
 
 PLAN_COLUMNS = (
-    *("name", "identity", "overrides", "begins_with", "queue", "walltime", "gpu_hours", "next"),
+    *("name", "identity", "step", "overrides", "queue", "walltime", "gpu_hours", "next"),
 )
 
 
@@ -31,8 +31,14 @@ def known(plan: Plan, trial: Trial) -> dict[str, Any]:
         "shared_dir": plan.shared_dir,
         "decides": list(plan.decides),
         "source": trial.source,
-        **({} if trial.above is None else {"begins_with": trial.above.path.name}),
+        **({} if plan.ladder is None else _on_ladder(trial)),
     }
+
+
+def _on_ladder(trial: Trial) -> dict[str, Any]:
+    """How many trials stand above it, and the name of the one with whose weights it begins."""
+    above = trial.above
+    return {"step": trial.step, "begins_with": None if above is None else above.path.name}
 
 
 def describe(
@@ -77,7 +83,7 @@ def describe(
         )
     shown = _brief(rows) if output.mode == "table" and len(rows) > 1 else rows
     empty = [key for key in PLAN_COLUMNS if not any(row.get(key) for row in shown)]
-    empty = [key for key in empty if key in ("overrides", "begins_with")]
+    empty = [key for key in empty if key in ("overrides", "step")]
     output.emit("trial", shown, columns=[key for key in PLAN_COLUMNS if key not in empty])
     total = sum(row["gpu_hours"] for row in rows)
     turn = " a turn" if options is not None and options.requeue else ""

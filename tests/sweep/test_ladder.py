@@ -11,6 +11,7 @@ import pytest
 
 from imgtool.config.identity import identity
 from imgtool.config.load import read_resolved
+from imgtool.data.synthetic.make import make_photos
 from imgtool.errors import UserError
 from imgtool.experiment import owner
 from imgtool.experiment.job import write_job
@@ -260,6 +261,51 @@ def test_a_part_of_a_ladder_needs_what_stands_above_it():
     assert choose(part).left[last.name].endswith(f"{middle.name}, which has not begun")
     finished(middle)
     assert [one.name for one in choose(part).run] == [last.name]
+
+
+@pytest.mark.slow
+def test_from_a_sweep_to_a_file_that_is_compressed_with(tmp_path):
+    """Real trainings: a ladder that is broken off and goes on, one file of it, one image."""
+    make_photos(tmp_path / "photos", 4, size=64, seed=1)
+
+    def imgtool(*words):
+        command = [sys.executable, "-m", "imgtool", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+
+    sweep = [
+        *("sweep", "hpcm/tiny", "--ladder", "--tiny", "--grid", GRID[0], "--json"),
+        *("--set", "data.root=photos", "--set", "train.device=cpu", "--set", "train.threads=1"),
+        *("--set", "data.val_fraction=0.25", "--set", "data.crop=32"),
+    ]
+    top, middle, last = by_rate(plan_of(tiny=True, sets=["data.val_fraction=0.25", "data.crop=32"]))
+    middle.directory.create()
+    hold = owner.take(middle.directory)  # somebody else is at it, and gives it up
+    broken = imgtool(*sweep, "--only", top.name)
+    assert broken.returncode == 0, broken.stderr
+    assert imgtool(*sweep, "--only", last.name).returncode == 1
+    hold.release()
+    done = imgtool(*sweep)
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
+    assert [rows[t.name]["iteration"] for t in (top, middle, last)] == [12, 3, 3]
+    assert rows[last.name]["begins_with"] == middle.name
+    loaded = json.loads((middle.directory.path / "warm_start.json").read_text())["loaded"]
+    assert len(loaded) > 100
+    assert not (top.directory.path / "warm_start.json").exists()
+    again = imgtool(*sweep)
+    assert "3 of 3 trials are completed already" in again.stderr
+
+    made = [t.directory.path for t in (top, middle, last)]
+    assert imgtool("export", *made, "ladder.safetensors", "--portable").returncode == 0
+    image = next((tmp_path / "photos").rglob("*.png"))
+    words = ("compress", image, "--ckpt", "ladder.safetensors", "--device", "cpu", "--json")
+    for lmbda in (0.0035, 0.013, 0.0483):
+        done = imgtool(*words, "--lambda", lmbda, "-o", f"{lmbda}.hpcm", "--verify")
+        assert json.loads(done.stdout)["lmbda"] == lmbda
+    done = imgtool(*words, "--target-bpp", 1000, "-o", "t.hpcm")
+    assert json.loads(done.stdout)["lmbda"] == 0.0483
+    done = imgtool("decompress", tmp_path, "--ckpt", "ladder.safetensors", "-o", "back/")
+    assert done.returncode == 0, done.stderr
 
 
 # --- what a job does --------------------------------------------------------------------------
