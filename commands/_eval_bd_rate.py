@@ -17,7 +17,21 @@ if TYPE_CHECKING:
     from imgtool.evaluation.rate_distortion.bd_rate import BdRate
     from imgtool.evaluation.rate_distortion.curves import Curve
 
-COLUMNS = ("name", "anchor", "bd_rate_percent", "overlap_db", "metric", "method")
+COLUMNS = (
+    *("name", "anchor", "bd_rate_percent", "image_bd_rate_percent", "low_percent", "high_percent"),
+    *("overlap_db", "num_images"),
+)
+BY_IMAGE = (
+    *("low_percent", "high_percent", "median_percent", "median_low_percent"),
+    *(
+        "median_high_percent",
+        "confidence",
+        "num_images",
+        "num_left_out",
+        "num_no_overlap",
+        "images",
+    ),
+)
 SWEEP_COLUMNS = (
     *("name", "anchor", "bd_rate_percent", "low_percent", "high_percent", "curve_bd_rate_percent"),
     *("num_images", "num_seeds"),
@@ -67,7 +81,8 @@ def bd_rate(
         typer.Argument(
             metavar="[CURVE]",
             help="The anchor, then what is compared with it: files of `imgtool eval rd --out`, or "
-            "hpcm-base, hpcm-large (published: Kodak; /clic, /tecnick behind them); - reads them.",
+            "published curves on Kodak: vtm, hpcm-base, hpcm-large (/clic, /tecnick behind the two), "
+            "CompressAI's models (mbt2018-mean, cheng2020-anchor …); - reads them.",
             autocompletion=complete_curves,
         ),
     ] = None,
@@ -88,15 +103,16 @@ def bd_rate(
 
     Negative is better than the anchor. The average is taken over the qualities that both curves
     have, which is the overlap; curves may have unequal numbers of points. A BD-rate needs four:
-    with fewer it says what it did. Of a --sweep every image has a BD-rate; their mean has a
-    confidence interval of 95 %, which knows the noise of training where there are several seeds.
+    with fewer it says what it did. Where the files keep single images, and of a --sweep, every
+    image has a BD-rate of its own; their mean and median have confidence intervals of 95 %, which
+    know the noise of training where there are several seeds.
 
     Exit code: 1 where curves have no quality in common, too few points, are not monotone, or where
     what is fitted to them turns round; there is no picture then.
 
     \b
     Example:
-      imgtool eval bd-rate hpcm-base hpcm-large
+      imgtool eval bd-rate vtm cheng2020-anchor hpcm-base
       imgtool eval bd-rate jpeg.json webp.json rd.json --plot rd.png
       imgtool eval bd-rate --sweep experiments/hpcm_phases --split test
     """
@@ -133,7 +149,10 @@ def bd_rate(
             continue
         _warn(base, test, result)
         asked = {"metric": metric, "method": method, "curve": source}
-        records.append({**_record(base, test, result), **asked})
+        records.append({**_record(base, test, result), **_by_image(base, test, method), **asked})
+    lacking = [curve.name for curve in found if not curve.of_images]
+    if lacking:
+        say(f"note: no interval where a curve keeps no single images: {', '.join(lacking)}")
     output.emit("bd-rate", records, columns=COLUMNS)
     for further in failures[1:]:
         say(f"warning: {further}")
@@ -153,7 +172,36 @@ def _record(base: Curve, test: Curve, result: BdRate) -> dict[str, Any]:
         "overlap_share": result.test_share,
         "num_points": len(test.bpp),
         "num_anchor_points": len(base.bpp),
+        "source": test.source,
+        "anchor_source": base.source,
         "notes": list(result.notes),
+    }
+
+
+def _by_image(
+    base: Curve, test: Curve, method: Literal["pchip", "akima", "cubic"]
+) -> dict[str, Any]:
+    """What the images say, each of its own; nothing where a curve does not keep them."""
+    from imgtool.errors import NoAnswer
+    from imgtool.evaluation.rate_distortion.compare import ImageCurves, compare
+
+    both = [name for name in base.images if name in set(test.images)]
+    nothing = dict.fromkeys(("image_bd_rate_percent", *BY_IMAGE))
+    if not both or not (base.of_images and test.of_images):
+        return nothing
+    try:
+        found = compare(
+            [ImageCurves.of_file(base, both)], [ImageCurves.of_file(test, both)], method=method
+        )
+    except NoAnswer as error:
+        say(f"note: no interval: {error}")
+        return nothing
+    for note in found.notes:
+        say(f"note: {test.name} against {base.name}: {note}")
+    record = found.record()
+    return {
+        "image_bd_rate_percent": record["bd_rate_percent"],
+        **{key: record[key] for key in BY_IMAGE},
     }
 
 
@@ -242,7 +290,7 @@ def _draw(curves: list[Curve], plot: Path) -> None:
 def _warn(anchor: Curve, test: Curve, found: BdRate) -> None:
     for note in found.notes:
         say(f"warning: {note}")
-    if anchor.dataset != test.dataset or set(anchor.images) != set(test.images):
+    if anchor.measured_on != test.measured_on:
         say(
             f"warning: {anchor.name} and {test.name} do not say that they were measured on the "
             "same images; only then a BD-rate means something"

@@ -36,19 +36,20 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class AnchorOptions:
-    """A codec made with Pillow."""
+    """A classical codec."""
 
     codec: Annotated[
-        Literal["jpeg", "webp"] | None,
-        typer.Option(help="An anchor made with Pillow, instead of checkpoints."),
+        Literal["jpeg", "webp", "avif", "jxl"] | None,
+        typer.Option(help="An anchor made on the spot, instead of checkpoints."),
     ] = None
     quality: Annotated[
         list[str] | None,
         typer.Option(metavar="N...", help="Qualities of the anchor, 0 to 100; a dozen when unset."),
     ] = None
     subsampling: Annotated[
-        Literal["4:2:0", "4:4:4"], typer.Option(help="Chroma of the anchor; WebP is 4:2:0.")
-    ] = "4:2:0"
+        Literal["4:2:0", "4:4:4"] | None,
+        typer.Option(help="Chroma of JPEG and AVIF, 4:2:0 when unset; WebP is 4:2:0, JXL 4:4:4."),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,9 +195,9 @@ def _check_data(data: Path) -> None:
 
 
 def _anchors(
-    codec: Literal["jpeg", "webp"],
+    codec: Literal["jpeg", "webp", "avif", "jxl"],
     qualities: Sequence[int],
-    subsampling: Literal["4:2:0", "4:4:4"],
+    subsampling: Literal["4:2:0", "4:4:4"] | None,
     images: ImageDataset,
     tell: Tell,
 ) -> Iterator[Found]:

@@ -83,4 +83,5 @@ def _experiments(sweep: str) -> list[Path]:
     from imgtool.models.registry import schema
     from imgtool.sweep.plan import make_plan
 
-    return [trial.directory.path for trial in make_plan(sweep, schema_of=schema).trials]
+    trials = make_plan(sweep, schema_of=schema).trials
+    return [trial.directory.path for trial in trials if not trial.is_first]

@@ -45,6 +45,14 @@ class Which:
             "them from stdin), where the sweep is made for such: flow_probe.",
         ),
     ] = None
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=CKPT",
+            help="Take this in place of what the sweep's file trains first, such as "
+            "judge=out/judge; repeatable.",
+        ),
+    ] = None
     tiny: TinyOption = False
     retry: Annotated[
         str | None,
@@ -165,22 +173,6 @@ def only_names(only: Sequence[str] | None) -> list[str]:
     return found
 
 
-def retry_states(retry: str | None) -> frozenset[str]:
-    """The states that --retry names.
-
-    Raises:
-        UsageError: a word that is none.
-    """
-    words = {word.strip().replace("-", "_") for word in (retry or "").split(",") if word.strip()}
-    for word in words - {"all"}:
-        if word not in (*RETRY, DROPPED):
-            known = [*RETRY, DROPPED, "all"]
-            raise UsageError(
-                f"--retry: no state {word!r} to repeat", hint=did_you_mean(word, known)
-            )
-    return frozenset({*words, *RETRY} - {"all"}) if "all" in words else frozenset(words)
-
-
 def ladder_words(which: Which) -> str | None:
     """What `make_plan` is to know of --ladder and its part."""
     if which.ladder_part is not None and not which.ladder:
@@ -237,3 +229,15 @@ def refuse_other_executors_options(executor: str, here: Here, cluster: Cluster) 
             raise UsageError(
                 f"{name} is for --executor {other}", hint=f"add --executor {other}, or leave it out"
             )
+
+
+def states_of(retry: str | None) -> frozenset[str]:
+    """The words of --retry."""
+    words = {word.strip().replace("-", "_") for word in (retry or "").split(",") if word.strip()}
+    for word in words - {"all"}:
+        if word not in (*RETRY, DROPPED):
+            known = [*RETRY, DROPPED, "all"]
+            raise UsageError(
+                f"--retry: no state {word!r} to repeat", hint=did_you_mean(word, known)
+            )
+    return frozenset({*words, *RETRY} - {"all"}) if "all" in words else frozenset(words)

@@ -32,6 +32,7 @@ def known(plan: Plan, trial: Trial) -> dict[str, Any]:
         "decides": list(plan.decides),
         "source": trial.source,
         **({} if plan.ladder is None else _on_ladder(trial)),
+        **({"first": True} if trial.is_first else {}),
     }
 
 
@@ -166,7 +167,8 @@ def show_commands(
 
 def show_preparations(trials: Sequence[Trial]) -> None:
     """What the first trial of each candidate makes before it trains."""
-    made = [one for trial in trials if (one := trial.preparation) is not None and one.command]
+    prepared = [one for trial in trials if (one := trial.preparation) is not None]
+    made = [one for one in prepared if one.command and one.exp_dir is None]
     for one in {one.file: one for one in made}.values():
         there = " is there" if one.file.exists() else ": once, by the first trial that reads it"
         say(f"{one.file}{there}")

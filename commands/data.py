@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +14,7 @@ from commands._output import Output, say
 from imgtool.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from imgtool.data.align import Aligned
     from imgtool.data.synthetic.make import Made
 
 app = typer.Typer(help="Make, check, align and pack sets of images.")
@@ -102,6 +103,10 @@ def make_faces(
         int | None,
         typer.Option(help="Width and height in pixels, 64 or more; CelebA's 178x218 without it."),
     ] = None,
+    aligned: Annotated[
+        bool,
+        typer.Option("--aligned", help="Heads are not turned, and all eyes are in one place."),
+    ] = False,
     seed: SeedOption = 0,
     workers: WorkersOption = 1,
     dry_run: DryRunOption = False,
@@ -113,25 +118,36 @@ def make_faces(
     \b
     Example:
       imgtool data make faces out/faces --n 4000 --seed 0
+      imgtool data make faces out/aligned --n 4000 --aligned
       imgtool data make faces out/faces_256 --n 1000 --size 256
     """
     from imgtool.data.synthetic import make
 
     with counting("making") as progress:
         made = make.make_faces(
-            out, n, size=size, seed=seed, workers=workers, progress=progress, dry_run=dry_run
+            out,
+            n,
+            size=size,
+            is_aligned=aligned,
+            seed=seed,
+            workers=workers,
+            progress=progress,
+            dry_run=dry_run,
         )
-    _emit_made(output, made, seed, size)
+    _emit_made(output, made, seed, size, aligned)
     output.suggest("train", "genegan", "--attribute", "Smiling", "--data-root", out)
 
 
-def _emit_made(output: Output, made: Made, seed: int, size: int | None) -> None:
+def _emit_made(
+    output: Output, made: Made, seed: int, size: int | None, aligned: bool | None = None
+) -> None:
     record = {
         "path": made.path,
         "num_images": made.num_images,
         "num_bytes": made.num_bytes,
         "seed": seed,
         **({} if size is None else {"size_px": size}),
+        **({} if aligned is None else {"aligned": aligned}),
         "elapsed_sec": round(made.elapsed_sec, 3),
         "dry_run": made.num_bytes is None,
     }
@@ -144,42 +160,85 @@ def _emit_made(output: Output, made: Made, seed: int, size: int | None) -> None:
 @app.command("align")
 def align(
     output: Output,
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="A folder in CelebA's layout.")],
+    root: Annotated[
+        Path,
+        typer.Argument(metavar="ROOT", help="A folder in CelebA's layout; of photographs."),
+    ],
     out: OutArgument,
-    size: Annotated[int, typer.Option(help="Width and height in pixels.")] = 256,
+    detect: Annotated[
+        bool, typer.Option("--detect", help="Find the faces: ROOT is any folder of photographs.")
+    ] = False,
+    face: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="With --detect: which of several is taken, counted from the left; the largest "
+            "without it.",
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Width and height in pixels; 256 without it, and CelebA's 178x218 with --detect."
+        ),
+    ] = None,
     image_format: Annotated[Literal["jpg", "png"], typer.Option(help="Kind of the files.")] = "jpg",
     workers: Annotated[int, typer.Option(help="Processes that align images.")] = 1,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out bad images and landmarks that do not fit.")
+        bool,
+        typer.Option(
+            "--skip-bad", help="Leave out bad images, and faces that are none or missing."
+        ),
     ] = False,
     dry_run: DryRunOption = False,
 ) -> None:
     """Align faces by their five landmarks: OUT/align_5p, and the tables beside it.
 
-    A similarity transform brings each face onto the mean face. Landmarks outside their picture,
-    mirrored, coinciding or no face are errors, which --skip-bad names and leaves out. Repeat the
-    command to finish what was interrupted.
+    A similarity transform brings each face onto the mean face: that of the table of landmarks, or
+    with --detect CelebA's, and without --size into CelebA's frame, OUT/img_align_celeba. Landmarks
+    outside their picture, mirrored, coinciding or no face are errors, and so is a photograph
+    without a face; --skip-bad names and leaves them out. Repeat the command to finish what was
+    interrupted.
 
     \b
     Example:
       imgtool data align img_align_celeba out/aligned --size 256 --workers 4
+      imgtool data align photographs out/people --detect --skip-bad
     """
-    from imgtool.data.align import align as align_faces
-
+    wanted: dict[str, Any] = {
+        "image_format": image_format,
+        "workers": workers,
+        "skip_bad": skip_bad,
+        "dry_run": dry_run,
+    }
     with counting("aligning") as progress:
-        aligned = align_faces(
-            root,
-            out,
-            size=size,
-            image_format=image_format,
-            workers=workers,
-            skip_bad=skip_bad,
-            progress=progress,
-            dry_run=dry_run,
-        )
+        if detect:
+            from imgtool.data.align_photographs import align_photographs
+
+            aligned = align_photographs(
+                root, out, size=size, face=face, progress=progress, **wanted
+            )
+        else:
+            if face is not None:
+                raise UsageError(
+                    "--face is of photographs in which faces are found", hint="add --detect"
+                )
+            from imgtool.data.align import align as align_faces
+
+            size = 256 if size is None else size
+            aligned = align_faces(root, out, size=size, progress=progress, **wanted)
+    _emit_aligned(output, aligned, size, face, dry_run=dry_run)
+
+
+def _emit_aligned(
+    output: Output, aligned: Aligned, size: int | None, face: int | None, *, dry_run: bool
+) -> None:
     for bad in aligned.bad:
         say(f"left out: {bad.name}: {bad.reason}")
+    which = "the largest" if face is None else f"number {face} from the left"
+    counts = [f"{name}: {count}" for name, count in aligned.several.items()]
     for names, what in (
+        (counts, f"more than one face, of which {which} was taken"),
         (aligned.missing, "listed and missing"),
         (aligned.without_landmarks, "warning: with attributes and without landmarks"),
         (aligned.without_part, "warning: with attributes and in no part"),
@@ -193,7 +252,8 @@ def align(
         "num_bad_files": len(aligned.bad),
         "num_without_landmarks": len(aligned.without_landmarks),
         "num_without_part": len(aligned.without_part),
-        "size_px": size,
+        "num_with_several_faces": len(aligned.several),
+        **({} if size is None else {"size_px": size}),
         "elapsed_sec": round(aligned.elapsed_sec, 3),
         "dry_run": dry_run,
         "bad_files": [{"name": bad.name, "reason": bad.reason} for bad in aligned.bad],

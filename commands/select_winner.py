@@ -196,7 +196,8 @@ def _inputs(words: Sequence[str]) -> tuple[list[str], list[dict[str, Any]]]:
                 record = json.loads(line)
             except ValueError as error:
                 raise UsageError(f"not a JSON record on stdin: {line[:80]}", hint=hint) from error
-            if record.get("kind") == "experiment" and isinstance(record.get("path"), str):
+            is_one = record.get("kind") == "experiment" and not record.get("first")
+            if is_one and isinstance(record.get("path"), str):
                 records.append(record)
     if not paths and not records:
         raise UsageError("stdin names no experiment", hint=hint)
@@ -263,6 +264,11 @@ def _way_out(selection: Selection, rule: Rule) -> str:
         return "these are the columns of another program: --columns imginav"
     if rule.metric == GFID and GFID not in known:
         return "measure the probes first: imgtool eval-fid --sweep DIR"
+    untold = {key for key in rule.weights or {} if key not in known and rule.metric in known}
+    if untold and states:
+        rest = ", ".join(f"{k}: {v:g}" for k, v in (rule.weights or {}).items() if k not in untold)
+        how = "imgtool eval-fid --sweep DIR" if "fid" in untold else ", ".join(sorted(untold))
+        return f"measure it ({how}), or weigh what there is: --set 'weights={{{rest}}}'"
     lacking = [key for key in (rule.metric, selection.size) if key and key not in known]
     if lacking:
         columns = ", ".join(sorted(k for k in known if not k.startswith(("num_", "best_"))))

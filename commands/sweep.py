@@ -23,7 +23,7 @@ from commands._sweep_options import (
     ladder_words,
     only_names,
     refuse_other_executors_options,
-    retry_states,
+    states_of,
 )
 from commands._sweep_plan import (
     describe,
@@ -104,16 +104,17 @@ def run(
     probes of flow_probe train on latents that `imgtool encode` makes. Without the option the same
     experiments are meant as before.
 
+    What trials or `then:` read is trained before them where the file has `first:`; trials that
+    need it wait. --given NAME=CKPT takes what is there already.
+
     With --halving (`halving:` in the sweep's file) every trial pauses at the first rung, saved. The
     best part goes on where it stopped, and so does whoever is within the noise of it; the others
     are dropped. Seeds of one experiment rise and fall together. Verdicts are kept in halving.json,
     so that the same sweep goes on wherever it was ended. On a cluster every rung is a wave of jobs.
     Dropped trials go on to their end with --retry dropped, or when --only names nothing else.
 
-    With --ladder the codec of the highest lambda is trained in full. Each other one begins with
-    the best weights of the next higher lambda once that has completed, and trains a part of its
-    iterations (--ladder-part; `ladder:` in the sweep's file). If one fails, those below it wait
-    for the same sweep again. On a cluster a job waits for the one above it by the scheduler.
+    With --ladder the codec of the highest lambda is trained in full, and each other one from the
+    best weights of the next higher, once that has completed, for a part of its iterations.
 
     A trial that runs out of memory beside others, on its GPU or here, is tried once more, alone.
     With --trials-per-job K a job runs K trials at once, and its resources are for all of them.
@@ -145,20 +146,19 @@ def run(
             "--notify: the sweep ends before its jobs do",
             hint="add --wait, or let a job of its own tell: --then COMMAND",
         )
-    again, poll_sec = retry_states(which.retry), parse_duration(cluster.poll)
+    again, poll_sec = states_of(which.retry), parse_duration(cluster.poll)
     over = candidates(ctx, which, more or [])
-    plan = _plan(spec, which, over)
-    again = _with_named(plan, which, again)
-    say_rungs(plan)
-    then = plan.then if then is None else then
     if then is not None and not then.strip():  # a shell variable that is not set
         raise UsageError("--then is empty", hint='such as --then "imgtool status DIR --json"')
+    plan = _plan(spec, which, over, then)
+    again = _with_named(plan, which, again)
+    say_rungs(plan)
     if executor == LOCAL:
-        code = _here(output, plan, again, here, then, dry_run=dry_run)
+        code = _here(output, plan, again, here, plan.then, dry_run=dry_run)
     else:
         waves = Waves(
             plan,
-            _job_options(executor, cluster, then),
+            _job_options(executor, cluster, plan.then),
             None if cluster.wait else repeated(ctx),
             is_job=next_rung,
             check_data=cluster.check_data,
@@ -169,7 +169,7 @@ def run(
     raise typer.Exit(code)
 
 
-def _plan(spec: str, which: Which, over: Sequence[str]) -> Plan:
+def _plan(spec: str, which: Which, over: Sequence[str], then: str | None) -> Plan:
     from imgtool.models.registry import schema
     from imgtool.sweep.plan import make_plan
     from imgtool.units import parse_duration
@@ -185,6 +185,8 @@ def _plan(spec: str, which: Which, over: Sequence[str]) -> Plan:
         halving=which.halving,
         over=over,
         ladder=ladder_words(which),
+        given=which.given or [],
+        then=then,
         note=say,
     )
     if which.strict_code:
@@ -258,7 +260,7 @@ def _here(
     from commands._sweep_table import ask_cluster, pool_listener
     from imgtool.sweep import local, manifest
     from imgtool.sweep.choose import choose
-    from imgtool.sweep.descent import Descent
+    from imgtool.sweep.descent import Descent, descending
     from imgtool.sweep.follow import FollowUp
     from imgtool.sweep.slots import fit
 
@@ -270,8 +272,7 @@ def _here(
     if dry_run:
         describe(output, plan, choice.left, gpus_per_trial=here.gpus_per_trial)
         race = race_of(plan)
-        first = trials if race is None else race.preview(trials)
-        first = sorted(first, key=lambda trial: trial.step)
+        first = descending(trials) if race is None else race.preview(trials)
         show_preparations(first)
         show_commands(plan, first, notes, options, then)
     refuse_what_lacks(trials, dry_run=dry_run)
@@ -287,8 +288,7 @@ def _here(
         options = replace(options, order=race)
         left |= race.left
     elif plan.ladder is not None:
-        options = replace(options, order=(descent := Descent()))
-        trials = descent.begin(trials)
+        options, trials = replace(options, order=(down := Descent())), down.begin(trials)
     say_what_is_left(plan, left)
     received = None
     if choice.run:

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The GeneGAN queue: eleven experiments of three hours each, and FID of each at 128 px.
+# The GeneGAN queue: seventeen experiments of three hours each, and FID of each at 128 px.
 #
 #   examples/genegan_queue.sh --tiny        the whole queue, a minute or less each on two CPU cores
 #   examples/genegan_queue.sh               the whole queue, one after the other, and the winner
-#   examples/genegan_queue.sh NUMBER        one of them, 1 to 11: an element of a job array
+#   examples/genegan_queue.sh NUMBER        one of them, 1 to 17: an element of a job array
 #
 #   CELEBA=img_align_celeba    CelebA; without it some faces are drawn
 #   OUT=out/genegan_queue      the experiments and the report
@@ -12,7 +12,8 @@
 # another three hours.
 set -euo pipefail
 queue=(exp00 exp01 exp02 exp02_critics exp03_all exp03_random exp04_group_norm exp05_s2
-    exp05_inv_s2 exp06a exp06b)
+    exp05_inv_s2 exp06a exp06b exp07_resize exp07_critic_group_norm exp07_gp exp07_r1 exp07_r1r2
+    exp07_spectral_norm)
 chosen=("${queue[@]}")
 tiny=()
 num_faces=4000

@@ -20,6 +20,12 @@ ALL_LOSSES = (
     "loss.gan_lr=0.0005",
 )
 
+# Critics of the GeneGAN with a second derivative, buffers of their own and random places.
+SMOOTH_CRITICS = (
+    *("model.critic_norm=none", "model.critic_spectral_norm=true", "model.upsampling=resize"),
+    *("loss.critic_penalty=gp", "loss.critic_penalty_every=2"),
+)
+
 
 def keys_and_values(sets: Iterable[str]) -> dict[str, Any]:
     """What `--set` of each would set."""

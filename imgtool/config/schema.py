@@ -339,6 +339,7 @@ class FamilySchema:
         ladder: the keys of a rate ladder, where the family can be trained on one.
         exports: formats of `imgtool export` that its checkpoints can be written in
             (`imgtool.evaluation.export.formats`); where there is one, `--to` need not name it.
+        encodes: whether its task makes latents that `imgtool encode` can write down.
         sections may define `rewrite(raw: dict) -> dict`, a static method that turns an older
             spelling in a file into today's (`variational: true` into `bottleneck: kl`).
     """
@@ -358,6 +359,7 @@ class FamilySchema:
     weights: Callable[[Experiment], Sequence[Published]] = _no_weights
     ladder: LadderKeys | None = None
     exports: tuple[str, ...] = ()
+    encodes: bool = False
 
     def section_types(self) -> dict[str, type]:
         """Every section of the file, in the order in which it is written."""

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
+from imgtool.data.align_frame import warp
 from imgtool.data.base import BadFile
 from imgtool.data.celeba import IMAGE_FOLDERS, image_folder
 from imgtool.data.celeba_tables import (
@@ -59,6 +58,7 @@ class Aligned:
         bad: images left out: they cannot be read, or their landmarks are no face in them.
         without_landmarks: names that the table of attributes lists and that of landmarks lacks.
         without_part: names that the table of attributes lists and that of parts lacks.
+        several: how many faces were found, of photographs with more than one.
     """
 
     path: Path
@@ -68,11 +68,41 @@ class Aligned:
     without_landmarks: list[str] = field(default_factory=list)
     without_part: list[str] = field(default_factory=list)
     elapsed_sec: float = 0.0
+    several: dict[str, int] = field(default_factory=dict)
 
     @property
     def bad_files(self) -> list[str]:
         """Names of the images left out."""
         return [bad.name for bad in self.bad]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Tables of a folder beside that of landmarks, as in Aligned."""
+
+    paths: list[Path]
+    without_landmarks: list[str] = field(default_factory=list)
+    without_part: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How aligned faces are written.
+
+    Attributes:
+        out: the new folder.
+        folder: of the images in it.
+        size: width and height of each.
+    """
+
+    out: Path
+    folder: str
+    size: tuple[int, int]
+    image_format: ImageFormat
+    workers: int
+    skip_bad: bool
+    progress: Progress | None
+    dry_run: bool
 
 
 def align(
@@ -102,39 +132,21 @@ def align(
         UsageError: an option out of range, or `out` cannot be used.
         DataError: no landmarks, no images, or a bad image or row.
     """
-    _check(size, workers, image_format)
-    root, folder, started = Path(root), Path(out), time.monotonic()
-    faces = _find_faces(root)
+    check_options(size, workers, image_format)
+    root, started = Path(root), time.monotonic()
+    faces = _find_faces(root, size)
     if faces.bad and not skip_bad:
-        raise _refusal(faces)
-    outputs = _outputs(faces, image_format)
-    tables, without_landmarks, without_part = _other_tables(root, faces.table)
+        raise refusal(faces)
     recipe = {"what": "aligned faces", "size": size, "image_format": image_format}
     recipe["landmarks"] = hashlib.blake2b(faces.used.tobytes(), digest_size=8).hexdigest()
-    names = {*outputs.values(), LANDMARKS_NAME, *(path.name for path in tables)}
-    claim(folder, recipe, names, dry_run=dry_run)
-    bad, good = dict(faces.bad), list(outputs)
-    if not dry_run:
-        units = [
-            (i, faces.files[i], str(folder / outputs[i]), *(faces.steps[i] * size).tolist())
-            for i in good
-        ]
-        one = partial(_align_one, size, skip_bad)
-        written = write_all(one, units, len(units), workers, progress)
-        bad |= {int(row[0]): row[1] for row, num_bytes in written if num_bytes == 0}
-        good = [i for i in good if i not in bad]
-        _write_landmarks(folder / LANDMARKS_NAME, faces, good, size)
-        for path in tables:
-            with replacing(folder / path.name) as temporary:
-                shutil.copyfile(path, temporary)
-    left_out = [BadFile(faces.table.names[i], bad[i]) for i in sorted(bad)]
-    return Aligned(
-        folder, len(good), faces.missing, left_out, without_landmarks, without_part,
-        time.monotonic() - started,
-    )  # fmt: skip
+    writing = Writing(
+        Path(out), FOLDER, (size, size), image_format, workers, skip_bad, progress, dry_run
+    )
+    return write_aligned(faces, other_tables(root, faces.table), recipe, writing, started)
 
 
-def _check(size: int, workers: int, image_format: str) -> None:
+def check_options(size: int, workers: int, image_format: str) -> None:
+    """Raise UsageError for what is out of range."""
     if not MIN_SIZE <= size <= MAX_SIZE:
         raise UsageError(
             f"--size is {size}: aligned faces have {MIN_SIZE} to {MAX_SIZE} pixels",
@@ -154,13 +166,13 @@ def _check(size: int, workers: int, image_format: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Faces:
-    """A folder's faces, by row of the table of landmarks.
+class Faces:
+    """A folder's faces, by row of a table of landmarks.
 
     Attributes:
-        points: (N, 5).
-        used: points of the rows that the mean face is made of.
-        steps: (N, 2), similarities onto a square of side 1.
+        table, points: of all rows.
+        used: points that say what the mean face is; of what a folder's options are.
+        steps: (rows, 2) similarities onto the frame, in its pixels.
         files: where the images lie; without those that are missing.
         missing: names of those.
         bad: what is wrong with an image, or with its row.
@@ -175,7 +187,7 @@ class _Faces:
     bad: dict[int, str]
 
 
-def _find_faces(root: Path) -> _Faces:
+def _find_faces(root: Path, size: int) -> Faces:
     table, points = read_landmarks(root)
     source, found = image_folder(root, table.names, IMAGE_FOLDERS[1:])
     files = {i: str(source / found[name]) for i, name in enumerate(table.names) if name in found}
@@ -200,20 +212,24 @@ def _find_faces(root: Path) -> _Faces:
     wrong = misplaced(points[rows], steps[rows], sizes)
     bad |= {rows[position]: reason for position, reason in wrong.items()}
     missing = [name for name in table.names if name not in found]
-    faces = _Faces(table, points, used, steps, files, missing, bad)
+    faces = Faces(table, points, used, steps * size, files, missing, bad)
     if len(bad) == len(files):
-        raise _refusal(faces)
+        raise refusal(faces)
     return faces
 
 
-def _refusal(faces: _Faces) -> DataError:
-    """What is wrong with the first bad row, and the names of more."""
+def refusal(faces: Faces, all_bad: str = "is this the table of these images?") -> DataError:
+    """What is wrong with the first bad row, and the names of more.
+
+    Args:
+        all_bad: a hint, where that is true of all.
+    """
     first, *others = sorted(faces.bad)
     names = faces.table.names
     more = ", ".join(names[row] for row in others[:_NAMED])
     more += " ..." if len(others) > _NAMED else ""
     if len(faces.bad) == len(faces.files):
-        hint = "all that are there are bad: is this the table of these images?"
+        hint = f"all that are there are bad: {all_bad}"
     else:
         hint = "--skip-bad leaves them out; with --dry-run it lists them all"
     return DataError(
@@ -223,7 +239,7 @@ def _refusal(faces: _Faces) -> DataError:
     )
 
 
-def _outputs(faces: _Faces, image_format: str) -> dict[int, str]:
+def _outputs(faces: Faces, folder: str, image_format: str) -> dict[int, str]:
     """File of each good row, relative to the new folder."""
     outputs: dict[int, str] = {}
     taken: dict[str, str] = {}
@@ -231,7 +247,7 @@ def _outputs(faces: _Faces, image_format: str) -> dict[int, str]:
         name = faces.table.names[row]
         if row in faces.bad:
             continue
-        outputs[row] = f"{FOLDER}/{Path(name).stem}.{image_format}"
+        outputs[row] = f"{folder}/{Path(name).stem}.{image_format}"
         known = taken.setdefault(outputs[row], name)
         if known != name:
             raise DataError(
@@ -241,21 +257,55 @@ def _outputs(faces: _Faces, image_format: str) -> dict[int, str]:
     return outputs
 
 
-def _other_tables(root: Path, landmarks: Table) -> tuple[list[Path], list[str], list[str]]:
-    """The tables to copy, and the names of attributes' rows without landmarks and without part."""
+def other_tables(root: Path, landmarks: Table) -> Tables:
+    """The tables to copy, and what the table of attributes lists beyond the others."""
     attributes, parts = (find_table(root, stems) for stems in (ATTRIBUTE_STEMS, PARTITION_STEMS))
     tables = [path for path in (attributes, parts) if path is not None]
     if attributes is None:
-        return tables, [], []
+        return Tables(tables)
     names, known = read_table(attributes).names, set(landmarks.names)
     without_landmarks = [name for name in names if name not in known]
-    return tables, without_landmarks, unlisted(names, root, PARTITION_STEMS) or []
+    return Tables(tables, without_landmarks, unlisted(names, root, PARTITION_STEMS) or [])
 
 
 # --- the work -------------------------------------------------------------------------------
 
 
-def _align_one(size: int, skip_bad: bool, unit: tuple[int, str, str, complex, complex]) -> Written:
+def write_aligned(
+    faces: Faces, tables: Tables, recipe: dict[str, Any], writing: Writing, started: float
+) -> Aligned:
+    """Write the faces that are not bad, their landmarks, and copies of the other tables.
+
+    Raises:
+        UsageError: the folder cannot be used.
+        DataError: an image cannot be decoded, or two would become one.
+    """
+    folder, outputs = writing.out, _outputs(faces, writing.folder, writing.image_format)
+    names = {*outputs.values(), LANDMARKS_NAME, *(path.name for path in tables.paths)}
+    claim(folder, recipe, names, dry_run=writing.dry_run)
+    bad, good = dict(faces.bad), list(outputs)
+    if not writing.dry_run:
+        units = [
+            (i, faces.files[i], str(folder / outputs[i]), *faces.steps[i].tolist()) for i in good
+        ]
+        one = partial(_align_one, writing.size, writing.skip_bad)
+        written = write_all(one, units, len(units), writing.workers, writing.progress)
+        bad |= {int(row[0]): row[1] for row, num_bytes in written if num_bytes == 0}
+        good = [i for i in good if i not in bad]
+        _write_landmarks(folder / LANDMARKS_NAME, faces, good)
+        for path in tables.paths:
+            with replacing(folder / path.name) as temporary:
+                shutil.copyfile(path, temporary)
+    left_out = [BadFile(faces.table.names[i], bad[i]) for i in sorted(bad)]
+    return Aligned(
+        folder, len(good), faces.missing, left_out, tables.without_landmarks,
+        tables.without_part, time.monotonic() - started,
+    )  # fmt: skip
+
+
+def _align_one(
+    size: tuple[int, int], skip_bad: bool, unit: tuple[int, str, str, complex, complex]
+) -> Written:
     row, source, out, scale, shift = unit
     path = Path(out)
     if path.exists():  # whole, from a run that was interrupted
@@ -266,45 +316,16 @@ def _align_one(size: int, skip_bad: bool, unit: tuple[int, str, str, complex, co
         if skip_bad:
             return [((str(row), error.reason), 0)]
         raise DataError(str(error), hint="--skip-bad leaves out what cannot be read") from error
-    square = warp(image, scale, shift, size)
+    picture = warp(image, scale, shift, size)
     if path.suffix == ".png":
-        return [((str(row),), save(square, path, "PNG", compress_level=3))]
-    return [((str(row),), save(square, path, "JPEG", quality=_JPEG_QUALITY, subsampling=0))]
+        return [((str(row),), save(picture, path, "PNG", compress_level=3))]
+    return [((str(row),), save(picture, path, "JPEG", quality=_JPEG_QUALITY, subsampling=0))]
 
 
-def warp(image: NDArray[np.uint8], scale: complex, shift: complex, size: int) -> Image.Image:
-    """The square (size, size) to which z -> scale z + shift takes the image, bicubic.
-
-    Args:
-        image: (H, W, 3) uint8.
-    """
-    back, origin = 1 / scale, -shift / scale
-    shrink = max(1, math.floor(abs(back)))
-    if shrink > 1:  # else bicubic would skip pixels
-        image = np.asarray(Image.fromarray(image).reduce(shrink))
-        back, origin = back / shrink, origin / shrink
-    height, width = image.shape[:2]
-    corners = np.array([origin + back * size * corner for corner in (0, 1, 1j, 1 + 1j)])
-    outside = max(
-        -corners.real.min(), -corners.imag.min(),
-        corners.real.max() - width, corners.imag.max() - height,
-    )  # fmt: skip
-    # A face far outside its image (wrong landmarks) is not worth any memory: it stays black.
-    margin = min(max(0, math.ceil(outside) + 2), 2 * max(height, width))
-    padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), "symmetric")
-    matrix = (
-        back.real, -back.imag, origin.real + margin,
-        back.imag, back.real, origin.imag + margin,
-    )  # fmt: skip
-    return Image.fromarray(padded).transform(
-        (size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC
-    )
-
-
-def _write_landmarks(path: Path, faces: _Faces, rows: Sequence[int], size: int) -> None:
+def _write_landmarks(path: Path, faces: Faces, rows: Sequence[int]) -> None:
     lines = [str(len(rows)), " ".join(COLUMNS)]
     for i in rows:
-        scale, shift = faces.steps[i] * size
+        scale, shift = faces.steps[i]
         moved = np.round(scale * faces.points[i] + shift - (0.5 + 0.5j))
         values = np.stack([moved.real, moved.imag], axis=1).astype(int).ravel()
         lines.append(" ".join([faces.table.names[i], *map(str, values)]))

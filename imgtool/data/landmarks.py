@@ -44,10 +44,7 @@ _ROWS = 4096  # faces at a time
 
 
 def read_landmarks(root: Path) -> tuple[Table, Points]:
-    """The table of a CelebA folder, and its points (N, 5) in the order of NAMES.
-
-    Columns are taken by their names; without names, or with names that say nothing, they are
-    in CelebA's order.
+    """The table of a CelebA folder, and its points; as landmarks_in() of a file.
 
     Raises:
         DataError: there is none, or its columns are not x and y of five landmarks.
@@ -57,6 +54,18 @@ def read_landmarks(root: Path) -> tuple[Table, Points]:
         raise DataError(
             f"{root}: no table of landmarks", hint=f"looked for {looked_for(root, LANDMARK_STEMS)}"
         )
+    return landmarks_in(path)
+
+
+def landmarks_in(path: Path) -> tuple[Table, Points]:
+    """A table of landmarks, and its points (N, 5) in the order of NAMES.
+
+    Columns are taken by their names; without names, or with names that say nothing, they are
+    in CelebA's order.
+
+    Raises:
+        DataError: it cannot be read, or its columns are not x and y of five landmarks.
+    """
     table = read_table(path, default_columns=tuple(f"landmark_{i}" for i in range(10)))
     values = table.values[:, column_order(path, table.columns)]
     values = (
@@ -253,13 +262,22 @@ def _misfit(points: Points, mean: Points, residuals: NDArray[np.float64]) -> lis
     return reasons
 
 
-def misplaced(points: Points, steps: Points, sizes: NDArray[np.int_]) -> dict[int, str]:
-    """Rows whose points, or squares, do not lie in their picture, and why.
+def misplaced(
+    points: Points,
+    steps: Points,
+    sizes: NDArray[np.int_],
+    *,
+    height: float = 1.0,
+    alike: bool = True,
+) -> dict[int, str]:
+    """Rows whose points, or frames, do not lie in their picture, and why.
 
     Args:
         points: (N, 5) in pixels.
-        steps: (N, 2), the similarities onto a square of side 1.
+        steps: (N, 2), the similarities onto a frame of width 1.
         sizes: (N, 2), height and width of the pictures.
+        height: of the frame.
+        alike: a face far smaller or larger in its picture than others in theirs is misplaced, too.
     """
     heights, widths = sizes[:, :1], sizes[:, 1:]
     # A pixel of slack: some tables count from 1.
@@ -271,10 +289,11 @@ def misplaced(points: Points, steps: Points, sizes: NDArray[np.int_]) -> dict[in
         at = points[row, which] - (0.5 + 0.5j)
         where = _where(at, (int(heights[row, 0]), int(widths[row, 0])))
         reasons[row] = f"its {NAMES[which]} lies outside the picture ({where})"
-    for row, share in enumerate(overlaps(steps, sizes).tolist()):
+    what = "square" if height == 1 else "frame"
+    for row, share in enumerate(overlaps(steps, sizes, height).tolist()):
         if share < MIN_OVERLAP and row not in reasons:
-            reasons[row] = f"only {share:.0%} of its square lies in the picture"
-    return _out_of_scale(steps, sizes) | reasons
+            reasons[row] = f"only {share:.0%} of its {what} lies in the picture"
+    return (_out_of_scale(steps, sizes) if alike else {}) | reasons
 
 
 def _out_of_scale(steps: Points, sizes: NDArray[np.int_]) -> dict[int, str]:
@@ -301,10 +320,10 @@ def _where(point: complex, size: Size) -> str:
     return f"{point.real:g}, {point.imag:g} in {size[1]}x{size[0]}"
 
 
-def overlaps(steps: Points, sizes: NDArray[np.int_]) -> NDArray[np.float64]:
-    """Part of each square of side 1 that lies in its picture, (N,), as in misplaced()."""
+def overlaps(steps: Points, sizes: NDArray[np.int_], height: float = 1.0) -> NDArray[np.float64]:
+    """Part of each frame of width 1 that lies in its picture, (N,), as in misplaced()."""
     line = (np.arange(_GRID) + 0.5) / _GRID
-    grid = (line[:, None] + 1j * line).ravel()
+    grid = (line[:, None] + 1j * height * line).ravel()
     shares = np.empty(len(steps))
     for begin in range(0, len(steps), _ROWS):
         part = slice(begin, begin + _ROWS)

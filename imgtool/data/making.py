@@ -27,6 +27,7 @@ Progress = Callable[[int, int], None]
 MARKER = "made.json"
 
 Unit = TypeVar("Unit")
+Result = TypeVar("Result")
 Written = list[tuple[Sequence[str], int]]  # a row of a table and a file's bytes
 
 
@@ -149,24 +150,22 @@ def write_all(
 ) -> Written:
     """Write every unit's files, in several processes if wanted; rows in the units' order."""
     written: Written = []
-    for part in _mapped(write, units, min(workers, len(units))):
+    for part in mapped(write, units, min(workers, len(units))):
         written += part
         if progress is not None:
             progress(len(written), num_images)
     return written
 
 
-def _mapped(
-    write: Callable[[Unit], Written], units: Sequence[Unit], workers: int
-) -> Iterator[Written]:
-    """Results in the units' order."""
-    if workers == 1:
-        yield from map(write, units)
+def mapped(work: Callable[[Unit], Result], units: Sequence[Unit], workers: int) -> Iterator[Result]:
+    """Results in the units' order, of several processes if wanted."""
+    if workers <= 1:
+        yield from map(work, units)
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
     try:
-        yield from pool.map(write, units, chunksize=4)
+        yield from pool.map(work, units, chunksize=4)
     except BrokenProcessPool as error:
         raise DataError(
             "a process that makes images was killed", hint="repeat it with --workers 1"

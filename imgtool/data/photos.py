@@ -32,7 +32,7 @@ class PhotoFolder(ImageFiles):
         if not root.is_dir():
             what = "not a folder of images" if root.exists() else "no such folder"
             raise DataError(f"{root}: {what}", hint="--data-root names a folder or a packed file")
-        names = sorted(_image_names(root))
+        names = sorted(image_names(root))
         if not names:
             kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
             raise DataError(f"{root}: no images in this folder", hint=f"looked for {kinds}, deeply")
@@ -49,8 +49,8 @@ class PhotoFolder(ImageFiles):
         return Sample(image, None, None, self.name(index))
 
 
-def _image_names(root: Path) -> Iterator[str]:
-    """Paths relative to root, with forward slashes."""
+def image_names(root: Path) -> Iterator[str]:
+    """Paths of the images below root, relative to it, with forward slashes. Raises DataError."""
     seen: set[tuple[int, int]] = set()  # a link may point back up
     for folder, subfolders, files in os.walk(root, onerror=_refuse, followlinks=True):
         status = os.stat(folder)

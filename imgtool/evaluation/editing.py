@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from imgtool.data.base import DataInfo
+from imgtool.data.base import DataInfo, Image8
 from imgtool.data.images import decode
 from imgtool.errors import UsageError
 from imgtool.experiment.layout import find_checkpoint
@@ -27,6 +27,19 @@ from imgtool.training.opening import read_trained
 
 
 @dataclass(frozen=True)
+class Edits:
+    """What has been made of faces.
+
+    Attributes:
+        picture: all of them beside each other, (3, H, W) uint8.
+        made: those that are new, (3, S, S) uint8, in order.
+    """
+
+    picture: Tensor
+    made: list[Tensor]
+
+
+@dataclass(frozen=True)
 class Editor:
     """A trained GeneGAN, ready to edit faces.
 
@@ -34,11 +47,13 @@ class Editor:
         path: of the checkpoint.
         iteration: that it was written at.
         size: pixels of the side of the faces it makes.
+        data_root: of the faces that it was trained on; None where they were no folder.
     """
 
     path: Path
     iteration: int
     size: int
+    data_root: str | None
     _task: GeneganTask
     _device: torch.device
 
@@ -48,7 +63,10 @@ class Editor:
         Raises:
             DataError: it is none.
         """
-        pixels, _ = decode(path)
+        return self.face(decode(path)[0])
+
+    def face(self, pixels: Image8) -> Tensor:
+        """An aligned face, (H, W, 3) uint8, as the network takes it, as in read()."""
         size = (self.size, self.size)
         small = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
         face = torch.from_numpy(np.array(small)).permute(2, 0, 1).float()
@@ -66,23 +84,22 @@ class Editor:
         faces = self._task.networks.joiner([many], [thing], [(0, 0)], At(self.size))
         return to_uint8(faces[self.size]).cpu()
 
-    def swap(self, first: Tensor, second: Tensor) -> Tensor:
-        """first | second | first with second's object | second with first's; (3, H, W) uint8."""
+    def swap(self, first: Tensor, second: Tensor) -> Edits:
+        """first | second | first with second's object | second with first's."""
         (a, x), (b, y) = self._split(first), self._split(second)
-        cells = [first, second]
-        shown = [to_uint8(cell)[0].cpu() for cell in cells]
-        return grid([[*shown, self._join(a, y)[0], self._join(b, x)[0]]])
+        made = [self._join(a, y)[0], self._join(b, x)[0]]
+        return Edits(grid([[_shown(first), _shown(second), *made]]), made)
 
-    def interpolate(self, face: Tensor, target: Tensor, steps: int) -> Tensor:
-        """face | `steps` faces from its own object to the target's | target; (3, H, W) uint8."""
+    def interpolate(self, face: Tensor, target: Tensor, steps: int) -> Edits:
+        """face | `steps` faces from its own object to the target's | target."""
         (background, own), (_, wanted) = self._split(face), self._split(target)
         share = torch.linspace(0, 1, steps, device=self._device).view(-1, 1, 1, 1)
-        made = self._join(background, own + share * (wanted - own))
-        return grid([[to_uint8(face)[0].cpu(), *made, to_uint8(target)[0].cpu()]])
+        made = list(self._join(background, own + share * (wanted - own)))
+        return Edits(grid([[_shown(face), *made, _shown(target)]]), made)
 
-    def matrix(self, face: Tensor, targets: Sequence[Tensor], rows: int, columns: int) -> Tensor:
+    def matrix(self, face: Tensor, targets: Sequence[Tensor], rows: int, columns: int) -> Edits:
         """The face with objects between those of four targets, one at each corner (top left, top
-        right, bottom left, bottom right); (3, H, W) uint8.
+        right, bottom left, bottom right), line by line.
         """
         background, _ = self._split(face)
         objects = torch.cat([self._split(target)[1] for target in targets])
@@ -96,7 +113,11 @@ class Editor:
             lines.append(
                 list(self._join(background, torch.einsum("nk,kchw->nchw", shares, objects)))
             )
-        return grid(lines)
+        return Edits(grid(lines), [cell for line in lines for cell in line])
+
+
+def _shown(face: Tensor) -> Tensor:
+    return to_uint8(face)[0].cpu()
 
 
 def open_editor(source: str, *, device: str = "auto", img_size: int | None = None) -> Editor:
@@ -132,4 +153,5 @@ def open_editor(source: str, *, device: str = "auto", img_size: int | None = Non
         )
     on = resolve_device(device)
     trained.put_into(task, experiment, on)
-    return Editor(path, trained.iteration, task.shown_size, task, on)
+    root = trained.experiment.data.root
+    return Editor(path, trained.iteration, task.shown_size, root, task, on)

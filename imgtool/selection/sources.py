@@ -118,6 +118,8 @@ def _of_sweep(folder: Path) -> Sources:
     for trial in trials:
         if not isinstance(trial, dict) or not isinstance(trial.get("exp_dir"), str):
             continue
+        if trial.get("first"):  # trained for the others to read
+            continue
         name = trial.get("name") if isinstance(trial.get("name"), str) else None
         path = Path(trial["exp_dir"])
         if not path.is_dir() and (folder / path.name).is_dir():  # moved together with the sweep

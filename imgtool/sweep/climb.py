@@ -86,7 +86,7 @@ def _begun(
     return replace(
         again(one, loaded),
         overrides={**one.overrides, **told},
-        preparation=Preparation(file=file, by=above.absolute()),
+        preparation=Preparation(file=file.absolute(), by=above.absolute()),
         step=number,
     )
 

@@ -48,11 +48,16 @@ def why_not(found: TrialState) -> str | None:
     return f"it begins with the weights of {found.name}, which {_WORDS[found.state]}{because}"
 
 
+def descending(trials: Iterable[Trial]) -> list[Trial]:
+    """Nobody before the trial with whose weights it begins."""
+    return sorted(trials, key=lambda trial: trial.step)
+
+
 def without(trials: Iterable[Trial]) -> dict[str, str]:
     """Of trials that are to be run, those that nobody will ever start: name -> why."""
     left: dict[str, str] = {}
     ready = {trial.directory.path for trial in trials}
-    for trial in sorted(trials, key=lambda one: one.step):
+    for trial in descending(trials):
         above = missing(trial)
         if above is None or above.path in ready or holder(above) is not None:
             continue
@@ -74,7 +79,7 @@ class Descent:
 
     def begin(self, trials: Sequence[Trial]) -> list[Trial]:
         """The first trials to run; all others come from `more`."""
-        self._waiting = sorted(trials, key=lambda one: one.step)
+        self._waiting = descending(trials)
         return self.more()
 
     def more(self) -> list[Trial]:

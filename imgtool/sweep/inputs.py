@@ -39,9 +39,9 @@ def lacking(trials: Sequence[Trial]) -> dict[Lack, str]:
     concerned: dict[Lack, list[str]] = {}
     looked: dict[tuple[str, str], Lack | None] = {}
     for trial in trials:
-        made = None if trial.preparation is None else str(trial.preparation.file)
+        made = None if trial.preparation is None else trial.preparation.file
         for key, path in needed(trial.loaded.experiment, trial.directory):
-            if path == made:
+            if made is not None and path and Path(path).expanduser().absolute() == made:
                 continue  # not there before a reader, or the trial above, has made it
             if (key.dotted, path) not in looked:
                 text = trouble(key, path)

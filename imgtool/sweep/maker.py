@@ -11,6 +11,7 @@ from imgtool.config.identity import identity
 from imgtool.config.load import Loaded, Override, SchemaOf, keys_meant, load
 from imgtool.config.schema import Cluster
 from imgtool.errors import ConfigError, UsageError, did_you_mean
+from imgtool.sweep.first import Firsts
 from imgtool.sweep.over import Candidate, Preparation
 from imgtool.sweep.spec import Spec, as_sets
 
@@ -48,8 +49,9 @@ class Maker:
         sets: tuple[str, ...],
         grid_keys: frozenset[str],
         tiny: bool,
+        firsts: Firsts,
     ) -> None:
-        self.spec, self.schema_of, self.tiny = spec, schema_of, tiny
+        self.spec, self.schema_of, self.tiny, self.firsts = spec, schema_of, tiny, firsts
         self.sets, self.grid_keys = sets, grid_keys
         self.meant: dict[tuple[str, str], set[str]] = {}
         self.plain: dict[str, str] = {}
@@ -81,7 +83,8 @@ class Maker:
         loaded = self.with_resources(self.load(config, words), config)
         self.refuse_to_set_what_varies(loaded.experiment.family, values)
         if config not in self.plain:
-            plain = loaded if not words else self.load(config, [])
+            is_plain = not words and not self.firsts.given
+            plain = loaded if is_plain else self.load(config, [], with_given=False)
             self.plain[config] = identity(plain.experiment, "")
         overrides = dict(values)
         for word in (*self.spec.sets, *self.sets):
@@ -117,8 +120,21 @@ class Maker:
             self.meant[family, word] = keys_meant(Override(word), self.schema_of(family))
         return self.meant[family, word]
 
-    def load(self, config: str, words: Sequence[str | Override]) -> Loaded:
-        return load(config, family=None, schema_of=self.schema_of, sets=words, tiny=self.tiny)
+    def load(
+        self, config: str, words: Sequence[str | Override], *, with_given: bool = True
+    ) -> Loaded:
+        def read(words: Sequence[str | Override]) -> Loaded:
+            return load(config, family=None, schema_of=self.schema_of, sets=words, tiny=self.tiny)
+
+        loaded = read(words)
+        others = self.firsts.redirected(loaded.experiment, with_given=with_given)
+        return read([*words, *others]) if others else loaded
+
+    def make_first(self, config: str, family: str | None = None) -> Loaded:
+        """A config that is trained first, with those words that mean something to its family."""
+        sets = () if family is None else (*self.spec.sets, *self.sets)
+        words = self.firsts.words(family, sets) if family else []
+        return self.with_resources(self.load(config, words), config)
 
     def with_resources(self, loaded: Loaded, config: str) -> Loaded:
         """What the sweep says of the experiment's queue; `--set cluster.…` still wins."""

@@ -97,6 +97,7 @@ def _entries(plan: Plan) -> dict[str, dict[str, Any]]:
             "overrides": dict(trial.overrides),
             "source": trial.source,
             **({"candidate": str(trial.candidate.path)} if trial.candidate else {}),
+            **({"first": True} if trial.is_first else {}),
         }
         for trial in plan.trials
     }

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import glob
-import re
-import shlex
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
 from imgtool.config.fields import TOP_KEYS, keys_of, suggest
 from imgtool.config.identity import identity
-from imgtool.config.load import Loaded, SchemaOf, read_resolved, to_dict
+from imgtool.config.load import Loaded, SchemaOf, to_dict
 from imgtool.config.schema import TINY_FOLDER, Experiment, FamilySchema
 from imgtool.errors import ConfigError, UsageError
-from imgtool.experiment.layout import MANIFEST_NAME, TRIAL_CONFIG, ExperimentDir
+from imgtool.experiment.layout import MANIFEST_NAME, ExperimentDir
 from imgtool.sweep import grid, manifest
 from imgtool.sweep.climb import climb
+from imgtool.sweep.earlier import Earlier
+from imgtool.sweep.first import Firsts
 from imgtool.sweep.halving import read_halving
 from imgtool.sweep.ladder import OPTION, Ladder, read_ladder
 from imgtool.sweep.maker import EXP_DIR, Made, Maker
@@ -38,6 +36,8 @@ def make_plan(
     duration_sec: float | None = None,
     halving: str | None = None,
     over: Sequence[str] | None = (),
+    given: Sequence[str] = (),
+    then: str | None = None,
     ladder: str | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Plan:
@@ -56,12 +56,15 @@ def make_plan(
         halving: the words of `--halving`, instead of the file's.
         over: experiments, for each of which the trials are made; without any those that the
             sweep's folder remembers; None for the trials as they would be without any.
+        given: NAME=CKPT of what is not to be trained first.
+        then: a shell command, instead of the file's.
         ladder: the part of a rate ladder that its lower rates train, the file's when empty; None
             for trainings that begin by themselves.
         note: is told which of these are left out.
 
     Raises:
         ConfigError: anything wrong in the files or words.
+        CheckpointError: what is given is none.
         UsageError: no time, a folder of its own for every trial, two trials of one name, or
             `--set` of a key that is varied.
     """
@@ -72,7 +75,8 @@ def make_plan(
         raise UsageError("a trial's time limit is 0", hint="give it some time, such as 3h")
     extra = grid.product(grid.parse_grid(grid_words))
     grid_keys = frozenset(key for values in extra for key in values)
-    maker = Maker(spec, schema_of, tuple(sets), grid_keys, tiny)
+    firsts = Firsts(spec.first, given, schema_of, tiny=tiny)
+    maker = Maker(spec, schema_of, tuple(sets), grid_keys, tiny, firsts)
     combinations = grid.times(spec.combinations, extra)
     candidates = _candidates(spec, maker, over, note)
     made = [
@@ -86,19 +90,25 @@ def make_plan(
     _refuse_unknown_decides(spec, [schema_of(family) for family in families])
     phase = _common(experiment.phase for experiment in experiments)
     root, shared_dir = _folders(spec, experiments, phase, tiny)
-    earlier = _Earlier(root, {one.name for one in made}, schema_of)
+    earlier = Earlier(root, {one.name for one in made}, schema_of)
+
+    def name_of(one: Made) -> str:
+        """Of its directory."""
+        return one.name if one.candidate else earlier.name_of(one.loaded.experiment, one.name)
+
     steps = None if ladder is None else _ladder(spec, ladder, halving)
     if steps is not None:
         place = _place(spec, phase, tiny)
-        made = climb(
-            made, steps, place, schema_of=schema_of, name_of=earlier.name_of, again=maker.named
-        )
-    trials = _trials(made, root, shared_dir, earlier)
+        made = climb(made, steps, place, schema_of=schema_of, name_of=name_of, again=maker.named)
+    trials = _trials(made, root, shared_dir, name_of)
     if only:
         stems = {one.name: PurePath(one.config).stem for one in made}
         stems |= {trial.name: PurePath(trial.source).stem for trial in trials}
         kept = chosen([name for trial in trials for name in trial.names], only, stems)
         trials = [trial for trial in trials if kept & {*trial.names}]
+    then = spec.then if then is None else then
+    rungs = spec.halving if halving is None else read_halving(halving)
+    trials = firsts.with_trials(trials, then, maker.make_first, has_rungs=rungs is not None)
     varied = tuple(key for values in extra[:1] for key in values if key != SEED)
     return Plan(
         name=spec.name,
@@ -114,8 +124,8 @@ def make_plan(
             if keys.get("max_running") is not None
         },
         duration_sec=duration_sec,
-        then=None if spec.then is None else spec.then.replace("{root}", shlex.quote(str(root))),
-        halving=spec.halving if halving is None else read_halving(halving),
+        then=None if then is None else firsts.filled(then, root),
+        halving=rungs,
         ladder=steps,
     )
 
@@ -131,12 +141,12 @@ def _ladder(spec: Spec, words: str, halving: str | None) -> Ladder:
 
 
 def _trials(
-    made: Sequence[Made], root: Path, shared_dir: Path | None, earlier: _Earlier
+    made: Sequence[Made], root: Path, shared_dir: Path | None, name_of: Callable[[Made], str]
 ) -> list[Trial]:
     """One a training: configs that differ in their names alone are one trial of several names."""
     named: dict[str, Trial] = {}
     for one in made:
-        name = earlier.name_of(one)
+        name = name_of(one)
         trial = _trial(one, name, root, shared_dir)
         _refuse_same_name(named.get(name), trial)
         named.setdefault(name, trial)
@@ -159,39 +169,6 @@ def _as_one(trials: Sequence[Trial]) -> Trial:
         return trials[0]
     chosen = next((trial for trial in trials if trial.directory.path.exists()), trials[0])
     return replace(chosen, also=tuple(one.name for one in trials if one is not chosen))
-
-
-class _Earlier:
-    """Trials that lie there already under a name that their hash gave them at another time.
-
-    Args:
-        root: of the sweep.
-        names: of its trials today, which are nobody else's.
-    """
-
-    def __init__(self, root: Path, names: set[str], schema_of: SchemaOf) -> None:
-        self._root, self._names, self._schema_of = root, names, schema_of
-        self._found: dict[str, dict[str, str]] = {}
-
-    def name_of(self, one: Made) -> str:
-        """The name of a trial's directory, where there is one; else what it is called today."""
-        experiment, name = one.loaded.experiment, one.name
-        if one.candidate or name == experiment.name or (self._root / name).exists():
-            return name
-        if experiment.name not in self._found:
-            self._found[experiment.name] = dict(self._like(experiment.name))
-        return self._found[experiment.name].get(identity(experiment, ""), name)
-
-    def _like(self, stem: str) -> Iterator[tuple[str, str]]:
-        """(hash as of today, name) of the directories that may be trials of this config."""
-        own = re.compile(rf"{re.escape(stem)}(-[0-9a-f]{{8}})?")
-        for path in sorted(self._root.glob(f"{glob.escape(stem)}*")):
-            if path.name in self._names or not own.fullmatch(path.name):
-                continue
-            for config in (ExperimentDir(path).config_path, path / TRIAL_CONFIG):
-                with suppress(ConfigError):
-                    yield identity(read_resolved(config, self._schema_of).experiment, ""), path.name
-                    break
 
 
 def _refuse_unknown_decides(spec: Spec, schemas: Sequence[FamilySchema]) -> None:

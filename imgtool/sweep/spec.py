@@ -16,6 +16,7 @@ from imgtool.config.validate import MAX_NAME_BYTES
 from imgtool.config.yaml_io import parse_tree
 from imgtool.errors import ConfigError, UserError, did_you_mean
 from imgtool.sweep import grid
+from imgtool.sweep.first import First, in_turn, read_first
 from imgtool.sweep.halving import Halving, read_halving
 from imgtool.sweep.ladder import Ladder, read_ladder
 from imgtool.sweep.over import Over, read_over
@@ -24,7 +25,7 @@ from imgtool.units import parse_duration
 KEYS = (
     *("sweep", "experiments", "base", "matrix", "exclude", "include", "zip", "random", "seeds"),
     *("set", "root", "shared_dir", "decides", "resources", "duration", "then"),
-    *("halving", "over", "ladder"),
+    *("halving", "over", "ladder", "first"),
 )
 _SIGNS = {"sweep", "experiments", "matrix", "zip", "random", "seeds", "decides", "over"}
 SEED = "train.seed"
@@ -45,10 +46,12 @@ class Spec:
         decides: config keys that its winner decides.
         resources: queue -> keys of `cluster` and max_running.
         duration_sec: time limit of a trial.
-        then: a shell command for when every trial has ended; `{root}` is the sweep's folder.
+        then: a shell command for when every trial has ended, or several one after the other;
+            `{root}` is the sweep's folder, `{NAME}` what is trained first by that name.
         halving: rungs at which the best part of the trials goes on.
         over: what is made of each candidate of `--over`; None where trials have none.
         ladder: how trials climb down, where `--ladder` asks for it; None for the usual way.
+        first: what is trained before those that read it.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Spec:
     halving: Halving | None = None
     over: Over | None = None
     ladder: Ladder | None = None
+    first: tuple[First, ...] = ()
 
 
 def read_spec(word: str) -> Spec:
@@ -129,10 +133,11 @@ class _Reader:
             decides=tuple(self.texts("decides")) or self.varied(),
             resources=self.resources(),
             duration_sec=None if duration is None else self.told("duration", duration),
-            then=self.text("then"),
+            then=self.then(),
             halving=self.part("halving", read_halving),
             over=self.part("over", read_over),
             ladder=self.part("ladder", read_ladder),
+            first=self.part("first", lambda given: read_first(given, self.config)) or (),
         )
 
     def fail(self, key: str, problem: str, hint: str | None = None) -> ConfigError:
@@ -161,6 +166,11 @@ class _Reader:
         if not isinstance(value, str) or not value.strip():
             raise self.fail(key, f"{key} is {value!r}, expected a text")
         return value
+
+    def then(self) -> str | None:
+        if isinstance(self.values.get("then"), list):
+            return in_turn(self.texts("then")) or None
+        return self.text("then")
 
     def texts(self, key: str) -> list[str]:
         value = self.values.get(key)

@@ -34,9 +34,10 @@ class Trial:
         strict_code: whether it refuses to train by other code than it was submitted with.
         pause_at: the rung (iterations, or epochs such as 3ep) at which its next start pauses.
         candidate: whom it is made for, in a sweep over candidates.
-        preparation: what of the candidate, or of another trial, it reads, and how that is made.
+        preparation: what it reads that is made before it trains, and how.
         step: how many trials of a ladder stand above it.
         full_iterations: its limit, had it not a part of it to train on a ladder; None without one.
+        is_first: it is trained for others to read, and is no candidate of a selection.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Trial:
     pause_at: str | None = None
     candidate: Candidate | None = None
     preparation: Preparation | None = None
+    is_first: bool = False
     step: int = 0
     full_iterations: int | None = None
 

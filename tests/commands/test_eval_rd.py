@@ -106,6 +106,56 @@ def test_bytes_are_those_of_compress(folder, capsys):
     assert row["psnr"] == pytest.approx(np.mean(errors))
 
 
+def test_every_codec_makes_a_curve(folder, tmp_path, capsys):
+    """And each image has a BD-rate, where it has one."""
+    capsys.readouterr()
+    files = {codec: tmp_path / f"{codec}.json" for codec in ("jpeg", "avif", "jxl")}
+    for codec, out in files.items():
+        words = ("--codec", codec, "--quality", 10, 30, 60, 90, "--data", folder / "photos")
+        assert run("eval", "rd", *words, "--out", out, "--json") == 0
+    assert [row["real_bytes"] for row in lines(capsys.readouterr().out)] == [True] * 12
+    assert run("eval", "bd-rate", *files.values(), "vtm", "--json") == 0
+    said = capsys.readouterr()
+    *rows, published = lines(said.out)
+    assert [row["name"] for row in rows] == ["AVIF 4:2:0", "JPEG XL"]
+    for row in rows:
+        of_images = [image["bd_rate_percent"] for image in row["images"]]
+        mean = 100 * np.expm1(np.mean(np.log1p(np.divide(of_images, 100))))
+        assert row["image_bd_rate_percent"] == pytest.approx(mean)
+        assert row["low_percent"] < row["image_bd_rate_percent"] < row["high_percent"]
+        assert (row["num_images"], row["num_left_out"], row["source"]) == (2, 0, None)
+        assert row["median_low_percent"] is None  # of two images
+    assert "vtm.json" in published["source"]
+    assert published["low_percent"] is published["images"] is None
+    assert set(published) == set(rows[0])
+    assert said.err.count("no interval where a curve keeps no single images: VTM (kodak") == 1
+
+
+def test_images_that_do_not_overlap_are_counted(tmp_path, capsys):
+    paths = []
+    for name, shift in (("one", 0.0), ("two", 40.0)):
+        points = [
+            {
+                "images": [
+                    {"name": "a", "bpp": 0.1 * k, "psnr": 30.0 + k},
+                    {"name": "b", "bpp": 0.1 * k, "psnr": 30.0 + k + shift},
+                    {"name": name, "bpp": 0.1 * k, "psnr": 30.0},
+                ]
+            }
+            for k in (1, 2, 3, 4)
+        ]
+        results = {"bpp": [0.1, 0.2, 0.3, 0.4], "psnr-rgb": [30, 31, 32, 33]}
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_text(json.dumps({"name": name, "results": results, "points": points}))
+    assert run("eval", "bd-rate", *paths, "--json") == 0
+    said = capsys.readouterr()
+    (row,) = lines(said.out)
+    assert (row["num_images"], row["num_left_out"], row["num_no_overlap"]) == (1, 1, 1)
+    assert row["images"] == [{"name": "a", "bd_rate_percent": 0}]
+    assert "1 of 2 images left out, such as: one" in said.err
+    assert "one image says nothing of the noise: no interval" in said.err
+
+
 def test_anchors_and_their_distance(folder, tmp_path, capsys):
     capsys.readouterr()
     common = ("eval", "rd", "--data", folder / "photos", "--quality", 20, 60, 90, "--json")
@@ -263,12 +313,13 @@ def test_estimates_are_not_compared_in_silence(tmp_path, capsys):
         paths.append(tmp_path / f"{name}.json")
         paths[-1].write_text(json.dumps({"name": name, "results": results, "points": points}))
     assert run("eval", "bd-rate", *paths, "--json") == 0
-    (warning,) = capsys.readouterr().err.splitlines()
+    warning, note = capsys.readouterr().err.splitlines()
+    assert note == "note: no interval where a curve keeps no single images: real, guess, other"
     assert warning.startswith("warning: the rates of real are bytes of files, those of guess")
     assert run("eval", "bd-rate", paths[1], paths[0], "--json") == 0
     assert "rates of real are bytes" in capsys.readouterr().err
     assert run("eval", "bd-rate", paths[1], paths[1], "--json") == 0
-    assert capsys.readouterr().err == ""
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_data_that_is_no_folder(folder, tmp_path, capsys):
@@ -319,6 +370,7 @@ def test_a_curve_without_answer_costs_no_other(tmp_path, capsys):
         (("rd", "--codec", "jpeg", "--quality", "good", "--data", "PHOTOS"), 2),
         (("rd", "--codec", "jpeg", "--quality", "101", "--data", "PHOTOS"), 2),
         (("rd", "--codec", "webp", "--subsampling", "4:4:4", "--data", "PHOTOS"), 2),
+        (("rd", "--codec", "jxl", "--subsampling", "4:2:0", "--data", "PHOTOS"), 2),
         (("rd", "--codec", "bpg", "--data", "PHOTOS"), 2),
         (("rd", "--codec", "jpeg", "--plot", "a.pdf", "--data", "PHOTOS"), 2),
         (("rd", "--codec", "jpeg", "--data", "none"), 4),

@@ -38,7 +38,7 @@ LINES = {
     "convert": ["old.pt", "--config", "genegan/exp00", "--exp-dir", "new", "--dry-run"],
     "data align": ["faces", "new", "--size", "64", "--workers", "1", "--skip-bad"],
     "data check": ["layouts", "--dataset", "layouts"],
-    "data make faces": ["new", "--n", "2", "--seed", "1", "--workers", "1"],
+    "data make faces": ["new", "--n", "2", "--aligned", "--seed", "1", "--workers", "1"],
     "data make layouts": ["new", "--n", "2", "--size", "64", "--seed", "1"],
     "data make photos": ["new", "--n", "2", "--size", "64", "--image-format", "jpg"],
     "data pack": ["photos", "new.safetensors", "--image-size", "48", "--skip-bad"],

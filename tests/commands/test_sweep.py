@@ -93,7 +93,7 @@ def test_a_dry_run_tells_what_is_not_there(folder, capsys):
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert lines == [
         f"error: model.init_vqvae_ckpt: no checkpoint {folder}/vq (2 trials)",
-        f"error: data.root: {folder}/faces does not exist (2 trials)",
+        f"error: data.root: {folder}/faces does not exist (3 trials)",  # and of the judge
     ]
     words = ("--executor", "lsf", "--no-check-data", "--dry-run")
     assert run("sweep", "phase1_1", "--set", "data.manifest=no.csv", *words) == 0

@@ -201,6 +201,23 @@ QUEUE = {
     "exp05_s2": {"loss.scale_weights": "s2"},
     "exp05_inv_s2": {"loss.scale_weights": "inv_s2"},
     "exp06a": {"model.init_vqvae_ckpt": None},
+    "exp07_resize": {"model.upsampling": "resize"},
+    "exp07_critic_group_norm": {"model.critic_norm": "group_norm"},
+    "exp07_gp": {"model.critic_norm": "group_norm", "loss.critic_penalty": "gp"},
+    **{
+        f"exp07_{kind}": {
+            "model.critic_norm": "group_norm",
+            "loss.critic_penalty": kind,
+            "loss.critic_loss": "logistic",
+            "loss.critic_penalty_weight": 1.0,
+        }
+        for kind in ("r1", "r1r2")
+    },
+    "exp07_spectral_norm": {
+        "model.critic_norm": "none",
+        "model.critic_spectral_norm": True,
+        "loss.critic_penalty": "none",
+    },
 }
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgtool.data.align import align, warp
+from imgtool.data.align import align
+from imgtool.data.align_frame import warp
 from imgtool.data.celeba import CelebA
 from imgtool.data.celeba_tables import read_table
 from imgtool.data.synthetic.make import make_faces
@@ -42,7 +43,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 def test_the_identity_leaves_an_image_as_it_is():
     image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
-    assert (np.asarray(warp(image, 1 + 0j, 0j, 40)) == image).all()
+    assert (np.asarray(warp(image, 1 + 0j, 0j, (40, 40))) == image).all()
 
 
 @pytest.mark.parametrize("size", [0.25, 1.0, 2.5])
@@ -53,7 +54,7 @@ def test_a_spot_lands_where_the_transform_says(size, turn):
     image = np.repeat(spot[..., None], 3, axis=2).astype(np.uint8)
     scale = size * np.exp(1j * turn)
     shift = 64 + 60j - scale * (100 + 50j)
-    out = np.asarray(warp(image, scale, shift, 128), float)[..., 0]
+    out = np.asarray(warp(image, scale, shift, (128, 128)), float)[..., 0]
     near_rows, near_columns = np.mgrid[0:128, 0:128]
     # The image is mirrored at its edges: other spots are far away.
     weight = out * (np.hypot(near_rows + 0.5 - 60, near_columns + 0.5 - 64) < 16 * size + 4)
@@ -63,12 +64,12 @@ def test_a_spot_lands_where_the_transform_says(size, turn):
 
 def test_beyond_its_edge_an_image_is_mirrored():
     image = np.full((20, 20, 3), 200, np.uint8)
-    assert (np.asarray(warp(image, 1 + 0j, 8 + 8j, 36)) == 200).all()
+    assert (np.asarray(warp(image, 1 + 0j, 8 + 8j, (36, 36))) == 200).all()
 
 
 def test_landmarks_far_away_cost_no_memory():
     image = np.full((20, 20, 3), 200, np.uint8)
-    assert (np.asarray(warp(image, 1 + 0j, 1e6 + 0j, 64)) == 0).all()
+    assert (np.asarray(warp(image, 1 + 0j, 1e6 + 0j, (64, 64))) == 0).all()
 
 
 # --- the folder -----------------------------------------------------------------------------

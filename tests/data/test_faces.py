@@ -16,6 +16,7 @@ from imgtool.data.synthetic.faces import (
     ATTRIBUTES,
     HEIGHT,
     WIDTH,
+    aligned,
     attributes,
     landmarks,
     random_face,
@@ -147,6 +148,31 @@ def test_the_corners_of_a_smile_are_higher_and_further_apart():
     )
     assert merry[4, 0] - merry[3, 0] > grave[4, 0] - grave[3, 0]
     assert merry[3:, 1].mean() < grave[3:, 1].mean()
+
+
+CELEBA_MEAN = ((69, 111), (108, 111), (88, 136), (72, 152), (105, 152))
+
+
+def test_aligned_faces_look_ahead_with_the_mean_points_of_celeba():
+    faces = [aligned(random_face(0, index)) for index in range(500)]
+    points = np.array([landmarks(face) for face in faces]).reshape(-1, 5, 2)
+    assert abs(points.mean(axis=0) - CELEBA_MEAN).max() < 2.2
+    assert (points[:, :2] == points[0, :2]).all()  # the eyes are in one place
+    for face in faces[:3]:  # and a smile moves nothing but itself
+        smiles = [dataclasses.replace(face, smiling=smiling) for smiling in (False, True)]
+        grave, merry = (draw_face(each).astype(int) for each in smiles)
+        changed = abs(merry - grave).max(axis=2) > 24
+        assert changed[98:178, 35:142].sum() == changed.sum() > 100
+    turned = random_face(0, 0)
+    assert attributes(aligned(turned)) == attributes(turned)
+
+
+def test_a_folder_of_aligned_faces_is_not_one_of_turned_ones(tmp_path):
+    made = make_faces(tmp_path / "out", 2, size=64, is_aligned=True)
+    table = read_table(made.path / "list_landmarks_align_celeba.txt")
+    assert table.values[0].tolist() == landmarks(squared(aligned(random_face(0, 0)), 64))
+    with pytest.raises(UsageError, match="other options"):
+        make_faces(tmp_path / "out", 2, size=64)
 
 
 def test_the_folder_is_celebas(made):

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from imgtool.config.load import to_dict
+from imgtool.config.schema import Experiment
 from imgtool.config.validate import MAX_NAME_BYTES
+from imgtool.errors import NoAnswer
+from imgtool.evaluation.encoding.encode import Options, make_plan
 from imgtool.evaluation.metrics import bootstrap, put, sums_by_scene
+from imgtool.experiment import checkpoint_file
+from imgtool.experiment.checkpoint_file import CheckpointHeader
 from imgtool.models import registry
 from imgtool.models.base import Noise, StepResult, Task
+from imgtool.training.ranks import Ranks
 
 
 @pytest.fixture(params=list(registry.FAMILIES))
@@ -187,3 +195,18 @@ def test_latents_decode_to_what_the_task_reconstructs(
     assert made is not None
     assert expected is not None
     assert torch.equal(made, expected)
+
+
+def test_it_encodes_or_says_that_it_does_not(
+    family: str, task: Task, make_experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    encoded = task.encode(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    assert (encoded is not None) == registry.schema(family).encodes
+    if encoded is not None:
+        assert task.decode(encoded.mean) is not None
+        return
+    path = tmp_path / "iter_000001.safetensors"
+    header = CheckpointHeader(1, 0.0, "x", family, "0", config=to_dict(make_experiment(family)))
+    checkpoint_file.write(path, dict(task.modules.state_dict()), header)
+    with pytest.raises(NoAnswer, match=f"{path}: the family {family} makes no latents"):
+        make_plan(str(path), None, Options(device="cpu"), Ranks())

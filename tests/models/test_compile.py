@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 from imgtool.models import registry
 from imgtool.models.base import Noise, StepResult, Task
 from tests.small import ALL_LOSSES as ALL
-from tests.small import keys_and_values
+from tests.small import SMOOTH_CRITICS, keys_and_values
 
 SIZES = {"data.image_sizes": (64, 96), "data.image_size": 96}
 ALL_LOSSES = keys_and_values(ALL)
@@ -21,6 +21,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "genegan": [
         {**SIZES, "loss.multi_res_mode": "random"},
         {**SIZES, "model.multiscale_loss": True, "model.obj_blockconv": True},
+        keys_and_values(SMOOTH_CRITICS),
+        {**keys_and_values(SMOOTH_CRITICS), "loss.critic_penalty": "none"},
     ],
     "autoencoder": [
         {},

@@ -92,6 +92,7 @@ def is_gone(process):
 
 
 @linux
+@pytest.mark.slow
 def test_run_timed_stops_both_which_save(photos, tmp_path, start):
     timed = ["run-timed", "--exp-dir", tmp_path, "--duration", "1h", "--json", "--"]
     process = start(*PROGRAM, *timed, *PROGRAM, *train(photos, tmp_path))

@@ -244,3 +244,24 @@ def test_a_trial_that_no_partition_will_start_says_so(work):
     wait_until(says_so)
     assert imgtool("cancel", "experiments").returncode == 0
     assert not queue("--me")
+
+
+def test_jobs_over_candidates_share_what_is_made_once_for_each(work):
+    trained = imgtool(*sweep("--only", "S7,S10", "--executor", "local", iterations=4))
+    assert trained.returncode == 0, trained.stderr
+    keys = {name: SMALL[name] for name in SMALL if name.startswith("cluster.")}
+    keys |= {"train.max_iter": 4, "train.val_every": 4, "train.sample_every": 4}
+    words = ["sweep", "flow_probe", "--over", folder("S7"), folder("S10"), "--tiny", "--executor"]
+    probes = imgtool(
+        *words, "slurm", "--wait", "--poll", "1s", *(f"--set={k}={v}" for k, v in keys.items())
+    )
+    assert probes.returncode == 0, probes.stderr
+    rows = [json.loads(line) for line in probes.stdout.splitlines()]
+    rows = [row for row in rows if row["kind"] == "experiment"]
+    assert [row["state"] for row in rows] == ["completed"] * 4
+    latents = {row["overrides"]["data.root"] for row in rows}
+    assert len(latents) == 2
+    assert all(Path(path).is_file() for path in latents)
+    logs = [path.read_text() for path in Path("experiments/flow_probe/tiny").rglob("*.out")]
+    assert sum(text.count('"kind": "latents"') for text in logs) == 2
+    wait_until(lambda: not queue("--me"))

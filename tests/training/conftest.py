@@ -92,12 +92,19 @@ class Trained:
 
 
 @pytest.fixture
-def run(photos):
+def run(photos, monkeypatch):
     """run(exp_dir, *sets, stop_at=None, resume="auto", ...) trains in this process.
 
-    A small autoencoder, or a `preset` as `--tiny` makes it.
+    A small autoencoder, or a `preset` as `--tiny` makes it. Figures are not rendered, which would
+    cost more than the trainings; tests of pictures and of whole commands see them.
     """
+    import torch
+
+    from imgtool.nn.figures import Figure
     from imgtool.training.run import train
+
+    blank = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    monkeypatch.setattr(Figure, "pixels", lambda self: blank)
 
     def run(
         exp_dir, *sets, stop_at=None, stage="train", resume="auto", root=photos, preset=None, **more

@@ -25,7 +25,7 @@ from imgtool.training.device import Precision
 from imgtool.training.ranks import Ranks
 from imgtool.training.step import Stepper
 from imgtool.training.throughput import Throughput
-from tests.small import ALL_LOSSES, SMALL_FACES
+from tests.small import ALL_LOSSES, SMALL_FACES, SMOOTH_CRITICS
 
 # Beside what `--tiny` chooses, what else of a family has a state that a forward may change.
 VARIANTS = {
@@ -47,6 +47,7 @@ CASES = [(family, ()) for family in registry.FAMILIES] + [
     (family, tuple(sets)) for family, sets in VARIANTS.items()
 ]
 CASES.append(("autoencoder", (*VARIANTS["autoencoder"], *ALL_LOSSES)))
+CASES.append(("genegan", ("model.base_channels=8", *SMOOTH_CRITICS)))
 
 
 @pytest.fixture(autouse=True)

@@ -211,6 +211,7 @@ def test_bf16_keeps_weights_in_float32(run, tmp_path):
     assert {t.dtype for t in weights if t.is_floating_point()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_wandb_offline_gets_the_same_values(run, tmp_path):
     pytest.importorskip("wandb")
     trained = run(

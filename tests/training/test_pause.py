@@ -92,7 +92,7 @@ def test_epochs_and_the_plan_of_the_whole_training_stay(run, tmp_path):
 def test_patience_does_not_count_pauses(run, tmp_path):
     sets = ["train.max_iter=20", "train.val_every=4", "train.patience=2", "train.min_delta=100"]
     straight = run(tmp_path / "straight", *sets)
-    for rung in (1, 2, 3, 5, 6, 7, 9):
+    for rung in (3, 5, 9):
         paused = run(tmp_path / "parts", *sets, pause_at=rung)
         assert paused.outcome.reason == f"paused at {rung}"
     parts = run(tmp_path / "parts", *sets)

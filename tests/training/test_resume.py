@@ -124,6 +124,7 @@ def test_a_raised_limit_trains_on(run, tmp_path):
     assert not [name for name in weights if torch.equal(before[name], after[name])]
 
 
+@pytest.mark.slow
 def test_a_resume_after_a_stretch_is_exact(run, tmp_path):
     sets = ["train.schedule=cosine", "train.warmup_iterations=2", "train.log_every=1"]
     for name in ("straight", "parts"):

@@ -25,11 +25,11 @@ from imgtool.experiment.status import read_status
 from imgtool.models import registry
 from imgtool.nn.lpips_weights import VGG16
 from tests.latents import make_latents
-from tests.small import ALL_LOSSES, SMALL_FACES
+from tests.small import ALL_LOSSES, SMALL_FACES, SMOOTH_CRITICS
 from tests.waiting import wait_until
 
 CASES = {family: family for family in registry.FAMILIES}
-CASES |= {"losses": "autoencoder", "frozen": "autoencoder"}
+CASES |= {"losses": "autoencoder", "frozen": "autoencoder", "critics": "genegan"}
 FAMILIES = list(CASES)
 WORKER = Path(__file__).with_name("rank_jobs.py")
 COMMON = [
@@ -60,6 +60,7 @@ OF_FAMILY = {
         *SMALL_FACES,
     ],
 }
+OF_FAMILY["critics"] = [*OF_FAMILY["genegan"], *SMOOTH_CRITICS]
 
 
 @pytest.fixture(scope="module")

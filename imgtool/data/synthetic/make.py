@@ -136,6 +136,7 @@ def make_faces(
     num_images: int,
     *,
     size: int | None = None,
+    is_aligned: bool = False,
     seed: int = 0,
     workers: int = 1,
     progress: Progress | None = None,
@@ -148,17 +149,19 @@ def make_faces(
 
     Args:
         size: width and height in pixels, MAX_FACE_SIZE at most; None is CelebA's own 178x218.
+        is_aligned: no head is turned, and all have their eyes in one place.
     """
     _check(num_images, faces.HEIGHT if size is None else size, seed, workers, MAX_FACE_SIZE)
     names = [f"{index + 1:06d}.jpg" for index in range(num_images)]
     tables = (ATTRIBUTE_TABLE, LANDMARK_TABLE, PARTITION_TABLE)
     folder, started = Path(out), time.monotonic()
     paths = {f"{FACES_FOLDER}/{name}" for name in names}
-    recipe = {"what": "faces", **({"size": size} if size else {}), "seed": seed, **_ERA}
+    kind = {**({"size": size} if size else {}), **({"aligned": True} if is_aligned else {})}
+    recipe = {"what": "faces", **kind, "seed": seed, **_ERA}
     claim(folder, recipe, paths | set(tables), dry_run=dry_run)
     if dry_run:
         return Made(folder, num_images, None, time.monotonic() - started)
-    one = partial(_write_face, folder, seed, size)
+    one = partial(_write_face, folder, seed, size, is_aligned)
     written = write_all(one, list(enumerate(names)), num_images, workers, progress)
     first = f"{num_images}\n"
     heads = (first + " ".join(faces.ATTRIBUTES), first + " ".join(faces.LANDMARKS), "")
@@ -227,9 +230,13 @@ def _write_photo(folder: Path, seed: int, size: int, unit: tuple[int, str]) -> W
     return [((name,), num_bytes)]
 
 
-def _write_face(folder: Path, seed: int, size: int | None, unit: tuple[int, str]) -> Written:
+def _write_face(
+    folder: Path, seed: int, size: int | None, is_aligned: bool, unit: tuple[int, str]
+) -> Written:
     index, name = unit
     face = faces.random_face(seed, index)
+    if is_aligned:
+        face = faces.aligned(face)
     if size is not None:
         face = faces.squared(face, size)
     signs = "".join(f" {1 if holds else -1:2d}" for holds in faces.attributes(face).values())

@@ -26,6 +26,7 @@ from imgtool.evaluation.encoding.grid import mask_on_grid
 from imgtool.evaluation.encoding.images import Frame, Images, find_images
 from imgtool.evaluation.restore import stored_split
 from imgtool.models.base import Task
+from imgtool.models.registry import schema
 from imgtool.process.stopping import StopRequest
 from imgtool.training.batches import to_device
 from imgtool.training.device import channels_last, resolve_device
@@ -114,6 +115,8 @@ def make_plan(source: str, data: str | None, options: Options, ranks: Ranks) -> 
     """
     trained = read_trained(best_of(source))
     experiment = trained.experiment
+    if not schema(experiment.family).encodes:
+        raise _no_latents(trained.path, f"the family {experiment.family} makes no latents")
     device = resolve_device(options.device, ranks)
     task = trained.without_data()
     trained.put_into(task, experiment, device)
@@ -173,6 +176,10 @@ def make_plan(source: str, data: str | None, options: Options, ranks: Ranks) -> 
     return Plan(contents, images, size, task, device, nhwc, options, tuple(notes))
 
 
+def _no_latents(path: Path, why: str) -> NoAnswer:
+    return NoAnswer(f"{path}: {why}", hint="give a checkpoint of an autoencoder with an rgb head")
+
+
 def _probe(task: Task, device: torch.device, nhwc: bool, path: Path) -> tuple[int, int, bool]:
     """Channels, downsampling, and whether there are log variances."""
     blank = torch.zeros((1, PROBE_SIZE, PROBE_SIZE, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
@@ -180,10 +187,7 @@ def _probe(task: Task, device: torch.device, nhwc: bool, path: Path) -> tuple[in
     with torch.no_grad():
         encoded = task.encode(batch["image"])
     if encoded is None:
-        raise NoAnswer(
-            f"{path}: its family or heads make no latents that could be decoded",
-            hint="give a checkpoint of an autoencoder with an rgb head",
-        )
+        raise _no_latents(path, "its heads make no image of a latent")
     _, channels, height, _ = encoded.mean.shape
     return channels, PROBE_SIZE // height, encoded.logvar is not None
 

@@ -25,6 +25,10 @@ ROUNDING = 1e-9  # of the steepest slope: a flat piece that falls by less does n
 Floats = NDArray[np.float64]
 
 
+class NoOverlap(NoAnswer):
+    """Two curves have no quality in common."""
+
+
 @dataclass(frozen=True)
 class BdRate:
     """How `test` compares with `anchor`.
@@ -52,16 +56,17 @@ def bd_rate(anchor: Curve, test: Curve, method: Method = "pchip") -> BdRate:
     fewer there is one where the method allows it, and it says so.
 
     Raises:
-        NoAnswer: too few points, a curve on which more bits give no more quality, no overlap,
-            points so close that what is fitted to them runs away, or a fit that turns round inside
-            the overlap: more quality at fewer bits, which no point says.
+        NoOverlap: no quality in common.
+        NoAnswer: too few points, a curve on which more bits give no more quality, points so close
+            that what is fitted to them runs away, or a fit that turns round inside the overlap:
+            more quality at fewer bits, which no point says.
     """
     for curve in (anchor, test):
         _check(curve, method)
     low = max(anchor.quality_db[0], test.quality_db[0])
     high = min(anchor.quality_db[-1], test.quality_db[-1])
     if not high > low:
-        raise NoAnswer(
+        raise NoOverlap(
             f"{anchor.name} ({_range(anchor)}) and {test.name} ({_range(test)}) have no quality "
             "in common",
             hint="a BD-rate is an average over the qualities of both; measure further points",

@@ -11,16 +11,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import bdtr, stdtrit
 
 from imgtool.errors import NoAnswer, UsageError
-from imgtool.evaluation.rate_distortion.bd_rate import Method, bd_rate
-from imgtool.evaluation.rate_distortion.curves import Curve
+from imgtool.evaluation.rate_distortion.bd_rate import Method, NoOverlap, bd_rate
+from imgtool.evaluation.rate_distortion.curves import Curve, Metric
 
 Floats = NDArray[np.float64]
 CONFIDENCE = 0.95
@@ -37,6 +37,7 @@ class ImageCurves:
         bpp: bits a pixel, (P, N): a row a point, the points in the order of their lambdas.
         quality_db: likewise.
         lmbdas: of the points, rising; empty where they have none.
+        metric: what `quality_db` is.
     """
 
     name: str
@@ -44,6 +45,15 @@ class ImageCurves:
     bpp: Floats
     quality_db: Floats
     lmbdas: tuple[float, ...] = ()
+    metric: Metric = "psnr"
+
+    @classmethod
+    def of_file(cls, curve: Curve, images: Sequence[str]) -> ImageCurves:
+        """Those of `images` whose points a file of `imgtool eval rd` keeps."""
+        points = dict(zip(curve.images, curve.of_images, strict=True))
+        found = np.array([points[name] for name in images], float).reshape(len(images), -1, 2)
+        rates, quality = found.transpose(2, 1, 0)
+        return cls(curve.name, tuple(images), rates, quality, metric=curve.metric)
 
     def of_image(self, number: int) -> Curve:
         """The curve of one image."""
@@ -55,7 +65,9 @@ class ImageCurves:
 
     def _curve(self, bpp: Floats, quality: Floats) -> Curve:
         rising = np.argsort(bpp, kind="stable")
-        return Curve(self.name, "psnr", tuple(bpp[rising]), tuple(quality[rising]), self.images)
+        return Curve(
+            self.name, self.metric, tuple(bpp[rising]), tuple(quality[rising]), self.images
+        )
 
 
 @dataclass(frozen=True)
@@ -69,8 +81,13 @@ class Comparison:
         low_percent, high_percent: its confidence interval; None with a single image.
         confidence: of the interval.
         curve_percent: BD-rate of the averaged curves, as papers give it; None where there is none.
+        median_percent: over the images, of the mean over seeds.
+        median_low_percent, median_high_percent: its confidence interval, for which no distribution
+            is assumed; None where there are too few images (six, at 95 %).
+        of_images: each image's own, the mean over seeds, less those left out.
         num_images: that have a BD-rate.
         num_left_out: images that have none.
+        num_no_overlap: those of them on which the two have no quality in common.
         num_seeds, num_anchor_seeds: trainings of each.
         notes: for people: what was left out and why, what the interval does not know.
     """
@@ -82,8 +99,13 @@ class Comparison:
     high_percent: float | None
     confidence: float
     curve_percent: float | None
+    median_percent: float
+    median_low_percent: float | None
+    median_high_percent: float | None
+    of_images: Mapping[str, float]
     num_images: int
     num_left_out: int
+    num_no_overlap: int
     num_seeds: int
     num_anchor_seeds: int
     notes: tuple[str, ...] = ()
@@ -105,10 +127,18 @@ class Comparison:
             "confidence": self.confidence,
             "differs": self.differs,
             "curve_bd_rate_percent": self.curve_percent,
+            "median_percent": self.median_percent,
+            "median_low_percent": self.median_low_percent,
+            "median_high_percent": self.median_high_percent,
             "num_images": self.num_images,
             "num_left_out": self.num_left_out,
+            "num_no_overlap": self.num_no_overlap,
             "num_seeds": self.num_seeds,
             "num_anchor_seeds": self.num_anchor_seeds,
+            "images": [
+                {"name": name, "bd_rate_percent": percent}
+                for name, percent in self.of_images.items()
+            ],
             "notes": list(self.notes),
         }
 
@@ -135,18 +165,9 @@ def compare(
     """
     _check([*anchor, *test])
     first, second = anchor[0], test[0]
-    ratios = np.full((len(test), len(anchor), len(first.images)), np.nan)
-    reasons: Counter[str] = Counter()
-    for image in range(len(first.images)):
-        try:
-            for i, tested in enumerate(test):
-                for j, against in enumerate(anchor):
-                    found = bd_rate(against.of_image(image), tested.of_image(image), method)
-                    ratios[i, j, image] = math.log1p(found.percent / 100)
-        except NoAnswer as error:
-            reasons[str(error)] += 1
-            ratios[:, :, image] = np.nan
-    known = ratios[:, :, ~np.isnan(ratios).any((0, 1))]
+    ratios, reasons, num_no_overlap = _ratios(anchor, test, method)
+    has = ~np.isnan(ratios.sum((0, 1)))
+    known = ratios[:, :, has]
     left_out = len(first.images) - known.shape[2]
     if known.shape[2] == 0:
         raise NoAnswer(
@@ -163,12 +184,15 @@ def compare(
         notes.append(f"{left_out} of {len(first.images)} images left out, such as: {example}")
     if reach is None:
         notes.append("one image says nothing of the noise: no interval")
-    if len(test) == 1 or len(anchor) == 1:
+    if first.lmbdas and (len(test) == 1 or len(anchor) == 1):
         which = [one.name for one, many in ((second, test), (first, anchor)) if len(many) == 1]
         notes.append(
             f"one seed of {' and of '.join(dict.fromkeys(which))}: the interval is that of the "
             "images, and knows nothing of the training's noise"
         )
+    each = known.mean((0, 1))
+    names = [name for name, there in zip(first.images, has, strict=True) if there]
+    median_low, median_high = _median_interval(each, confidence)
     return Comparison(
         name=second.name,
         anchor=first.name,
@@ -177,8 +201,13 @@ def compare(
         high_percent=high,
         confidence=confidence,
         curve_percent=curve_percent,
+        median_percent=_percent(float(np.median(each))),
+        median_low_percent=median_low,
+        median_high_percent=median_high,
+        of_images={n: _percent(float(r)) for n, r in zip(names, each, strict=True)},
         num_images=known.shape[2],
         num_left_out=left_out,
+        num_no_overlap=num_no_overlap,
         num_seeds=len(test),
         num_anchor_seeds=len(anchor),
         notes=tuple(notes),
@@ -213,20 +242,41 @@ def rank(
         if name != best
     ]
     itself = compare(experiments[best][:1], experiments[best][:1], method=method)
-    zero = Comparison(
-        name=itself.name,
-        anchor=itself.name,
-        percent=0.0,
+    num_seeds = len(experiments[best])
+    zero = replace(
+        itself,
         low_percent=0.0,
         high_percent=0.0,
         confidence=confidence,
-        curve_percent=itself.curve_percent,
-        num_images=itself.num_images,
-        num_left_out=itself.num_left_out,
-        num_seeds=len(experiments[best]),
-        num_anchor_seeds=len(experiments[best]),
+        num_seeds=num_seeds,
+        num_anchor_seeds=num_seeds,
+        notes=(),
     )
     return [zero, *sorted(rivals, key=lambda one: one.percent)]
+
+
+def _ratios(
+    anchor: Sequence[ImageCurves], test: Sequence[ImageCurves], method: Method
+) -> tuple[Floats, Counter[str], int]:
+    """ln(1 + BD-rate), (seeds of test, seeds of anchor, images); NaN where an image has none.
+
+    Also why images have none, and how many of them because of no quality in common.
+    """
+    images = anchor[0].images
+    ratios = np.full((len(test), len(anchor), len(images)), np.nan)
+    reasons: Counter[str] = Counter()
+    num_no_overlap = 0
+    for image in range(len(images)):
+        try:
+            for i, tested in enumerate(test):
+                for j, against in enumerate(anchor):
+                    found = bd_rate(against.of_image(image), tested.of_image(image), method)
+                    ratios[i, j, image] = math.log1p(found.percent / 100)
+        except NoAnswer as error:
+            reasons[str(error)] += 1
+            num_no_overlap += isinstance(error, NoOverlap)
+            ratios[:, :, image] = np.nan
+    return ratios, reasons, num_no_overlap
 
 
 def _check(curves: Sequence[ImageCurves]) -> None:
@@ -258,6 +308,19 @@ def _reach(ratios: Floats, confidence: float) -> float | None:
     per_part = zip(variances, parts, strict=True)
     freedom = total**2 / sum(v**2 / (len(part) - 1) for v, part in per_part)
     return float(stdtrit(freedom, (1 + confidence) / 2)) * math.sqrt(total)
+
+
+def _median_interval(ratios: Floats, confidence: float) -> tuple[float | None, float | None]:
+    """Of the median in per cent, from order statistics: W. J. Conover, Practical Nonparametric
+    Statistics, 1999, section 3.2.
+    """
+    count = len(ratios)
+    # As many as have at most this chance of lying all on one side of the median.
+    outside = int((bdtr(np.arange(count), count, 0.5) <= (1 - confidence) / 2).sum())
+    if outside == 0:
+        return None, None
+    ordered = np.sort(ratios)
+    return _percent(float(ordered[outside - 1])), _percent(float(ordered[-outside]))
 
 
 def _of_averages(

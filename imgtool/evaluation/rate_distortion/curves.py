@@ -8,7 +8,7 @@ import reprlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from imgtool.errors import DataError, did_you_mean
 
@@ -24,7 +24,10 @@ MAX_POINTS = 10_000
 MIN_BPP, MAX_BPP = 1e-6, 1e6
 MAX_DB = 1000.0
 SCHEMA_HINT = "give a file of `imgtool eval rd --out`, or one in the results schema of CompressAI"
-DATASETS = ("kodak", "clic", "tecnick")
+KODAK = frozenset(f"kodim{number:02}" for number in range(1, 25))
+
+
+Points = tuple[tuple[float, float], ...]  # rate and quality
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,9 @@ class Curve:
         images: names of the images that it was measured on; empty where the file says none.
         dataset: of a published curve.
         real_bytes: whether `bpp` counts files, not likelihoods; None where the file says nothing.
+        of_images: the points of every image, in the order of `images`; empty where they are not
+            known, or an image has no value of this metric.
+        source: where a published curve was read, and how it was made.
     """
 
     name: str
@@ -48,14 +54,24 @@ class Curve:
     images: tuple[str, ...] = ()
     dataset: str | None = None
     real_bytes: bool | None = None
+    of_images: tuple[Points, ...] = ()
+    source: str | None = None
+
+    @property
+    def measured_on(self) -> str | frozenset[str]:
+        """The data set, or else the images: equal of curves that may be compared."""
+        whole = len(self.images) == len(KODAK)
+        if whole and {Path(name).stem.lower() for name in self.images} == KODAK:
+            return "kodak"
+        return self.dataset or frozenset(self.images)
 
 
 def load_curve(source: str, metric: Metric) -> Curve:
     """A curve from a file, or a published one.
 
     Args:
-        source: a JSON file; or `hpcm-base`, `hpcm-large`, which are Kodak's curves, with
-            `/clic` or `/tecnick` behind it those of the other sets. A file of that name wins.
+        source: a JSON file; or a name of `published_names`, which is Kodak's curve, with
+            `/clic` or `/tecnick` behind it that of another set. A file of that name wins.
 
     Raises:
         DataError: there is no such curve, or the file has no such metric or is no such file.
@@ -65,15 +81,23 @@ def load_curve(source: str, metric: Metric) -> Curve:
     name, _, dataset = source.partition("/")
     if path.is_file() or name not in known:
         return read_curve(path, metric)
-    dataset = dataset or DATASETS[0]
-    if dataset not in DATASETS:
+    found, dataset = known[name], dataset or "kodak"
+    if dataset not in found[metric]:
         raise DataError(
             f"{source}: no published curve on {dataset!r}",
-            hint=", ".join(f"{name}/{known_set}" for known_set in DATASETS),
+            hint=", ".join(f"{name}/{known_set}" for known_set in found[metric]),
         )
-    points = known[name][metric][dataset]
-    title = known[name]["name"].replace("(published)", f"({dataset}, published)")
-    return Curve(title, metric, tuple(points["bpp"]), tuple(points["db"]), dataset=dataset)
+    points = found[metric][dataset]
+    values = points["db"] if "db" in points else [ms_ssim_db(x) for x in points["ms_ssim"]]
+    return Curve(
+        f"{found['name']} ({dataset}, published)",
+        metric,
+        tuple(points["bpp"]),
+        tuple(values),
+        dataset=dataset,
+        real_bytes=True,
+        source=f"{found['repository']}@{found['commit'][:12]}: {points['path']}; {found['note']}",
+    )
 
 
 def published_names() -> list[str]:
@@ -116,14 +140,15 @@ def read_curve(path: Path, metric: Metric) -> Curve:
         if abs(value) > MAX_DB:
             raise DataError(f"{path}: a {metric} of {value:g} dB", hint=SCHEMA_HINT)
     points = sorted(zip(rates, values, strict=True))
-    name = document.get("name")
+    name, images = document.get("name"), _images(document)
     return Curve(
         name=name if isinstance(name, str) and name else path.stem,
         metric=metric,
         bpp=tuple(rate for rate, _ in points),
         quality_db=tuple(value for _, value in points),
-        images=_images(document),
+        images=images,
         real_bytes=_real_bytes(document),
+        of_images=_of_images(document, images, metric),
     )
 
 
@@ -181,6 +206,11 @@ def _decibels(path: Path, ms_ssim: float) -> float:
             f"{path}: an MS-SSIM of {ms_ssim} has no value in dB",
             hint="values lie below 1; leave lossless points out",
         )
+    return ms_ssim_db(ms_ssim)
+
+
+def ms_ssim_db(ms_ssim: float) -> float:
+    """-10 log10(1 - MS-SSIM), of a value below 1."""
     return -10 * math.log10(1 - ms_ssim)
 
 
@@ -202,3 +232,31 @@ def _images(document: dict[str, Any]) -> tuple[str, ...]:
     images = first.get("images")
     rows = images if isinstance(images, list) else []
     return tuple(str(row["name"]) for row in rows if isinstance(row, dict) and "name" in row)
+
+
+def _of_images(
+    document: dict[str, Any], images: tuple[str, ...], metric: Metric
+) -> tuple[Points, ...]:
+    """The points of every image; none at all where a file has other than `eval rd` writes."""
+    if len(set(images)) < len(images):
+        return ()
+    key = {"psnr": "psnr", "ms-ssim": "ms_ssim"}[metric]
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in images}
+    for point in _points(document):
+        rows = point.get("images")
+        if not isinstance(rows, list) or len(rows) != len(images):
+            return ()
+        for row, name in zip(rows, images, strict=True):
+            if not isinstance(row, dict) or row.get("name") != name:
+                return ()
+            rate, value = row.get("bpp"), row.get(key)
+            if not (_is_real(rate, MIN_BPP, MAX_BPP) and _is_real(value, -MAX_DB, MAX_DB)):
+                return ()
+            if metric == "ms-ssim" and value >= 1:
+                return ()
+            found[name].append((rate, ms_ssim_db(value) if metric == "ms-ssim" else value))
+    return tuple(tuple(points) for points in found.values())
+
+
+def _is_real(value: Any, least: float, most: float) -> TypeGuard[float]:
+    return isinstance(value, int | float) and least <= value <= most

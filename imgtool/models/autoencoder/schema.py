@@ -349,6 +349,7 @@ SCHEMA = FamilySchema(
         "train.log_every": 10,
     },
     exports=("diffusers", "onnx"),
+    encodes=True,
     check=check,
     check_data=check_data,
     channels_last=channels_last,

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from imgtool.nn.figures import COLOURS, MARKERS, Figure
+from imgtool.nn.figures import COLOURS, MARKERS, Figure, logarithmic
 
 _KINDS = (
     ("picture_spectrum_power", "picture_block_profile", "pictures, at its size", "--"),
@@ -38,11 +38,11 @@ def draw(document: Mapping[str, Any]) -> Tensor:
         if right:
             right[0].plot(range(1, 65), document[profile], dash, **look)
     left.axvline(0.5, color="#666666", lw=0.8, ls=":")
-    left.set_xscale("log", base=2)
+    logarithmic(left, "x", 2)
     left.set_xlabel("frequency (cycles a latent position; dotted: Nyquist)")
     left.set_ylabel("mean power a mode, standardised")
     for axes in (left, *right):
-        axes.set_yscale("log")
+        logarithmic(axes, "y")
         axes.grid(alpha=0.3)
     left.legend(fontsize="small")
     if right:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 
 from imgtool.models.genegan.schema import Model
 from imgtool.nn.blocks import without_autocast
+from imgtool.nn.convolution import WEIGHT_GRADIENT, conv_transpose2d
 from imgtool.nn.global_batch import is_cut, sum_over_ranks
+from imgtool.nn.kernels import Choice
 
 MOMENTUM, EPS = 0.01, 1e-3
 
@@ -128,23 +131,60 @@ def make_norm(
     return SwitchableNorm(channels, sizes, sizes if used is None else used)
 
 
+class ResizedConv2d(nn.Conv2d):
+    """A 3x3 convolution, without bias, of features that were enlarged to twice their side.
+
+    Enlarged by repetition (nearest). Odena et al. 2016 (Deconvolution and Checkerboard Artifacts)
+    have it so, since in a transposed convolution neighbouring pixels come of different weights.
+    Repeating and convolving is one linear map, which is done as a transposed convolution of 4x4
+    whose taps are sums of these: 16 products a feature and not 36.
+    """
+
+    choices: ClassVar[tuple[Choice, ...]] = (WEIGHT_GRADIENT,)
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__(channels, width, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv_transpose2d(x, self.spread(), 2, 1)
+
+    def spread(self) -> Tensor:
+        """The weights of the transposed convolution, (in, out, 4, 4).
+
+        An output pixel o takes the pixels p = o - 1, o, o + 1 of what was enlarged, which are
+        those of its input at p // 2: two neighbouring taps may meet the same one.
+        """
+        x = self.weight.flip(2, 3)
+        for axis in (2, 3):
+            nothing = torch.zeros_like(x.narrow(axis, 0, 1))
+            x = torch.cat([x, nothing], axis) + torch.cat([nothing, x], axis)
+        return x.transpose(0, 1)
+
+
+Convolution = nn.Conv2d | nn.ConvTranspose2d
+
+
 class Layer(nn.Module):
     """Convolution without bias, normalisation, activation (in place: nobody needs its input).
 
     Args:
-        conv: Conv2d or ConvTranspose2d.
+        conv: Conv2d, ConvTranspose2d or ResizedConv2d.
         norm: after it, or None.
         slope: of the leaky ReLU; 0 is a plain one.
+        shifts: whether a number is added to each channel, where no norm does that.
     """
 
     def __init__(
         self,
-        conv: nn.Conv2d | nn.ConvTranspose2d,
+        conv: Convolution,
         norm: SwitchableNorm | GroupNorm | None,
         slope: float,
+        *,
+        shifts: bool = False,
     ) -> None:
         super().__init__()
         self.conv, self.norm, self.slope = conv, norm, slope
+        self.shift = nn.Parameter(torch.zeros(conv.out_channels)) if shifts else None
 
     def forward(self, x: Tensor, at: At) -> Tensor:
         return self.finish(self.conv(x), at)
@@ -153,6 +193,8 @@ class Layer(nn.Module):
         """What follows the convolution."""
         if self.norm is not None:
             x = self.norm(x, at)
+        if self.shift is not None:
+            x = x + self.shift.view(-1, 1, 1)
         return F.leaky_relu(x, self.slope, inplace=True)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from imgtool.models.genegan.schema import Loss
@@ -47,9 +48,24 @@ def reconstruction_losses(faces: Faces, loss: Loss) -> dict[str, Tensor]:
     }
 
 
-def critic_losses(of_Bu: Tensor, of_Au: Tensor, of_A0: Tensor, of_B0: Tensor) -> dict[str, Tensor]:
-    """The Wasserstein estimates Ax_Bx and Be_Ae that the critics minimise, from judgements (B,)."""
-    return {"Ax_Bx": (of_Bu - of_Au).mean(), "Be_Ae": (of_A0 - of_B0).mean()}
+def critic_loss(kind: str, of_made: Tensor, of_real: Tensor) -> Tensor:
+    """What a critic minimises, from judgements (B,): how much more real made faces look to it.
+
+    wasserstein   mean D(made) - D(real)
+    logistic      mean softplus(D(made)) + softplus(-D(real)) (Goodfellow et al. 2014, equation 1)
+    """
+    if kind == "wasserstein":
+        return (of_made - of_real).mean()
+    return F.softplus(of_made).mean() + F.softplus(-of_real).mean()
+
+
+def judged_real(kind: str, of_made: Tensor) -> Tensor:
+    """What the generator minimises, from judgements (B,) of faces that it made.
+
+    wasserstein   mean -D(made)
+    logistic      mean softplus(-D(made)), which does not fade where the critic is sure
+    """
+    return -of_made.mean() if kind == "wasserstein" else F.softplus(-of_made).mean()
 
 
 def weight_decay(weights: Iterable[Tensor]) -> Tensor:

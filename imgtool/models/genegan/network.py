@@ -10,20 +10,24 @@ h is 16, 12, 16 for S = 64, 96, 128. Convolutions are shared by all sizes and ha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from imgtool.models.genegan.layers import (
     At,
     BlockConv,
     Layer,
+    ResizedConv2d,
     average_pool,
     bilinear,
     initialise,
     make_norm,
 )
 from imgtool.models.genegan.schema import SHALLOW, Model, bottleneck_side
+from imgtool.nn.blocks import he_init
 from imgtool.nn.convolution import Conv2d, ConvTranspose2d, conv_transpose2d
 
 CRITIC_POOL = 4
@@ -33,7 +37,9 @@ def _down(channels: int, width: int) -> Conv2d:
     return Conv2d(channels, width, 4, stride=2, padding=1, bias=False)
 
 
-def _up(channels: int, width: int) -> ConvTranspose2d:
+def _up(channels: int, width: int, upsampling: str) -> ConvTranspose2d | ResizedConv2d:
+    if upsampling == "resize":
+        return ResizedConv2d(channels, width)
     return ConvTranspose2d(channels, width, 4, stride=2, padding=1, bias=False)
 
 
@@ -100,14 +106,16 @@ class Joiner(nn.Module):
         super().__init__()
         width, large = 2 * model.base_channels, [size for size in sizes if size > SHALLOW]
         self.num_background = 4 * model.base_channels - object_channels(model)
+        ways: list[tuple[int, list[int] | None]] = [(4 * model.base_channels, None), (width, None)]
+        if large:
+            ways.append((width, large))
         self.layers = nn.ModuleList(
             [
-                Layer(_up(4 * model.base_channels, width), make_norm(width, model, sizes), 0.0),
-                Layer(_up(width, width), make_norm(width, model, sizes), 0.0),
+                Layer(_up(channels, width, model.upsampling), norm, 0.0)
+                for channels, used in ways
+                for norm in [make_norm(width, model, sizes, used)]
             ]
         )
-        if large:
-            self.layers.append(Layer(_up(width, width), make_norm(width, model, sizes, large), 0.0))
         self.to_rgb = Conv2d(width, 3, 3, padding=1, bias=False)
         self.bias = nn.Parameter(torch.zeros(3))
         initialise(self)
@@ -152,8 +160,10 @@ class Joiner(nn.Module):
         be copied apart and back, and a backward pass has gradients of one face at a time.
         """
         first, *rest = (layer for layer in self.layers if isinstance(layer, Layer))
-        of_background, of_object = first.conv.weight.split(
-            [self.num_background, first.conv.in_channels - self.num_background]
+        conv = first.conv
+        weight = conv.spread() if isinstance(conv, ResizedConv2d) else conv.weight
+        of_background, of_object = weight.split(
+            [self.num_background, conv.in_channels - self.num_background]
         )
         grounds = _apart(backgrounds, of_background)
         things = _apart(objects, of_object)
@@ -168,20 +178,30 @@ class Joiner(nn.Module):
 
 
 class Critic(nn.Module):
-    """Wasserstein critic: no sigmoid, any size."""
+    """Judges faces of any size: no sigmoid."""
 
     def __init__(self, model: Model, sizes: Sequence[int]) -> None:
         super().__init__()
-        width = model.base_channels
-        self.layers = nn.ModuleList([Layer(_down(3, width), None, 0.2)])
+        width, kind = model.base_channels, model.norm_of_critics
+        shifts = kind == "none"
+        self.layers = nn.ModuleList([Layer(_down(3, width), None, 0.2, shifts=shifts)])
         for before, after in ((1, 2), (2, 4), (4, 4)):
             conv = _down(before * width, after * width)
-            self.layers.append(Layer(conv, make_norm(after * width, model, sizes), 0.2))
+            norm = None
+            if kind != "none":
+                norm = make_norm(after * width, replace(model, norm=kind), sizes)
+            self.layers.append(Layer(conv, norm, 0.2, shifts=shifts))
         self.pools = nn.ModuleDict(
             {str(size): average_pool(size // 16, CRITIC_POOL) for size in sizes}
         )
         self.judge = nn.Linear(4 * width * CRITIC_POOL**2, 1)
         initialise(self)
+        if kind == "none":
+            self.layers.apply(he_init)
+        if model.critic_spectral_norm:
+            bounded = (nn.Conv2d, nn.Linear)
+            for part in [part for part in self.modules() if isinstance(part, bounded)]:
+                spectral_norm(part)
 
     def forward(self, face: Tensor, at: At) -> Tensor:
         """Judgements (B,) of faces (B, 3, S, S) on 0..255."""
@@ -207,7 +227,6 @@ def _apart(parts: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
 
 def _fitting(model: Model, channels: int) -> Model:
     """The config with as many groups as divide `channels`."""
-    from dataclasses import replace
     from math import gcd
 
     return replace(model, norm_groups=gcd(model.norm_groups, channels))

@@ -43,6 +43,20 @@ class Model:
         "switchable_bn", "A batch norm for each size, or group norm."
     )
     norm_groups: PositiveInt = option(32, "Groups of every GroupNorm (group_norm).")
+    upsampling: Literal["transposed", "resize"] = option(
+        "transposed",
+        "How the joiner enlarges: transposed convolutions, or repetition and a convolution "
+        "(resize), which leaves no chequers.",
+        before="transposed",
+    )
+    critic_norm: Literal["same", "group_norm", "none"] = option(
+        "same", "Norm of the critics: that of norm, or one that mixes no faces.", before="same"
+    )
+    critic_spectral_norm: bool = option(
+        False,
+        "Weights of the critics are divided by their largest singular value.",
+        before=False,
+    )
     obj_blockconv: bool = option(False, "Residual block-wise convolution on the object.")
     obj_block_size: PositiveInt = option(
         4, "Side of a block on the bottleneck, in features (obj_blockconv)."
@@ -84,10 +98,16 @@ class Model:
         bottleneck = 4 * self.base_channels
         if not 1 <= round(bottleneck * self.second_ratio) < bottleneck:
             raise ValueError(f"second_ratio {self.second_ratio} leaves an empty part")
-        if self.norm == "group_norm" and (2 * self.base_channels) % self.norm_groups:
+        grouped = "group_norm" in (self.norm, self.critic_norm)
+        if grouped and (2 * self.base_channels) % self.norm_groups:
             raise ValueError(
                 f"norm_groups {self.norm_groups} does not divide the layers' "
                 f"{2 * self.base_channels} channels"
+            )
+        if self.critic_spectral_norm and self.norm_of_critics != "none":
+            raise ValueError(
+                "critic_spectral_norm bounds nothing that a norm scales again: critic_norm must be "
+                "none"
             )
         if self.multiscale_critics and not self.multiscale_loss:
             raise ValueError("multiscale_critics is for multiscale_loss")
@@ -97,6 +117,11 @@ class Model:
             raise ValueError("vqvae trains what init_vqvae_ckpt names: leave one of them out")
         if self.init_vqvae_map and not self.init_vqvae_ckpt:
             raise ValueError("init_vqvae_map without init_vqvae_ckpt")
+
+    @property
+    def norm_of_critics(self) -> Literal["switchable_bn", "group_norm", "none"]:
+        """What the critics have."""
+        return self.norm if self.critic_norm == "same" else self.critic_norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +149,31 @@ class Loss:
     scale_weights: Literal["equal", "s2", "inv_s2"] = option(
         "equal", "Weights of the sizes: equal, by pixels, or by their inverse."
     )
-    critic_clip: PositiveFloat = option(0.01, "Critics' parameters stay within +- this.")
+    critic_loss: Literal["wasserstein", "logistic"] = option(
+        "wasserstein",
+        "What critics judge by: the difference of their means, or softplus of each (logistic).",
+        before="wasserstein",
+    )
+    critic_penalty: Literal["none", "clip", "gp", "r1", "r1r2"] = option(
+        "clip",
+        "What bounds the critics: parameters within critic_clip, a gradient of norm 1 between real "
+        "and made faces (gp), or small ones at real (r1), at real and at made faces (r1r2).",
+        before="clip",
+    )
+    critic_clip: PositiveFloat = option(
+        0.01, "Critics' parameters stay within +- this (critic_penalty clip)."
+    )
+    critic_penalty_weight: PositiveFloat = option(
+        10.0,
+        "Weight of gp, or of half of r1 and r1r2, with faces on -1..1.",
+        before=10.0,
+    )
+    critic_penalty_every: PositiveInt = option(
+        1,
+        "Critic updates from one gp, r1 or r1r2 to the next, whose weight is as many times as "
+        "large.",
+        before=1,
+    )
     critic_steps: PositiveInt = option(1, "Critic updates an iteration.")
     critic_burst: PositiveInt = option(100, "Critic updates in an iteration with a burst.")
     critic_burst_every: PositiveInt = option(500, "Iterations between bursts; the first has one.")
@@ -174,9 +223,39 @@ def faces_data(experiment: Experiment) -> FacesData:
     return experiment.data
 
 
+GRADIENT_PENALTIES = ("gp", "r1", "r1r2")
+
+
+def _check_critics(model: Model, loss: Loss) -> None:
+    penalty = loss.critic_penalty
+    if penalty in GRADIENT_PENALTIES and model.norm_of_critics == "switchable_bn":
+        raise ValueError(
+            f"loss.critic_penalty {penalty} is of each face by itself, and the critics' batch norm "
+            "mixes them: model.critic_norm must be group_norm or none"
+        )
+    if penalty == "clip" and model.critic_spectral_norm:
+        raise ValueError(
+            "model.critic_spectral_norm is in place of loss.critic_penalty clip: give none, gp, r1 "
+            "or r1r2"
+        )
+    if loss.critic_loss == "wasserstein":
+        if penalty == "r1":
+            raise ValueError(
+                "loss.critic_penalty r1 does not bound a wasserstein loss at made faces: "
+                "loss.critic_loss must be logistic"
+            )
+        if penalty == "none" and not model.critic_spectral_norm:
+            raise ValueError(
+                "loss.critic_penalty none leaves a wasserstein loss without a bound: "
+                "loss.critic_loss must be logistic, or model.critic_spectral_norm on"
+            )
+
+
 def check(experiment: Experiment) -> None:
     """Refuse combinations that no single section can see."""
     model, data = experiment.model, faces_data(experiment)
+    if not model.vqvae:
+        _check_critics(model, experiment.loss)
     sizes = data.image_sizes
     for size in sizes:
         if size < 16 or size % 8:
@@ -241,7 +320,11 @@ SCHEMA = FamilySchema(
     takes_turns=lambda experiment: (
         not experiment.model.multiscale_loss and not experiment.model.vqvae
     ),
-    needs=dict.fromkeys(
-        ("model.codebook_size", "model.codebook_decay", "loss.commitment"), ("model.vqvae", True)
-    ),
+    needs={
+        **dict.fromkeys(
+            ("model.codebook_size", "model.codebook_decay", "loss.commitment"),
+            ("model.vqvae", True),
+        ),
+        "loss.critic_clip": ("loss.critic_penalty", "clip"),
+    },
 )

@@ -19,7 +19,6 @@ from imgtool.models.base import (
     Foreign,
     Noise,
     Reader,
-    StepResult,
     Task,
     Update,
 )
@@ -29,10 +28,10 @@ from imgtool.models.genegan.evaluator import GeneganEvaluator
 from imgtool.models.genegan.layers import At, BlockConv
 from imgtool.models.genegan.losses import Faces
 from imgtool.models.genegan.network import Critic, Joiner, Splitter
-from imgtool.models.genegan.schema import faces_data
+from imgtool.models.genegan.schema import GRADIENT_PENALTIES, faces_data
+from imgtool.models.genegan.updates import CriticUpdate, GeneratorUpdate
 from imgtool.models.genegan.vqvae import VqvaeTask
 from imgtool.models.genegan.warm_start import from_vqvae
-from imgtool.nn.blocks import frozen
 from imgtool.nn.cost import count_macs, count_parameters
 from imgtool.nn.images import grid
 
@@ -103,110 +102,6 @@ class Networks(nn.Module):
                     yield part.weight
 
 
-class _Part(Update):
-    """What both updates share: the real images by size, and this iteration's sizes."""
-
-    def __init__(self, task: GeneganTask) -> None:
-        super().__init__()
-        self._outside = [task]  # no submodule: this update does not train all of it
-
-    def pieces(self, batch: Batch) -> Sequence[Batch]:
-        """One size after another, the largest first: its memory serves the others."""
-        sizes = sorted(self.task.sizes_now, reverse=True)
-        return [{**batch, "sizes": (size,)} for size in sizes]
-
-    @property
-    def task(self) -> GeneganTask:
-        return self._outside[0]
-
-
-class CriticUpdate(_Part):
-    """One step of both critics, whose parameters are clipped afterwards (WGAN)."""
-
-    name = "critic"
-
-    def __init__(self, task: GeneganTask) -> None:
-        super().__init__(task)
-        self.critic_Ax, self.critic_Be = task.networks.critic_Ax, task.networks.critic_Be
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Ax_Bx, Be_Ae and their sum loss_D, weighted over the sizes."""
-        networks, task = self.task.networks, self.task
-        sizes = batch.get("sizes", task.sizes_now)
-        real = task.real(batch, sizes)
-        terms: dict[int, dict[str, Tensor]] = {}
-        for size in sizes:
-            with torch.no_grad():
-                made = networks.exchange(real, size)
-            for scale, faces in made.items():
-                at = At(scale, groups=2)
-                of_Bu, of_Au = self.critic_Ax(torch.cat([faces.Bu, faces.Au]), at).chunk(2)
-                of_A0, of_B0 = self.critic_Be(torch.cat([faces.A0, faces.B0]), at).chunk(2)
-                terms[scale] = formulas.critic_losses(of_Bu, of_Au, of_A0, of_B0)
-        losses = formulas.weighted_mean(terms, task.weights(terms, networks.judged))
-        loss = losses["Ax_Bx"] + losses["Be_Ae"]
-        return {**losses, "loss_D": loss, "loss": loss}
-
-    @torch.no_grad()
-    def after_step(self, result: StepResult) -> None:
-        """Clips the critics; with no limit where the step was bad and has changed nothing."""
-        limit = torch.where(result.applied, self.task.loss.critic_clip, torch.inf)
-        for parameter in self.parameters():
-            if parameter.requires_grad:  # twice as quick as clamp_ with tensors
-                torch.maximum(parameter, -limit, out=parameter)
-                torch.minimum(parameter, limit, out=parameter)
-
-
-class GeneratorUpdate(_Part):
-    """One step of splitter and joiner."""
-
-    name = "generator"
-
-    def __init__(self, task: GeneganTask) -> None:
-        super().__init__(task)
-        self.splitter, self.joiner = task.networks.splitter, task.networks.joiner
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The terms of the loss, weighted over the sizes, and their sums."""
-        task, networks = self.task, self.task.networks
-        sizes = batch.get("sizes", task.sizes_now)
-        real = task.real(batch, sizes)
-        cycles: dict[int, dict[str, Tensor]] = {}
-        judged: dict[int, dict[str, Tensor]] = {}
-        objects: dict[int, dict[str, Tensor]] = {}
-        with frozen(networks.critic_Ax, networks.critic_Be):
-            for size in sizes:
-                e, made = networks.all_four(real, size)
-                objects[size] = {"e": e.abs().mean()}
-                for scale, faces in made.items():
-                    cycles[scale] = formulas.reconstruction_losses(faces, task.loss)
-                    if scale in networks.judged:
-                        at = At(scale)
-                        judged[scale] = {
-                            "Bx": -networks.critic_Ax(faces.Bu, at).mean(),
-                            "Ae": -networks.critic_Be(faces.A0, at).mean(),
-                        }
-        losses: dict[str, Tensor] = {}
-        for terms, among in (
-            (objects, networks.sizes),
-            (cycles, networks.scales),
-            (judged, networks.judged),
-        ):
-            losses |= formulas.weighted_mean(terms, task.weights(terms, among))
-        total = formulas.generator_total(losses, task.loss)
-        decay = torch.zeros_like(total)
-        if task.sizes_now[0] in sizes:  # it belongs to one piece of the batch
-            decay = task.loss.generator_decay * formulas.weight_decay(networks.convolutions())
-        loss = total + decay
-        return {
-            **losses,
-            "loss_G_nodecay": total,
-            "loss_G_decay": decay,
-            "loss_G": loss,
-            "loss": loss,
-        }
-
-
 class GeneganTask(Task):
     """Modules: `splitter`, `joiner`, `critic_Ax`, `critic_Be`."""
 
@@ -223,6 +118,7 @@ class GeneganTask(Task):
         self.data_sizes = faces_data(experiment).image_sizes
         self.sizes_now = self.networks.sizes
         self._weights = formulas.scale_weights(self.loss.scale_weights, self.networks.scales)
+        self._iteration = 1
 
     # What an iteration consists of
 
@@ -232,6 +128,7 @@ class GeneganTask(Task):
     def updates(self, iteration: int) -> Sequence[Update]:
         """Critic steps, then one of the generator. Also draws the size of `random` mode."""
         loss, sizes = self.loss, self.networks.sizes
+        self._iteration = iteration
         if loss.multi_res_mode == "random":
             # By iterations: critic and generator steps of one share the size.
             noise = Noise(self.experiment.train.seed, step=iteration)
@@ -245,6 +142,13 @@ class GeneganTask(Task):
         loss = self.loss
         more = Fraction(loss.critic_burst - loss.critic_steps, loss.critic_burst_every)
         return 1 + loss.critic_steps + more
+
+    def is_penalised(self, noise: Noise) -> bool:
+        """Whether a critic update of this iteration is one with a gradient penalty: the first of
+        all is, and each `critic_penalty_every`-th after it.
+        """
+        before = noise.step - (self._iteration - 1)  # a generator update in every iteration
+        return before % self.loss.critic_penalty_every == 0
 
     def weights(self, terms: Mapping[int, Any], among: Iterable[int]) -> dict[int, float]:
         """Weights of these sizes, as parts of a mean over all of `among`.
@@ -263,7 +167,13 @@ class GeneganTask(Task):
         return {s: pair(image) for s, image in found.items() if s in wanted}
 
     def compile_targets(self) -> Sequence[nn.Module]:
-        return tuple(self.modules.values())
+        # A compiled network has no second derivative (pytorch#91469).
+        penalised = self.loss.critic_penalty in GRADIENT_PENALTIES
+        return tuple(
+            module
+            for module in self.modules.values()
+            if not (penalised and isinstance(module, Critic))
+        )
 
     def num_graphs(self) -> int:
         """Each size of each network, once for critic and once for generator updates."""

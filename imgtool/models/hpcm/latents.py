@@ -16,7 +16,7 @@ from imgtool.models.hpcm.interscale import new_at
 from imgtool.models.hpcm.network import HPCM
 from imgtool.models.hpcm.partition import split
 from imgtool.models.hpcm.steps import Step
-from imgtool.nn.figures import COLOURS, MARKERS, Figure
+from imgtool.nn.figures import COLOURS, MARKERS, Figure, logarithmic
 from imgtool.nn.quality import mse, psnr
 from imgtool.nn.spectra import NUM_RINGS, radial_power, ring_frequencies
 
@@ -181,8 +181,8 @@ def picture(document: dict[str, Any]) -> Tensor:
         label = f"{scale['name']} (1/{size}): {scale['bpp']:.4f} bpp"
         across, up = [point[0] for point in points], [point[1] for point in points]
         axes.plot(across, up, color=colour, marker=marker, label=label)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    logarithmic(axes, "x", 2)
+    logarithmic(axes, "y")
     axes.set_xlabel("frequency (cycles a pixel)")
     axes.set_ylabel("mean power of the new latents")
     axes.grid(alpha=0.3)

@@ -11,8 +11,8 @@ from scipy.integrate import quad
 from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
 
 from imgtool.errors import NoAnswer
-from imgtool.evaluation.rate_distortion.bd_rate import bd_rate
-from imgtool.evaluation.rate_distortion.curves import Curve, load_curve
+from imgtool.evaluation.rate_distortion.bd_rate import NoOverlap, bd_rate
+from imgtool.evaluation.rate_distortion.curves import Curve, load_curve, published_names
 
 METHODS = ("cubic", "pchip", "akima")
 # VTM on Kodak as CompressAI keeps it: eight points against six.
@@ -49,6 +49,60 @@ def test_unequal_numbers_of_points(name, percent):
     assert found.percent == pytest.approx(percent, abs=0.006)
     assert found.test_share == 1
     assert found.anchor_share < 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "percent"),
+    [
+        ("bmshj2018-factorized", 68.7),
+        ("bmshj2018-hyperprior", 31.0),
+        ("mbt2018-mean", 21.8),
+        ("mbt2018", 11.5),
+        ("cheng2020-anchor", 4.0),
+        ("cheng2020-attn", 5.8),
+    ],
+)
+def test_published_models_against_vtm(name, percent):
+    """CompressAI states no BD-rates: these are a sum over 200,000 steps of quality of its files."""
+    found = bd_rate(load_curve("vtm", "psnr"), load_curve(name, "psnr"))
+    assert found.percent == pytest.approx(percent, abs=0.06)
+
+
+@pytest.mark.parametrize("metric", ["psnr", "ms-ssim"])
+@pytest.mark.parametrize("name", [name for name in published_names() if name != "vtm"])
+def test_hermite_polynomials_written_out(name, metric):
+    """PCHIP after Fritsch and Butland (1984) by hand, and the trapezoidal rule."""
+    anchor, test = load_curve("vtm", metric), load_curve(name, metric)
+    grid = np.linspace(
+        max(anchor.quality_db[0], test.quality_db[0]),
+        min(anchor.quality_db[-1], test.quality_db[-1]),
+        20_001,
+    )
+    a, b = (hermite(np.array(c.quality_db), np.log(c.bpp), grid) for c in (anchor, test))
+    area = np.trapezoid(b - a, grid) / (grid[-1] - grid[0])
+    assert bd_rate(anchor, test).percent == pytest.approx(100 * (np.exp(area) - 1), abs=1e-4)
+
+
+def hermite(x, y, at):
+    """The monotone cubic through (x, y), at the places `at`."""
+    h, slope = np.diff(x), np.diff(y) / np.diff(x)
+    d = np.empty_like(y)
+    for k in range(1, len(x) - 1):
+        w = 2 * h[k] + h[k - 1], h[k] + 2 * h[k - 1]
+        same = slope[k - 1] * slope[k] > 0
+        d[k] = (w[0] + w[1]) / (w[0] / slope[k - 1] + w[1] / slope[k]) if same else 0
+    for end, (near, far) in ((0, (0, 1)), (-1, (-1, -2))):
+        edge = ((2 * h[near] + h[far]) * slope[near] - h[near] * slope[far]) / (h[near] + h[far])
+        if edge * slope[near] <= 0:
+            edge = 0
+        elif slope[near] * slope[far] <= 0 and abs(edge) > 3 * abs(slope[near]):
+            edge = 3 * slope[near]
+        d[end] = edge
+    k = np.clip(np.searchsorted(x, at, side="right") - 1, 0, len(h) - 1)
+    t = (at - x[k]) / h[k]
+    bends = (1 + 2 * t) * (1 - t) ** 2, t * (1 - t) ** 2, t**2 * (3 - 2 * t), t**2 * (t - 1)
+    values = y[k], h[k] * d[k], y[k + 1], h[k] * d[k + 1]
+    return sum(b * v for b, v in zip(bends, values, strict=True))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -197,4 +251,5 @@ def test_no_answer(other, method, words):
     for pair in ((anchor, other), (other, anchor)):
         with pytest.raises(NoAnswer, match=words) as caught:
             bd_rate(*pair, method)
+        assert isinstance(caught.value, NoOverlap) == ("in common" in words)
         assert caught.value.hint

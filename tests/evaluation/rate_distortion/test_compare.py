@@ -6,6 +6,7 @@ from scipy import stats
 
 from imgtool.errors import NoAnswer, UsageError
 from imgtool.evaluation.rate_distortion.compare import ImageCurves, _reach, compare, rank
+from imgtool.evaluation.rate_distortion.curves import Curve
 
 LMBDAS = (0.0067, 0.013, 0.025, 0.05)
 QUALITY = np.array([29.0, 31.0, 33.5, 36.0])
@@ -58,12 +59,53 @@ def test_the_intervals_hold_what_they_promise(seeds):
     assert 0.93 <= inside / 1000 <= 0.97
 
 
+@pytest.mark.parametrize("count", [2, 5, 6, 7, 24, 25])
+def test_the_median_s_interval_is_that_of_scipy(count):
+    ratios = np.random.default_rng(count).normal(0.02, 0.05, count)
+    found = compare([curves("a", np.zeros(count))], [curves("b", ratios)])
+    assert found.median_percent == pytest.approx(100 * np.expm1(np.median(ratios)))
+    expected = stats.quantile_test(ratios, q=0, p=0.5).confidence_interval(0.95)
+    if count < 6:
+        assert np.isnan(expected.low)
+        assert (found.median_low_percent, found.median_high_percent) == (None, None)
+    else:
+        limits = (found.median_low_percent, found.median_high_percent)
+        assert limits == pytest.approx(tuple(100 * np.expm1([expected.low, expected.high])))
+
+
+def test_every_image_s_own():
+    ratios = [0.1, -0.2, 0.05]
+    seeds = [curves("b", np.add(ratios, more)) for more in (-0.01, 0.01)]
+    found = compare([curves("a", np.zeros(3))], seeds)
+    expected = {f"{k}.png": 100 * np.expm1(ratio) for k, ratio in enumerate(ratios)}
+    assert found.of_images == pytest.approx(expected)
+    assert found.record()["images"][1] == {
+        "name": "1.png",
+        "bd_rate_percent": pytest.approx(expected["1.png"]),
+    }
+
+
+def test_a_file_s_images():
+    """Of those asked for, in their order; files may have unequal numbers of points."""
+    points = (((0.1, 30.0), (0.3, 34.0), (0.2, 32.0)), ((0.2, 28.0), (0.3, 29.0), (0.5, 33.0)))
+    file = Curve("f", "ms-ssim", (0.1, 0.3), (29, 33), ("x", "y"), of_images=points)
+    found = ImageCurves.of_file(file, ["y", "x"])
+    assert (found.images, found.metric, found.bpp.shape) == (("y", "x"), "ms-ssim", (3, 2))
+    assert found.of_image(1) == Curve(
+        "f", "ms-ssim", (0.1, 0.2, 0.3), (30, 32, 34), images=("y", "x")
+    )
+
+
 def test_images_without_a_curve_are_counted():
     anchor, test = curves("base", np.zeros(4)), curves("new", np.full(4, 0.1))
     test.bpp[1, 2] = test.bpp[2, 2] * 1.1  # more bits, less quality
     found = compare([anchor], [test])
     assert (found.num_images, found.num_left_out) == (3, 1)
     assert any("1 of 4 images left out" in note and "not monotone" in note for note in found.notes)
+    assert (found.num_no_overlap, list(found.of_images)) == (0, ["0.png", "1.png", "3.png"])
+    test.quality_db[:, 3] += 40
+    found = compare([anchor], [test])
+    assert (found.num_images, found.num_left_out, found.num_no_overlap) == (2, 2, 1)
     test.bpp[1] = test.bpp[2] * 1.1
     with pytest.raises(NoAnswer, match="no image has a BD-rate of new against base") as caught:
         compare([anchor], [test])

@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,6 +32,58 @@ def test_the_file_names_a_curve_without_a_name(tmp_path):
     assert read_curve(path, "psnr").name == "vtm"
 
 
+def rows(values, names=("a", "b"), key="psnr"):
+    """A point of `imgtool eval rd --out`: each image's rate and quality."""
+    images = [{"name": n, "bpp": r, key: v} for n, (r, v) in zip(names, values, strict=True)]
+    return {"images": images}
+
+
+def test_the_points_of_every_image(tmp_path):
+    points = [rows([(0.1, 30), (0.2, 28)]), rows([(0.4, 35), (0.5, 33)])]
+    document = {"results": {"bpp": [0.15, 0.45], "psnr": [29, 34]}, "points": points}
+    found = read_curve(write(tmp_path / "a.json", document), "psnr")
+    assert found.images == ("a", "b")
+    assert found.of_images == (((0.1, 30), (0.4, 35)), ((0.2, 28), (0.5, 33)))
+    similar = [rows([(0.1, 0.9), (0.2, 0.99)], key="ms_ssim")]
+    document = {"results": {"bpp": [0.15], "ms-ssim": [0.95]}, "points": similar}
+    found = read_curve(write(tmp_path / "a.json", document), "ms-ssim")
+    assert np.allclose(found.of_images, [[(0.1, 10)], [(0.2, 20)]])
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        rows([(0.4, 35)], names=("a",)),
+        rows([(0.4, 35), (0.5, 33)], names=("a", "c")),
+        rows([(0.4, 35), (0, 33)]),
+        rows([(0.4, 35), (0.5, None)]),
+        rows([(0.4, 35), (0.5, math.nan)]),
+        rows([(0.4, 35), ("0.5", 33)]),
+        rows([(0.4, 35), (10**400, 33)]),
+        {"images": 3},
+        {"images": [1, 2]},
+        {},
+    ],
+    ids=range(10),
+)
+def test_images_that_are_not_whole_are_none(second, tmp_path):
+    points = [rows([(0.1, 30), (0.2, 28)]), second]
+    document = {"results": {"bpp": [0.15, 0.45], "psnr": [29, 34]}, "points": points}
+    found = read_curve(write(tmp_path / "a.json", document), "psnr")
+    assert (found.bpp, found.of_images) == ((0.15, 0.45), ())
+
+
+def test_all_of_kodak_is_kodak(tmp_path):
+    names = [f"deep/kodim{n:02}.png" for n in range(1, 25)]
+    point = rows([(1, 30)] * 24, names)
+    document = {"results": {"bpp": [1], "psnr": [30]}, "points": [point]}
+    found = read_curve(write(tmp_path / "a.json", document), "psnr")
+    assert found.measured_on == load_curve("vtm", "psnr").measured_on == "kodak"
+    point["images"].pop()
+    found = read_curve(write(tmp_path / "a.json", document), "psnr")
+    assert found.measured_on == frozenset(names[:-1])
+
+
 @pytest.mark.parametrize(
     ("kinds", "expected"),
     [([True, True], True), ([False], False), ([True, False], None), (["yes"], None), ([], None)],
@@ -41,17 +95,26 @@ def test_how_the_rates_were_found(kinds, expected, tmp_path):
 
 
 def test_published_curves():
-    assert published_names() == ["hpcm-base", "hpcm-large"]
+    assert published_names() == [
+        *("hpcm-base", "hpcm-large", "vtm", "bmshj2018-factorized", "bmshj2018-hyperprior"),
+        *("mbt2018-mean", "mbt2018", "cheng2020-anchor", "cheng2020-attn"),
+    ]
     found = load_curve("hpcm-base", "psnr")
     assert found == load_curve("hpcm-base/kodak", "psnr")
     assert found.name == "HPCM-Base (kodak, published)"
     for name in published_names():
         for metric in ("psnr", "ms-ssim"):
-            for dataset in ("kodak", "clic", "tecnick"):
+            for dataset in ("kodak", "clic", "tecnick") if "hpcm" in name else ("kodak",):
                 one = load_curve(f"{name}/{dataset}", metric)
-                assert len(one.bpp) == len(one.quality_db) == 6
+                few = name.startswith(("hpcm", "cheng2020"))
+                assert len(one.bpp) == len(one.quality_db) == (6 if few else 8)
                 assert list(one.bpp) == sorted(one.bpp)
                 assert list(one.quality_db) == sorted(one.quality_db)
+                assert re.match(r"[\w-]+/[\w-]+@[0-9a-f]{12}: \S+\.(md|json); .+", one.source)
+                assert one.measured_on == one.dataset == dataset
+                assert (one.real_bytes, one.of_images) == (True, ())
+    # vtm.json has an MS-SSIM of 0.99865640 at its last point.
+    assert load_curve("vtm", "ms-ssim").quality_db[-1] == pytest.approx(28.7173, abs=1e-4)
     ends = load_curve("hpcm-large/tecnick", "ms-ssim")
     assert (ends.bpp[0], ends.quality_db[-1]) == (0.0767, 22.0749)
 
@@ -66,6 +129,7 @@ def test_a_file_wins_over_a_published_name(tmp_path, monkeypatch):
     ("source", "words"),
     [
         ("hpcm-base/imagenet", "no published curve on 'imagenet'"),
+        ("vtm/clic", "no published curve on 'clic'"),
         ("hpcm_base", "no such file"),
         ("none.json", "no such file"),
         (".", "directory"),

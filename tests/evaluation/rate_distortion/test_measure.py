@@ -2,15 +2,17 @@
 
 import io
 import math
+import re
 
+import imagecodecs
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from imgtool.data.photos import PhotoFolder
 from imgtool.errors import DataError, NoAnswer, OutOfMemory, UsageError
-from imgtool.evaluation.rate_distortion.anchors import QUALITIES, Anchor
+from imgtool.evaluation.rate_distortion.anchors import NAMES, QUALITIES, Anchor, jxl_distance
 from imgtool.evaluation.rate_distortion.measure import Coded, document, measure
 
 
@@ -27,6 +29,10 @@ def photos(tmp_path_factory):
         small = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
         Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(folder / f"{name}.png")
     return PhotoFolder(folder)
+
+
+def qualities(codec):
+    return sorted({QUALITIES[codec][0], 50, QUALITIES[codec][-1]})
 
 
 class Shift:
@@ -107,11 +113,11 @@ def test_subsampling_is_taken(photos):
     assert fine.images[2].psnr > coarse.images[2].psnr
 
 
-@pytest.mark.parametrize("codec", ["jpeg", "webp"])
+@pytest.mark.parametrize("codec", NAMES)
 def test_more_quality_is_more_bits(codec, photos):
-    points = [measure(Anchor(codec, q), codec, {}, photos, silent) for q in (10, 50, 90)]
-    for key in ("bpp", "psnr"):
-        values = [point.mean(key) for point in points]
+    points = [measure(Anchor(codec, q), codec, {}, photos, silent) for q in qualities(codec)]
+    for key in ("bpp", "psnr"):  # of the picture that is large enough to say something
+        values = [getattr(point.images[2], key) for point in points]
         assert values == sorted(values)
         assert values[0] < values[-1]
     assert points[0].record["real_bytes"] is True
@@ -121,7 +127,45 @@ def test_more_quality_is_more_bits(codec, photos):
 def test_titles():
     assert Anchor("jpeg", 30, "4:4:4").title == "JPEG 4:4:4"
     assert Anchor("webp", 30).title == "WebP 4:2:0"
-    assert "Pillow" in Anchor("webp", 30).description
+    assert Anchor("avif", 30).title == "AVIF 4:2:0"
+    assert Anchor("jxl", 30).title == Anchor("jxl", 30, "4:4:4").title == "JPEG XL"
+    for codec in NAMES:
+        library = "imagecodecs" if codec == "jxl" else "Pillow"
+        assert re.search(rf"\d+\.\d+.*, {library} \d+", Anchor(codec, 30).description)
+
+
+def test_avif_and_jpeg_xl_are_files_of_their_kind(photos):
+    """Another decoder reads them to the same pixels; only the picture's bytes count."""
+    pixels = photos.read(2).image
+    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "AVIF", quality=40, speed=6, max_threads=1)
+    found = Anchor("avif", 40)(image)
+    assert found.num_bytes == len(stream.getvalue())
+    decoded = np.array(Image.open(stream).convert("RGB"))
+    assert np.array_equal(found.decoded.permute(1, 2, 0).numpy(), decoded)
+    data = imagecodecs.jpegxl_encode(pixels, effort=7, distance=0.1 + 0.09 * 60, numthreads=1)
+    found = Anchor("jxl", 40)(image)
+    assert found.num_bytes == len(data)
+    assert np.array_equal(found.decoded.permute(1, 2, 0).numpy(), imagecodecs.jpegxl_decode(data))
+    assert torch.equal(Anchor("jxl", 100)(image).decoded, image)
+
+
+def test_distances_of_jpeg_xl_are_those_of_libjxl():
+    """Its JxlEncoderDistanceFromQuality, worked out by hand."""
+    told = {0: 25.0, 10: 15.267, 29: 6.508, 30: 6.4, 68: 2.98, 90: 1.0, 99: 0.19, 100: 0.0}
+    for quality, distance in told.items():
+        assert jxl_distance(quality) == pytest.approx(distance, abs=6e-4)
+
+
+def test_a_codec_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(features, "check", lambda name: name != "avif")
+    with pytest.raises(NoAnswer, match="this Pillow has no AVIF") as caught:
+        Anchor("avif", 30)
+    assert "imgtool[formats]" in caught.value.hint
+    monkeypatch.setattr(imagecodecs, "JPEGXL", type("JPEGXL", (), {"available": False}))
+    with pytest.raises(NoAnswer, match="this imagecodecs has no JPEG XL"):
+        Anchor("jxl", 30)
 
 
 @pytest.mark.parametrize("error", [NoAnswer, DataError, OutOfMemory])
@@ -141,6 +185,8 @@ def test_an_error_names_codec_and_image(photos, error):
 def test_wrong_anchors():
     with pytest.raises(UsageError, match="no 4:4:4"):
         Anchor("webp", 30, "4:4:4")
+    with pytest.raises(UsageError, match="no 4:2:0"):
+        Anchor("jxl", 30, "4:2:0")
     with pytest.raises(UsageError, match="101"):
         Anchor("jpeg", 101)
     with pytest.raises(NoAnswer, match="16400 pixels"):

@@ -55,6 +55,7 @@ def test_how_a_batch_is_cut_changes_no_loss(
     assert halves[0].item() != pytest.approx(halves[1].item(), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_it_learns_eight_latents_by_heart(
     build: Callable[..., Task], batch_of: Callable[..., Any]
 ) -> None:

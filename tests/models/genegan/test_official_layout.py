@@ -13,7 +13,8 @@ from commands.main import main
 from imgtool.data.pyramid import unpack
 from imgtool.data.synthetic.make import make_faces
 from imgtool.experiment.checkpoint_file import read
-from imgtool.models.genegan.task import CriticUpdate, GeneratorUpdate, pair
+from imgtool.models.genegan.task import pair
+from imgtool.models.genegan.updates import CriticUpdate, GeneratorUpdate
 from tests.models.genegan.official import SIZES, Official
 
 WIDTH, ITERATION = 8, 20003  # the next iteration has no burst of the critics
