@@ -31,6 +31,7 @@ base: hpcm/tiny
 matrix: {{loss.lmbda: [{lambdas}]}}
 seeds: [{seeds}]
 root: {root}
+shared_dir: {shared}
 set: {{data.root: {train}, data.val_fraction: {val}, train.max_iter: {iterations},
   train.val_every: {every}, train.save_every: {every}, train.sample_every: {iterations},
   train.device: cpu, train.threads: 1, data.num_workers: 0}}
@@ -96,6 +97,7 @@ def _spec(args: argparse.Namespace, root: Path, name: str, iterations: int) -> P
         lambdas=", ".join(map(str, args.lambdas)),
         seeds=", ".join(map(str, args.seeds)),
         root=json.dumps(str(root / name)),
+        shared=json.dumps(str(root / "tables" / name)),
         train=json.dumps(str(args.train.absolute())),
         val=0.13,  # of Kodak's eight one
         iterations=iterations,
@@ -132,10 +134,10 @@ def _compared(test: str, anchor: str, curves: dict[str, Sequence[Any]]) -> dict[
         pairs = zip(curves[anchor], curves[test], strict=True)
         each = [bd_rate(one.mean(), other.mean(), "pchip").percent for one, other in pairs]
     except NoAnswer as error:
-        return {"name": test, "anchor": anchor, "problem": str(error)}
+        return {"way": test, "anchor": anchor, "problem": str(error)}
     spread = statistics.stdev(each) if len(each) > 1 else None
     more = {"seeds_percent": each, "mean_percent": statistics.fmean(each), "std_percent": spread}
-    return {**found, "name": test, "anchor": anchor, **more}
+    return {**found, "name": RECORD["name"], "way": test, "anchor": anchor, **more}
 
 
 def _points(curves: Sequence[Any]) -> list[list[list[float]]]:
