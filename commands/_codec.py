@@ -12,7 +12,7 @@ from commands._output import say
 from imgtool.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
-    from imgtool.evaluation.codec.codec import Codec
+    from imgtool.evaluation.codec.codecs import Codecs
     from imgtool.evaluation.codec.plan import Job
 
 CkptOption = Annotated[
@@ -45,20 +45,20 @@ def find_ckpt(ckpt: str) -> Path:
     return find_checkpoint(best if best.exists() else ckpt)
 
 
-def open_codec(ckpt: str, device: str, threads: int | None) -> Codec:
-    """The codec; a note where it is no export."""
+def open_codecs(ckpt: str, device: str, threads: int | None) -> Codecs:
+    """The codecs of a file; a note where it is no export."""
     from imgtool.training.environment import prepare
 
     prepare(deterministic=True)
-    from imgtool.evaluation.codec.export import open_codec as open_it
+    from imgtool.evaluation.codec.codecs import Codecs
 
-    codec = open_it(ckpt, device=device, threads=threads)
-    if not codec.facts.is_export:
+    codecs = Codecs(ckpt, device=device, threads=threads)
+    if not codecs.is_export:
         say(
-            f"note: {codec.facts.path} is a checkpoint: its probability tables were made just "
+            f"note: {codecs.path} is a checkpoint: its probability tables were made just "
             "now; `imgtool export` keeps them"
         )
-    return codec
+    return codecs
 
 
 def work_through(

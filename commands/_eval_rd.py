@@ -221,13 +221,14 @@ def _checkpoints(
 ) -> Iterator[Found]:
     """What went wrong is added to `failures`: one bad file costs none of the rest."""
     from imgtool.errors import UserError
-    from imgtool.evaluation.rate_distortion.coders import open_coder
+    from imgtool.evaluation.rate_distortion.coders import every_lambda, open_coder
     from imgtool.evaluation.rate_distortion.measure import measure
 
-    for number, source in enumerate(sources):
+    wanted = every_lambda(sources)
+    for number, (source, lmbda) in enumerate(wanted):
         try:
-            coder = open_coder(source, real_bytes=real_bytes, device=device)
-            told = _of_all(tell, number, len(sources))
+            coder = open_coder(source, real_bytes=real_bytes, device=device, lmbda=lmbda)
+            told = _of_all(tell, number, len(wanted))
             point = measure(coder, coder.label, coder.facts, images, told)
         except UserError as error:
             failures.append(error)

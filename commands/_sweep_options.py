@@ -14,9 +14,9 @@ from imgtool.errors import UsageError, did_you_mean
 from imgtool.schedulers.registry import names
 
 LOCAL, BY_PROFILE = "local", "cluster"
+EXECUTORS = (LOCAL, *names(), BY_PROFILE)
 RETRY = ("failed", "diverged", "out_of_memory", "stale")
 DROPPED = "dropped"
-EXECUTORS = (LOCAL, *names(), BY_PROFILE)
 
 
 def complete_executors(incomplete: str) -> list[str]:
@@ -77,6 +77,20 @@ class Which:
             metavar="WORDS",
             help="Trials pause at rungs, and the best part goes on: "
             '"rungs=1ep,3ep,10ep keep=1/3 metric=val_mse".',
+        ),
+    ] = None
+    ladder: Annotated[
+        bool,
+        typer.Option(
+            "--ladder",
+            help="Codecs: the highest lambda first, and each other one from the weights of the next "
+            "higher, for a part of the iterations.",
+        ),
+    ] = False
+    ladder_part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PART", help="That part, such as 1/4; the sweep's own or 1/5 when unset."
         ),
     ] = None
 
@@ -157,6 +171,15 @@ def only_names(only: Sequence[str] | None) -> list[str]:
     if only and not found:
         raise UsageError("--only names no trial", hint="such as --only S3,S7; or leave it out")
     return found
+
+
+def ladder_words(which: Which) -> str | None:
+    """What `make_plan` is to know of --ladder and its part."""
+    if which.ladder_part is not None and not which.ladder:
+        raise UsageError("--ladder-part is for --ladder", hint="give both, or neither")
+    if which.ladder_part is not None and not which.ladder_part.strip():
+        raise UsageError("--ladder-part is empty", hint="such as --ladder-part 1/4")
+    return (which.ladder_part or "") if which.ladder else None
 
 
 def candidates(ctx: typer.Context, which: Which, more: Sequence[str]) -> list[str]:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from imgtool.sweep.job_files import Options
     from imgtool.sweep.trial import Plan, Trial
 
-PLAN_COLUMNS = ("name", "identity", "overrides", "queue", "walltime", "gpu_hours", "next")
+PLAN_COLUMNS = (
+    *("name", "identity", "step", "overrides", "queue", "walltime", "gpu_hours", "next"),
+)
 
 
 def known(plan: Plan, trial: Trial) -> dict[str, Any]:
@@ -29,8 +31,15 @@ def known(plan: Plan, trial: Trial) -> dict[str, Any]:
         "shared_dir": plan.shared_dir,
         "decides": list(plan.decides),
         "source": trial.source,
+        **({} if plan.ladder is None else _on_ladder(trial)),
         **({"first": True} if trial.is_first else {}),
     }
+
+
+def _on_ladder(trial: Trial) -> dict[str, Any]:
+    """How many trials stand above it, and the name of the one with whose weights it begins."""
+    above = trial.above
+    return {"step": trial.step, "begins_with": None if above is None else above.path.name}
 
 
 def describe(
@@ -74,7 +83,8 @@ def describe(
             }
         )
     shown = _brief(rows) if output.mode == "table" and len(rows) > 1 else rows
-    empty = () if any(row["overrides"] for row in shown) else ("overrides",)
+    empty = [key for key in PLAN_COLUMNS if not any(row.get(key) for row in shown)]
+    empty = [key for key in empty if key in ("overrides", "step")]
     output.emit("trial", shown, columns=[key for key in PLAN_COLUMNS if key not in empty])
     total = sum(row["gpu_hours"] for row in rows)
     turn = " a turn" if options is not None and options.requeue else ""
@@ -159,7 +169,8 @@ def show_commands(
 
 def show_preparations(trials: Sequence[Trial]) -> None:
     """What the first trial of each candidate makes before it trains."""
-    made = [one for trial in trials if (one := trial.preparation) and not one.exp_dir]
+    prepared = [one for trial in trials if (one := trial.preparation) is not None]
+    made = [one for one in prepared if one.command and one.exp_dir is None]
     for one in {one.file: one for one in made}.values():
         there = " is there" if one.file.exists() else ": once, by the first trial that reads it"
         say(f"{one.file}{there}")

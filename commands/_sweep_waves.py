@@ -37,6 +37,8 @@ def say_rungs(plan: Plan) -> None:
     """What will become of the trials, in a line."""
     from imgtool.sweep.halving import metric_of
 
+    if plan.ladder is not None:
+        say(plan.ladder.words(plan.trials))
     if plan.halving is not None:
         say(plan.halving.words(metric_of(plan.halving, plan.trials)))
 

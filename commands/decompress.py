@@ -10,7 +10,7 @@ from commands._codec import (
     CkptOption,
     ThreadsOption,
     find_ckpt,
-    open_codec,
+    open_codecs,
     work_through,
 )
 from commands._options import DeviceOption, DryRunOption, ForceOption
@@ -50,6 +50,7 @@ def run(
 ) -> None:
     """Decompress .hpcm files with the model that compressed them.
 
+    Of a codec file with several lambdas each stream names its own.
     `exact` says that what is written is to the bit what the encoder saw. Files of a codec that was
     exported with --portable open on every machine: elsewhere their latents are the encoder's, and
     a few pixels may differ by one level. Of other codecs, a machine whose arithmetic differs is an
@@ -74,11 +75,11 @@ def run(
         return
     if not force:
         refuse_overwriting(jobs)
-    codec = open_codec(ckpt, device, threads)
+    codecs = open_codecs(ckpt, device, threads)
     from imgtool.evaluation.codec.batch import decompress
 
     records, failures = work_through(
-        jobs, lambda job: decompress(codec, job, max_pixels=max_pixels), "decompressing"
+        jobs, lambda job: decompress(codecs, job, max_pixels=max_pixels), "decompressing"
     )
     neighbours = [record["path"] for record in records if not record["exact"]]
     if neighbours:

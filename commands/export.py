@@ -68,8 +68,13 @@ class Asked:
 
 def run(
     output: Output,
-    ckpt: Annotated[
-        str, typer.Argument(metavar="CKPT", help="A checkpoint, or an exp_dir: its best.")
+    ckpts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CKPT...",
+            help="A checkpoint, or an exp_dir: its best; - reads names. For codec also several, of "
+            "one network at different lambdas.",
+        ),
     ],
     out: Annotated[
         Path, typer.Argument(metavar="OUT", help="The file (codec) or folder to write.")
@@ -91,6 +96,7 @@ def run(
 
     Averaged weights are taken where the checkpoint has them; nothing of the optimizer is.
     codec is one file, NAME.safetensors: the weights of an hpcm and its integer probability tables.
+    Several checkpoints, one a lambda, become one file, of which `compress` chooses.
     Files are compressed and decompressed with the same export: its hash is in them. With
     --portable they may be decompressed on another machine than that which compressed them.
     diffusers is a folder that AutoencoderKL.from_pretrained loads, of architecture kl with
@@ -103,16 +109,20 @@ def run(
     \b
     Example:
       imgtool export out/h/checkpoints/best.safetensors out/h/codec.safetensors --portable
+      imgtool export experiments/hpcm_lambdas/hpcm_* ladder.safetensors --portable
       imgtool export out/kl out/kl_diffusers --to diffusers --latents out/kl.latents.safetensors
       imgtool export out/kl out/kl_onnx --to onnx
     """
-    from imgtool.evaluation.export.formats import FORMATS, Request, choose, see_out
+    from commands._input import expand_paths
+    from imgtool.evaluation.export.formats import FORMATS, Request, choose_for_all, see_out
     from imgtool.experiment.layout import best_of
     from imgtool.training.environment import prepare
 
     # What is wrong with words, names and headers is said before torch is loaded.
+    first, *more = [best_of(ckpt) for ckpt in expand_paths(ckpts)]
     request = Request(
-        source=best_of(ckpt),
+        source=first,
+        more=tuple(more),
         out=out,
         force=force,
         dry_run=dry_run,
@@ -125,7 +135,7 @@ def run(
         portable=asked.portable,
         calibrate=asked.calibrate,
     )
-    name = choose(request.source, to)
+    name = choose_for_all(request.sources, to)
     _see_options(asked, name, FORMATS[name].options)
     see_out(request, name)
     prepare(deterministic=True)

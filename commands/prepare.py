@@ -28,11 +28,12 @@ def run(
     """Make what a trial reads, where it is not there yet; then run a command in its place.
 
     `imgtool sweep SPEC --over EXP_DIR` starts its trials this way: of the trials of one
-    candidate the first encodes it, and the others wait until that is done. The trial's
-    prepare.json says what is made, and how; without one nothing is.
+    candidate the first encodes it, and the others wait until that is done. With --ladder a trial
+    waits for the one whose weights it begins with. The trial's prepare.json says what is made, and
+    how; without one nothing is.
 
     Exit code: that of the command; that of the making where it failed; 0 where it was asked to
-    stop, and saved.
+    stop, and saved; 1 where the trial that it waits for has ended without completing.
 
     \b
     Example:
@@ -43,15 +44,21 @@ def run(
     import sys
 
     from commands._output import say
-    from imgtool.errors import DataError
+    from imgtool.errors import DataError, NoAnswer
     from imgtool.experiment.layout import ExperimentDir
+    from imgtool.sweep.descent import RETRY, refused
     from imgtool.sweep.jobs import program
     from imgtool.sweep.over import prepare, read_preparation
 
     if not exp_dir.is_dir():
         raise DataError(f"{exp_dir} does not exist", hint="name a trial's directory")
-    made = read_preparation(ExperimentDir(exp_dir.absolute()))
-    if made is not None:
+    directory = ExperimentDir(exp_dir.absolute())
+    made = read_preparation(directory)
+    if made is not None and made.by is not None:
+        reason = refused(directory, ExperimentDir(made.by), say)
+        if reason is not None:
+            raise NoAnswer(f"{exp_dir.name} is not trained: {reason}", hint=RETRY)
+    elif made is not None:
         code = prepare(made, _run, say)
         if code or not made.file.exists():
             raise typer.Exit(code)

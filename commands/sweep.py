@@ -20,6 +20,7 @@ from commands._sweep_options import (
     Which,
     candidates,
     complete_executors,
+    ladder_words,
     only_names,
     refuse_other_executors_options,
     states_of,
@@ -112,6 +113,9 @@ def run(
     so that the same sweep goes on wherever it was ended. On a cluster every rung is a wave of jobs.
     Dropped trials go on to their end with --retry dropped, or when --only names nothing else.
 
+    With --ladder the codec of the highest lambda is trained in full, and each other one from the
+    best weights of the next higher, once that has completed, for a part of its iterations.
+
     A trial that runs out of memory beside others, on its GPU or here, is tried once more, alone.
     With --trials-per-job K a job runs K trials at once, and its resources are for all of them.
 
@@ -126,6 +130,7 @@ def run(
       imgtool sweep S5.yaml --grid loss.kld=1e-5,1e-4,1e-3 --grid train.seed=0,1,2 --slots 2
       imgtool sweep phase1_1 --executor cluster --wait | imgtool select-winner -
       imgtool sweep flow_probe --over experiments/phase1_1_latent_shape_sweep/*
+      imgtool sweep hpcm_lambdas --ladder --set data.root=FLICKR2W
       imgtool sweep phase1_1 --halving "rungs=1ep,3ep,10ep keep=1/3 metric=val_mse"
     """
     from commands._sweep_end import tell
@@ -179,6 +184,7 @@ def _plan(spec: str, which: Which, over: Sequence[str], then: str | None) -> Pla
         duration_sec=None if which.duration is None else parse_duration(which.duration),
         halving=which.halving,
         over=over,
+        ladder=ladder_words(which),
         given=which.given or [],
         then=then,
         note=say,
@@ -254,6 +260,7 @@ def _here(
     from commands._sweep_table import ask_cluster, pool_listener
     from imgtool.sweep import local, manifest
     from imgtool.sweep.choose import choose
+    from imgtool.sweep.descent import Descent, descending
     from imgtool.sweep.follow import FollowUp
     from imgtool.sweep.slots import fit
 
@@ -265,7 +272,7 @@ def _here(
     if dry_run:
         describe(output, plan, choice.left, gpus_per_trial=here.gpus_per_trial)
         race = race_of(plan)
-        first = trials if race is None else race.preview(trials)
+        first = descending(trials) if race is None else race.preview(trials)
         show_preparations(first)
         show_commands(plan, first, notes, options, then)
     refuse_what_lacks(trials, dry_run=dry_run)
@@ -278,8 +285,10 @@ def _here(
     left, race = dict(choice.left), race_of(plan)
     if race is not None:
         trials = race.begin(trials)
-        options = replace(options, race=race)
+        options = replace(options, order=race)
         left |= race.left
+    elif plan.ladder is not None:
+        options, trials = replace(options, order=(down := Descent())), down.begin(trials)
     say_what_is_left(plan, left)
     received = None
     if choice.run:

@@ -300,6 +300,19 @@ def _always(experiment: Experiment, device_type: str) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LadderKeys:
+    """In what a family's trainings at several rates differ (`imgtool sweep --ladder`).
+
+    Attributes:
+        rate: the key that sets the rate, which rises with it.
+        begins_with: the key of the checkpoint that a training begins with.
+    """
+
+    rate: str
+    begins_with: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class FamilySchema:
     """The torch-free half of a family: `imgtool/models/FAMILY/schema.py` exposes one as SCHEMA.
 
@@ -323,6 +336,7 @@ class FamilySchema:
             what an unset `train.channels_last` means. It depends on the two arguments alone, so
             that a resumed run has the same.
         weights: published files that a training reads, which are there before it begins.
+        ladder: the keys of a rate ladder, where the family can be trained on one.
         exports: formats of `imgtool export` that its checkpoints can be written in
             (`imgtool.evaluation.export.formats`); where there is one, `--to` need not name it.
         encodes: whether its task makes latents that `imgtool encode` can write down.
@@ -343,6 +357,7 @@ class FamilySchema:
     takes_turns: Callable[[Experiment], bool] = _never
     channels_last: Callable[[Experiment, str], bool] = _always
     weights: Callable[[Experiment], Sequence[Published]] = _no_weights
+    ladder: LadderKeys | None = None
     exports: tuple[str, ...] = ()
     encodes: bool = False
 

@@ -7,8 +7,10 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
+from imgtool.models.registry import FAMILIES, schema
 from imgtool.selection.candidates import natural
 from imgtool.selection.records import Evidence
 from imgtool.selection.sources import CSV_END, Source
@@ -88,7 +90,18 @@ def _keys(
 
 def _config_key(one: Evidence, apart: tuple[str, ...]) -> str:
     rest = {key: value for key, value in (one.config or {}).items() if key not in apart}
+    for key in _ladder_keys() & rest.keys():
+        if isinstance(rest[key], str):
+            # Trials of a ladder begin with those of their own seed, whose names have hashes.
+            rest[key] = [_HASH.sub("", part) for part in Path(rest[key]).parts]
     return json.dumps(rest, sort_keys=True)
+
+
+@cache
+def _ladder_keys() -> frozenset[str]:
+    """Keys that name the trial with whose weights another one begins, of all families."""
+    found = [schema(family).ladder for family in FAMILIES]
+    return frozenset(keys.begins_with for keys in found if keys is not None)
 
 
 def _sweep_key(source: Source, apart: tuple[str, ...]) -> tuple[str, ...] | None:

@@ -10,6 +10,7 @@ from imgtool.config.schema import Experiment, Train
 from imgtool.errors import ConfigError
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.owner import holder
+from imgtool.sweep.descent import without
 from imgtool.sweep.state import ACTIVE, BROKEN, TrialState, read_state
 from imgtool.sweep.trial import Plan, Trial
 from imgtool.units import parse_duration
@@ -32,7 +33,8 @@ def choose(plan: Plan, *, retry: frozenset[str] = frozenset()) -> Choice:
     """Skip what is done or at work, run what is pending or stopped.
 
     A completed trial runs on where its limits have been raised; one whose directory holds
-    another experiment is left alone.
+    another experiment is left alone, and so is one that begins with the weights of a trial that
+    will not have any.
 
     Args:
         retry: states of trials to run again: failed, diverged, out_of_memory, stale, dropped.
@@ -48,7 +50,8 @@ def choose(plan: Plan, *, retry: frozenset[str] = frozenset()) -> Choice:
             run.append(trial)
         else:
             left[trial.name] = reason
-    return Choice(tuple(run), left)
+    left |= without(run)
+    return Choice(tuple(trial for trial in run if trial.name not in left), left)
 
 
 def why_not(trial: Trial, found: TrialState, retry: frozenset[str]) -> str | None:

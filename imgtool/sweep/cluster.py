@@ -24,12 +24,12 @@ from imgtool.sweep import jobs, manifest
 from imgtool.sweep.job_files import (
     AtWork,
     Options,
-    Script,
     follow_up,
     limit_of,
     new_stamp,
     scripts,
 )
+from imgtool.sweep.job_script import Script
 from imgtool.sweep.memory import carried
 from imgtool.sweep.refresh import refresh
 from imgtool.sweep.state import (
@@ -137,7 +137,8 @@ def submit(
             else:
                 taken.append(trial)
         there = _at_work(plan, taken, options)
-        for script in scripts(plan, taken, replace(options, then=None), at_work=there):
+        for made in scripts(plan, taken, replace(options, then=None), at_work=there):
+            script = made.after({one.script.name: one.job_id for one in submitted}, scheduler)
             _say_limits(script, scheduler, note)
             submitted.append(_submit_array(plan, script, options, attempts))
             manifest.write(plan)  # a refusal of the next one is not to hide this one
@@ -168,8 +169,12 @@ def _remove_unused(directory: ExperimentDir, new: Sequence[Path]) -> None:
 
 
 def _say_limits(script: Script, scheduler: Scheduler, note: Callable[[str], None]) -> None:
-    if script.request.after:
-        note(f"{script.name} starts after job {', '.join(script.request.after)}: max_running")
+    for jobs_before, why in (
+        (script.parents, "it begins with their weights"),
+        ([one for one in script.request.after if one not in script.parents], "max_running"),
+    ):
+        if jobs_before:
+            note(f"{script.name} starts after job {', '.join(jobs_before)}: {why}")
     with suppress(Unavailable):
         for line in scheduler.limit_notes(script.request):
             note(line)

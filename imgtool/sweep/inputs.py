@@ -42,7 +42,7 @@ def lacking(trials: Sequence[Trial]) -> dict[Lack, str]:
         made = None if trial.preparation is None else trial.preparation.file
         for key, path in needed(trial.loaded.experiment, trial.directory):
             if made is not None and path and Path(path).expanduser().absolute() == made:
-                continue  # not there before the first of its readers has made it
+                continue  # not there before a reader, or the trial above, has made it
             if (key.dotted, path) not in looked:
                 text = trouble(key, path)
                 looked[key.dotted, path] = Lack(key.dotted, text, not path) if text else None

@@ -10,14 +10,14 @@ import re
 import shlex
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from imgtool.config.schema import Cluster
 from imgtool.errors import UsageError
-from imgtool.schedulers.base import Request, Scheduler
+from imgtool.schedulers.base import Request, Scheduler, SchedulerError
 from imgtool.schedulers.profile import Profile, read_profile
 from imgtool.schedulers.script import (
     Row,
@@ -29,7 +29,10 @@ from imgtool.schedulers.script import (
 )
 from imgtool.schedulers.words import checked_extra, walltime_sec
 from imgtool.sweep import jobs
+from imgtool.sweep.descent import missing
+from imgtool.sweep.job_script import Script
 from imgtool.sweep.packing import chunks, groups, resources_of
+from imgtool.sweep.state import is_open, read_job
 from imgtool.sweep.trial import Plan, Trial
 from imgtool.units import parse_duration
 
@@ -76,51 +79,6 @@ class AtWork:
     ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Script:
-    """One job, or one array of jobs, as it is handed to the scheduler.
-
-    Attributes:
-        request: what is asked for; its name is unique, and the scheduler can look for it.
-        path, text: of the job file.
-        manifest_path, manifest_text: index, exp_dir, family and pause, a line each; None for a
-            follow-up.
-        trials: index -> the trials of that job; empty for a follow-up.
-        log_pattern: with the scheduler's patterns for the job's id and index.
-        memory: what is reserved, in words, such as `4GB x 8 cores = 32GB`.
-    """
-
-    request: Request
-    path: Path
-    text: str
-    manifest_path: Path | None = None
-    manifest_text: str | None = None
-    trials: Mapping[int, tuple[Trial, ...]] = field(default_factory=dict)
-    log_pattern: str
-    memory: str
-
-    @property
-    def name(self) -> str:
-        """Of the job."""
-        return self.request.name
-
-    @property
-    def num_trials(self) -> int:
-        """In all of its jobs."""
-        return sum(map(len, self.trials.values()))
-
-    @property
-    def queue(self) -> str | None:
-        """None is the site's default."""
-        return self.request.resources.queue
-
-    @property
-    def gpu_hours(self) -> float:
-        """Upper bound of what its trials cost in one turn each."""
-        num_gpus = self.request.resources.num_gpus * self.request.resources.num_nodes
-        return len(self.trials) * num_gpus * self.request.walltime_sec / 3600
-
-
 def scripts(
     plan: Plan,
     trials: Iterable[Trial],
@@ -160,11 +118,41 @@ def scripts(
         for chunk in chunks(indexed, options.scheduler.max_spec - len(longest)):
             name = _job_name(plan.name, resources.queue, stamp, len(made))
             job = _Job(plan, resources, profile, replace(options, stamp=stamp), name)
-            made.append(job.array(chunk, limit, after))
+            parents = _parents(chunk, made, options.scheduler)
+            made.append(job.array(chunk, limit, after, parents))
     if options.then is not None and made:
         names = [f'"{script.name}"' for script in made]
         made.append(follow_up(plan, options, names, stamp=stamp, profile=profile))
     return made
+
+
+def _parents(
+    chunk: Mapping[int, tuple[Trial, ...]], made: Sequence[Script], scheduler: Scheduler
+) -> tuple[str, ...]:
+    """The jobs of the trials that these begin with: names of those made by now, ids of others."""
+    job_of = {
+        trial.directory.path: f'"{script.name}"'
+        for script in made
+        for trials in script.trials.values()
+        for trial in trials
+    }
+    found: dict[str, None] = {}
+    for trial in (one for trials in chunk.values() for one in trials):
+        above = missing(trial)
+        if above is None:
+            continue
+        job = read_job(above)
+        if above.path in job_of:
+            found[job_of[above.path]] = None
+        elif job is not None and is_open(job) and job.get("job_id"):
+            if job["executor"] != scheduler.name:
+                raise SchedulerError(
+                    f"{trial.name} cannot wait under {scheduler.name} for {above.path.name}, a job "
+                    f"of {job['executor']}",
+                    hint="submit it there, or once that has ended",
+                )
+            found[str(job["job_id"])] = None
+    return tuple(found)
 
 
 def new_stamp() -> str:
@@ -266,7 +254,11 @@ class _Job:
         return any(trial.preparation for trial in self.plan.trials)
 
     def array(
-        self, chunk: dict[int, tuple[Trial, ...]], limit: int | None, after: tuple[str, ...]
+        self,
+        chunk: dict[int, tuple[Trial, ...]],
+        limit: int | None,
+        after: tuple[str, ...],
+        parents: tuple[str, ...] = (),
     ) -> Script:
         wall_sec, warn_sec = self._walltime()
         manifest = self.folder / f"{self.name}.tsv"
@@ -278,7 +270,7 @@ class _Job:
             indices=tuple(chunk),
             max_running=limit,
             warn_sec=warn_sec,
-            after=after,
+            after=tuple(dict.fromkeys((*after, *parents))),
             requeue=self.options.requeue,
             extra=checked_extra(self.resources.extra),
         )
@@ -298,6 +290,7 @@ class _Job:
             manifest_path=manifest,
             manifest_text=manifest_text(rows),
             trials=chunk,
+            parents=parents,
         )
 
     def _body(self, manifest: Path, wall_sec: int, duration: str) -> str:
@@ -350,6 +343,7 @@ class _Job:
         manifest_path: Path | None = None,
         manifest_text: str | None = None,
         trials: Mapping[int, tuple[Trial, ...]] | None = None,
+        parents: tuple[str, ...] = (),
     ) -> Script:
         scheduler = self.options.scheduler
         return Script(
@@ -361,6 +355,8 @@ class _Job:
             trials=trials or {},
             log_pattern=scheduler.log_pattern(request),
             memory=scheduler.memory_words(request.resources),
+            body=body,
+            parents=parents,
         )
 
     def _walltime(self) -> tuple[int, int]:

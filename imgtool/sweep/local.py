@@ -25,7 +25,7 @@ from imgtool.process.stopping import at_terminal
 from imgtool.sweep import jobs
 from imgtool.sweep.listener import Listener, Silence
 from imgtool.sweep.memory import Lone, carried, company, is_of_gpu, meet, take_alone
-from imgtool.sweep.race import Race
+from imgtool.sweep.order import Order
 from imgtool.sweep.running import Running, start
 from imgtool.sweep.shared import clear_cancel, is_cancel_asked, why_left
 from imgtool.sweep.slots import Slot, give_back, take
@@ -51,7 +51,7 @@ class Options:
         grace_sec: from asking a trial to stop to TERM.
         kill_after_sec: from TERM to KILL.
         command_of: program and arguments that train a trial.
-        race: says what is to be run after the first trials; None where they are all.
+        order: says what is to be run after the first trials; None where they are all.
         cluster_job: executor, job_id, index and name of the cluster's job that the pool runs in and
             its trials belong to; None where the trials are this machine's own.
     """
@@ -61,7 +61,7 @@ class Options:
     grace_sec: float = GRACE_SEC
     kill_after_sec: float = KILL_AFTER_SEC
     command_of: Callable[[Plan, Trial], list[str]] = jobs.timed_command
-    race: Race | None = None
+    order: Order | None = None
     cluster_job: Mapping[str, Any] | None = None
 
 
@@ -168,17 +168,19 @@ class _Pool:
                 give_back(self._free, slot)
 
     def _ask_for_more(self) -> None:
-        """Of a sweep with rungs, once a slot is free and nothing waits for it."""
-        race = self._options.race
-        if race is not None and self._free and not self._waiting:
-            self._waiting.extend((trial, traces(trial.directory)) for trial in race.more())
-            for line in race.news():
+        """Of a sweep with an order, once a slot is free and nothing waits for it."""
+        order = self._options.order
+        if order is not None and self._free and not self._waiting:
+            self._waiting.extend((trial, traces(trial.directory)) for trial in order.more())
+            for line in order.news():
                 self.listener.note(line)
+            for trial, reason in order.given_up():
+                self._leave(trial, reason)
 
     def _waits_for_others(self) -> bool:
-        """Whether verdicts want trials that somebody else runs."""
-        race = self._options.race
-        names = [] if race is None or self._stopping else race.waits_for
+        """Whether what is left wants trials that somebody else runs."""
+        order = self._options.order
+        names = () if order is None or self._stopping else order.waits_for
         if names and not self._has_told:
             self._has_told = True
             self.listener.note(f"waiting for {count(len(names), 'trial')} that others run")
@@ -186,8 +188,8 @@ class _Pool:
 
     def _leave(self, trial: Trial, reason: str) -> None:
         self.listener.left(trial, reason)
-        if self._options.race is not None:
-            self._options.race.gone(trial)
+        if self._options.order is not None:
+            self._options.order.gone(trial)
 
     def _start(
         self,
@@ -257,8 +259,8 @@ class _Pool:
 
     def _finish(self, trial: Trial, found: TrialState) -> None:
         self.listener.ended(trial, found)
-        if self._options.race is not None:
-            self._options.race.ended(trial, found)
+        if self._options.order is not None:
+            self._options.order.ended(trial, found)
         if self._options.fail_fast and found.state in BROKEN and not self._stopping:
             self.listener.note(f"{trial.name} {found.state}: the others are asked to save and stop")
             self.stop("another trial failed")

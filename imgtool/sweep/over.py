@@ -74,15 +74,19 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """What a trial reads, and the words of imgtool that make it.
+    """What a trial reads, and who makes it.
 
     Attributes:
+        file: what it reads.
+        command: words of imgtool that make it, by the first trial that reads it.
         exp_dir: of a training that makes it; None for what is there once it is there.
+        by: the directory of another trial of the sweep that makes it, and is not started for it.
     """
 
     file: Path
-    command: tuple[str, ...]
+    command: tuple[str, ...] = ()
     exp_dir: Path | None = None
+    by: Path | None = None
 
     def is_made(self) -> bool:
         """Whether it is there; what a training makes is so once that has completed."""
@@ -250,6 +254,8 @@ def write_preparation(directory: ExperimentDir, made: Preparation) -> None:
     """Say in a trial's directory what it reads, and how that is made."""
     content: dict[str, Any] = {"file": str(made.file), "command": list(made.command)}
     content |= {"exp_dir": str(made.exp_dir)} if made.exp_dir else {}
+    if made.by is not None:
+        content["by"] = str(made.by)
     write_text(directory.path / PREPARE_NAME, json.dumps(content, indent=1) + "\n")
 
 
@@ -262,9 +268,9 @@ def read_preparation(directory: ExperimentDir) -> Preparation | None:
     path = directory.path / PREPARE_NAME
     try:
         content = json.loads(path.read_bytes())
-        exp_dir = Path(content["exp_dir"]) if "exp_dir" in content else None
+        exp_dir, by = (Path(content[key]) if key in content else None for key in ("exp_dir", "by"))
         words = tuple(map(str, content["command"]))
-        return Preparation(file=Path(content["file"]), command=words, exp_dir=exp_dir)
+        return Preparation(file=Path(content["file"]), command=words, exp_dir=exp_dir, by=by)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

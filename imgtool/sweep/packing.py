@@ -18,6 +18,8 @@ def groups(
 ) -> Iterator[tuple[Cluster, dict[int, tuple[Trial, ...]]]]:
     """Resources with the wanted trials that ask for them, by index.
 
+    Trials that stand on different steps of a ladder share nothing, the highest come first.
+
     Args:
         per_job: trials that share a job; as the resources say when None.
         most: elements of an array.
@@ -25,10 +27,10 @@ def groups(
     Raises:
         SchedulerError: resources that trials cannot share.
     """
-    alike: dict[Cluster, list[Trial]] = {}
-    for trial in plan.trials:
-        alike.setdefault(resources_of(trial, profile, per_job), []).append(trial)
-    for resources, members in alike.items():
+    alike: dict[tuple[int, Cluster], list[Trial]] = {}
+    for trial in sorted(plan.trials, key=lambda one: one.step):
+        alike.setdefault((trial.step, resources_of(trial, profile, per_job)), []).append(trial)
+    for (_, resources), members in alike.items():
         jobs_of: list[tuple[Trial, ...]] = [(trial,) for trial in members]
         if resources.trials_per_job > 1:
             left = [trial for trial in members if trial.name in wanted]

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from imgtool.config.fields import TOP_KEYS, keys_of, suggest, today
+from imgtool.config.fields import TOP_KEYS, keys_of, suggest
 from imgtool.config.identity import identity
-from imgtool.config.load import (
-    Loaded,
-    Override,
-    keys_meant,
-    load,
-    to_dict,
-)
-from imgtool.config.schema import TINY_FOLDER, Cluster, Experiment, FamilySchema
-from imgtool.errors import ConfigError, UsageError, did_you_mean
+from imgtool.config.load import Loaded, SchemaOf, to_dict
+from imgtool.config.schema import TINY_FOLDER, Experiment, FamilySchema
+from imgtool.errors import ConfigError, UsageError
 from imgtool.experiment.layout import MANIFEST_NAME, ExperimentDir
 from imgtool.sweep import grid, manifest
+from imgtool.sweep.climb import climb
 from imgtool.sweep.earlier import Earlier
 from imgtool.sweep.first import Firsts
 from imgtool.sweep.halving import read_halving
+from imgtool.sweep.ladder import OPTION, Ladder, read_ladder
+from imgtool.sweep.maker import EXP_DIR, Made, Maker
 from imgtool.sweep.over import Candidate, Preparation, prepared
-from imgtool.sweep.spec import SEED, Spec, as_sets, chosen, read_spec, root_of
+from imgtool.sweep.spec import SEED, Spec, chosen, read_spec, root_of
 from imgtool.sweep.trial import Plan, Trial
-
-SchemaOf = Callable[[str], FamilySchema]
-GRID = "--grid"
-EXP_DIR = "output.exp_dir"
 
 
 def make_plan(
@@ -45,6 +38,7 @@ def make_plan(
     over: Sequence[str] | None = (),
     given: Sequence[str] = (),
     then: str | None = None,
+    ladder: str | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Plan:
     """Work a sweep out.
@@ -64,6 +58,8 @@ def make_plan(
             sweep's folder remembers; None for the trials as they would be without any.
         given: NAME=CKPT of what is not to be trained first.
         then: a shell command, instead of the file's.
+        ladder: the part of a rate ladder that its lower rates train, the file's when empty; None
+            for trainings that begin by themselves.
         note: is told which of these are left out.
 
     Raises:
@@ -80,7 +76,7 @@ def make_plan(
     extra = grid.product(grid.parse_grid(grid_words))
     grid_keys = frozenset(key for values in extra for key in values)
     firsts = Firsts(spec.first, given, schema_of, tiny=tiny)
-    maker = _Maker(spec, schema_of, tuple(sets), grid_keys, tiny, firsts)
+    maker = Maker(spec, schema_of, tuple(sets), grid_keys, tiny, firsts)
     combinations = grid.times(spec.combinations, extra)
     candidates = _candidates(spec, maker, over, note)
     made = [
@@ -94,7 +90,17 @@ def make_plan(
     _refuse_unknown_decides(spec, [schema_of(family) for family in families])
     phase = _common(experiment.phase for experiment in experiments)
     root, shared_dir = _folders(spec, experiments, phase, tiny)
-    trials = _trials(made, root, shared_dir, schema_of)
+    earlier = Earlier(root, {one.name for one in made}, schema_of)
+
+    def name_of(one: Made) -> str:
+        """Of its directory."""
+        return one.name if one.candidate else earlier.name_of(one.loaded.experiment, one.name)
+
+    steps = None if ladder is None else _ladder(spec, ladder, halving)
+    if steps is not None:
+        place = _place(spec, phase, tiny)
+        made = climb(made, steps, place, schema_of=schema_of, name_of=name_of, again=maker.named)
+    trials = _trials(made, root, shared_dir, name_of)
     if only:
         stems = {one.name: PurePath(one.config).stem for one in made}
         stems |= {trial.name: PurePath(trial.source).stem for trial in trials}
@@ -120,37 +126,27 @@ def make_plan(
         duration_sec=duration_sec,
         then=None if then is None else firsts.filled(then, root),
         halving=rungs,
+        ladder=steps,
     )
 
 
-@dataclass(frozen=True)
-class _Made:
-    """A config with its values: name, what sets it apart, and the file that it was made from;
-    and for whom."""
-
-    loaded: Loaded
-    name: str
-    overrides: Mapping[str, Any]
-    config: str
-    candidate: Candidate | None = None
-    preparation: Preparation | None = None
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the data, as far as the sweep knows it."""
-        return self.candidate.fingerprint if self.candidate else ""
+def _ladder(spec: Spec, words: str, halving: str | None) -> Ladder:
+    """What `--ladder` means for a sweep."""
+    if spec.halving is not None or halving is not None:
+        raise UsageError(
+            f"{OPTION} and --halving exclude each other",
+            hint="who begins with another's weights needs it trained to its end",
+        )
+    return read_ladder(words) if words else spec.ladder or Ladder()
 
 
 def _trials(
-    made: Sequence[_Made], root: Path, shared_dir: Path | None, schema_of: SchemaOf
+    made: Sequence[Made], root: Path, shared_dir: Path | None, name_of: Callable[[Made], str]
 ) -> list[Trial]:
     """One a training: configs that differ in their names alone are one trial of several names."""
-    earlier = Earlier(root, {one.name for one in made}, schema_of)
     named: dict[str, Trial] = {}
     for one in made:
-        name = one.name
-        if one.candidate is None:
-            name = earlier.name_of(one.loaded.experiment, one.name)
+        name = name_of(one)
         trial = _trial(one, name, root, shared_dir)
         _refuse_same_name(named.get(name), trial)
         named.setdefault(name, trial)
@@ -175,129 +171,6 @@ def _as_one(trials: Sequence[Trial]) -> Trial:
     return replace(chosen, also=tuple(one.name for one in trials if one is not chosen))
 
 
-class _Maker:
-    """Resolves the configs of one sweep."""
-
-    def __init__(
-        self,
-        spec: Spec,
-        schema_of: SchemaOf,
-        sets: tuple[str, ...],
-        grid_keys: frozenset[str],
-        tiny: bool,
-        firsts: Firsts,
-    ) -> None:
-        self.spec, self.schema_of, self.tiny, self.firsts = spec, schema_of, tiny, firsts
-        self.sets, self.grid_keys = sets, grid_keys
-        self.meant: dict[tuple[str, str], set[str]] = {}
-        self.plain: dict[str, str] = {}
-        self.resources: dict[tuple[str, str], dict[str, Any]] = {}
-
-    def make(
-        self,
-        config: str,
-        values: Mapping[str, Any],
-        candidate: Candidate | None = None,
-        made: Preparation | None = None,
-    ) -> _Made:
-        """The config with its values, and with what is made of a candidate.
-
-        Raises:
-            UsageError: `--set` of a key that the sweep varies, or of a folder.
-        """
-        if made is not None and self.spec.over is not None:
-            values = {**values, self.spec.over.key: str(made.file)}
-        words = [Override(text, self.spec.source) for text in self.spec.sets]
-        for key, value in values.items():
-            origin = GRID if key in self.grid_keys else self.spec.source
-            words += [Override(text, origin) for text in as_sets({key: value})]
-        words += map(Override, self.sets)
-        if any(word.text.partition("=")[0].strip() == EXP_DIR for word in words):
-            raise UsageError(
-                f"{EXP_DIR} is for one training", hint="a sweep's folder is `root:` in its file"
-            )
-        loaded = self.with_resources(self.load(config, words), config)
-        self.refuse_to_set_what_varies(loaded.experiment.family, values)
-        found = identity(loaded.experiment, candidate.fingerprint if candidate else "")
-        if config not in self.plain:
-            is_plain = not words and not self.firsts.given
-            plain = loaded if is_plain else self.load(config, [], with_given=False)
-            self.plain[config] = identity(plain.experiment, "")
-        name = candidate.name if candidate else loaded.experiment.name
-        if found != self.plain[config]:
-            name = f"{name}-{found[:8]}"
-        overrides = dict(values)
-        for word in (*self.spec.sets, *self.sets):
-            key, _, text = word.partition("=")
-            overrides[key.strip()] = _value_of(loaded, key.strip(), text)
-        return _Made(loaded, name, overrides, config, candidate, made)
-
-    def refuse_to_set_what_varies(self, family: str, values: Mapping[str, Any]) -> None:
-        """Later words win: `--set` would make one trial of several, and nobody would see it."""
-        for word in self.sets:
-            given = self.keys_of(family, word)
-            for key, value in values.items():
-                (text,) = as_sets({key: value})
-                if given & self.keys_of(family, text):
-                    raise UsageError(
-                        f"--set {word.partition('=')[0].strip()}: the sweep varies {key}",
-                        hint=f"leave it out, or choose the values: --grid {key}=…",
-                    )
-
-    def keys_of(self, family: str, word: str) -> set[str]:
-        if (family, word) not in self.meant:
-            self.meant[family, word] = keys_meant(Override(word), self.schema_of(family))
-        return self.meant[family, word]
-
-    def load(
-        self, config: str, words: Sequence[str | Override], *, with_given: bool = True
-    ) -> Loaded:
-        def read(words: Sequence[str | Override]) -> Loaded:
-            return load(config, family=None, schema_of=self.schema_of, sets=words, tiny=self.tiny)
-
-        loaded = read(words)
-        others = self.firsts.redirected(loaded.experiment, with_given=with_given)
-        return read([*words, *others]) if others else loaded
-
-    def make_first(self, config: str, family: str | None = None) -> Loaded:
-        """A config that is trained first, with those words that mean something to its family."""
-        sets = () if family is None else (*self.spec.sets, *self.sets)
-        words = self.firsts.words(family, sets) if family else []
-        return self.with_resources(self.load(config, words), config)
-
-    def with_resources(self, loaded: Loaded, config: str) -> Loaded:
-        """What the sweep says of the experiment's queue; `--set cluster.…` still wins."""
-        experiment = loaded.experiment
-        queue = experiment.cluster.queue
-        if queue is None or queue not in self.spec.resources:
-            return loaded
-        key = (queue, experiment.family)
-        if key not in self.resources:
-            self.resources[key] = self.checked(queue, config)
-        given = {today(word.partition("=")[0].strip()) for word in self.sets}
-        values = {k: v for k, v in self.resources[key].items() if f"cluster.{k}" not in given}
-        origins = {f"cluster.{name}": f"{self.spec.source} resources" for name in values}
-        return Loaded(
-            replace(experiment, cluster=replace(experiment.cluster, **values)),
-            {**loaded.origins, **origins},
-        )
-
-    def checked(self, queue: str, config: str) -> dict[str, Any]:
-        """The resources of a queue with their types checked."""
-        keys = self.spec.resources[queue].items()
-        given = Cluster.rewrite({k: v for k, v in keys if k != "max_running"})
-        known = [field.name for field in fields(Cluster) if field.name != "queue"]
-        for key in given:
-            if key not in known:
-                raise ConfigError(
-                    f"{self.spec.source}: resources: {queue}: unknown key {key}",
-                    hint=did_you_mean(key, [*known, "max_running"]),
-                )
-        words = as_sets({f"cluster.{k}": v for k, v in given.items()})
-        cluster = self.load(config, words).experiment.cluster
-        return {key: getattr(cluster, key) for key in given}
-
-
 def _refuse_unknown_decides(spec: Spec, schemas: Sequence[FamilySchema]) -> None:
     """A key that no experiment has would go from the winner into no config."""
     known = {key for schema in schemas for key in keys_of(schema)} | set(TOP_KEYS)
@@ -309,16 +182,8 @@ def _refuse_unknown_decides(spec: Spec, schemas: Sequence[FamilySchema]) -> None
             )
 
 
-def _value_of(loaded: Loaded, key: str, text: str) -> Any:
-    """The value that an override came to; its text where the key names no single field."""
-    section, _, name = today(key).partition(".")
-    part = getattr(loaded.experiment, section, None)
-    value = getattr(part, name, text) if name else part
-    return list(value) if isinstance(value, tuple) else value
-
-
 def _candidates(
-    spec: Spec, maker: _Maker, words: Sequence[str] | None, note: Callable[[str], None]
+    spec: Spec, maker: Maker, words: Sequence[str] | None, note: Callable[[str], None]
 ) -> list[tuple[Candidate, Preparation]] | list[tuple[()]]:
     """For whom trials are made, with what is made of each; one empty one where for nobody."""
     if spec.over is None and words:
@@ -338,14 +203,18 @@ def _folders(
     spec: Spec, experiments: Sequence[Experiment], phase: str | None, tiny: bool
 ) -> tuple[Path, Path | None]:
     """Where the exp_dirs are, and the folder that they share; `--tiny` ones lie apart."""
-    root = root_of(spec, phase).absolute()
+    root = _place(spec, phase, tiny).absolute()
     word = spec.shared_dir or _common(one.output.shared_dir for one in experiments)
     shared = None if word is None else Path(word).expanduser().absolute()
-    if not tiny:
-        return root, shared
-    if shared is not None and spec.shared_dir:  # `load` has seen to the configs' own
+    if tiny and shared is not None and spec.shared_dir:  # `load` has seen to the configs' own
         shared = shared / TINY_FOLDER
-    return root / TINY_FOLDER, shared
+    return root, shared
+
+
+def _place(spec: Spec, phase: str | None, tiny: bool) -> Path:
+    """Where the exp_dirs are, from the working directory."""
+    root = root_of(spec, phase)
+    return root / TINY_FOLDER if tiny else root
 
 
 def _common(values: Any) -> str | None:
@@ -353,7 +222,7 @@ def _common(values: Any) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _trial(one: _Made, name: str, root: Path, shared_dir: Path | None) -> Trial:
+def _trial(one: Made, name: str, root: Path, shared_dir: Path | None) -> Trial:
     experiment = one.loaded.experiment
     exp_dir = root / name
     output = replace(
@@ -375,6 +244,8 @@ def _trial(one: _Made, name: str, root: Path, shared_dir: Path | None) -> Trial:
         source=one.config,
         candidate=one.candidate,
         preparation=one.preparation,
+        step=one.step,
+        full_iterations=one.full_iterations,
     )
 
 

@@ -113,6 +113,10 @@ class Race:
         """Someone else runs it."""
         self.ended(trial, _read(trial))
 
+    def given_up(self) -> list[tuple[Trial, str]]:
+        """Nothing: whoever may run has a rung to go to, or was dropped."""
+        return []
+
     def news(self) -> list[str]:
         """What there is to tell of verdicts since this was last asked."""
         told, self._told = self._told, []

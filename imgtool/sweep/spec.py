@@ -18,13 +18,14 @@ from imgtool.errors import ConfigError, UserError, did_you_mean
 from imgtool.sweep import grid
 from imgtool.sweep.first import First, in_turn, read_first
 from imgtool.sweep.halving import Halving, read_halving
+from imgtool.sweep.ladder import Ladder, read_ladder
 from imgtool.sweep.over import Over, read_over
 from imgtool.units import parse_duration
 
 KEYS = (
     *("sweep", "experiments", "base", "matrix", "exclude", "include", "zip", "random", "seeds"),
-    *("set", "root", "shared_dir", "decides", "resources", "duration", "then", "halving", "over"),
-    "first",
+    *("set", "root", "shared_dir", "decides", "resources", "duration", "then"),
+    *("halving", "over", "ladder", "first"),
 )
 _SIGNS = {"sweep", "experiments", "matrix", "zip", "random", "seeds", "decides", "over"}
 SEED = "train.seed"
@@ -49,6 +50,7 @@ class Spec:
             `{root}` is the sweep's folder, `{NAME}` what is trained first by that name.
         halving: rungs at which the best part of the trials goes on.
         over: what is made of each candidate of `--over`; None where trials have none.
+        ladder: how trials climb down, where `--ladder` asks for it; None for the usual way.
         first: what is trained before those that read it.
     """
 
@@ -65,6 +67,7 @@ class Spec:
     then: str | None = None
     halving: Halving | None = None
     over: Over | None = None
+    ladder: Ladder | None = None
     first: tuple[First, ...] = ()
 
 
@@ -133,6 +136,7 @@ class _Reader:
             then=self.then(),
             halving=self.part("halving", read_halving),
             over=self.part("over", read_over),
+            ladder=self.part("ladder", read_ladder),
             first=self.part("first", lambda given: read_first(given, self.config)) or (),
         )
 

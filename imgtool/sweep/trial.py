@@ -12,6 +12,7 @@ from imgtool.experiment.layout import MANIFEST_NAME, TRIAL_CONFIG, ExperimentDir
 
 if TYPE_CHECKING:
     from imgtool.sweep.halving import Halving
+    from imgtool.sweep.ladder import Ladder
     from imgtool.sweep.over import Candidate, Preparation
 
 
@@ -34,6 +35,8 @@ class Trial:
         pause_at: the rung (iterations, or epochs such as 3ep) at which its next start pauses.
         candidate: whom it is made for, in a sweep over candidates.
         preparation: what it reads that is made before it trains, and how.
+        step: how many trials of a ladder stand above it.
+        full_iterations: its limit, had it not a part of it to train on a ladder; None without one.
         is_first: it is trained for others to read, and is no candidate of a selection.
     """
 
@@ -51,6 +54,14 @@ class Trial:
     candidate: Candidate | None = None
     preparation: Preparation | None = None
     is_first: bool = False
+    step: int = 0
+    full_iterations: int | None = None
+
+    @property
+    def above(self) -> ExperimentDir | None:
+        """The directory of the trial whose weights it begins with."""
+        by = None if self.preparation is None else self.preparation.by
+        return None if by is None else ExperimentDir(by)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,6 +90,7 @@ class Plan:
         duration_sec: time limit of a trial; None without one.
         then: a shell command for when every trial has ended.
         halving: rungs at which the best part of the trials goes on; None where all do.
+        ladder: how trials that begin with one another's weights are trained; None where none does.
     """
 
     name: str
@@ -92,6 +104,7 @@ class Plan:
     duration_sec: float | None = None
     then: str | None = None
     halving: Halving | None = None
+    ladder: Ladder | None = None
 
     @property
     def manifest_path(self) -> Path:

@@ -136,7 +136,7 @@ def test_what_exists_is_kept_without_force(folder, tmp_path, capsys, monkeypatch
         ("compress", folder / "images", "-o", pictures),  # one of three is new
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(f"commands.{words[0]}.open_codec", opened)
+            patch.setattr(f"commands.{words[0]}.open_codecs", opened)
             capsys.readouterr()
             assert run(*words, *codec) == 2
         error, hint = capsys.readouterr().err.splitlines()
@@ -222,6 +222,98 @@ def test_a_portable_codec_there_and_back(folder, tmp_path, capsys):
     _, decoded = capsys.readouterr().out.splitlines()
     assert (json.loads(decoded)["version"], json.loads(decoded)["exact"]) == (1, True)
     assert run("decompress", stream, *plain, "-o", back, "--force") == 4
+
+
+@pytest.fixture(scope="module")
+def ladder(folder):
+    """A codec file of two lambdas, and the checkpoints 1 and 2 that it was made of."""
+    for number, (lmbda, scale) in enumerate(((0.0483, 3), (0.0035, 0.3)), 1):
+        model = make_model()
+        with torch.no_grad():
+            model.g_a[0].weight.mul_(scale)
+        loss = {"lmbda": lmbda, "distortion": "mse"}
+        write_checkpoint(folder / f"{number}/iter_000007.safetensors", model, loss=loss)
+    sources = [folder / f"{number}/iter_000007.safetensors" for number in (1, 2)]
+    assert run("export", *sources, folder / "ladder.safetensors", "--json") == 0
+    return folder
+
+
+def test_several_lambdas_in_one_file(ladder, tmp_path, capsys, monkeypatch):
+    codec = ("--ckpt", ladder / "ladder.safetensors")
+    sources = [ladder / f"{number}/iter_000007.safetensors" for number in (1, 2)]
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{path}\n" for path in sources)))
+    capsys.readouterr()
+    assert run("export", "-", ladder / "ladder.safetensors", "--dry-run") == 0  # the same models
+    (row,) = records(capsys)
+    assert (row["lmbda"], row["iteration"]) == ([0.0035, 0.0483], [7, 7])
+    assert [path.endswith(f"{n}/iter_000007.safetensors") for n, path in zip((2, 1), row["checkpoint"], strict=True)] == [True] * 2  # fmt: skip
+    image = ladder / "images/a.png"
+    rates = {}
+    for lmbda in (0.0035, 0.0483):
+        out = tmp_path / f"streams/{lmbda}.hpcm"
+        assert run("compress", image, *codec, "--lambda", lmbda, "-o", out, "--verify") == 0
+        (row,) = records(capsys)
+        assert (row["lmbda"], "measured" in row) == (lmbda, False)
+        rates[lmbda] = row["bpp"]
+    assert run("decompress", tmp_path / "streams", *codec, "-o", tmp_path / "back") == 0
+    assert [row["lmbda"] for row in records(capsys)] == [0.0035, 0.0483]
+    out = ("-o", tmp_path / "t.hpcm", "--force", "--json")
+    for words, lmbda in (
+        (("--target-bpp", rates[0.0483]), 0.0483),
+        (("--target-bpp", rates[0.0483] - 1e-3), 0.0035),
+        (("--target-psnr", 0.1), 0.0035),
+    ):
+        assert run("compress", image, *codec, *words, *out) == 0
+        shown = capsys.readouterr()
+        row = json.loads(shown.out)
+        assert row["lmbda"] == lmbda
+        assert row[words[0][2:].replace("-", "_")] == words[1]
+        assert f"lambda {lmbda:g}, {row['bpp']:.4g} bpp, {row['psnr']:.4g} dB" in shown.err
+        assert row["lmbda"] in [one["lmbda"] for one in row["measured"]]
+    assert run("eval", "rd", *codec, "--data", ladder / "images", "--json") == 0
+    assert [row["lmbda"] for row in records(capsys)] == [0.0035, 0.0483]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said", "hint"),
+    [
+        ((), 2, "has 2 lambdas, and none is chosen", "give --lambda (one of 0.0035, 0.0483)"),
+        (("--lambda", 0.5), 2, "has no lambda 0.5", "it has 0.0035, 0.0483"),
+        (("--lambda", 0.5, "--dry-run"), 2, "has no lambda 0.5", "it has 0.0035, 0.0483"),
+        (("--target-bpp", 0.01), 1, "--target-bpp 0.01 is out of reach: ", "or more"),
+        (("--target-psnr", 99), 1, "--target-psnr 99 is out of reach: ", "or less"),
+        (("--lambda", 0.0035, "--target-bpp", 1), 2, "exclude each other", "one of them"),
+        (("--target-psnr", 1, "--target-bpp", 1), 2, "exclude each other", "one of them"),
+        (("--target-bpp", "nan"), 2, "--target-bpp is nan", "above 0"),
+        (("--target-psnr", -3), 2, "--target-psnr is -3", "above 0"),
+        (("--lambda", 0), 2, "--lambda is 0", "above 0"),
+    ],
+)
+def test_a_choice_that_cannot_be_made(ladder, tmp_path, capsys, words, code, said, hint):
+    capsys.readouterr()
+    codec = ("--ckpt", ladder / "ladder.safetensors", "-o", tmp_path / "a.hpcm")
+    assert run("compress", ladder / "images/a.png", *codec, *words) == code
+    error, told = capsys.readouterr().err.splitlines()
+    assert said in error
+    assert hint in told
+    if code == 1:
+        assert "(lambda 0.0035) to " in error
+        assert str(ladder / "images/a.png") in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_makes_no_ladder(ladder, tmp_path, capsys):
+    one, two = (ladder / f"{number}/iter_000007.safetensors" for number in (1, 2))
+    out = tmp_path / "c.safetensors"
+    for words, said in (
+        ((one, one, out), "both have lambda 0.0483"),
+        ((one, two, one), "is the checkpoint itself"),
+        ((one, out), None),
+        ((one, two, out), "is the export of another model"),
+    ):
+        capsys.readouterr()
+        assert run("export", *words) == (0 if said is None else 2)
+        assert said is None or said in capsys.readouterr().err
 
 
 def test_a_neighbour_of_the_picture_is_said_to_be_one(folder, tmp_path, capsys, monkeypatch):

@@ -44,11 +44,11 @@ def folder(tmp_path_factory):
         *("--device", "cpu", "--exp-dir", folder / "exp", "--quiet"),
     )
     assert run(*words) == 0
-    from imgtool.evaluation.codec.export import read
+    from imgtool.evaluation.codec.export import read, write
 
     exported = read(str(folder / "exp"))
     for name, lmbda in (("a", 0.013), ("b", 0.05)):
-        replace(exported, lmbda=lmbda).write(folder / f"{name}.safetensors")
+        write([replace(exported, lmbda=lmbda)], folder / f"{name}.safetensors")
     return folder
 
 

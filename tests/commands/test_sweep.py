@@ -46,6 +46,42 @@ def test_a_dry_run_tells_all_and_writes_nothing(folder, capsys):
     assert [path.name for path in folder.iterdir()] == ["layouts.csv"]
 
 
+def test_a_dry_run_of_a_ladder(folder, capsys):
+    (folder / "photos").mkdir()
+    words = ("sweep", "hpcm_lambdas", "--ladder", "--set", "data.root=photos", "--dry-run")
+    for executor in ((), ("--executor", "lsf"), ("--executor", "slurm")):
+        assert run(*words, *executor) == 0
+        said = capsys.readouterr()
+        rows = records(said.out)
+        names = [row["name"] for row in rows]
+        assert [row["begins_with"] for row in rows] == [*names[1:], None]
+        assert [row["step"] for row in rows] == [5, 4, 3, 2, 1, 0]
+        assert [row["overrides"].get("train.epochs") for row in rows] == [600] * 5 + [None]
+        assert "trains 1/5 of its iterations" in said.err
+        if not executor:
+            commands = [line for line in said.err.splitlines() if " train hpcm " in line]
+            assert [name in line for name, line in zip(names[::-1], commands, strict=True)] == (
+                [True] * 6
+            )
+            assert sum(" prepare " in line for line in commands) == 5
+        else:
+            assert said.err.count('prepare "$exp_dir"') == 6
+            waits = "ended(" if executor[1] == "lsf" else "# Submit it after these jobs"
+            assert said.err.count(waits) == 5
+    assert run(*words, "--ladder-part", "1/2", "--format", "table") == 0
+    said = capsys.readouterr()
+    assert "step" in said.out
+    assert sorted(path.name for path in folder.iterdir()) == ["layouts.csv", "photos"]
+    for more, problem in (
+        (("--ladder-part", "2"), "part is '2'"),
+        (("--halving", "rungs=1ep metric=val_psnr"), "exclude each other"),
+    ):
+        assert run(*words, *more) == 2
+        assert problem in capsys.readouterr().err
+    assert run("sweep", "hpcm_lambdas", "--ladder-part", "1/2") == 2
+    assert "is for --ladder" in capsys.readouterr().err
+
+
 def test_a_dry_run_tells_what_is_not_there(folder, capsys):
     words = ("--set", "data.manifest=no.csv", "--dry-run")
     assert run("sweep", "phase1_1", *words) == 2

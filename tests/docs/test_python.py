@@ -11,7 +11,7 @@ from tests.evaluation.codec.making import write_checkpoint
 
 
 def test_five_lines_code_an_image(tmp_path, monkeypatch):
-    from imgtool.evaluation.codec.export import read
+    from imgtool.evaluation.codec.export import read, write
 
     (block,) = [block for block in blocks(DOCS / "codec.md") if block.language == "python"]
     assert len([line for line in block.text.splitlines() if line]) == 5
@@ -19,7 +19,7 @@ def test_five_lines_code_an_image(tmp_path, monkeypatch):
     folder = tmp_path / "out/h"
     folder.mkdir(parents=True)
     checkpoint = write_checkpoint(tmp_path / "iter_000007.safetensors")
-    read(str(checkpoint)).write(folder / "codec.safetensors")
+    write([read(str(checkpoint))], folder / "codec.safetensors")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(block.text, names)

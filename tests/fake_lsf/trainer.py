@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 
@@ -104,5 +105,16 @@ def sweep(words):
     os.execv(sys.executable, [sys.executable, "-m", "imgtool", "sweep", *words])
 
 
+def prepare(words):
+    """imgtool's own; what follows is ours."""
+    done = subprocess.run([sys.executable, "-m", "imgtool", "prepare", words[0]])
+    return done.returncode or main(words[1:])
+
+
+def main(words):
+    known = {"run-timed": run_timed, "train": train, "sweep": sweep, "prepare": prepare}
+    return known[words[0]](words[1:])
+
+
 if __name__ == "__main__":
-    sys.exit({"run-timed": run_timed, "train": train, "sweep": sweep}[sys.argv[1]](sys.argv[2:]))
+    sys.exit(main(sys.argv[1:]))

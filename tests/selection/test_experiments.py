@@ -53,6 +53,19 @@ def test_configs_that_differ_in_the_seed_alone_are_one_experiment(trained):
     assert groups(*paths) == {"autoencoder": [3, 1, 2]}
 
 
+def test_seeds_of_a_ladder_begin_with_their_own(trained):
+    def begun(seed, above):
+        file = f"root/{above}/checkpoints/best.safetensors"
+        return trained(f"{above}-{seed}", "hpcm", f"train.seed={seed}", f"model.init_ckpt={file}")
+
+    paths = [begun(1, "tiny-0a1b2c3d"), begun(2, "tiny-4e5f6a7b"), begun(3, "other-4e5f6a7b")]
+    found = read_evidence(find_sources(map(str, paths)), load_rule("best"), "imgtool")
+    seeds = {}
+    for one in found:
+        seeds.setdefault(one.group, set()).add(one.seed)
+    assert sorted(map(sorted, seeds.values())) == [[1, 2], [3]]
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [

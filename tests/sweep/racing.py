@@ -135,7 +135,7 @@ def run(plan, command, listener=None, *, num_slots=1, retry=frozenset()):
         command_of=command,
         grace_sec=30.0,
         kill_after_sec=5.0,
-        race=found,
+        order=found,
     )
     return local.run(plan, trials, options, listener or Silence())
 

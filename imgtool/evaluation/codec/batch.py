@@ -11,27 +11,36 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from imgtool.data.images import decode
 from imgtool.errors import DataError
-from imgtool.evaluation.codec.codec import Codec
+from imgtool.evaluation.codec.codecs import Codecs
 from imgtool.evaluation.codec.container import Container, StreamError
 from imgtool.evaluation.codec.plan import Job, naming, read_stream, refuse_missing
+from imgtool.evaluation.codec.target import Target
 from imgtool.files import replacing, write_bytes
 
 
-def compress(codec: Codec, job: Job, *, verify: bool) -> dict[str, Any]:
+def compress(
+    codecs: Codecs,
+    job: Job,
+    *,
+    verify: bool,
+    lmbda: float | None = None,
+    target: Target | None = None,
+) -> dict[str, Any]:
     """Compress one image.
 
     Args:
         verify: decode what was encoded before it is written.
+        lmbda, target: as `Codecs.encode`.
 
     Returns:
         The record of it.
 
     Raises:
         DataError: the image cannot be read, coded or written.
+        NoAnswer: the target is out of reach.
         OutOfMemory: there is too little.
     """
     refuse_missing(job.source)
@@ -39,29 +48,29 @@ def compress(codec: Codec, job: Job, *, verify: bool) -> dict[str, Any]:
     pixels = torch.tensor(image).permute(2, 0, 1).contiguous()
     decode_sec = None
     with naming(job.source):
-        begin = time.perf_counter()
-        encoded = codec.encode(pixels)
-        encode_sec = time.perf_counter() - begin
+        chosen = codecs.encode(pixels, lmbda=lmbda, target=target)
+        encoded = chosen.encoded
         if verify:
             begin = time.perf_counter()
-            decoded = codec.decode(encoded.data, max_pixels=None)
+            decoded = chosen.codec.decode(encoded.data, max_pixels=None)
             if not torch.equal(decoded, encoded.reconstruction):
                 raise StreamError("decoding gives other pixels than encoding", hint="report this")
             decode_sec = time.perf_counter() - begin
     _write(job.target, encoded.data)
     _, height, width = pixels.shape
     return {
-        **_record(codec, job, Container.unpack(encoded.data)),
+        **_record(codecs, job, Container.unpack(encoded.data)),
         "estimate_bpp": encoded.estimate_bits / (height * width),
-        "psnr": psnr(pixels, encoded.reconstruction),
-        "encode_sec": encode_sec,
+        "psnr": chosen.psnr,
+        **chosen.facts,
+        "encode_sec": chosen.encode_sec,
         "coding_sec": encoded.coding_sec,
         "decode_sec": decode_sec,
         "verified": verify,
     }
 
 
-def decompress(codec: Codec, job: Job, *, max_pixels: int) -> dict[str, Any]:
+def decompress(codecs: Codecs, job: Job, *, max_pixels: int) -> dict[str, Any]:
     """Decompress one file to a PNG, of one channel where the image is grey.
 
     Returns:
@@ -73,27 +82,22 @@ def decompress(codec: Codec, job: Job, *, max_pixels: int) -> dict[str, Any]:
     """
     data = read_stream(job.source)
     with naming(job.source):
+        container = Container.unpack(data)
+        codec = codecs.of(container)
         begin = time.perf_counter()
         decoded = codec.decode_checked(data, max_pixels=max_pixels)
         decode_sec = time.perf_counter() - begin
-    container = Container.unpack(data)
     pixels = decoded.pixels
     shown = pixels[0] if container.grey else pixels.permute(1, 2, 0)
     picture = Image.fromarray(np.ascontiguousarray(shown.numpy()))
     with _writing(job.target), replacing(job.target) as temporary:
         picture.save(temporary, format="PNG", compress_level=4)
     facts = {"exact": decoded.is_exact, "decode_sec": decode_sec}
-    return {**_record(codec, job, container), **facts}
+    return {**_record(codecs, job, container), **facts}
 
 
-def psnr(image: Tensor, other: Tensor) -> float:
-    """In dB, of uint8 images of one size; infinite where they are equal."""
-    mse = (image.double() - other.double()).square().mean()
-    return float(10 * torch.log10(255**2 / mse))
-
-
-def _record(codec: Codec, job: Job, container: Container) -> dict[str, Any]:
-    paths = {"path": job.target, "source": job.source, "checkpoint": codec.facts.path}
+def _record(codecs: Codecs, job: Job, container: Container) -> dict[str, Any]:
+    paths = {"path": job.target, "source": job.source, "checkpoint": codecs.path}
     return {**paths, **container.record()}
 
 

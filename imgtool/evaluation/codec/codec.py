@@ -101,9 +101,10 @@ class Codec:
         integers: the model's entropy path in integers, on `device`.
         threads: to compute with on a CPU; as many as torch has, when encoding, and as the encoder
             had, when decoding, if None.
+        room: of a codec of the same network, with which this one shares the memory.
 
     Attributes:
-        facts: as given.
+        facts, room: as given.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class Codec:
         *,
         integers: IntegerPath | None = None,
         threads: int | None = None,
+        room: Room | None = None,
     ) -> None:
         self.facts, self.device = facts, device
         # In the order of its channels everywhere: the kernels of NHWC tensors are the quicker ones.
@@ -123,7 +125,7 @@ class Codec:
         self._path: EntropyPath = self._plain if integers is None else integers
         self._alphabet = Alphabet(tables)
         self._num_scales = tables.num_scales
-        self._room = Room(model.variant, device)
+        self.room = room or Room(model.variant, device)
         self._threads = threads
 
     @property
@@ -150,7 +152,7 @@ class Codec:
         if image.dtype != torch.uint8:
             raise TypeError(f"an image is uint8, not {image.dtype}")
         _, height, width = image.shape
-        self._room.make(height, width)
+        self.room.make(height, width)
         grey = bool(torch.equal(image[0], image[1]) and torch.equal(image[0], image[2]))
         threads = self._threads or threads_of(self.device)
         parts: list[Part] = []
@@ -240,7 +242,7 @@ class Codec:
         stream_y = Decoder(self._alphabet, container.y)
         residuals = stream_z.read(self._tables_of_z(*size))
         stream_z.finish()  # a wrong size ends here, before the networks see it
-        self._room.make(container.height, container.width)
+        self.room.make(container.height, container.width)
         trace = checking(container) if path.is_exact else None
         if trace is not None:
             trace.z(residuals)

@@ -98,6 +98,10 @@ class Room:
         self._variant, self._on_cpu = variant, device.type == "cpu"
         self._loaded_bytes = resident_bytes()
 
+    def also_holds(self, num_bytes: int) -> None:
+        """Another model has been loaded since."""
+        self._loaded_bytes += num_bytes
+
     def make(self, height: int, width: int) -> None:
         """See that an image fits, and let a large one have its memory in one piece.
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from imgtool.evaluation.codec.export import read
+from imgtool.evaluation.codec.export import ordered, read, refuse_overwriting
+from imgtool.evaluation.codec.export import write as write_file
 from imgtool.evaluation.codec.integer.images import of_folder, of_training
+from imgtool.evaluation.codec.model import Export
 from imgtool.evaluation.export.formats import Request
 
 
 def write(request: Request) -> dict[str, Any]:
-    """Write the codec of a checkpoint. What is at `out` is replaced with `force` alone, unless it
-    is the same model's export.
+    """Write the codec of a checkpoint, or those of several at different lambdas. What is at `out`
+    is replaced with `force` alone, unless it is the same models' export.
+
+    Returns:
+        Facts of the record. Those that differ between lambdas are lists where there are several,
+        by rising lambda.
 
     Raises:
         DataError: the images that integers are calibrated with cannot be used.
@@ -19,26 +26,34 @@ def write(request: Request) -> dict[str, Any]:
         UsageError: `out` is taken.
     """
     out = request.out
-    export = read(str(request.source))
+    exports = ordered([read(str(source)) for source in request.sources])
     if request.portable:
-        folder = request.calibrate
-        found = of_training(export.source) if folder is None else of_folder(folder)
-        export = export.portable(found.images, found.named)
+        exports = [_portable(export, request.calibrate) for export in exports]
     if not request.force:
-        export.refuse_overwriting(out)
+        refuse_overwriting(exports, out)
     if not request.dry_run:
-        export.write(out)
+        write_file(exports, out)
+    first = exports[0]
     return {
-        "checkpoint": export.source,
-        "model_name": export.build.model_name,
-        "lmbda": export.lmbda,
-        "distortion": export.distortion,
-        "iteration": export.iteration,
-        "num_parameters": export.num_parameters,
+        "checkpoint": _each([export.source for export in exports]),
+        "model_name": first.build.model_name,
+        "lmbda": _each([export.lmbda for export in exports]),
+        "distortion": first.distortion,
+        "iteration": _each([export.iteration for export in exports]),
+        "num_parameters": first.num_parameters,
         "file_bytes": None if request.dry_run else out.stat().st_size,
-        "model_hash": export.model_hash,
-        "portable": export.is_portable,
-        "calibration": export.calibration,
-        "hash": export.model_hash,
+        "model_hash": _each([export.model_hash for export in exports]),
+        "portable": first.is_portable,
+        "calibration": _each([export.calibration for export in exports]),
+        "hash": _each([export.model_hash for export in exports]),
         "files": [out.name],
     }
+
+
+def _each(values: list[Any]) -> Any:
+    return values[0] if len(values) == 1 else values
+
+
+def _portable(export: Export, folder: Path | None) -> Export:
+    found = of_training(export.source) if folder is None else of_folder(folder)
+    return export.portable(found.images, found.named)

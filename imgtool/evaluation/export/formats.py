@@ -7,7 +7,7 @@ Nothing heavy is imported before one is asked for.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +27,7 @@ class Request:
 
     Attributes:
         source: the checkpoint file.
+        more: further ones, for a format that takes several.
         out: the file or folder to write.
         force: replace the files that are there.
         dry_run: check, and write nothing.
@@ -52,6 +53,12 @@ class Request:
     device: str = "auto"
     portable: bool = False
     calibrate: Path | None = None
+    more: tuple[Path, ...] = ()
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """All checkpoint files."""
+        return (self.source, *self.more)
 
 
 @dataclass(frozen=True)
@@ -63,12 +70,14 @@ class Format:
         options: of the command, that it reads beside those of all formats.
         suffix: of the file that it is; None where it is a folder.
         columns: of the record that a table shows.
+        takes_several: whether several checkpoints become one file.
     """
 
     target: str
     options: frozenset[str] = frozenset()
     suffix: str | None = None
     columns: tuple[str, ...] = ("path", "to", "iteration", "files", "hash")
+    takes_several: bool = False
 
     def write(self, request: Request) -> Mapping[str, Any]:
         """Write it; imports torch.
@@ -87,6 +96,7 @@ FORMATS = {
         "imgtool.evaluation.export.codec:write",
         options=frozenset(("portable", "calibrate")),
         suffix=".safetensors",
+        takes_several=True,
         columns=(
             *("path", "model_name", "lmbda", "iteration", "num_parameters", "file_bytes"),
             "model_hash",
@@ -104,6 +114,26 @@ FORMATS = {
         columns=("path", "iteration", "opset", "checked_with", "max_difference", "hash"),
     ),
 }
+
+
+def choose_for_all(paths: Sequence[Path], to: str | None) -> str:
+    """The format that checkpoints are written in together.
+
+    Raises:
+        CheckpointError, UsageError: as `choose`; or they have none in common, or theirs takes one.
+    """
+    names = [choose(path, to) for path in paths]
+    for path, name in zip(paths, names, strict=True):
+        if name != names[0]:
+            raise UsageError(
+                f"{paths[0]} becomes {names[0]}, and {path} {name}", hint="export them one by one"
+            )
+    if len(paths) > 1 and not FORMATS[names[0]].takes_several:
+        raise UsageError(
+            f"--to {names[0]} takes one checkpoint, and there are {len(paths)}",
+            hint="give CKPT and OUT",
+        )
+    return names[0]
 
 
 def choose(path: Path, to: str | None) -> str:
@@ -172,7 +202,7 @@ def see_out(request: Request, to: str) -> None:
     out, suffix = request.out, FORMATS[to].suffix
     if suffix is not None and out.suffix != suffix:
         raise UsageError(f"{out} is no name of a {suffix[1:]} file", hint=f"NAME{suffix}")
-    if out.exists() and out.samefile(request.source):
+    if out.exists() and any(out.samefile(source) for source in request.sources):
         raise UsageError(f"{out} is the checkpoint itself", hint="give the export another name")
     _see_it_is_elsewhere(out, f"{to}{suffix or ''}")
     if suffix is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,12 +13,12 @@ from imgtool.errors import DataError
 from imgtool.evaluation.codec.codec import Codec, Facts
 from imgtool.evaluation.codec.exact import exact_arithmetic
 from imgtool.evaluation.codec.export import open_codec, read
+from imgtool.evaluation.codec.header import read_header
 from imgtool.evaluation.codec.memory import Room
 from imgtool.evaluation.rate_distortion.measure import Coded
+from imgtool.experiment.layout import best_of
 from imgtool.models.hpcm.network import HPCM
-from imgtool.models.hpcm.variants import VARIANTS
 from imgtool.training.device import resolve_device
-from imgtool.training.weights import load_module
 
 
 class Trained:
@@ -105,23 +106,33 @@ class Estimate(Trained):
         return Coded(bits=bits, decoded=decoded)
 
 
-def open_coder(source: str, *, real_bytes: bool, device: str) -> Trained:
+def every_lambda(sources: Sequence[str]) -> list[tuple[str, float | None]]:
+    """Each source once for every lambda that it has; None where it is a checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or its header is damaged.
+    """
+    found: list[tuple[str, float | None]] = []
+    for source in sources:
+        header = read_header(best_of(source))
+        found += [(source, None)] if header is None else [(source, p.lmbda) for p in header.points]
+    return found
+
+
+def open_coder(
+    source: str, *, real_bytes: bool, device: str, lmbda: float | None = None
+) -> Trained:
     """Open an export, a checkpoint or an exp_dir (its best checkpoint) of hpcm.
+
+    Args:
+        lmbda: of an export that has several, the one that is meant.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
-        UsageError: it is of another family.
+        UsageError: it is of another family, or has no such lambda, or several.
     """
     if real_bytes:
-        return Streams(open_codec(source, device=device))
+        return Streams(open_codec(source, device=device, lmbda=lmbda))
     on = resolve_device(device)
-    export = read(source)
-    model = HPCM(VARIANTS[export.build.model_name], legacy_s2_hyper=export.build.legacy_s2_hyper)
-    prefix = "codec."
-    weights = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in export.tensors.items()
-        if name.startswith(prefix)
-    }
-    load_module(model, weights, export.source)
-    return Estimate(model.to(on).eval(), export.facts(), on)
+    export = read(source, lmbda)
+    return Estimate(export.network().to(on), export.facts(), on)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,9 @@ from imgtool.models.registry import schema
 Part = Literal["val", "test"]
 # What trainings of one curve may differ in.
 VARIED = ("loss.lmbda", "train.seed")
+BEGINS_WITH = "model.init_ckpt"
 _HASH = re.compile(r"-[0-9a-f]{8}$")
+_Member = tuple[Path, Experiment]
 
 
 @dataclass(frozen=True)
@@ -50,20 +52,36 @@ class Study:
 def group(directories: Sequence[Path]) -> list[Study]:
     """Trainings by experiment: those that differ in lambda and seed alone are one.
 
+    A rate ladder is one as well: trainings that begin with the weights of another one of these,
+    and that from which the first of them begins. Where the latter is part of no other curve, it is
+    of the ladder's alone.
+
     Raises:
         ConfigError: a config cannot be read.
         UsageError: one is of another family, or two are of one lambda and seed.
     """
-    members: dict[str, list[tuple[Path, Experiment]]] = {}
+    members: dict[str, list[_Member]] = {}
+    found_at: dict[Path, Experiment] = {}
     for path in directories:
         experiment = read_resolved(ExperimentDir(path).config_path, schema).experiment
         if experiment.family != "hpcm":
             raise UsageError(
                 f"{path} is of {experiment.family}", hint="rate and distortion are those of hpcm"
             )
-        values = identity_values(experiment)
-        kind = str({key: value for key, value in values.items() if key not in VARIED})
+        found_at[path] = experiment
+    tops: dict[str, set[Path]] = {}
+    for path, experiment in found_at.items():
+        above = _above(path, experiment, found_at)
+        kind = _kind(experiment, on_ladder=above is not None)
         members.setdefault(kind, []).append((path, experiment))
+        if above is not None and _above(above, found_at[above], found_at) is None:
+            tops.setdefault(kind, set()).add(above)
+    for kind, firsts in tops.items():
+        members[kind] += [(path, found_at[path]) for path in sorted(firsts)]
+    of_ladders = set().union(*tops.values())
+    alone = [kind for kind, found in members.items() if {path for path, _ in found} <= of_ladders]
+    for kind in alone:
+        del members[kind]
     studies: list[Study] = []
     for found in members.values():
         seeds: dict[int, dict[float, Path]] = {}
@@ -76,10 +94,29 @@ def group(directories: Sequence[Path]) -> list[Study]:
                 )
             points[experiment.loss.lmbda] = path
         name = _name([experiment.name for _, experiment in found])
+        if any(_above(path, experiment, found_at) for path, experiment in found):
+            name += "-ladder"
         if name in [study.name for study in studies]:
             name = found[0][1].name
         studies.append(Study(name, seeds, found[0][1]))
     return studies
+
+
+def _kind(experiment: Experiment, *, on_ladder: bool) -> str:
+    """What trainings of one curve have in common."""
+    left_out = (*VARIED, BEGINS_WITH) if on_ladder else VARIED
+    values = {k: v for k, v in identity_values(experiment).items() if k not in left_out}
+    return f"{'ladder ' if on_ladder else ''}{values}"
+
+
+def _above(path: Path, experiment: Experiment, known: Collection[Path]) -> Path | None:
+    """The training, among those that are known, with whose weights one begins."""
+    begins_with = getattr(experiment.model, BEGINS_WITH.partition(".")[2])
+    if begins_with is None:
+        return None
+    # By name: a ladder may have been moved since.
+    name = Path(begins_with).parent.parent.name
+    return next((one for one in known if one.name == name and one.parent == path.parent), None)
 
 
 def curves_of(

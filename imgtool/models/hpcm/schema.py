@@ -12,6 +12,7 @@ from imgtool.config.schema import (
     Experiment,
     FamilySchema,
     Fraction,
+    LadderKeys,
     NonNegativeFloat,
     NonNegativeInt,
     Output,
@@ -41,6 +42,13 @@ class Model:
     )
     legacy_s2_hyper: bool = option(
         False, "Reproduce the published code's misplaced hyperprior at the second scale."
+    )
+    init_ckpt: str | None = option(
+        None,
+        "Checkpoint of the same network, of another lambda perhaps, whose weights the codec begins "
+        "with.",
+        before=None,
+        reads="checkpoint",
     )
 
 
@@ -231,6 +239,7 @@ SCHEMA = FamilySchema(
         "loss.phase2_start_iteration": None,
     },
     exports=("codec",),
+    ladder=LadderKeys(rate="loss.lmbda", begins_with="model.init_ckpt"),
     check=check,
     check_data=check_data,
     needs={

@@ -10,7 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from imgtool.config.schema import Experiment
-from imgtool.models.base import Batch, DataInfo, Family, Foreign, Noise, Study, Task, Update
+from imgtool.errors import CheckpointError
+from imgtool.models.base import (
+    Batch,
+    DataInfo,
+    Family,
+    Foreign,
+    Noise,
+    Reader,
+    Study,
+    Task,
+    Update,
+)
 from imgtool.models.hpcm import latents, legacy
 from imgtool.models.hpcm.evaluator import HpcmEvaluator
 from imgtool.models.hpcm.interscale import InterScale
@@ -153,6 +164,29 @@ class HpcmTask(Task):
 
     def all_updates(self) -> Sequence[Update]:
         return (self.update,)
+
+    def warm_start(self, read: Reader) -> dict[str, Any] | None:
+        """Begin with the codec of another checkpoint; phase 2 begins afresh.
+
+        Raises:
+            CheckpointError: it is of another network.
+        """
+        source = self.experiment.model.init_ckpt
+        if source is None:
+            return None
+        tensors = read.tensors(source)
+        own = {f"codec.{name}": tensor for name, tensor in self.codec.state_dict().items()}
+        for name, tensor in own.items():
+            if name not in tensors or tensors[name].shape != tensor.shape:
+                raise CheckpointError(
+                    f"{source} is no checkpoint of {self.variant.name}: it has no {name} of "
+                    f"{tuple(tensor.shape)}",
+                    hint="model.init_ckpt names one of the same model.model_name",
+                )
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(tensors[name])
+        return {"loaded": list(own)}
 
     def from_foreign(self, foreign: Any) -> Foreign:
         """Checkpoints of the published code; see `legacy.read`. Phase 2 begins afresh.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from imgtool.evaluation.codec.export import open_codec, read
+from imgtool.evaluation.codec.export import open_codec, read, write
 from tests.evaluation.codec.making import make_image, write_checkpoint
 
 
@@ -22,9 +22,9 @@ def files(tmp_path_factory):
     """A folder with `iter_000007.safetensors` and its exports, codec and portable.safetensors."""
     folder = tmp_path_factory.mktemp("codec")
     export = read(str(write_checkpoint(folder / "iter_000007.safetensors")))
-    export.write(folder / "codec.safetensors")
+    write([export], folder / "codec.safetensors")
     images = [make_image(70, 130, seed=seed) for seed in range(2)]
-    export.portable(images, {"images": "two"}).write(folder / "portable.safetensors")
+    write([export.portable(images, {"images": "two"})], folder / "portable.safetensors")
     return folder
 
 

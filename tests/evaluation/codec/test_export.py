@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from imgtool.errors import CheckpointError, UsageError
 from imgtool.evaluation.codec import export
-from imgtool.evaluation.codec.export import METADATA_KEY, open_codec, read
+from imgtool.evaluation.codec.export import METADATA_KEY, open_codec, read, write
 from tests.evaluation.codec.making import make_image, make_model, write_checkpoint
 
 
@@ -108,7 +108,7 @@ def rewrite(source, target, *, tensors=(), **facts):
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
-        ({"format": 2}, "format 2"),
+        ({"format": 3}, "format 3"),
         ({"model": {"model_name": "HPCM_Nano", "legacy_s2_hyper": False}}, "no network"),
         ({"model": 3}, "metadata"),
         ({"lmbda": None}, "lambda is None"),
@@ -167,5 +167,5 @@ def test_nothing_is_left_where_an_export_cannot_be_written(files, tmp_path):
     (tmp_path / "in_the_way").write_text("x")
     export = read(str(files / "iter_000007.safetensors"))
     with pytest.raises(CheckpointError, match="cannot write"):
-        export.write(tmp_path / "in_the_way/codec.safetensors")
+        write([export], tmp_path / "in_the_way/codec.safetensors")
     assert [entry.name for entry in tmp_path.iterdir()] == ["in_the_way"]

@@ -78,8 +78,8 @@ def test_what_does_not_fit_is_refused_before_the_work(codec, files, monkeypatch,
     data = codec.encode(image).data
     coder = open_coder(str(files / "codec.safetensors"), real_bytes=False, device="cpu")
     room, code = {
-        "encode": (codec._room, lambda: codec.encode(image)),
-        "decode": (codec._room, lambda: codec.decode(data)),
+        "encode": (codec.room, lambda: codec.encode(image)),
+        "decode": (codec.room, lambda: codec.decode(data)),
         "estimate": (coder._room, lambda: coder(image)),
     }[work]
     monkeypatch.setattr(memory, "available_bytes", lambda: 0)

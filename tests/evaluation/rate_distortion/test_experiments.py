@@ -85,6 +85,41 @@ def test_what_differs_in_lambda_and_seed_alone_is_one_experiment(study, director
         group([*study, named[0]])
 
 
+def test_a_ladder_is_a_curve_with_its_top(directory):
+    def ladder(seed, *sets):
+        above, made = None, []
+        for n, lmbda in enumerate(reversed(LMBDAS)):
+            begins = (
+                [f"model.init_ckpt=root/{above.name}/checkpoints/best.safetensors"] if n else []
+            )
+            name = f"tiny-{seed}{n}{len(sets)}{0:05x}"
+            above = directory(name, f"loss.lmbda={lmbda}", f"train.seed={seed}", *begins, *sets)
+            made.append(above)
+        return made
+
+    steps = [ladder(seed) for seed in (0, 1)]
+    (one,) = group([*steps[0], *steps[1]])
+    assert one.name == "tiny-ladder"
+    assert {seed: sorted(points) for seed, points in one.seeds.items()} == {
+        0: sorted(LMBDAS), 1: sorted(LMBDAS),
+    }  # fmt: skip
+    alone = [
+        directory(f"tiny-{seed}{n}f{0:05x}", f"loss.lmbda={lmbda}", f"train.seed={seed}")
+        for seed in (0, 1)
+        for n, lmbda in enumerate(LMBDAS[:-1])
+    ]
+    found = {one.name: one.seeds for one in group([*alone, *steps[0], *steps[1]])}
+    assert sorted(found) == ["tiny", "tiny-ladder"]
+    for seed in (0, 1):
+        assert sorted(found["tiny"][seed]) == sorted(found["tiny-ladder"][seed]) == sorted(LMBDAS)
+        top = steps[seed][0]
+        assert found["tiny"][seed][LMBDAS[-1]] == found["tiny-ladder"][seed][LMBDAS[-1]] == top
+    other = ladder(2, "loss.distortion=ms-ssim")
+    assert len(group([*steps[0], *other])) == 2
+    (outside,) = group([directory("x", "model.init_ckpt=elsewhere/a/checkpoints/best.safetensors")])
+    assert outside.name == "x"
+
+
 def test_curves_are_of_the_images_that_were_held_out(study, as_jpeg, photos):
     told = []
     found = curves_of(group(study), tell=lambda done, total: told.append((done, total)))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from imgtool.errors import ConfigError
+from imgtool.errors import CheckpointError, ConfigError
 from imgtool.models.base import DataInfo, Foreign, Noise
 from imgtool.models.hpcm.interscale import new_at
 from imgtool.models.hpcm.latents import up_to, variation
@@ -45,6 +45,41 @@ def at(make_batch: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
         return make_batch(1, noise=Noise(0, iteration), **options) | {"epoch": 0.0}
 
     return make
+
+
+class FilesOf:
+    """A Reader that has one checkpoint."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.found = tensors
+
+    def tensors(self, path: str) -> dict[str, torch.Tensor]:
+        return self.found
+
+    def document(self, path: str) -> Any:
+        raise AssertionError(path)
+
+
+def test_a_codec_begins_with_another_s_weights(make_task):
+    other = make_task(loss__phase2_reg=True, loss__lmbda=0.05)
+    with torch.no_grad():
+        for parameter in other.modules.parameters():
+            parameter.add_(1)
+    tensors = {name: value.clone() for name, value in other.modules.state_dict().items()}
+    task = make_task(model__init_ckpt="there")
+    report = task.warm_start(FilesOf(tensors))
+    own = task.modules.state_dict()
+    assert report == {"loaded": list(own)}
+    assert all(torch.equal(own[name], tensors[name]) for name in own)
+    assert make_task().warm_start(FilesOf(tensors)) is None
+    small = make_task(model__init_ckpt="there", model__model_name="HPCM_Small")
+    before = {name: value.clone() for name, value in small.modules.state_dict().items()}
+    for wrong in (tensors, {}):
+        with pytest.raises(CheckpointError, match="there is no checkpoint of HPCM_Small"):
+            small.warm_start(FilesOf(wrong))
+    assert all(
+        torch.equal(before[name], value) for name, value in small.modules.state_dict().items()
+    )
 
 
 def test_the_loss_is_lambda_255_squared_mse_and_bpp(make_task, at):
