@@ -18,6 +18,8 @@ from imgtool.data.synthetic.make import make_faces
 from imgtool.errors import DataError, NoAnswer, UsageError
 from imgtool.evaluation.photographs import Finder
 
+pytest.importorskip("cv2", reason="OpenCV wants libGL", exc_type=ImportError)
+
 SIZES = (1.5, 1.0)  # of the first and second face, in those of CelebA's frame
 PLACES = (470 + 120j, 80 + 260j)
 
