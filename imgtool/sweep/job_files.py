@@ -37,7 +37,7 @@ from imgtool.sweep.trial import Plan, Trial
 from imgtool.units import parse_duration
 
 STOP_SEC = 60  # from run-timed's own stop to the scheduler's warning
-THEN_SEC = 3600
+THEN_WALLTIME = "1h"
 THEN_MEMORY = "4GB"
 
 
@@ -189,6 +189,7 @@ def follow_up(
         select=None,
         extra=tuple(profile.cluster.get("extra", ())),
     )
+    resources = replace(resources, **plan.then_resources)
     name = _job_name(plan.name, "then", stamp, 0)
     return _Job(plan, resources, profile, options, name).follow_up(options.then or "", parents)
 
@@ -328,7 +329,9 @@ class _Job:
         request = Request(
             name=self.name,
             resources=self.resources,
-            walltime_sec=THEN_SEC,
+            walltime_sec=math.ceil(
+                walltime_sec(self.plan.then_resources.get("walltime", THEN_WALLTIME))
+            ),
             log_prefix=self._log_prefix("then"),
             after=tuple(parents),
             extra=checked_extra(self.resources.extra),

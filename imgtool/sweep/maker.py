@@ -13,7 +13,7 @@ from imgtool.config.schema import Cluster
 from imgtool.errors import ConfigError, UsageError, did_you_mean
 from imgtool.sweep.first import Firsts
 from imgtool.sweep.over import Candidate, Preparation
-from imgtool.sweep.spec import Spec, as_sets
+from imgtool.sweep.spec import THEN, Spec, as_sets
 
 GRID = "--grid"
 EXP_DIR = "output.exp_dir"
@@ -154,15 +154,20 @@ class Maker:
         )
 
     def checked(self, queue: str, config: str) -> dict[str, Any]:
-        """The resources of a queue with their types checked."""
-        keys = self.spec.resources[queue].items()
-        given = Cluster.rewrite({k: v for k, v in keys if k != "max_running"})
-        known = [field.name for field in fields(Cluster) if field.name != "queue"]
+        """The resources of a queue, or of the job of `then`, with their types checked."""
+        keys = dict(self.spec.resources[queue])
+        known = [field.name for field in fields(Cluster)]
+        others = []
+        if queue != THEN:
+            keys.pop("max_running", None)
+            known.remove("queue")
+            others = ["max_running"]
+        given = Cluster.rewrite(keys)
         for key in given:
             if key not in known:
                 raise ConfigError(
                     f"{self.spec.source}: resources: {queue}: unknown key {key}",
-                    hint=did_you_mean(key, [*known, "max_running"]),
+                    hint=did_you_mean(key, [*known, *others]),
                 )
         words = as_sets({f"cluster.{k}": v for k, v in given.items()})
         cluster = self.load(config, words).experiment.cluster

@@ -21,7 +21,7 @@ from imgtool.sweep.halving import read_halving
 from imgtool.sweep.ladder import OPTION, Ladder, read_ladder
 from imgtool.sweep.maker import EXP_DIR, Made, Maker
 from imgtool.sweep.over import Candidate, Preparation, prepared
-from imgtool.sweep.spec import SEED, Spec, chosen, read_spec, root_of
+from imgtool.sweep.spec import SEED, THEN, Spec, chosen, read_spec, root_of
 from imgtool.sweep.trial import Plan, Trial
 
 
@@ -121,10 +121,11 @@ def make_plan(
         max_running={
             queue: keys["max_running"]
             for queue, keys in spec.resources.items()
-            if keys.get("max_running") is not None
+            if queue != THEN and keys.get("max_running") is not None
         },
         duration_sec=duration_sec,
         then=None if then is None else firsts.filled(then, root),
+        then_resources=maker.checked(THEN, spec.configs[0]) if THEN in spec.resources else {},
         halving=rungs,
         ladder=steps,
     )

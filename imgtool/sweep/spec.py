@@ -29,6 +29,7 @@ KEYS = (
 )
 _SIGNS = {"sweep", "experiments", "matrix", "zip", "random", "seeds", "decides", "over"}
 SEED = "train.seed"
+THEN = "then"  # of `resources`: the job of the last step
 Part = TypeVar("Part")
 
 
@@ -44,7 +45,7 @@ class Spec:
         sets: for every trial, as `--set` has it.
         root, shared_dir: folders as written; None when left to the experiments.
         decides: config keys that its winner decides.
-        resources: queue -> keys of `cluster` and max_running.
+        resources: queue -> keys of `cluster` and max_running; THEN -> keys of `cluster`.
         duration_sec: time limit of a trial.
         then: a shell command for when every trial has ended, or several one after the other;
             `{root}` is the sweep's folder, `{NAME}` what is trained first by that name.

@@ -89,6 +89,7 @@ class Plan:
         max_running: queue -> most trials of it that run at once; other queues have no limit.
         duration_sec: time limit of a trial; None without one.
         then: a shell command for when every trial has ended.
+        then_resources: keys of `cluster` for the job that runs it; the site's few for others.
         halving: rungs at which the best part of the trials goes on; None where all do.
         ladder: how trials that begin with one another's weights are trained; None where none does.
     """
@@ -103,6 +104,7 @@ class Plan:
     max_running: Mapping[str, int] = field(default_factory=dict)
     duration_sec: float | None = None
     then: str | None = None
+    then_resources: Mapping[str, Any] = field(default_factory=dict)
     halving: Halving | None = None
     ladder: Ladder | None = None
 

@@ -187,6 +187,15 @@ def test_a_follow_up(tmp_path):
     assert after.text.endswith(
         "imgtool() { command imgtool \"$@\"; }\nimgtool status . | tee 'a b'\n"
     )
+    large = {"queue": "gpuv100", "num_gpus": 1, "num_cores": 4, "walltime": "12h"}
+    _, after = made(replace(plan_of(tmp_path), then_resources=large), then="imgtool status .")
+    words = directives(after)
+    assert [words[words.index(flag) + 1] for flag in ("-q", "-n", "-W")] == [
+        "gpuv100",
+        "4",
+        "12:00",
+    ]
+    assert "-gpu" in words
     with pytest.raises(UserError, match="--then is empty"):
         made(plan_of(tmp_path), then=" ")
 

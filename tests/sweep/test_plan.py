@@ -277,6 +277,8 @@ def test_two_experiments_of_one_name_are_refused(folder):
         ("experiments: [a.yaml]\nresources: {q: {wall: 1h}}\nset: {lsf.queue: q}\n", "key wall"),
         (f"sweep: {'x' * 201}\nexperiments: [a.yaml]\n", r"s\.yaml:1: its name has more than 200"),
         ("experiments: [a.yaml]\nresources: {q: {max_running: 0}}\n", "max_running is 0"),
+        ("experiments: [a.yaml]\nresources: {then: {wall: 1h}}\n", "then: unknown key wall"),
+        ("experiments: [a.yaml]\nresources: {then: {max_running: 2}}\n", "unknown key max_running"),
     ],
 )
 def test_what_is_wrong_is_said_with_a_hint(folder, text, words):
