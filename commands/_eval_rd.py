@@ -221,10 +221,15 @@ def _checkpoints(
 ) -> Iterator[Found]:
     """What went wrong is added to `failures`: one bad file costs none of the rest."""
     from imgtool.errors import UserError
-    from imgtool.evaluation.rate_distortion.coders import every_lambda, open_coder
+    from imgtool.evaluation.rate_distortion.coders import lambdas_of, open_coder
     from imgtool.evaluation.rate_distortion.measure import measure
 
-    wanted = every_lambda(sources)
+    wanted: list[tuple[str, float | None]] = []
+    for source in sources:
+        try:
+            wanted += [(source, lmbda) for lmbda in lambdas_of(source)]
+        except UserError as error:
+            failures.append(error)
     for number, (source, lmbda) in enumerate(wanted):
         try:
             coder = open_coder(source, real_bytes=real_bytes, device=device, lmbda=lmbda)

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from imgtool.config import presets
-from imgtool.config.identity import identity_values
 from imgtool.config.load import load
 from imgtool.config.schema import Experiment
 from imgtool.files import write_text
@@ -42,20 +41,15 @@ def experiment(name: str) -> Experiment:
     return load(name, family=None, schema_of=schema, tiny=True).experiment
 
 
-def kind(name: str) -> str:
-    """What the network and its losses are, sizes and weights aside."""
-    values = identity_values(experiment(name))
-    return str({key: _kind(value) for key, value in values.items()})
-
-
-def _kind(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_kind(item) for item in value]
-    return value if isinstance(value, str | bool) else bool(value)
+def kind(name: str) -> tuple[Any, ...]:
+    """The family, and what its networks are called."""
+    model = experiment(name).model
+    words = (getattr(model, key, None) for key in ("architecture", "bottleneck", "vqvae"))
+    return (experiment(name).family, *words)
 
 
 def every_preset() -> list[Any]:
-    """All names; of one kind, one that is in the default suite."""
+    """All names; of one kind, the first is in the default suite."""
     first = {kind(name): name for name in reversed(presets.names())}
     return [
         pytest.param(name, marks=() if first[kind(name)] == name else pytest.mark.slow)

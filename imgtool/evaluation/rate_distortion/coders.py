@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -106,17 +105,14 @@ class Estimate(Trained):
         return Coded(bits=bits, decoded=decoded)
 
 
-def every_lambda(sources: Sequence[str]) -> list[tuple[str, float | None]]:
-    """Each source once for every lambda that it has; None where it is a checkpoint.
+def lambdas_of(source: str) -> list[float | None]:
+    """Those of a file of several; of a checkpoint None, which is the one that it has.
 
     Raises:
         CheckpointError: there is none, or its header is damaged.
     """
-    found: list[tuple[str, float | None]] = []
-    for source in sources:
-        header = read_header(best_of(source))
-        found += [(source, None)] if header is None else [(source, p.lmbda) for p in header.points]
-    return found
+    header = read_header(best_of(source))
+    return [None] if header is None else [point.lmbda for point in header.points]
 
 
 def open_coder(

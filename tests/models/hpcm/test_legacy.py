@@ -250,7 +250,8 @@ def test_the_command_takes_the_networks_name_and_the_misplacement(tmp_path, monk
     assert "epoch 2999" in said.err
     assert "legacy_s2_hyper is off" not in said.err
     header = checkpoint_file.read(tmp_path / "out/checkpoints/latest.safetensors").header
-    assert header.config["model"] == {"model_name": "HPCM_PhiContext", "legacy_s2_hyper": True}
+    expected = {"model_name": "HPCM_PhiContext", "legacy_s2_hyper": True, "init_ckpt": None}
+    assert header.config["model"] == expected
 
 
 def test_what_no_family_knows_is_refused(tmp_path, capsys):
