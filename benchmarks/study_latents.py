@@ -4,11 +4,12 @@
 
 PROBE_DIR are experiments of the family `flow`, several seeds an autoencoder, whose autoencoders
 were trained on floor plans (`imgtool data make layouts`) and measured by `imgtool eval latents`.
-No network judges: what is compared is what can be counted on a floor plan. Of each image 27
+No network judges: what is compared is what can be counted on a floor plan. Of each image 26
 numbers: the share of each of the ten colours of the palette (every pixel's nearest), the number of
-connected pieces of each, the share of pixels far from every colour, the middle and the extent of
-what is drawn, and the mean step between neighbours at two scales. Each is divided by its deviation
-over the training images; the judge's distance is Fréchet's between samples and training images.
+connected pieces of each, the middle and the extent of what is drawn, and the mean step between
+neighbours at two scales. Each is divided by its deviation over the training images; the judge's
+distance is Fréchet's between samples and training images. The share of pixels far from every
+colour, of which a floor plan has none, is told apart.
 
 Beside it stand the same distance of held-out images that went through the autoencoder (what a
 perfect model of the latents would have), of held-out images as they are (0 but for the number of
@@ -51,7 +52,7 @@ MEASURES = {  # name -> 1 where lower is better, -1 where higher is
 
 
 def numbers_of(images: NDArray[np.uint8]) -> Floats:
-    """(N, 27) of floor plans (N, H, W, 3)."""
+    """(N, 27) of floor plans (N, H, W, 3); the last is the share far from every colour."""
     return np.array([_numbers(image) for image in images])
 
 
@@ -79,7 +80,7 @@ def _numbers(image: NDArray[np.uint8]) -> list[float]:
         np.abs(np.diff(v, axis=0)).mean() + np.abs(np.diff(v, axis=1)).mean()
         for v in (values, half)
     ]
-    return [*shares, *pieces, (away.min(-1) > FAR).mean(), *where, *steps]
+    return [*shares, *pieces, *where, *steps, (away.min(-1) > FAR).mean()]
 
 
 def _pieces(mask: NDArray[np.bool_]) -> float:
@@ -91,12 +92,14 @@ class Judge:
     """Distances to the training images of one set of latents."""
 
     def __init__(self, training: Floats) -> None:
-        self._scale = np.maximum(training.std(0), 1e-3)
-        self._real = Statistics.of((training / self._scale).astype(np.float32))
+        self._scale = np.maximum(training[:, :-1].std(0), 1e-3)
+        self._real = Statistics.of(self._scaled(training))
 
     def __call__(self, found: Floats) -> float:
-        scaled = (found / self._scale).astype(np.float32)
-        return float(frechet_distance(self._real, Statistics.of(scaled)))
+        return float(frechet_distance(self._real, Statistics.of(self._scaled(found))))
+
+    def _scaled(self, found: Floats) -> NDArray[np.float32]:
+        return (found[:, :-1] / self._scale).astype(np.float32)
 
     def error(self, found: Floats, draws: int = 200) -> float:
         """Deviation over bootstrap draws of the images."""
@@ -132,24 +135,18 @@ def judge(path: Path, num: int) -> dict[str, Any]:
     folder = Path(file.autoencoder.path)
     folder = folder if folder.is_dir() else folder.parent.parent
     side = file.image_size[0]
-    real = {
-        name: numbers_of(_read(file, file.rows_of(name).tolist()))
-        for name in ("train", "val", "test")
-    }
+    real = {name: _of_part(file, name) for name in ("train", "val", "test")}
     judged = Judge(real["train"])
     held_out = np.concatenate([real["val"], real["test"]])
     rows = [*file.rows_of("val").tolist(), *file.rows_of("test").tolist()]
     decoder = found.task.decoder
     assert decoder is not None
-    again = numbers_of(
-        np.concatenate(
-            [
-                decoder(torch.from_numpy(np.stack([file.mean(row) for row in some])).float())
-                .permute(0, 2, 3, 1).numpy()
-                for some in (rows[at : at + 64] for at in range(0, len(rows), 64))
-            ]
-        )
-    )  # fmt: skip
+    if file.fingerprint not in _DECODED:
+        parts = [torch.from_numpy(np.stack([file.mean(row) for row in rows[at : at + 64]]))
+                 for at in range(0, len(rows), 64)]  # fmt: skip
+        images = [decoder(part.float()).permute(0, 2, 3, 1).numpy() for part in parts]
+        _DECODED[file.fingerprint] = numbers_of(np.concatenate(images))
+    again = _DECODED[file.fingerprint]
     samples = numbers_of(np.concatenate(list(_samples(found, part, num))))
     return {
         "probe": str(path),
@@ -163,18 +160,26 @@ def judge(path: Path, num: int) -> dict[str, Any]:
         "num_held_out": len(held_out),
         "distance": judged(samples),
         "distance_se": judged.error(samples),
-        "off_palette": float(samples[:, 20].mean()),
+        "off_palette": float(samples[:, -1].mean()),
         "reconstruction_distance": judged(again),
         "reconstruction_distance_se": judged.error(again),
-        "reconstruction_off_palette": float(again[:, 20].mean()),
+        "reconstruction_off_palette": float(again[:, -1].mean()),
         "held_out_distance": judged(held_out),
         **_cheap(folder),
     }
 
 
-def _read(file: Any, rows: list[int]) -> NDArray[np.uint8]:
-    view = open_images(file.data, [file.names[row] for row in rows])
-    return np.stack([view.read(k).image for k in range(len(view))])
+_OF_PART: dict[tuple[str, str], Floats] = {}  # all candidates are of the same images
+_DECODED: dict[str, Floats] = {}
+
+
+def _of_part(file: Any, part: str) -> Floats:
+    key = (file.data.fingerprint, part)
+    if key not in _OF_PART:
+        view = open_images(file.data, [file.names[row] for row in file.rows_of(part).tolist()])
+        images = np.stack([view.read(k).image for k in range(len(view))])
+        _OF_PART[key] = numbers_of(images)
+    return _OF_PART[key]
 
 
 def _samples(found: Restored, part: LatentPart, num: int) -> Iterator[NDArray[np.uint8]]:
