@@ -4,9 +4,10 @@
 
 PROBE_DIR are experiments of the family `flow`, several seeds an autoencoder, whose autoencoders
 were trained on floor plans (`imgtool data make layouts`) and measured by `imgtool eval latents`.
-No network judges: what is compared is what can be counted on a floor plan. Of each image 26
+No network judges: what is compared is what can be counted on a floor plan. Of each image 23
 numbers: the share of each of the ten colours of the palette (every pixel's nearest), the number of
-connected pieces of each, the middle and the extent of what is drawn, and the mean step between
+connected pieces of each that is no grey (a blurred edge passes through the greys, and each of its
+specks would count), the middle and the extent of what is drawn, and the mean step between
 neighbours at two scales. Each is divided by its deviation over the training images; the judge's
 distance is Fréchet's between samples and training images. The share of pixels far from every
 colour, of which a floor plan has none, is told apart.
@@ -52,7 +53,7 @@ MEASURES = {  # name -> 1 where lower is better, -1 where higher is
 
 
 def numbers_of(images: NDArray[np.uint8]) -> Floats:
-    """(N, 27) of floor plans (N, H, W, 3); the last is the share far from every colour."""
+    """(N, 24) of floor plans (N, H, W, 3); the last is the share far from every colour."""
     return np.array([_numbers(image) for image in images])
 
 
@@ -62,7 +63,8 @@ def _numbers(image: NDArray[np.uint8]) -> list[float]:
     away = np.linalg.norm(values[:, :, None] - np.array(PALETTE, np.float64), axis=-1)
     nearest = away.argmin(-1)
     shares = np.bincount(nearest.ravel(), minlength=len(PALETTE)) / nearest.size
-    pieces = [_pieces(nearest == number) for number in range(len(PALETTE))]
+    coloured = [number for number, colour in enumerate(PALETTE) if len({*colour}) > 1]
+    pieces = [_pieces(nearest == number) for number in coloured]
     drawn = nearest != len(PALETTE) - 1  # not the background
     rows, columns = np.nonzero(drawn)
     where = (
