@@ -14,16 +14,15 @@ if TYPE_CHECKING:
     from imgtool.sweep.trial import Plan
 
 
-def run_then(command: str) -> int:
+def run_then(commands: Sequence[str]) -> int:
     """Run --then. What it prints is talk: standard output has the sweep's records."""
     import subprocess
 
     from imgtool.process import shell
-    from imgtool.sweep.first import commands_of
 
-    for one in commands_of(command):
+    for one in commands:
         say(f"then: {one}")
-    code = subprocess.run(shell.words(command), stdout=2, check=False).returncode
+    code = subprocess.run(shell.words(shell.in_turn(commands)), stdout=2, check=False).returncode
     if code:
         say(f"the command of --then ended with {code}")
     return code

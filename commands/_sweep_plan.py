@@ -154,23 +154,18 @@ def _brief(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def show_commands(
-    plan: Plan, trials: Sequence[Trial], notes: Sequence[str], options: Any, then: str | None
-) -> None:
-    from imgtool.sweep.first import commands_of
-
+def show_commands(plan: Plan, trials: Sequence[Trial], notes: Sequence[str], options: Any) -> None:
     for note in notes:
         say(note)
     for trial in trials:
         say(shlex.join(options.command_of(plan, trial)))
-    for one in commands_of(then) if then else ():
+    for one in plan.then:
         say(one)
 
 
 def show_preparations(trials: Sequence[Trial]) -> None:
     """What the first trial of each candidate makes before it trains."""
-    prepared = [one for trial in trials if (one := trial.preparation) is not None]
-    made = [one for one in prepared if one.command and one.exp_dir is None]
+    made = [one for trial in trials if (one := trial.preparation) is not None and one.command]
     for one in {one.file: one for one in made}.values():
         there = " is there" if one.file.exists() else ": once, by the first trial that reads it"
         say(f"{one.file}{there}")

@@ -28,8 +28,8 @@ def run(
     """Make what a trial reads, where it is not there yet; then run a command in its place.
 
     `imgtool sweep SPEC --over EXP_DIR` starts its trials this way: of the trials of one
-    candidate the first encodes it, and the others wait until that is done. With --ladder a trial
-    waits for the one whose weights it begins with. The trial's prepare.json says what is made, and
+    candidate the first encodes it, and the others wait until that is done. A trial that begins with
+    another one's weights waits for that, with --ladder or where the sweep's file has `first:`. The trial's prepare.json says what is made, and
     how; without one nothing is.
 
     Exit code: that of the command; that of the making where it failed; 0 where it was asked to

@@ -154,11 +154,11 @@ def run(
     again = _with_named(plan, which, again)
     say_rungs(plan)
     if executor == LOCAL:
-        code = _here(output, plan, again, here, plan.then, dry_run=dry_run)
+        code = _here(output, plan, again, here, dry_run=dry_run)
     else:
         waves = Waves(
             plan,
-            _job_options(executor, cluster, plan.then),
+            _job_options(executor, cluster, plan),
             None if cluster.wait else repeated(ctx),
             is_job=next_rung,
             check_data=cluster.check_data,
@@ -220,7 +220,8 @@ def _as_jobs(
     return ExitCode.OK
 
 
-def _job_options(executor: str, cluster: Cluster, then: str | None) -> Options:
+def _job_options(executor: str, cluster: Cluster, plan: Plan) -> Options:
+    from imgtool.process.shell import in_turn
     from imgtool.schedulers.profile import read_profile
     from imgtool.sweep.cluster import Options
 
@@ -228,7 +229,7 @@ def _job_options(executor: str, cluster: Cluster, then: str | None) -> Options:
     return Options(
         scheduler=profile.scheduler(executor),
         requeue=cluster.requeue,
-        then=then,
+        then=in_turn(plan.then) if plan.then else None,
         max_running=cluster.max_running,
         trials_per_job=cluster.trials_per_job,
         script_dir=cluster.script_dir,
@@ -252,7 +253,6 @@ def _here(
     plan: Plan,
     retry: frozenset[str],
     here: Here,
-    then: str | None,
     *,
     dry_run: bool,
 ) -> int:
@@ -274,11 +274,11 @@ def _here(
         race = race_of(plan)
         first = descending(trials) if race is None else race.preview(trials)
         show_preparations(first)
-        show_commands(plan, first, notes, options, then)
+        show_commands(plan, first, notes, options)
     refuse_what_lacks(trials, dry_run=dry_run)
     if dry_run:
         return ExitCode.OK
-    follow = None if then is None else FollowUp(plan, then)
+    follow = FollowUp(plan, plan.then) if plan.then else None
     manifest.write(plan)
     for note in notes:
         say(note)
@@ -287,7 +287,7 @@ def _here(
         trials = race.begin(trials)
         options = replace(options, order=race)
         left |= race.left
-    elif plan.ladder is not None:
+    elif any(trial.above for trial in trials):
         options, trials = replace(options, order=(down := Descent())), down.begin(trials)
     say_what_is_left(plan, left)
     received = None

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 
 NOTIFY_SEC = 60.0
@@ -16,6 +17,16 @@ def words(command: str) -> list[str]:
     """bash with the command, in which `imgtool` is this program by the interpreter of now."""
     own = f'imgtool() {{ {shlex.quote(sys.executable)} -m imgtool "$@"; }}\n'
     return ["bash", "-c", own + command]
+
+
+def in_turn(commands: Sequence[str]) -> str:
+    """One command of several, each run whatever became of those before; the last exit code that
+    is not 0 counts.
+    """
+    if len(commands) == 1:
+        return commands[0]
+    lines = [f"{{ {command.strip()}\n}} || code=$?" for command in commands]
+    return "\n".join(["code=0", *lines, "(exit $code)"])
 
 
 def notify(

@@ -1,4 +1,5 @@
-"""Trials that begin with the weights of another one: whether it has them yet, and waiting for it.
+"""Trials that begin with the weights of another one, down a ladder or of what is trained first:
+whether it has them yet, and waiting for it.
 
 The pool of this machine gives a slot to a trial once the one above it has completed. A cluster's
 job waits for the other's by the scheduler's dependency; as that is of jobs that have ended, well or
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from imgtool.experiment.checkpoints import list_checkpoints
 from imgtool.experiment.layout import ExperimentDir
@@ -73,7 +75,7 @@ class Descent:
 
     def __init__(self) -> None:
         self._waiting: list[Trial] = []
-        self._under_way: set[str] = set()  # names of those that the pool has
+        self._under_way: set[Path] = set()  # directories of those that the pool has
         self._lost: list[tuple[Trial, str]] = []
         self.waits_for: Sequence[str] = ()
 
@@ -87,14 +89,14 @@ class Descent:
         found: list[Trial] = []
         elsewhere: dict[str, None] = {}
         for trial in [*self._waiting]:
-            ours = {one.name for one in self._waiting} | self._under_way
-            if trial.above is not None and trial.above.path.name in ours:
+            ours = {one.directory.path for one in self._waiting} | self._under_way
+            if trial.above is not None and trial.above.path in ours:
                 continue  # its last word comes before its end
             above = missing(trial)
             if above is None:
                 found.append(trial)
                 self._waiting.remove(trial)
-                self._under_way.add(trial.name)
+                self._under_way.add(trial.directory.path)
                 continue
             reason = why_not(read_state(above))
             if reason is None or holder(above) is not None:
@@ -107,11 +109,11 @@ class Descent:
 
     def ended(self, trial: Trial, state: TrialState) -> None:
         """It has ended."""
-        self._under_way.discard(trial.name)
+        self._under_way.discard(trial.directory.path)
 
     def gone(self, trial: Trial) -> None:
         """Someone else runs it, or nobody will."""
-        self._under_way.discard(trial.name)
+        self._under_way.discard(trial.directory.path)
 
     def given_up(self) -> list[tuple[Trial, str]]:
         """Those whose weights to begin with will not come."""

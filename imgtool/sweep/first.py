@@ -5,9 +5,9 @@
       judge: {config: attributes/celeba.yaml, exp_dir: outputs/genegan_judge}
 
 They are trials like the others, with resources and a table of their own, and come before them;
-no winner is chosen among them. A trial whose config names a checkpoint in such an exp_dir waits
-until that has been trained (`imgtool prepare`), and `{judge}` in `then:` is its path. What nobody
-reads is not trained. `--given judge=CKPT` takes what has been trained already.
+no winner is chosen among them. A trial whose config names a checkpoint in such an exp_dir starts
+once that has been trained (`descent`), and `{judge}` in `then:` is its path. What nobody reads is
+not trained. `--given judge=CKPT` takes what has been trained already.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from imgtool.sweep.trial import Trial
 
 _HINT = "such as first: {judge: {config: attributes/celeba.yaml, exp_dir: outputs/judge}}"
 _KEYS = {"config", "exp_dir"}
-_FIRST, _BEGIN = "code=0", "{ "  # of commands that are run in turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,12 +140,12 @@ class Firsts:
     def with_trials(
         self,
         trials: Sequence[Trial],
-        then: str | None,
+        then: Sequence[str],
         make: Callable[..., Loaded],
         *,
         has_rungs: bool,
     ) -> list[Trial]:
-        """The trials behind what they, or `then`, read; those that wait for it know how it is made.
+        """The trials behind what they, or `then`, read; those that read it wait for it.
 
         Args:
             make: a config, with those words of the sweep that mean something to a family.
@@ -168,10 +167,9 @@ class Firsts:
                 hint="give one of them another name",
             )
         firsts = {name: self._trial(name, make) for name in names}
-        waiting = [replace(trial, preparation=self._made_for(trial, firsts)) for trial in trials]
-        return [*firsts.values(), *waiting]
+        return [*firsts.values(), *(self._waiting(trial, firsts) for trial in trials)]
 
-    def _made_for(self, trial: Trial, firsts: Mapping[str, Trial]) -> Preparation | None:
+    def _waiting(self, trial: Trial, firsts: Mapping[str, Trial]) -> Trial:
         read = self.read_by(trial.loaded.experiment)
         if len(read) + (trial.preparation is not None) > 1:
             raise ConfigError(
@@ -179,12 +177,9 @@ class Firsts:
                 hint="a trial can wait for one of them",
             )
         for name, file in read.items():
-            first = firsts[name]
-            folder = str(first.directory.path)
-            words = ("train", first.family, "--config", str(first.config_path))
-            command = (*words, "--exp-dir", folder, "--quiet")
-            return Preparation(file=file, command=command, exp_dir=first.directory.path)
-        return trial.preparation
+            made = Preparation(file=file, by=firsts[name].directory.path)
+            return replace(trial, preparation=made, step=1)
+        return trial
 
     def _trial(self, name: str, make: Callable[..., Loaded]) -> Trial:
         config = self._all[name].config
@@ -215,18 +210,22 @@ class Firsts:
         words = map(Override, sets)
         return [word for word in words if keys_meant(word, schema) & known.keys()]
 
-    def _needed(self, experiments: Sequence[Experiment], then: str | None) -> list[str]:
+    def _needed(self, experiments: Sequence[Experiment], then: Sequence[str]) -> list[str]:
         """Names of those that are to be trained: somebody reads them."""
         read = {name for one in experiments for name in self.read_by(one)}
-        read |= {name for name in self._all if f"{{{name}}}" in (then or "")}
+        read |= {name for name in self._all if f"{{{name}}}" in " ".join(then)}
         return [name for name in self._all if name in read and name not in self.given]
 
-    def filled(self, then: str, root: Path) -> str:
-        """The command with `{root}` and every `{NAME}` as paths."""
+    def filled(self, then: Sequence[str], root: Path) -> tuple[str, ...]:
+        """The commands with `{root}` and every `{NAME}` as paths."""
         paths = {name: self.given.get(name) or str(self.folder(name)) for name in self._all}
-        for name, path in {**paths, "root": str(root)}.items():
-            then = then.replace(f"{{{name}}}", shlex.quote(path))
-        return then
+
+        def one(command: str) -> str:
+            for name, path in {**paths, "root": str(root)}.items():
+                command = command.replace(f"{{{name}}}", shlex.quote(path))
+            return command
+
+        return tuple(map(one, then))
 
 
 def _given(words: Sequence[str], names: Sequence[str]) -> dict[str, str]:
@@ -244,21 +243,3 @@ def _given(words: Sequence[str], names: Sequence[str]) -> dict[str, str]:
             raise CheckpointError(f"--given {name}: {error}", hint=error.hint) from error
         found[name] = str(Path(path).expanduser().absolute())
     return found
-
-
-def in_turn(commands: Sequence[str]) -> str:
-    """Commands of a shell, one after the other whatever became of those before; the last exit code
-    that is not 0 counts.
-    """
-    if len(commands) == 1:
-        return commands[0]
-    lines = [f"{_BEGIN}{command.strip()}\n}} || code=$?" for command in commands]
-    return "\n".join([_FIRST, *lines, "(exit $code)"])
-
-
-def commands_of(text: str) -> list[str]:
-    """What `in_turn` was made of, for people."""
-    lines = text.splitlines()
-    if lines[:1] != [_FIRST]:
-        return [text]
-    return [line.removeprefix(_BEGIN) for line in lines if line.startswith(_BEGIN)]

@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from imgtool.experiment import owner
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.files import write_text
+from imgtool.process.shell import in_turn
 from imgtool.sweep.state import ACTIVE, read_state
 from imgtool.sweep.trial import Plan, Trial
 from imgtool.sweep.verdict import traces
@@ -26,16 +27,16 @@ LOOK_SEC = 2.0
 
 
 class FollowUp:
-    """The command of `--then`; made before the first trial starts.
+    """The commands of `--then`; made before the first trial starts.
 
     Args:
         plan: the sweep.
-        command: of a shell.
+        commands: of a shell.
     """
 
-    def __init__(self, plan: Plan, command: str) -> None:
-        self._plan, self._command = plan, command
-        name = hashlib.sha256(command.encode()).hexdigest()[:8]
+    def __init__(self, plan: Plan, commands: Sequence[str]) -> None:
+        self._plan, self._commands = plan, commands
+        name = hashlib.sha256(in_turn(commands).encode()).hexdigest()[:8]
         self._folder = ExperimentDir(plan.root / f".then-{name}")
         self._note_path = self._folder.path / "done.json"
         self._before = self._note()
@@ -58,7 +59,7 @@ class FollowUp:
                 is_told = True
             sleep(LOOK_SEC)
 
-    def run(self, start: Callable[[str], int], say: Callable[[str], None]) -> int:
+    def run(self, start: Callable[[Sequence[str]], int], say: Callable[[str], None]) -> int:
         """Run the command, if nobody else does or has, after `wait`.
 
         Args:
@@ -78,9 +79,14 @@ class FollowUp:
             if found is not None and found != self._before and found.get("seen") == seen:
                 say("then: another sweep has run it")
                 return int(found.get("code", 0))
-            code = start(self._command)
+            code = start(self._commands)
             with suppress(OSError):
-                content = {"command": self._command, "code": code, "seen": seen, "at": time.time()}
+                content = {
+                    "command": [*self._commands],
+                    "code": code,
+                    "seen": seen,
+                    "at": time.time(),
+                }
                 write_text(self._note_path, json.dumps(content) + "\n")
             return code
 

@@ -20,7 +20,6 @@ import shlex
 import string
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,6 @@ from imgtool.errors import CheckpointError, ConfigError, ExperimentError, UsageE
 from imgtool.experiment import owner
 from imgtool.experiment.checkpoint_file import read_header
 from imgtool.experiment.layout import CHECKPOINTS_NAME, ExperimentDir, find_checkpoint
-from imgtool.experiment.owner_file import Owner
-from imgtool.experiment.status import read_status
 from imgtool.files import followed, write_text
 from imgtool.sweep.find import below
 
@@ -79,19 +76,12 @@ class Preparation:
     Attributes:
         file: what it reads.
         command: words of imgtool that make it, by the first trial that reads it.
-        exp_dir: of a training that makes it; None for what is there once it is there.
         by: the directory of another trial of the sweep that makes it, and is not started for it.
     """
 
     file: Path
     command: tuple[str, ...] = ()
-    exp_dir: Path | None = None
     by: Path | None = None
-
-    def is_made(self) -> bool:
-        """Whether it is there; what a training makes is so once that has completed."""
-        status = read_status(ExperimentDir(self.exp_dir)) if self.exp_dir else None
-        return self.file.exists() and (status is None or status.get("state") == "completed")
 
 
 def read_over(given: Any) -> Over:
@@ -253,7 +243,6 @@ def prepared(
 def write_preparation(directory: ExperimentDir, made: Preparation) -> None:
     """Say in a trial's directory what it reads, and how that is made."""
     content: dict[str, Any] = {"file": str(made.file), "command": list(made.command)}
-    content |= {"exp_dir": str(made.exp_dir)} if made.exp_dir else {}
     if made.by is not None:
         content["by"] = str(made.by)
     write_text(directory.path / PREPARE_NAME, json.dumps(content, indent=1) + "\n")
@@ -268,9 +257,9 @@ def read_preparation(directory: ExperimentDir) -> Preparation | None:
     path = directory.path / PREPARE_NAME
     try:
         content = json.loads(path.read_bytes())
-        exp_dir, by = (Path(content[key]) if key in content else None for key in ("exp_dir", "by"))
+        by = Path(content["by"]) if "by" in content else None
         words = tuple(map(str, content["command"]))
-        return Preparation(file=Path(content["file"]), command=words, exp_dir=exp_dir, by=by)
+        return Preparation(file=Path(content["file"]), command=words, by=by)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -298,31 +287,20 @@ def prepare(
     Raises:
         ExperimentError: the folder cannot be written to.
     """
+    folder = ExperimentDir(made.file.parent)
     told: str | None = None
-    while not made.is_made():
-        hold = _take(made)
-        if isinstance(hold, Owner):
-            if told != str(hold):
-                told = str(hold)
+    while not made.file.exists():
+        try:
+            hold = owner.take(folder)
+        except owner.InUse as error:
+            if told != str(error.owner):
+                told = str(error.owner)
                 say(f"waiting for {made.file}, which {told} makes")
             sleep(POLL_SEC)
             continue
         with hold:
-            if made.is_made():
+            if made.file.exists():
                 break
             say(f"imgtool {shlex.join(made.command)}")
-            code = run(made.command)
-        if code and isinstance(_take(made), Owner):
-            continue  # somebody else has begun the training at the same moment
-        return code
+            return run(made.command)
     return 0
-
-
-def _take(made: Preparation) -> AbstractContextManager[Any] | Owner:
-    """The folder of what is made, or who has it; a training takes its own."""
-    if made.exp_dir is not None:
-        return owner.holder(ExperimentDir(made.exp_dir)) or nullcontext()
-    try:
-        return owner.take(ExperimentDir(made.file.parent))
-    except owner.InUse as error:
-        return error.owner

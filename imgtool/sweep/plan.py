@@ -102,13 +102,10 @@ def make_plan(
         made = climb(made, steps, place, schema_of=schema_of, name_of=name_of, again=maker.named)
     trials = _trials(made, root, shared_dir, name_of)
     if only:
-        stems = {one.name: PurePath(one.config).stem for one in made}
-        stems |= {trial.name: PurePath(trial.source).stem for trial in trials}
-        kept = chosen([name for trial in trials for name in trial.names], only, stems)
-        trials = [trial for trial in trials if kept & {*trial.names}]
-    then = spec.then if then is None else then
+        trials = _kept(trials, made, only)
+    commands = spec.then if then is None else (then,)
     rungs = spec.halving if halving is None else read_halving(halving)
-    trials = firsts.with_trials(trials, then, maker.make_first, has_rungs=rungs is not None)
+    trials = firsts.with_trials(trials, commands, maker.make_first, has_rungs=rungs is not None)
     varied = tuple(key for values in extra[:1] for key in values if key != SEED)
     return Plan(
         name=spec.name,
@@ -118,17 +115,21 @@ def make_plan(
         shared_dir=shared_dir,
         decides=spec.decides or varied,
         trials=tuple(trials),
-        max_running={
-            queue: keys["max_running"]
-            for queue, keys in spec.resources.items()
-            if queue != THEN and keys.get("max_running") is not None
-        },
+        max_running=spec.max_running,
         duration_sec=duration_sec,
-        then=None if then is None else firsts.filled(then, root),
+        then=firsts.filled(commands, root),
         then_resources=maker.checked(THEN, spec.configs[0]) if THEN in spec.resources else {},
         halving=rungs,
         ladder=steps,
     )
+
+
+def _kept(trials: Sequence[Trial], made: Sequence[Made], only: Sequence[str]) -> list[Trial]:
+    """Those that `--only` names, by any of their names."""
+    stems = {one.name: PurePath(one.config).stem for one in made}
+    stems |= {trial.name: PurePath(trial.source).stem for trial in trials}
+    kept = chosen([name for trial in trials for name in trial.names], only, stems)
+    return [trial for trial in trials if kept & {*trial.names}]
 
 
 def _ladder(spec: Spec, words: str, halving: str | None) -> Ladder:

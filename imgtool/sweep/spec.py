@@ -16,7 +16,7 @@ from imgtool.config.validate import MAX_NAME_BYTES
 from imgtool.config.yaml_io import parse_tree
 from imgtool.errors import ConfigError, UserError, did_you_mean
 from imgtool.sweep import grid
-from imgtool.sweep.first import First, in_turn, read_first
+from imgtool.sweep.first import First, read_first
 from imgtool.sweep.halving import Halving, read_halving
 from imgtool.sweep.ladder import Ladder, read_ladder
 from imgtool.sweep.over import Over, read_over
@@ -47,8 +47,7 @@ class Spec:
         decides: config keys that its winner decides.
         resources: queue -> keys of `cluster` and max_running; THEN -> keys of `cluster`.
         duration_sec: time limit of a trial.
-        then: a shell command for when every trial has ended, or several one after the other;
-            `{root}` is the sweep's folder, `{NAME}` what is trained first by that name.
+        then: shell commands for when every trial has ended, one after the other; `{root}` is the sweep's folder, `{NAME}` what is trained first by that name.
         halving: rungs at which the best part of the trials goes on.
         over: what is made of each candidate of `--over`; None where trials have none.
         ladder: how trials climb down, where `--ladder` asks for it; None for the usual way.
@@ -65,10 +64,20 @@ class Spec:
     decides: tuple[str, ...] = ()
     resources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     duration_sec: float | None = None
-    then: str | None = None
+    then: tuple[str, ...] = ()
     halving: Halving | None = None
     over: Over | None = None
     ladder: Ladder | None = None
+
+    @property
+    def max_running(self) -> dict[str, int]:
+        """Queue -> most of its trials that run at once, where `resources` says so."""
+        return {
+            queue: keys["max_running"]
+            for queue, keys in self.resources.items()
+            if queue != THEN and keys.get("max_running") is not None
+        }
+
     first: tuple[First, ...] = ()
 
 
@@ -168,10 +177,11 @@ class _Reader:
             raise self.fail(key, f"{key} is {value!r}, expected a text")
         return value
 
-    def then(self) -> str | None:
+    def then(self) -> tuple[str, ...]:
         if isinstance(self.values.get("then"), list):
-            return in_turn(self.texts("then")) or None
-        return self.text("then")
+            return tuple(self.texts("then"))
+        one = self.text("then")
+        return () if one is None else (one,)
 
     def texts(self, key: str) -> list[str]:
         value = self.values.get(key)

@@ -88,7 +88,7 @@ class Plan:
         trials: in the order of the spec, without repeats.
         max_running: queue -> most trials of it that run at once; other queues have no limit.
         duration_sec: time limit of a trial; None without one.
-        then: a shell command for when every trial has ended.
+        then: shell commands for when every trial has ended, one after the other.
         then_resources: keys of `cluster` for the job that runs it; the site's few for others.
         halving: rungs at which the best part of the trials goes on; None where all do.
         ladder: how trials that begin with one another's weights are trained; None where none does.
@@ -103,7 +103,7 @@ class Plan:
     trials: tuple[Trial, ...]
     max_running: Mapping[str, int] = field(default_factory=dict)
     duration_sec: float | None = None
-    then: str | None = None
+    then: tuple[str, ...] = ()
     then_resources: Mapping[str, Any] = field(default_factory=dict)
     halving: Halving | None = None
     ladder: Ladder | None = None

@@ -2,24 +2,23 @@
 
 import json
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from imgtool.config import presets
 from imgtool.config.fields import keys_of
 from imgtool.errors import UserError
-from imgtool.experiment import owner
-from imgtool.experiment.layout import ExperimentDir
 from imgtool.models.registry import schema
-from imgtool.process.shell import words
+from imgtool.process.shell import in_turn, words
 from imgtool.selection.sources import find_sources
 from imgtool.sweep import jobs, manifest
-from imgtool.sweep.first import commands_of, in_turn
+from imgtool.sweep.choose import choose
+from imgtool.sweep.descent import Descent, missing
 from imgtool.sweep.inputs import lacking
-from imgtool.sweep.over import Preparation, prepare, read_preparation
+from imgtool.sweep.over import read_preparation
 from imgtool.sweep.plan import make_plan
 from imgtool.sweep.spec import read_spec
+from imgtool.sweep.state import read_state
 from tests.sweep.test_over import trained
 
 SPEC = """\
@@ -65,10 +64,9 @@ def test_what_is_read_is_a_trial_before_those_that_read_it(folder):
     assert vq.loaded.experiment.output.shared_dir is None
     assert a.preparation is None
     assert b.preparation.file == folder / "vq/checkpoints/latest.safetensors"
-    assert b.preparation.command[:2] == ("train", "genegan")
-    assert str(vq.config_path) in b.preparation.command
+    assert b.preparation.by == vq.directory.path
     assert not any("vq" in lack.text for lack in lacking(found.trials))
-    assert found.then.splitlines()[3].endswith(f"--sweep {folder}/out --judge '{folder}/my judge'")
+    assert found.then[1].endswith(f"--sweep {folder}/out --judge '{folder}/my judge'")
 
 
 def test_what_nobody_reads_is_not_trained(folder):
@@ -85,7 +83,7 @@ def test_what_is_given_takes_its_place(folder):
     assert (a.name, b.preparation) == ("a", None)
     assert b.loaded.experiment.model.init_vqvae_ckpt == str(folder / "other")
     assert b.name.startswith("b-")  # which makes it another experiment
-    assert found.then.endswith(f"--judge {folder}/seen\n}} || code=$?\n(exit $code)")
+    assert found.then[1].endswith(f"--judge {folder}/seen")
     for given, problem in (("judge", "NAME=CKPT"), ("jury=seen", "'jury'"), ("vq=no", "no check")):
         with pytest.raises(UserError, match=problem):
             plan(given=[given])
@@ -95,7 +93,7 @@ def test_tiny_ones_lie_apart(folder):
     found = by_name(plan(tiny=True))
     assert found["vq"].directory.path == folder / "vq/tiny"
     assert found["b"].preparation.file == folder / "vq/tiny/checkpoints/latest.safetensors"
-    assert found["b"].preparation.exp_dir == folder / "vq/tiny"
+    assert found["b"].preparation.by == folder / "vq/tiny"
 
 
 def test_what_is_wrong_is_said(folder):
@@ -129,48 +127,35 @@ def state(directory, word):
     (directory.path / "status.json").write_text(json.dumps({"state": word}))
 
 
-def test_who_reads_it_waits_until_it_is_trained_whole(folder):
-    reader = by_name(plan())["b"]
+def test_who_reads_it_starts_once_it_is_trained_whole(folder):
+    found = by_name(plan())
+    vq, reader = found["vq"], found["b"]
+    assert (reader.above.path, reader.step, vq.step) == (vq.directory.path, 1, 0)
     jobs.write_config(reader)
-    made = read_preparation(reader.directory)
-    assert made == reader.preparation
-    directory = ExperimentDir(made.exp_dir)
-    trained(directory.path)
-    made.file.write_bytes(b"")
-    state(directory, "stopped")
-    assert not made.is_made()
-    hold, said, ran = owner.take(directory), [], []
-
-    def sleep(_):
-        state(directory, "stopped")
-        hold.release()
-
-    def train(words):
-        assert owner.holder(directory) is None  # training takes it itself
-        ran.append(words)
-        state(directory, "completed")
-        return 0
-
-    assert prepare(made, train, said.append, sleep=sleep) == 0
-    assert ran == [made.command]
-    assert "waiting for" in said[0]
-    assert made.is_made()
-    assert prepare(made, pytest.fail, said.append) == 0
+    assert read_preparation(reader.directory) == reader.preparation
+    trained(vq.directory.path)
+    for word, given in (("stopped", False), ("completed", True)):
+        state(vq.directory, word)
+        assert (missing(reader) is None) == given
+    state(vq.directory, "failed")
+    left = choose(plan()).left
+    assert left["b"] == "it begins with the weights of vq, which has failed"
 
 
-def test_what_was_brought_is_taken_as_it_is(tmp_path):
-    file = tmp_path / "vq/checkpoints/latest.safetensors"
-    file.parent.mkdir(parents=True)
-    made = Preparation(file=file, command=("train",), exp_dir=tmp_path / "vq")
-    assert not made.is_made()
-    file.write_bytes(b"")
-    assert made.is_made()
+def test_a_pool_keeps_who_reads_it_until_it_has_ended(folder):
+    found = by_name(plan(tiny=True))  # whose directory has another name
+    vq, reader, down = found["vq"], found["b"], Descent()
+    assert down.begin([reader, vq]) == [vq]
+    assert (down.more(), down.given_up()) == ([], [])
+    trained(vq.directory.path)
+    state(vq.directory, "completed")
+    down.ended(vq, read_state(vq.directory))
+    assert (down.more(), down.given_up()) == ([reader], [])
 
 
 @pytest.mark.parametrize(("codes", "code"), [("0", 0), ("00", 0), ("30", 3), ("053", 3)])
 def test_commands_in_turn_all_run(codes, code, tmp_path):
     lines = [f"echo {one} >> seen; (exit {one})  # said" for one in codes]
-    assert commands_of(in_turn(lines)) == lines
     answer = subprocess.run(words(in_turn(lines)), cwd=tmp_path, check=False)
     assert answer.returncode == code
     assert (tmp_path / "seen").read_text().split() == list(codes)
@@ -182,10 +167,10 @@ def test_shipped_sweeps_read_what_they_train_first(name, tmp_path, monkeypatch):
     found = make_plan(name, schema_of=schema, sets=["data.root=x"])
     firsts = {trial.name for trial in found.trials if trial.is_first}
     assert firsts == {one.name for one in read_spec(name).first}
-    assert "{" not in found.then.replace("{ imgtool", "")
+    assert "{" not in "".join(found.then)
     for trial in found.trials:
         if trial.preparation is not None:
-            assert Path(trial.preparation.exp_dir).name
+            assert trial.preparation.by.name
             reads = [key for key in keys_of(schema(trial.family)).values() if key.reads]
             assert any(
                 getattr(getattr(trial.loaded.experiment, key.section), key.name) for key in reads

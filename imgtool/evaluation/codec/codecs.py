@@ -6,7 +6,6 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from imgtool.evaluation.codec.codec import Codec, Encoded
@@ -16,13 +15,8 @@ from imgtool.evaluation.codec.header import index_of
 from imgtool.evaluation.codec.memory import Room
 from imgtool.evaluation.codec.model import opened
 from imgtool.evaluation.codec.target import Measured, Target, search, see_points
+from imgtool.nn.quality import mse, psnr
 from imgtool.training.device import resolve_device
-
-
-def psnr(image: Tensor, other: Tensor) -> float:
-    """In dB, of uint8 images of one size; infinite where they are equal."""
-    mse = (image.double() - other.double()).square().mean()
-    return float(10 * torch.log10(255**2 / mse))
 
 
 @dataclass(frozen=True)
@@ -142,4 +136,9 @@ class Codecs:
         begin = time.perf_counter()
         encoded = codec.encode(image)
         took = time.perf_counter() - begin
-        return Choice(codec, encoded, took, psnr(image, encoded.reconstruction), {})
+        return Choice(codec, encoded, took, _psnr(image, encoded.reconstruction), {})
+
+
+def _psnr(image: Tensor, other: Tensor) -> float:
+    """In dB, of uint8 images (3, H, W) of one size."""
+    return float(psnr(mse(image.double()[None] / 255, other.double()[None] / 255)))

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, stdtrit
+from scipy.special import stdtrit
+from scipy.stats import quantile_test
 
 from imgtool.errors import NoAnswer, UsageError
 from imgtool.evaluation.rate_distortion.bd_rate import Method, NoOverlap, bd_rate
@@ -311,16 +312,10 @@ def _reach(ratios: Floats, confidence: float) -> float | None:
 
 
 def _median_interval(ratios: Floats, confidence: float) -> tuple[float | None, float | None]:
-    """Of the median in per cent, from order statistics: W. J. Conover, Practical Nonparametric
-    Statistics, 1999, section 3.2.
-    """
-    count = len(ratios)
-    # As many as have at most this chance of lying all on one side of the median.
-    outside = int((bdtr(np.arange(count), count, 0.5) <= (1 - confidence) / 2).sum())
-    if outside == 0:
-        return None, None
-    ordered = np.sort(ratios)
-    return _percent(float(ordered[outside - 1])), _percent(float(ordered[-outside]))
+    """Of the median in per cent, from order statistics; None where there are too few."""
+    interval = quantile_test(ratios, p=0.5).confidence_interval(confidence)
+    low, high = (None if math.isnan(end) else _percent(float(end)) for end in interval)
+    return low, high
 
 
 def _of_averages(
