@@ -14,7 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from imgtool.models.autoencoder.bottleneck import Latent, make_bottleneck
-from imgtool.models.autoencoder.kl import KlClassificationHead, KlEncoder, KlHead, KlTrunk
+from imgtool.models.autoencoder.kl import (
+    KlClassificationHead,
+    KlEncoder,
+    KlHead,
+    KlTrunk,
+    kl_init,
+)
 from imgtool.models.autoencoder.schema import Model
 from imgtool.models.base import Noise
 from imgtool.nn.blocks import conv_norm_act, he_init
@@ -153,7 +159,9 @@ class Autoencoder(nn.Module):
         features = model.levels if model.architecture == "kl" else widths(model)
         self.bottleneck = make_bottleneck(features[-1], model)
         self.decoder = Decoder(model, num_mask_classes, num_label_classes)
-        if model.groups is None:
+        if model.architecture == "kl":
+            self.apply(kl_init)
+        elif model.groups is None:
             self.apply(he_init)
 
     def freeze_encoder(self) -> None:

@@ -11,6 +11,7 @@ import torch
 from imgtool.config.load import load
 from imgtool.errors import ConfigError
 from imgtool.models import registry
+from imgtool.models.autoencoder.kl import Residual
 from imgtool.models.autoencoder.network import Autoencoder
 from imgtool.models.autoencoder.schema import Model
 from imgtool.models.base import Noise, StepResult
@@ -46,6 +47,24 @@ def test_parameters_and_costs_are_those_of_the_published_networks(name: str) -> 
     assert round((count_parameters(network.decoder) - post) / 1e6, 2) == decoder
     both = count_macs(lambda x: network.decode(network.encode(x).z), (256, 256))
     assert both / 1e9 == pytest.approx(sum(macs), rel=0.01)
+
+
+def test_a_new_network_is_little_more_than_its_chain_of_resizing_convolutions() -> None:
+    torch.manual_seed(0)
+    model = Model(architecture="kl", downsampling_steps=2, norm_groups=2, heads=("rgb",))
+    network = Autoencoder(model)
+    x = torch.randn(2, 3, 64, 64)
+    blocks = [module for module in network.modules() if isinstance(module, Residual)]
+    for block in blocks:
+        inner = torch.randn(2, block.conv1.in_channels, 16, 16)
+        with torch.no_grad():
+            added = block(inner) - block.conv_shortcut(inner)
+        assert 0.02 < added.std() < 0.2
+    with torch.no_grad():
+        chain = network.encoder.conv_in(x)
+        for level in network.encoder.down_blocks:
+            chain = level(chain)
+    assert 0.5 < chain.std() < 2
 
 
 @pytest.mark.parametrize("bottleneck", ["none", "kl", "vq"])
