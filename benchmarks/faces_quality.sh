@@ -4,6 +4,7 @@
 #   benchmarks/faces_quality.sh                        all four, two hours of two cores each
 #   benchmarks/faces_quality.sh base all               some of them
 #   MINUTES=10 OUT=/tmp/q benchmarks/faces_quality.sh  a trial
+#   ITERATIONS=2000 benchmarks/faces_quality.sh        equal iterations, on however busy a machine
 #
 # base       what genegan/faces64 was: transposed convolutions, clipped critics, rmsprop
 # resize     base, with repetition and a convolution in the joiner
@@ -11,7 +12,8 @@
 # all        genegan/faces64 as it is
 set -euo pipefail
 out=${OUT:-out/faces_quality}
-minutes=${MINUTES:-120}
+limit=(--max-time "${MINUTES:-120}m")
+[ -z "${ITERATIONS-}" ] || limit=(--max-iter "$ITERATIONS" --decay-iterations "$ITERATIONS")
 faces=$out/faces
 
 [ -e "$faces" ] || imgtool data make faces "$faces" --n 4000 --aligned --seed 0
@@ -33,7 +35,7 @@ for name in "${chosen[@]}"; do
         *) echo "$name is none of base, resize, penalty, all" >&2 && exit 2 ;;
     esac
     imgtool train genegan --config genegan/faces64 --data-root "$faces" --official-split \
-        --device cpu --threads "${THREADS:-2}" --max-time "${minutes}m" --exp-dir "$out/$name" \
+        --device cpu --threads "${THREADS:-2}" "${limit[@]}" --exp-dir "$out/$name" \
         ${options[@]+"${options[@]}"}
     imgtool eval edit "$out/$name" --judge "$out/judge" --device cpu --n 400 \
         --out "$out/$name/edit.json" --report "$out/$name/edits"
