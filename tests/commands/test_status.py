@@ -1,5 +1,6 @@
 """imgtool status through the real program, on directories as trainings leave them."""
 
+import contextlib
 import io
 import json
 import os
@@ -8,10 +9,12 @@ import socket
 import subprocess
 import sys
 from datetime import UTC, datetime
+from unittest import mock
 
 import pytest
 
 from commands import _sweep_table
+from commands._program import run
 from imgtool.experiment.job import write_job
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.status import now_iso
@@ -21,11 +24,18 @@ from imgtool.sweep.state import read_state
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 
 
-def imgtool(*words, cwd=None, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "imgtool", *map(str, words)],
-        **{"capture_output": True, "text": True, "timeout": 60, "cwd": cwd, **options},
-    )
+def imgtool(*words, cwd=".", env=None, input=""):
+    """As a process of its own would, in this one."""
+    given, out, err = [str(word) for word in words], io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(cwd),
+        mock.patch.dict(os.environ, env or {}),
+        mock.patch.object(sys, "stdin", io.StringIO(input)),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        code = run(given)
+    return subprocess.CompletedProcess(given, code, out.getvalue(), err.getvalue())
 
 
 def put(folder, name, log=None, **fields):

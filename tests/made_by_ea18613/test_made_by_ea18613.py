@@ -109,6 +109,7 @@ def test_a_sweeps_trials_are_found_as_done(made, imgtool):
     assert [record["overrides"] for record in records] == [{"train.lr": 1e-3}, {"train.lr": 2e-3}]
 
 
+@pytest.mark.slow
 def test_a_sweeps_trials_go_on_where_they_lie(made, imgtool):
     words = ("sweep", "sweep.yaml", "--set", "train.max_iter=3", "--json")
     code, records, said = imgtool(*words, "--dry-run")

@@ -138,6 +138,7 @@ def test_an_error_of_the_ranks_keeps_its_own_code(tmp_path, start):
 
 
 @linux
+@pytest.mark.slow
 def test_ranks_whose_launcher_is_killed_save_and_leave_nothing(photos, tmp_path, start):
     timed = ["run-timed", "--exp-dir", tmp_path, "--duration", "1h", "--grace", "2m", "--"]
     process = start(*PROGRAM, *timed, *PROGRAM, *train(photos, tmp_path))
