@@ -1,3 +1,3 @@
 """The engine of imgtool: importable, prints nothing, knows no command line."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
