@@ -28,7 +28,7 @@ from _pairs import report, run_pairs
 def main() -> None:
     """Make images and an autoencoder, run both comparisons, print a JSON record each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--channels", type=int, default=32, help="base_channels of the encoder")
     parser.add_argument("--pairs", type=int, default=5)
