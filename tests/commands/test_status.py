@@ -1,4 +1,4 @@
-"""imgtool status through the real program, on directories as trainings leave them."""
+"""imgtool status, all but its process, on directories as trainings leave them."""
 
 import contextlib
 import io

@@ -7,17 +7,15 @@ the parts that they make: the encoder's to the bottleneck, the decoder's to the 
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgtool.models.autoencoder.schema import Model
-from imgtool.nn.blocks import ACTIVATIONS
+from imgtool.nn.blocks import ACTIVATIONS, he_init
 
 EPS = 1e-6  # of every GroupNorm; torch's own default is 1e-5
-BRANCH = 0.1  # of a residual block's share in its sum at the start
+BRANCH = 0.1  # size of a residual block's last weights at the start, of their usual one
 
 
 class Residual(nn.Module):
@@ -234,26 +232,26 @@ class KlClassificationHead(nn.Sequential):
 def kl_init(module: nn.Module) -> None:
     """Weights with which the network begins as little more than its chain of resizing convolutions.
 
-    That chain keeps the size of what goes through it, and each residual block adds a tenth (Zhang
-    et al. 2019, Fixup, begins with nothing). PyTorch's own weights shrink the chain and leave the
-    image to the blocks, whose norms hide its contrast: a photograph is learnt far more slowly. To
-    be applied.
+    That chain keeps the size of what goes through it, and each residual block adds about a tenth
+    (Zhang et al. 2019, Fixup, begins with nothing). With PyTorch's own weights each convolution of
+    the chain takes two thirds of the variance, and photographs were learnt more slowly
+    (docs/measurements.md). To be applied.
     """
     match module:
         case Residual():
-            _scale(module.conv1, "relu")
-            _scale(module.conv2, "linear", BRANCH)
+            he_init(module.conv1)
+            _keep_size(module.conv2, BRANCH)
             if isinstance(module.conv_shortcut, nn.Conv2d):
-                _scale(module.conv_shortcut, "linear")
+                _keep_size(module.conv_shortcut)
         case Halved() | Doubled():
-            _scale(module.conv, "linear")
+            _keep_size(module.conv)
         case KlEncoder() | KlTrunk():
-            _scale(module.conv_in, "linear")
+            _keep_size(module.conv_in)
 
 
-def _scale(conv: nn.Conv2d, followed_by: Literal["linear", "relu"], share: float = 1.0) -> None:
-    """He et al. 2015, equation 10: variance 1, or 2 before an activation, over the inputs."""
-    nn.init.kaiming_normal_(conv.weight, nonlinearity=followed_by)
+def _keep_size(conv: nn.Conv2d, share: float = 1.0) -> None:
+    """As `he_init`, where no activation follows: variance 1 / (inputs of an output)."""
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")
     with torch.no_grad():
         conv.weight.mul_(share)
     if conv.bias is not None:
