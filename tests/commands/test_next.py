@@ -6,6 +6,8 @@ import shlex
 import subprocess
 import sys
 
+import pytest
+
 from imgtool.experiment.layout import ExperimentDir
 from tests.commands.test_main import PROGRAM
 
@@ -39,10 +41,14 @@ def next_of(text):
     return shlex.split(line.removeprefix("next: imgtool "))
 
 
-def test_each_leads_to_the_next(tmp_path):
+def test_a_copied_preset_leads_to_what_it_says(tmp_path):
     copied = at_a_terminal(tmp_path, "presets", "copy", "photos/quick", "a b.yaml")
     assert next_of(copied) == ["config", "show", "a b.yaml"]
     assert "name: photos_AE_ch4_ds2" in at_a_terminal(tmp_path, *next_of(copied))
+
+
+@pytest.mark.slow
+def test_data_lead_to_a_training_and_that_to_its_metrics(tmp_path):
     made = at_a_terminal(tmp_path, "data", "make", "photos", "p", "--n", 12, "--size", 64)
     limits = ("--tiny", "--max-iter", 2, "--exp-dir", "out/a", "--device", "cpu")
     trained = at_a_terminal(tmp_path, *next_of(made), *limits)

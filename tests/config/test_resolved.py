@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import fields
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
 from pathlib import Path
 from types import UnionType
@@ -129,6 +129,7 @@ def _section(cls: type, family: str) -> st.SearchStrategy[Any]:
     return st.builds(cls, **values)
 
 
+@cache
 def experiments(family: str) -> st.SearchStrategy[Experiment]:
     sections = {name: _section(cls, family) for name, cls in schema(family).section_types().items()}
     return st.builds(

@@ -264,6 +264,7 @@ def loading(root: Path, steps: list[tuple[str, str, str]], *command: str) -> lis
     return answers
 
 
+@pytest.mark.slow
 def test_a_small_dev_shm(make_photos: Callable) -> None:
     try_it = ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/dev/shm"]
     if os.geteuid() or subprocess.run(try_it).returncode:
@@ -289,6 +290,7 @@ def test_a_small_dev_shm(make_photos: Callable) -> None:
         assert full["code"] == ExitCode.UNREADABLE
 
 
+@pytest.mark.slow
 def test_a_low_limit_of_open_files(make_photos: Callable) -> None:
     raised, lowered, out = loading(
         make_photos(8, 160, 160),

@@ -37,7 +37,8 @@ CASES = [
     pytest.param(
         family,
         changes,
-        marks=[pytest.mark.slow] if family == "genegan" else [],  # half a minute each
+        # of genegan half a minute each, of hpcm five seconds
+        marks=[pytest.mark.slow] if number or family in ("genegan", "hpcm") else [],
         id=f"{family}{number}",
     )
     for family in registry.FAMILIES

@@ -103,7 +103,10 @@ def in_a_process(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Results]]]:
     folder: Path = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(in_a_process, (str(folder),), nprocs=2)
+    # forked, since importing torch anew costs seconds; a rank computes with one thread alone
+    torch.multiprocessing.start_processes(
+        in_a_process, (str(folder),), nprocs=2, start_method="fork"
+    )
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -110,6 +110,7 @@ def test_run_timed_stops_both_which_save(photos, tmp_path, start):
 
 
 @linux
+@pytest.mark.slow
 def test_a_rank_that_is_killed_is_named_and_one_that_waits_for_it_is_ended(photos, tmp_path, start):
     program = "import sys; from imgtool.process import torchrun; torchrun.OTHERS_SEC = 0.5; "
     program += "sys.exit(torchrun.run(sys.argv[4:], 2, say=lambda text: print(text)))"

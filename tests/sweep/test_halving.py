@@ -306,6 +306,7 @@ def goes_on_from(plan, before):
         assert verdicts.items() <= after[name].items()
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_comes_to_the_same_end(tmp_path):
     plan = make_plan(tmp_path / "root", SIX, WORDS)
     before, num_kills = {}, 0

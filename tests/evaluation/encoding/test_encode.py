@@ -224,6 +224,7 @@ def test_killed_and_gone_on_with(world, tmp_path, capsys):
     assert out.stat() == before
 
 
+@pytest.mark.slow
 def test_two_ranks_make_the_same_bytes_as_one(world, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"

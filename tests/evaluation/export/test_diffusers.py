@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
 from huggingface_hub import ModelCard
 from PIL import Image
-from torchvision.transforms.functional import pil_to_tensor
 
 from imgtool.data.latent_contents import AutoencoderFacts, Contents, DataFacts
 from imgtool.data.latent_writing import LatentsWriter, beginning, finish
@@ -28,6 +26,8 @@ LAYOUTS = (
 
 
 def load(folder):
+    from diffusers import AutoencoderKL  # seconds
+
     model, said = AutoencoderKL.from_pretrained(
         folder, output_loading_info=True, low_cpu_mem_usage=False
     )
@@ -36,6 +36,8 @@ def load(folder):
 
 
 def images(folder):
+    from torchvision.transforms.functional import pil_to_tensor  # seconds
+
     paths = sorted(Path(folder).glob("*.png"))
     return to_pm1(torch.stack([pil_to_tensor(Image.open(path)) for path in paths]))
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from commands.main import main
@@ -26,6 +25,8 @@ def run(*words: object) -> int:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from diffusers import AutoencoderKL  # seconds
+
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("vae")
     AutoencoderKL(

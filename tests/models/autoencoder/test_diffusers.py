@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from imgtool.errors import CheckpointError, ConfigError
 from imgtool.models.autoencoder import diffusers
 from imgtool.models.autoencoder.network import Autoencoder
 from imgtool.models.autoencoder.schema import Model
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 F4 = {"downsampling_steps": 2, "norm_groups": 4, "heads": ("rgb",)}
 MODELS: dict[str, dict[str, Any]] = {
@@ -49,6 +51,8 @@ def made(name: str, bottleneck: str = "kl") -> tuple[Model, Autoencoder]:
 
 
 def theirs_of(config: dict[str, Any]) -> AutoencoderKL:
+    from diffusers import AutoencoderKL  # seconds
+
     return AutoencoderKL.from_config(config).eval()
 
 
