@@ -19,7 +19,15 @@ Draws = list[tuple[int, bool]]  # positions, and whether they count
 # Pixels of a batch of whole images: 8 of 512x512. What a network keeps of more at a time would be
 # of gigabytes a tensor, and metrics are sums over images, whatever shares a batch.
 EVAL_PIXELS = 2**21
+# On a CPU 32 of 64x64: what a layer makes of them is still in the caches when the next one reads
+# it (docs/measurements.md). The same for any number of threads, and so are the results.
+CPU_EVAL_PIXELS = 2**17
 _PAIR_STREAM = 16  # purposes of random numbers from here on draw pairs
+
+
+def eval_pixels(device_type: str) -> int:
+    """Pixels of a batch of whole images that a network only looks at."""
+    return CPU_EVAL_PIXELS if device_type == "cpu" else EVAL_PIXELS
 
 
 def silent(line: str) -> None:

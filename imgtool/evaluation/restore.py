@@ -12,7 +12,7 @@ import torch
 
 from imgtool.config.schema import Data, Experiment
 from imgtool.data.datasets import Datasets, open_datasets
-from imgtool.data.loader import eval_loader
+from imgtool.data.loader import eval_loader, eval_pixels
 from imgtool.data.split import Split
 from imgtool.data.views import View
 from imgtool.errors import ConfigError
@@ -62,7 +62,10 @@ class Restored:
             num_workers: processes that read them.
         """
         part = self.datasets.val if part is None else part
-        loader = eval_loader(part, batch_size=batch_size, num_workers=num_workers)
+        pixels = eval_pixels(self.device.type)
+        loader = eval_loader(
+            part, batch_size=batch_size, max_pixels=pixels, num_workers=num_workers
+        )
         return map(self._arrived, loader)
 
     def first(self, num_images: int) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ import torch
 
 from imgtool.config.load import Loaded, to_dict
 from imgtool.config.schema import Experiment
-from imgtool.data.loader import eval_loader, train_loader
+from imgtool.data.loader import eval_loader, eval_pixels, train_loader
 from imgtool.errors import UsageError
 from imgtool.experiment.layout import ExperimentDir
 from imgtool.experiment.metrics import mode_of
@@ -251,7 +251,13 @@ def _validator(
         return None
     # On a CPU they would keep the memory of all that this process computes in between.
     lasting = machine.device.type != "cpu"
-    batches = eval_loader(images, lasting=lasting, say=say, **_here(machine))
+    batches = eval_loader(
+        images,
+        max_pixels=eval_pixels(machine.device.type),
+        lasting=lasting,
+        say=say,
+        **_here(machine),
+    )
     return Validator(
         stepper.task,
         stepper.averages,

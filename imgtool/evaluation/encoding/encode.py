@@ -17,7 +17,7 @@ from imgtool.data.base import Size
 from imgtool.data.latent_contents import AutoencoderFacts, Contents, DataFacts
 from imgtool.data.latent_writing import LatentsWriter, beginning, finish
 from imgtool.data.latents import LatentsFile
-from imgtool.data.loader import EVAL_PIXELS, default_workers, silent
+from imgtool.data.loader import default_workers, eval_pixels, silent
 from imgtool.data.room import Say, affordable
 from imgtool.data.rows import CentreRow
 from imgtool.data.workers import Assembly, Crew, deliver
@@ -93,7 +93,7 @@ class Plan:
     @property
     def batch_size(self) -> int:
         """Images that are encoded at a time."""
-        fitting = max(1, EVAL_PIXELS // (self.size[0] * self.size[1]))
+        fitting = max(1, eval_pixels(self.device.type) // (self.size[0] * self.size[1]))
         return self.options.batch_size or fitting
 
     def batches(self) -> list[range]:
