@@ -62,8 +62,8 @@ def profile_codec(codec: Any, image: Any, folder: Path, repeat: int) -> dict[str
     found = {}
     peak = max(best_rates(time.process_time).values())
     for name, work in (
-        ("compress", lambda: batch.compress(codec, there, verify=False)),
-        ("decompress", lambda: batch.decompress(codec, back, max_pixels=1 << 28)),
+        ("compress", lambda: batch.compress(codec, there, verify=False)()),
+        ("decompress", lambda: batch.decompress(codec, back, max_pixels=1 << 28)()),
     ):
         with flops:
             work()

@@ -12,6 +12,9 @@ from commands._output import say
 from imgtool.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    from imgtool.evaluation.codec.batch import Finish
     from imgtool.evaluation.codec.codecs import Codecs
     from imgtool.evaluation.codec.plan import Job
 
@@ -62,32 +65,62 @@ def open_codecs(ckpt: str, device: str, threads: int | None) -> Codecs:
 
 
 def work_through(
-    jobs: Sequence[Job], work: Callable[[Job], dict[str, Any]], stage: str
+    jobs: Sequence[Job], begin: Callable[[Job], Finish], stage: str
 ) -> tuple[list[dict[str, Any]], list[UserError]]:
     """Records of what went well, and what went wrong with the others: one bad file costs no other.
 
-    Ctrl-C counts as one that went wrong, the first.
+    A file is finished by a thread while the next one is begun. Ctrl-C counts as one that went
+    wrong, the first; what was begun before it is finished.
 
     Args:
         stage: what is being done, for the progress bar.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     from commands._display import Display
 
     records: list[dict[str, Any]] = []
     failures: list[UserError] = []
-    with Display() as watcher:
-        for done, job in enumerate(jobs):
-            watcher.progress(stage, "files", done, len(jobs))
+    begun: list[Future[dict[str, Any]]] = []
+    interrupted = False
+    with Display() as watcher, ThreadPoolExecutor(1) as beside:
+
+        def collect() -> None:
             try:
-                records.append(work(job))
+                records.append(begun[0].result())
             except UserError as error:
                 if len(jobs) == 1:
                     raise
                 watcher.note(f"warning: {error}")
                 failures.append(error)
-            except KeyboardInterrupt:
-                left = len(jobs) - done
-                hint = "what was done before is whole"
-                failures.insert(0, Interrupted(f"interrupted, {left} files left", hint=hint))
-                break
+            begun.pop(0)
+
+        try:
+            for done, job in enumerate(jobs):
+                watcher.progress(stage, "files", done, len(jobs))
+                begun.append(_begun(beside, begin, job))
+                if len(begun) > 1:
+                    collect()
+        except KeyboardInterrupt:
+            interrupted = True
+        while begun:
+            collect()
+    if interrupted:
+        left = len(jobs) - len(records) - len(failures)
+        hint = "what was done before is whole"
+        failures.insert(0, Interrupted(f"interrupted, {left} files left", hint=hint))
     return records, failures
+
+
+def _begun(
+    beside: ThreadPoolExecutor, begin: Callable[[Job], Finish], job: Job
+) -> Future[dict[str, Any]]:
+    """What becomes of a file; an error of its beginning too."""
+    try:
+        return beside.submit(begin(job))
+    except UserError as error:
+        from concurrent.futures import Future
+
+        failed: Future[dict[str, Any]] = Future()
+        failed.set_exception(error)
+        return failed

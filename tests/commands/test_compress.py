@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -372,20 +373,58 @@ def test_a_bad_file_costs_no_other(folder, tmp_path, capsys):
 def test_ctrl_c_keeps_what_was_done(folder, tmp_path, capsys, monkeypatch):
     from imgtool.evaluation.codec.codec import Codec
 
-    encode, calls = Codec.encode, []
+    analyse, calls = Codec.analyse, []
 
-    def encode_one(self, image):
+    def analyse_one(self, image):
         calls.append(image)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return encode(self, image)
+        return analyse(self, image)
 
-    monkeypatch.setattr(Codec, "encode", encode_one)
+    monkeypatch.setattr(Codec, "analyse", analyse_one)
     codec = ("--ckpt", folder / "codec.safetensors", "-o", tmp_path)
     assert run("compress", folder / "images", *codec) == 130
     (row,) = records(capsys)
     assert Path(row["path"]) == tmp_path / "a.hpcm"
     assert [path.name for path in tmp_path.rglob("*.hpcm")] == ["a.hpcm"]
+
+
+def test_an_image_is_coded_while_the_next_is_analysed(folder, tmp_path, capsys, monkeypatch):
+    from imgtool.evaluation.codec.codec import Codec
+
+    analyse, code = Codec.analyse, Codec.code
+    begun = [threading.Event() for _ in range(3)]
+    to_begin, to_follow = iter(begun), iter(begun[1:])
+
+    def analyse_one(self, image):
+        next(to_begin).set()
+        return analyse(self, image)
+
+    def code_one(self, analysed):
+        following = next(to_follow, begun[-1])
+        assert following.wait(60), "the next image is not begun before this one is coded"
+        return code(self, analysed)
+
+    plain, codec = tmp_path / "plain", ("--ckpt", folder / "codec.safetensors")
+    for image in sorted((folder / "images").rglob("*.png")):
+        assert run("compress", image, *codec, "-o", plain / f"{image.stem}.hpcm", "--quiet") == 0
+    monkeypatch.setattr(Codec, "analyse", analyse_one)
+    monkeypatch.setattr(Codec, "code", code_one)
+    assert run("compress", folder / "images", *codec, "-o", tmp_path / "out", "--quiet") == 0
+    for path in plain.iterdir():
+        (other,) = (tmp_path / "out").rglob(path.name)
+        assert other.read_bytes() == path.read_bytes()
+
+
+def test_one_that_cannot_be_written_costs_no_other(folder, tmp_path, capsys):
+    codec = ("--ckpt", folder / "codec.safetensors", "-o", tmp_path)
+    (tmp_path / "deep").write_text("in the way")  # of b and c
+    assert run("compress", folder / "images", *codec) == 4
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["path"] for line in out.splitlines()] == [str(tmp_path / "a.hpcm")]
+    assert err.count("warning: cannot write") == 2
+    assert "error: cannot write" in err
+    assert "deep/b.hpcm" in err.split("error: ")[1]
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,23 @@ class Encoded:
     coding_sec: float
 
 
+@dataclass(frozen=True)
+class Analysed:
+    """An image of which the networks have made all that they make: coding it is left.
+
+    Attributes:
+        container: the file without its streams and checks.
+        pixels: uint8 (3, H, W) on the CPU, as in `Encoded.reconstruction`.
+        parts: residuals and tables, of z first.
+        crcs: of each step, of a codec in integers.
+    """
+
+    container: Container
+    pixels: Tensor
+    parts: list[Part]
+    crcs: list[int] | None
+
+
 class Codec:
     """Codes one image at a time.
 
@@ -139,7 +156,11 @@ class Codec:
         return self.facts.model_hash
 
     def encode(self, image: Tensor) -> Encoded:
-        """Compress an image; one whose channels are equal stays so.
+        """`analyse`, then `code`."""
+        return self.code(self.analyse(image))
+
+    def analyse(self, image: Tensor) -> Analysed:
+        """What the networks do of compressing an image; one whose channels are equal stays so.
 
         Args:
             image: uint8 (3, H, W), H and W at least 1, on any device.
@@ -182,9 +203,6 @@ class Codec:
             if trace is not None:
                 trace.finish()
             pixels = self._pixels(y_hat, height, width, grey)
-        begin = time.perf_counter()
-        streams = self._alphabet.encode(parts[:1]), self._alphabet.encode(parts[1:])
-        coding_sec = time.perf_counter() - begin
         container = Container(
             model_hash=bytes.fromhex(self.model_hash),
             lmbda=self.lmbda,
@@ -193,13 +211,22 @@ class Codec:
             grey=grey,
             threads=threads,
             environment=environment(self.device, POINTWISE.of(self.device)),
-            z=streams[0],
-            y=streams[1],
+            z=b"",
+            y=b"",
             checks=None if trace is None else NO_CHECKS,
         )
+        return Analysed(container, pixels, parts, None if trace is None else trace.crcs)
+
+    def code(self, analysed: Analysed) -> Encoded:
+        """The file of an image. May run in a thread beside the next image's `analyse`."""
+        parts, pixels = analysed.parts, analysed.pixels
+        begin = time.perf_counter()
+        streams = self._alphabet.encode(parts[:1]), self._alphabet.encode(parts[1:])
+        coding_sec = time.perf_counter() - begin
+        container = replace(analysed.container, z=streams[0], y=streams[1])
         container = replace(container, pixels_crc=container.crc_of(pixels.numpy().data))
-        if trace is not None:
-            container = replace(container, checks=container.checks_of(trace.crcs))
+        if analysed.crcs is not None:
+            container = replace(container, checks=container.checks_of(analysed.crcs))
         data = container.pack()
         estimate = sum(self._alphabet.bits(part) for part in parts)
         return Encoded(data, pixels, estimate, coding_sec)

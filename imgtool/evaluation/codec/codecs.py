@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -17,6 +18,8 @@ from imgtool.evaluation.codec.model import opened
 from imgtool.evaluation.codec.target import Measured, Target, search, see_points
 from imgtool.nn.quality import mse, psnr
 from imgtool.training.device import resolve_device
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -96,12 +99,22 @@ class Codecs:
     def encode(
         self, image: Tensor, *, lmbda: float | None = None, target: Target | None = None
     ) -> Choice:
+        """`begin`, to the end."""
+        return self.begin(image, lmbda=lmbda, target=target)()
+
+    def begin(
+        self, image: Tensor, *, lmbda: float | None = None, target: Target | None = None
+    ) -> Callable[[], Choice]:
         """Compress an image, with the codec of a lambda, or the one that comes nearest to a target.
 
         Args:
             image: as `Codec.encode`.
             lmbda: one of the file's; None where it has but one, or a target chooses.
             target: is searched for by coding the image itself.
+
+        Returns:
+            What is left to do: entropy coding, if there is nothing to search for. A thread may do
+            it beside the next image.
 
         Raises:
             UsageError: the file has no such lambda, or several and none is chosen.
@@ -111,13 +124,17 @@ class Codecs:
         see_points(self.points, self.path, lmbda, target)
         if target is None:
             number = 0 if lmbda is None else index_of(self.points, lmbda, self.path)
-            return self._coded(image, number)
+            return self._begun(image, number)
+        choice = self._searched(image, target)
+        return lambda: choice
+
+    def _searched(self, image: Tensor, target: Target) -> Choice:
         coded: dict[int, Choice] = {}
         measured: dict[int, Measured] = {}
 
         def measure(number: int) -> Measured:
             if number not in measured:
-                found = self._coded(image, number)
+                found = self._begun(image, number)()
                 bpp = Container.unpack(found.encoded.data).bpp
                 measured[number] = Measured(found.codec.lmbda, bpp, found.psnr)
                 if target.is_met(measured[number]):
@@ -131,12 +148,22 @@ class Codecs:
         facts = {f"target_{target.kind}": target.value, "measured": rows}
         return Choice(found.codec, found.encoded, found.encode_sec, found.psnr, facts)
 
-    def _coded(self, image: Tensor, number: int) -> Choice:
+    def _begun(self, image: Tensor, number: int) -> Callable[[], Choice]:
         codec = self.at(number)
-        begin = time.perf_counter()
-        encoded = codec.encode(image)
-        took = time.perf_counter() - begin
-        return Choice(codec, encoded, took, _psnr(image, encoded.reconstruction), {})
+        analysed, analysis_sec = _timed(lambda: codec.analyse(image))
+
+        def finish() -> Choice:
+            encoded, coding_sec = _timed(lambda: codec.code(analysed))
+            psnr = _psnr(image, encoded.reconstruction)
+            return Choice(codec, encoded, analysis_sec + coding_sec, psnr, {})
+
+        return finish
+
+
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    begin = time.perf_counter()
+    found = work()
+    return found, time.perf_counter() - begin
 
 
 def _psnr(image: Tensor, other: Tensor) -> float:
