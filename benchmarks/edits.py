@@ -1,7 +1,7 @@
 """`eval edit`, all of it, against the editor's networks alone on the same pairs of faces.
 
 Ours: `Panel.measure`, from the opened judge to the record: images read, edits made and judged,
-background, intervals, rows of the page. Baseline: splitter and joiner on batches that lie ready.
+background, intervals. Baseline: splitter and joiner on batches that lie ready.
 
 An editor and a judge trained for one iteration, drawn faces made on the spot; processes of their
 own, in turn, each after one measurement of a batch that does not count. Processor time of the

@@ -143,6 +143,7 @@ def edit(
         identity_sha256=identity_sha256,
         device=device,
         data_root=data_root,
+        shown=report is not None,
     )
     founds, failures = _all(Panel(judge, options), paths)
     records = [found.record for found in founds]

@@ -41,6 +41,7 @@ class Options:
         num_steps: from a face's own object to the donor's.
         identity, identity_sha256: a network that tells faces apart, and its hash.
         data_root: where the editor's faces lie now.
+        shown: whether edits are wanted for a page.
     """
 
     n: int | None = None
@@ -50,6 +51,7 @@ class Options:
     identity_sha256: str | None = None
     device: str = "auto"
     data_root: str | None = None
+    shown: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Found:
 
     Attributes:
         record: numbers by name, and what they are of.
-        rows: its best, median and worst edits.
+        rows: its best, median and worst edits; none where they are not to be shown.
         compared: its edits of faces that other editors have too.
     """
 
@@ -159,7 +161,8 @@ class Panel:
         }
         for name in ("background_lpips", "identity"):
             record.setdefault(name, None)
-        return Found(record, self._rows(editor, task, judged, scores, others), compared)
+        shown = self._rows(editor, task, judged, scores, others) if options.shown else []
+        return Found(record, shown, compared)
 
     def _facts(
         self, editor: Restored, task: GeneganTask, attribute: str, judged: Judged
