@@ -104,7 +104,8 @@ def edit(
     background_l1 (0 to 1) and background_lpips outside the face, by the table of landmarks, else
     outside the pixels that hold 90 % of the change; _excess over the reconstruction's. identity,
     the cosine of edit and input, with --identity. strength_0 ..., the judge's score on the way of
-    `edit interpolate`, and monotone, the share of ways on which it never falls.
+    `edit interpolate`, and monotone, the share of ways on which no step lowers it by more
+    than 0.02.
 
     Each with a 95 % bootstrap interval over pairs (_low, _high, _se). The record is also left in
     the exp_dir, as edit.json, with pictures of the first pairs in samples: `select-winner --rule

@@ -152,8 +152,8 @@ MEASURE: dict[str, Any] = {
     "split": Annotated[
         Literal["train", "val", "test", "all"] | None,
         typer.Option(
-            help="Part of the experiment's own data; of faces all when unset, of others the part that "
-            "validated."
+            help="Part of the experiment's own data. When unset, of faces all, of a flow the part that it "
+            "was trained on, of others the part that validated."
         ),
     ],
     "strict": Annotated[

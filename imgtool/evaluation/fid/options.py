@@ -43,8 +43,8 @@ class Options:
         n: images of each side; None takes MOST, or what there is, or what the protocol says.
         seed: of the draw.
         image_size: images are resized to it first; None leaves them as they are.
-        split: `train`, `val`, `test`: the experiment's own parts; `all`; None is all faces, or
-            the validation images.
+        split: `train`, `val`, `test`: the experiment's own parts; `all`; None is all faces, a
+            flow's training images, or the validation images.
         strict: refuse images that were trained on.
         batch_size: images of a side that are read, or made, at a time.
         neighbours: the k of precision, recall, density and coverage; None is NEIGHBOURS.
