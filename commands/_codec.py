@@ -10,6 +10,8 @@ import typer
 
 from commands._output import say
 from imgtool.errors import Interrupted, UserError
+from imgtool.process.stopping import ctrl_c_waits
+from imgtool.units import count
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -48,6 +50,18 @@ def find_ckpt(ckpt: str) -> Path:
     return find_checkpoint(best if best.exists() else ckpt)
 
 
+def see_folders(jobs: Sequence[Job]) -> None:
+    """Before the work, whether files can be written where they are to lie.
+
+    Raises:
+        DataError: they cannot.
+    """
+    from commands._files import see_that_it_can_be_written
+
+    for target in {job.target.parent: job.target for job in jobs}.values():
+        see_that_it_can_be_written(target)
+
+
 def open_codecs(ckpt: str, device: str, threads: int | None) -> Codecs:
     """The codecs of a file; a note where it is no export."""
     from imgtool.training.environment import prepare
@@ -69,8 +83,8 @@ def work_through(
 ) -> tuple[list[dict[str, Any]], list[UserError]]:
     """Records of what went well, and what went wrong with the others: one bad file costs no other.
 
-    A file is finished by a thread while the next one is begun. Ctrl-C counts as one that went
-    wrong, the first; what was begun before it is finished.
+    A file is finished by a thread while the next one is begun. After Ctrl-C what was begun is
+    finished; if files are left, that counts as one that went wrong, the first.
 
     Args:
         stage: what is being done, for the progress bar.
@@ -82,33 +96,30 @@ def work_through(
     records: list[dict[str, Any]] = []
     failures: list[UserError] = []
     begun: list[Future[dict[str, Any]]] = []
-    interrupted = False
-    with Display() as watcher, ThreadPoolExecutor(1) as beside:
+    with Display() as watcher, ThreadPoolExecutor(1) as beside, ctrl_c_waits() as asked:
 
         def collect() -> None:
             try:
-                records.append(begun[0].result())
+                records.append(begun.pop(0).result())
             except UserError as error:
                 if len(jobs) == 1:
                     raise
                 watcher.note(f"warning: {error}")
                 failures.append(error)
-            begun.pop(0)
 
-        try:
-            for done, job in enumerate(jobs):
-                watcher.progress(stage, "files", done, len(jobs))
-                begun.append(_begun(beside, begin, job))
-                if len(begun) > 1:
-                    collect()
-        except KeyboardInterrupt:
-            interrupted = True
+        for done, job in enumerate(jobs):
+            watcher.progress(stage, "files", done, len(jobs))
+            begun.append(_begun(beside, begin, job))
+            if len(begun) > 1:
+                collect()
+            if asked():
+                break
         while begun:
             collect()
-    if interrupted:
-        left = len(jobs) - len(records) - len(failures)
-        hint = "what was done before is whole"
-        failures.insert(0, Interrupted(f"interrupted, {left} files left", hint=hint))
+    left = len(jobs) - len(records) - len(failures)
+    if left:
+        hint = "what was begun before is whole"
+        failures.insert(0, Interrupted(f"interrupted, {count(left, 'file')} left", hint=hint))
     return records, failures
 
 

@@ -66,7 +66,10 @@ class Report:
     def _write(self, kind: str, text: str, hint: str, code: int, *, loud: bool = True) -> None:
         from imgtool.process.words import is_news
 
-        text, hint = (_LONG.sub(_shortened, words) for words in (text, hint))
+        # A file's name may have a line's end in it.
+        text, hint = (
+            _LONG.sub(_shortened, "\\n".join(words.splitlines())) for words in (text, hint)
+        )
         if not is_news(text):
             return
         if loud:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ from commands._options import (
     complete_presets,
 )
 from commands._output import Output, say
+from imgtool.units import count
 
 if TYPE_CHECKING:
     from imgtool.errors import UserError
@@ -120,12 +122,16 @@ def edit(
       imgtool eval edit out/EXP0* --judge out/judge --identity sface.onnx --out edits.json
       imgtool eval edit --sweep genegan --judge out/judge
     """
+    from imgtool.errors import UsageError
     from imgtool.experiment.layout import find_checkpoint
     from imgtool.training.environment import prepare
 
     paths = _paths(sources, sweep)
+    if identity is None and identity_sha256 is not None:
+        raise UsageError("--identity-sha256 without --identity", hint="name the network, too")
     for path in [judge, *paths]:  # a mistyped name does not wait for torch
-        find_checkpoint(path)
+        if dry_run or len(paths) == 1 or path == judge or not os.path.lexists(path):
+            find_checkpoint(path)
     if dry_run:
         output.emit("edit", [{"path": Path(path), "judge": {"path": judge}} for path in paths])
         return
@@ -171,7 +177,7 @@ def _paths(sources: Sequence[str] | None, sweep: str | None) -> list[str]:
 
 
 def _all(panel: Panel, paths: Sequence[str]) -> tuple[list[Found], list[UserError]]:
-    """What is found of each, and what went wrong with others: one costs none of them its record."""
+    """What is found of each, and what went wrong: it costs no other, nor what was measured."""
     from commands._display import counting
     from imgtool.errors import UserError
     from imgtool.evaluation.edits.measure import exp_dir_of
@@ -181,18 +187,18 @@ def _all(panel: Panel, paths: Sequence[str]) -> tuple[list[Found], list[UserErro
         try:
             with counting("judging") as tell:
                 found = panel.measure(path, tell=tell)
+            _say(found.record)
+            founds.append(found)
+            folder = exp_dir_of(found.record["path"])
+            found.record["compared"] = []
+            if folder is not None:
+                found.record["compared"] = _pictures(found, folder)
+                write_records(folder / FILE, "edit", [found.record])
         except UserError as error:
-            if len(paths) == 1:
+            if len(paths) == 1 and not founds:
                 raise
             say(f"warning: {path}: {error}")
             failures.append(error)
-            continue
-        _say(found.record)
-        folder = exp_dir_of(found.record["path"])
-        found.record["compared"] = [] if folder is None else _pictures(found, folder)
-        if folder is not None:
-            write_records(folder / FILE, "edit", [found.record])
-        founds.append(found)
     return founds, failures
 
 
@@ -207,7 +213,7 @@ def _say(record: Mapping[str, Any]) -> None:
     """What the numbers are of, and what is not among them."""
     seen = record["num_seen_by_name"] + record["num_seen_by_content"]
     say(
-        f"{record['name']}: {2 * record['num_pairs']} faces in {record['num_pairs']} pairs, of "
+        f"{record['name']}: {2 * record['num_pairs']} faces in {count(record['num_pairs'], 'pair')}, of "
         f"{record['num_held_out']} that were held out; {seen} of them were seen in training by "
         "the judge or are there twice, and are left out"
     )

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands._codec import CkptOption, ThreadsOption, find_ckpt, open_codecs, work_through
+from commands._codec import (
+    CkptOption,
+    ThreadsOption,
+    find_ckpt,
+    open_codecs,
+    see_folders,
+    work_through,
+)
 from commands._options import DeviceOption, DryRunOption, ForceOption
 from commands._output import Output, say
 from imgtool.units import count
@@ -111,20 +118,21 @@ def run(
     """
     from commands._input import expand_paths
     from imgtool.evaluation.codec.plan import plan_compression, refuse_overwriting
-    from imgtool.evaluation.codec.target import see_choice, see_points
+    from imgtool.evaluation.codec.target import see_choice
 
     _see(chosen)
     jobs = plan_compression(expand_paths(images), out)
+    if not force:
+        refuse_overwriting(jobs)
+    see_folders(jobs)
     if dry_run:
         path = find_ckpt(ckpt)
         see_choice(path, chosen.lmbda, chosen.target)
         rows = [{**_size(job.source), "path": job.target, "checkpoint": path} for job in jobs]
         output.emit("stream", [{**row, "dry_run": True} for row in rows], columns=DRY_COLUMNS)
         return
-    if not force:
-        refuse_overwriting(jobs)
     codecs = open_codecs(ckpt, device, threads)
-    see_points(codecs.points, codecs.path, chosen.lmbda, chosen.target)
+    codecs.see(chosen.lmbda, chosen.target)
     from imgtool.evaluation.codec.batch import compress
 
     records, failures = work_through(

@@ -11,6 +11,7 @@ from commands._codec import (
     ThreadsOption,
     find_ckpt,
     open_codecs,
+    see_folders,
     work_through,
 )
 from commands._options import DeviceOption, DryRunOption, ForceOption
@@ -68,13 +69,14 @@ def run(
     from imgtool.evaluation.codec.plan import plan_decompression, refuse_overwriting
 
     jobs = plan_decompression(words, out)
+    if not force:
+        refuse_overwriting(jobs)
+    see_folders(jobs)
     if dry_run:
         path = find_ckpt(ckpt)
         rows = [{**_look(job), "checkpoint": path, "dry_run": True} for job in jobs]
         output.emit("picture", rows, columns=DRY_COLUMNS)
         return
-    if not force:
-        refuse_overwriting(jobs)
     codecs = open_codecs(ckpt, device, threads)
     from imgtool.evaluation.codec.batch import decompress
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands._files import cannot_write, refuse_what_exists
+from commands._files import cannot_write, refuse_what_exists, see_that_it_can_be_written
 from commands._options import DeviceOption, ForceOption
 from commands._output import Output, say
 from imgtool.errors import UsageError
@@ -213,7 +214,12 @@ def matrix(
     Example:
       imgtool edit matrix --ckpt out/EXP00 --input a.jpg --targets 1.jpg 2.jpg 3.jpg 4.jpg --out m.png
     """
-    paths = [name for words in targets for name in words.split(",") if name]
+    paths = [
+        name
+        for word in targets
+        for name in ([word] if os.path.exists(word) else word.split(","))
+        if name
+    ]
     if len(paths) != 4:
         raise UsageError(
             f"--targets takes four faces, not {len(paths)}", hint="one for each corner"
@@ -255,6 +261,7 @@ class _Work:
         self._files = [out.with_name(f"{out.stem}_{name}.png") for name in names if own.paste]
         for path in (out, *self._files):
             refuse_what_exists(path, force=force)
+            see_that_it_can_be_written(path)
         self._finder: Finder | None = None
         self._aligned_as: str | None = None
 

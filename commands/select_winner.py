@@ -252,6 +252,10 @@ def _emit(selection: Selection, output: Any) -> None:
         output.emit("ranking", ranking_records(selection))
 
 
+EDIT = "edit_"
+WAYS = {"fid": "imgtool eval-fid --sweep DIR", EDIT: "imgtool eval edit --sweep DIR --judge JUDGE"}
+
+
 def _way_out(selection: Selection, rule: Rule) -> str:
     from imgtool.selection.candidates import DROPPED, FAILED, FINISHED
     from imgtool.selection.columns import GFID
@@ -264,10 +268,13 @@ def _way_out(selection: Selection, rule: Rule) -> str:
         return "these are the columns of another program: --columns imginav"
     if rule.metric == GFID and GFID not in known:
         return "measure the probes first: imgtool eval-fid --sweep DIR"
+    if states and rule.metric.startswith(EDIT) and rule.metric not in known:
+        return f"judge them first: {WAYS[EDIT]}"
     untold = {key for key in rule.weights or {} if key not in known and rule.metric in known}
     if untold and states:
         rest = ", ".join(f"{k}: {v:g}" for k, v in (rule.weights or {}).items() if k not in untold)
-        how = "imgtool eval-fid --sweep DIR" if "fid" in untold else ", ".join(sorted(untold))
+        ways = [way for key, way in WAYS.items() if any(one.startswith(key) for one in untold)]
+        how = ", ".join(ways or sorted(untold))
         return f"measure it ({how}), or weigh what there is: --set 'weights={{{rest}}}'"
     lacking = [key for key in (rule.metric, selection.size) if key and key not in known]
     if lacking:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from imgtool.errors import ExitCode
@@ -16,6 +19,31 @@ from imgtool.errors import ExitCode
 # HUP besides those of the design: a closed terminal should not cost the work since the last save.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 REPEAT_SEC = 2.0  # LSF and `timeout` deliver one request twice
+
+
+@contextmanager
+def ctrl_c_waits() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C is noted while this lasts, for work that asks between two pieces whether to go on.
+
+    One that comes REPEAT_SEC after the first is a KeyboardInterrupt, wherever the work is. In
+    another thread than the main one, or where Ctrl-C is ignored, all stays as it is.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    asked: list[float] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked and time.monotonic() - asked[0] > REPEAT_SEC:
+            raise KeyboardInterrupt
+        asked.append(time.monotonic())
+
+    if threading.current_thread() is not threading.main_thread() or before is signal.SIG_IGN:
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def at_terminal() -> bool:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
+import shutil
+import signal
 import threading
 from pathlib import Path
 
@@ -370,23 +374,44 @@ def test_a_bad_file_costs_no_other(folder, tmp_path, capsys):
     assert "cut.hpcm: damaged" in capsys.readouterr().err
 
 
-def test_ctrl_c_keeps_what_was_done(folder, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_ctrl_c_keeps_what_was_done(folder, tmp_path, capsys, monkeypatch, at):
     from imgtool.evaluation.codec.codec import Codec
 
-    analyse, calls = Codec.analyse, []
+    analyse, calls, before = Codec.analyse, [], signal.getsignal(signal.SIGINT)
 
     def analyse_one(self, image):
         calls.append(image)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
+        if len(calls) == at:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # LSF delivers one request twice
         return analyse(self, image)
 
     monkeypatch.setattr(Codec, "analyse", analyse_one)
     codec = ("--ckpt", folder / "codec.safetensors", "-o", tmp_path)
+    assert run("compress", folder / "images", *codec) == (130 if at < 3 else 0)
+    out, err = capsys.readouterr()
+    names = ["a", "b", "c"][:at]
+    assert [Path(json.loads(line)["path"]).stem for line in out.splitlines()] == names
+    assert sorted(path.stem for path in tmp_path.rglob("*.hpcm")) == names
+    assert ("interrupted, 1 file left" in err) == (at == 2)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_ctrl_c_once_more_leaves_at_once(folder, tmp_path, monkeypatch):
+    from imgtool.evaluation.codec.codec import Codec
+    from imgtool.process import stopping
+
+    monkeypatch.setattr(stopping, "REPEAT_SEC", -1)
+
+    def analyse(self, image):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(Codec, "analyse", analyse)
+    codec = ("--ckpt", folder / "codec.safetensors", "-o", tmp_path)
     assert run("compress", folder / "images", *codec) == 130
-    (row,) = records(capsys)
-    assert Path(row["path"]) == tmp_path / "a.hpcm"
-    assert [path.name for path in tmp_path.rglob("*.hpcm")] == ["a.hpcm"]
 
 
 def test_an_image_is_coded_while_the_next_is_analysed(folder, tmp_path, capsys, monkeypatch):
@@ -416,15 +441,69 @@ def test_an_image_is_coded_while_the_next_is_analysed(folder, tmp_path, capsys, 
         assert other.read_bytes() == path.read_bytes()
 
 
-def test_one_that_cannot_be_written_costs_no_other(folder, tmp_path, capsys):
+def test_a_folder_s_other_name_hides_no_clash(folder, tmp_path, capsys):
+    real, link = tmp_path / "real", tmp_path / "link"
+    shutil.copytree(folder / "images", real)
+    picture(make_image(8, 8)).save(real / "a.jpg")
+    link.symlink_to(real)
+    codec = ("--ckpt", folder / "codec.safetensors", "--quiet")
+    assert run("compress", real / "a.png", link / "a.jpg", *codec) == 2
+    assert "would both become" in capsys.readouterr().err
+    assert not list(real.rglob("*.hpcm"))
+    assert run("compress", real / "a.png", link / "a.png", *codec) == 0
+    assert capsys.readouterr().out.split() == [str(real / "a.hpcm")]
+
+
+def test_a_pipe_among_the_files_is_not_waited_for(folder, tmp_path, capsys):
+    os.mkfifo(tmp_path / "p.hpcm")
+    codec = ("--ckpt", folder / "codec.safetensors", "-o", tmp_path / "out")
+    assert run("decompress", tmp_path, *codec) == 4
+    assert "a pipe, not a file" in capsys.readouterr().err
+
+
+def test_a_dry_run_sees_what_is_in_the_way(folder, tmp_path, capsys):
+    codec = ("--ckpt", folder / "codec.safetensors", "--dry-run")
+    (tmp_path / "a.hpcm").write_text("mine")
+    assert run("compress", folder / "images", *codec, "-o", tmp_path) == 2
+    assert run("compress", folder / "images", *codec, "-o", tmp_path / "a.hpcm/deep") == 4
+    assert "a.hpcm" in capsys.readouterr().err
+
+
+def test_a_damaged_codec_is_one_error(folder, tmp_path, capsys):
+    data = bytearray((folder / "codec.safetensors").read_bytes())
+    data[-100] ^= 1
+    (tmp_path / "codec.safetensors").write_bytes(data)
+    codec = ("--ckpt", tmp_path / "codec.safetensors", "-o", tmp_path / "out")
+    assert run("compress", folder / "images", *codec) == 4
+    err = capsys.readouterr().err
+    assert (err.count("error: "), err.count("warning: ")) == (1, 0)
+
+
+def test_a_line_s_end_in_a_name_makes_no_line_of_an_error(folder, tmp_path, capsys):
+    name = tmp_path / "two\nlines.png"
+    shutil.copy(folder / "images/a.png", name)
+    name.with_suffix(".hpcm").write_text("mine")
+    assert run("compress", name, "--ckpt", folder / "codec.safetensors") == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_one_that_cannot_be_written_costs_no_other(folder, tmp_path, capsys, monkeypatch):
+    from imgtool.evaluation.codec import batch
+
+    write = batch.write_bytes
+
+    def write_all_but_b(path, data):
+        if path.stem == "b":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, data)
+
+    monkeypatch.setattr(batch, "write_bytes", write_all_but_b)
     codec = ("--ckpt", folder / "codec.safetensors", "-o", tmp_path)
-    (tmp_path / "deep").write_text("in the way")  # of b and c
     assert run("compress", folder / "images", *codec) == 4
     out, err = capsys.readouterr()
-    assert [json.loads(line)["path"] for line in out.splitlines()] == [str(tmp_path / "a.hpcm")]
-    assert err.count("warning: cannot write") == 2
-    assert "error: cannot write" in err
-    assert "deep/b.hpcm" in err.split("error: ")[1]
+    assert [Path(json.loads(line)["path"]).stem for line in out.splitlines()] == ["a", "c"]
+    assert err.count("warning: cannot write") == 1
+    assert "deep/b.hpcm: No space" in err.split("error: ")[1]
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,23 @@ def test_what_is_wrong_is_said(trained, tmp_path, capsys, monkeypatch, change, c
     assert not list(tmp_path.iterdir())
 
 
-def test_a_matrix_has_four_corners(trained, tmp_path, capsys):
+def test_a_folder_in_the_way_is_seen_before_anything_is_written(
+    trained, photographs, capsys, monkeypatch
+):
+    monkeypatch.chdir(photographs)
+    Path("o_input.png").mkdir()
+    before = sorted(photographs.iterdir())
+    line = ("--ckpt", trained / "exp", "--input", "1.png", "--target", "2.png", "--out", "o.png")
+    assert run("edit", "swap", *line, "--paste", "--force") == 4
+    assert "o_input.png" in capsys.readouterr().err
+    assert sorted(photographs.iterdir()) == before
+
+
+def test_a_matrix_has_four_corners(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(face(trained, 4), "a,b.jpg")
+    line = ("--ckpt", trained / "exp", "--input", face(trained, 3), "--out", tmp_path / "c.png")
+    assert run("edit", "matrix", *line, "--targets", *["a,b.jpg"] * 4, "--rows", 2) == 0
     words = ("--ckpt", trained / "exp", "--input", face(trained, 3), "--out", tmp_path / "m.png")
     assert run("edit", "matrix", *words, "--targets", face(trained, 4)) == 2
     assert "four faces, not 1" in capsys.readouterr().err

@@ -128,6 +128,22 @@ def test_one_that_cannot_be_judged_costs_no_other_its_record(trained, tmp_path, 
     assert json.loads((tmp_path / "edits.json").read_text()) == record
 
 
+def test_what_was_measured_is_kept_where_its_folder_refuses(trained, tmp_path, capsys):
+    for name in ("damaged", "refusing"):
+        shutil.copytree(trained / "exp", tmp_path / name, symlinks=True)
+    for path in (tmp_path / "damaged/checkpoints").iterdir():
+        path.write_bytes(b"cut")
+    (tmp_path / "refusing/edit.json").unlink(missing_ok=True)
+    (tmp_path / "refusing/edit.json").mkdir()
+    exp_dirs = (tmp_path / "damaged", tmp_path / "refusing", trained / "exp")
+    words = (*exp_dirs, "--judge", trained / "judge", "--device", "cpu", "--n", 2)
+    capsys.readouterr()
+    assert run("eval", "edit", *words, "--resamples", 100, "--json") == 4
+    first, second, error = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [Path(row["path"]).parents[1].name for row in (first, second)] == ["refusing", "exp"]
+    assert "no valid checkpoint" in error["message"]
+
+
 def test_a_sweep_is_judged_by_its_folder(trained, tmp_path, capsys):
     exp_dirs = [str(trained / name) for name in ("exp", "judge", "gone")]
     trials = [{"name": Path(path).name, "exp_dir": path} for path in exp_dirs]
@@ -150,6 +166,7 @@ def test_wrong_use_is_told_in_one_line(trained, capsys):
         ((right, "--judge", right), 2, "edits no faces"),
         ((exp, "--judge", right, "--identity", right), 2, "is the judge itself"),
         ((exp, "--judge", right, "--identity", "no.onnx"), 4, "no such file"),
+        ((exp, "--judge", right, "--identity-sha256", "0"), 2, "without --identity"),
         ((exp, "--judge", "nowhere"), 4, "nowhere"),
     ]
     for words, code, text in cases:

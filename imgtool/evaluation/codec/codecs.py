@@ -77,6 +77,19 @@ class Codecs:
             self._opened[number], self._room = codec, codec.room
         return self._opened[number]
 
+    def see(self, lmbda: float | None, target: Target | None) -> None:
+        """Before the first image: whether there is what is asked for, and whether it is whole.
+
+        Raises:
+            UsageError, CheckpointError: as `encode`; of a target's codecs only while searching.
+        """
+        see_points(self.points, self.path, lmbda, target)
+        if target is None:
+            self.at(self._number_of(lmbda))
+
+    def _number_of(self, lmbda: float | None) -> int:
+        return 0 if lmbda is None else index_of(self.points, lmbda, self.path)
+
     def of(self, container: Container) -> Codec:
         """The codec that a stream was encoded with.
 
@@ -123,8 +136,7 @@ class Codecs:
         """
         see_points(self.points, self.path, lmbda, target)
         if target is None:
-            number = 0 if lmbda is None else index_of(self.points, lmbda, self.path)
-            return self._begun(image, number)
+            return self._begun(image, self._number_of(lmbda))
         choice = self._searched(image, target)
         return lambda: choice
 

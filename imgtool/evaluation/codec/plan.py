@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgtool.data.images import SUFFIXES
+from imgtool.data.images import SUFFIXES, open_file
 from imgtool.errors import DataError, NoAnswer, OutOfMemory, UsageError
 
 STREAM_SUFFIX = ".hpcm"
@@ -71,15 +71,16 @@ def _once(jobs: Iterable[Job]) -> list[Job]:
     Raises:
         UsageError: two files would become one.
     """
-    taken: dict[Path, Path] = {}
+    taken: dict[str, Job] = {}
     for job in jobs:
-        other = taken.setdefault(job.target, job.source)
-        if other != job.source:
+        folder = os.path.realpath(job.target.parent)  # one folder may have several names
+        other = taken.setdefault(os.path.join(folder, job.target.name), job)
+        if os.path.realpath(other.source) != os.path.realpath(job.source):
             raise UsageError(
-                f"{other} and {job.source} would both become {job.target}",
+                f"{other.source} and {job.source} would both become {job.target}",
                 hint="give them one after the other, with another -o",
             )
-    return [Job(source, path) for path, source in taken.items()]
+    return [*taken.values()]
 
 
 def _entries(path: Path, reads: frozenset[str]) -> list[tuple[Path, Path]]:
@@ -136,8 +137,8 @@ def read_stream(path: Path) -> bytes:
         DataError: it cannot be read, or is too large.
     """
     try:
-        with open(path, "rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
+        with open_file(path) as stream:
+            data: bytes = stream.read(MAX_BYTES + 1)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise DataError(f"{path}: {reason}", hint="name an .hpcm file") from error

@@ -83,7 +83,7 @@ def to_judge(editor: Restored, judge: Judge, n: int | None) -> Judged:
         raise DataError(
             f"no pair of faces is left to judge: {len(held_out)} were held out of {editor.path}, "
             f"and {len(held_out) - len(left)} of them were seen in training by it or by the judge",
-            hint="train both with --official-split, or give --data-root of other faces",
+            hint="train both with --official-split, or the judge on other faces",
         )
     if n is not None and 2 * n < len(part):
         part = part.of(part.indices[: 2 * n].tolist())

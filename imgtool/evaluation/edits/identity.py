@@ -85,7 +85,12 @@ def _of_onnx(path: Path, sha256: str | None) -> Identity:
         faces = faces.flip(1) if found == _SFACE else faces / 127.5 - 1
         parts = faces.split(batch if isinstance(batch, int) else len(faces))
         made = [session.run(None, {name: part.numpy()})[0] for part in parts]
-        return F.normalize(torch.cat([torch.from_numpy(one).float() for one in made]))
+        vectors = torch.cat([torch.from_numpy(one).float() for one in made])
+        if not vectors.isfinite().all():
+            raise DataError(
+                f"{path} gives no finite vector for a face", hint="is it whole, and of faces?"
+            )
+        return F.normalize(vectors)
 
     facts = {
         "path": path.absolute(),

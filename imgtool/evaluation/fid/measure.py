@@ -289,7 +289,7 @@ class Meter:
             width: numbers of a feature; None is the feature set's.
         """
         fewest = width or self.options.feature_set.width
-        if n < fewest:
+        if n < fewest and "fid" in self.options.wanted:
             self.listener.note(
                 f"warning: {n} images a side, fewer than {fewest}: FID comes out too "
                 "high, and compares at the same n alone"
