@@ -9,8 +9,9 @@ lambda is the same training; and each by itself for as many iterations as a trai
 has on average (`short`), which is what the ladder's time would buy without it. The same command
 goes on where it was ended. Then the codecs are measured on the test images, with the bits of the
 likelihoods, and a record for each comparison has the BD-rate over all images and seeds with its
-interval (imgtool.evaluation.rate_distortion.compare), and that of each seed's averaged curves.
-The last record has iterations and training time of each way.
+interval (imgtool.evaluation.rate_distortion.compare), and that of each seed's averaged curves; of
+short trainings, whose curves do not rise, there is none. The last record has iterations, training
+time and points of each way, and at each lambda its own rate-distortion loss, bpp + lambda 255^2 mse.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ def main() -> None:
         "seeds": args.seeds,
         "lambdas": sorted(args.lambdas),
         "points": {name: _points(found) for name, found in curves.items()},
+        "rd_losses": {name: _rd_losses(found, args.lambdas) for name, found in curves.items()},
         "load": os.getloadavg()[0],
     }
     print(json.dumps({**RECORD, **facts}))
@@ -146,6 +148,18 @@ def _points(curves: Sequence[Any]) -> list[list[list[float]]]:
         [[round(b, 5), round(q, 3)] for b, q in zip(one.bpp.mean(1), one.quality_db.mean(1), strict=True)]
         for one in curves
     ]  # fmt: skip
+
+
+def _rd_losses(curves: Sequence[Any], lambdas: Sequence[float]) -> dict[float, list[float]]:
+    """Of each lambda, one a seed: by the mean rate and the mean PSNR of the images."""
+    points = _points(curves)
+    return {
+        lmbda: [
+            round(seed[number][0] + lmbda * 255**2 * 10 ** (-seed[number][1] / 10), 3)
+            for seed in points
+        ]
+        for number, lmbda in enumerate(sorted(lambdas))
+    }
 
 
 def _sum(trials: Sequence[Any], key: str) -> float:

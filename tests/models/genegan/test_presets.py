@@ -117,7 +117,8 @@ def check_bits(name, faces, folder, *sets):
 
 def check_resume(name, faces, folder, *sets):
     straight = check_bits(name, faces, folder, *sets)
-    assert any(key.endswith("square_avg") for key in read(straight.latest_path).tensors)
+    averages = ("square_avg", "exp_avg_sq")  # of rmsprop, of adam
+    assert any(key.endswith(averages) for key in read(straight.latest_path).tensors)
     assert not straight.best_path.is_symlink()  # nothing here says what is best
     rows = [json.loads(line) for line in straight.metrics_path.read_text().splitlines()]
     logged = {key for row in rows for key in row}
