@@ -12,7 +12,7 @@ set -euo pipefail
 imgtool data make faces f --n 60 --seed 1 --quiet
 export IMGTOOL_FID_WEIGHTS=/none  # not on this machine
 imgtool sweep genegan --tiny --only exp01,exp06b --slots 2 --set data.root=f \
-    --set data.max_images=60 --set train.max_iter=2 \
+    --set data.official_split=true --set data.max_images=60 --set train.max_iter=2 \
     --set train.val_every=2 --set train.save_every=2 --set train.sample_every=2 \
     --set train.batch_size=2 --set loss.critic_burst=1 --set train.device=cpu
 """

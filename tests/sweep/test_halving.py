@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from imgtool.errors import ConfigError, UsageError
+from imgtool.experiment.layout import ExperimentDir
+from imgtool.experiment.owner import holder
 from imgtool.sweep.halving import metric_of, read_halving
 from imgtool.sweep.jobs import train_command
 from imgtool.sweep.spec import read_spec
@@ -292,6 +294,9 @@ def killed(root: Path, step: int, slots: int = 1) -> bool:
     command = [sys.executable, "-m", "tests.sweep.racing", str(root), str(slots), str(step)]
     code = subprocess.run(command, check=False, timeout=120).returncode
     assert code in (0, -signal.SIGKILL)
+    # Its trainings end with it, soon: a trial that is still in use would be left alone.
+    trials = [ExperimentDir(path) for path in root.iterdir() if path.is_dir()]
+    wait_until(lambda: all(holder(trial) is None for trial in trials))
     return code != 0
 
 
