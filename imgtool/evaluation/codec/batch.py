@@ -64,7 +64,8 @@ def compress(
             code = lambda: chosen  # noqa: E731
 
     def finish() -> dict[str, Any]:
-        chosen = code()
+        with naming(job.source):
+            chosen = code()
         encoded = chosen.encoded
         _write(job.target, encoded.data)
         _, height, width = pixels.shape
