@@ -12,11 +12,10 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import psutil
 import pytest
 
 from imgtool.errors import ConfigError, UsageError
-from imgtool.experiment.layout import ExperimentDir
-from imgtool.experiment.owner import holder
 from imgtool.sweep.halving import metric_of, read_halving
 from imgtool.sweep.jobs import train_command
 from imgtool.sweep.spec import read_spec
@@ -295,9 +294,12 @@ def killed(root: Path, step: int, slots: int = 1) -> bool:
     code = subprocess.run(command, check=False, timeout=120).returncode
     assert code in (0, -signal.SIGKILL)
     # Its trainings end with it, soon: a trial that is still in use would be left alone.
-    trials = [ExperimentDir(path) for path in root.iterdir() if path.is_dir()]
-    wait_until(lambda: all(holder(trial) is None for trial in trials))
+    wait_until(lambda: not any(str(root) in line for line in command_lines()))
     return code != 0
+
+
+def command_lines():
+    return [" ".join(one.info["cmdline"] or ()) for one in psutil.process_iter(["cmdline"])]
 
 
 def verdicts_so_far(plan):
