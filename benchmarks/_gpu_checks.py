@@ -82,7 +82,7 @@ def make_data(root: Path, dataset: str, number: int, size: int) -> str:
     from imgtool.data.synthetic.make import make_faces, make_layouts, make_photos
 
     folder = root / dataset
-    if dataset == "celeba":
+    if dataset in ("celeba", "labelled_faces"):
         made = make_faces(folder, 4 * number, seed=1) if not folder.exists() else None
         return f"data.root={made.path if made else folder}"
     if dataset == "layouts":
