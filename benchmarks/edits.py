@@ -1,6 +1,6 @@
 """`eval edit`, all of it, against the editor's networks alone on the same pairs of faces.
 
-Ours: `Panel.measure`, from the opened judge to the record: images read, edits made and judged,
+Ours: all from opening judge and editor to the record: tables and images read, edits made and judged,
 background, intervals. Baseline: splitter and joiner on batches that lie ready.
 
 An editor and a judge trained for one iteration, drawn faces made on the spot; processes of their

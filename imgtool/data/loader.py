@@ -20,7 +20,7 @@ Draws = list[tuple[int, bool]]  # positions, and whether they count
 # of gigabytes a tensor, and metrics are sums over images, whatever shares a batch.
 EVAL_PIXELS = 2**21
 # On a CPU 32 of 64x64: what a layer makes of them is still in the caches when the next one reads
-# it (docs/measurements.md). The same for any number of threads, and so are the results.
+# it (docs/measurements.md). The same for any number of threads.
 CPU_EVAL_PIXELS = 2**17
 _PAIR_STREAM = 16  # purposes of random numbers from here on draw pairs
 
